@@ -1,0 +1,1 @@
+"""Pages in the browser: picks, classes, progress."""

@@ -1,0 +1,1 @@
+"""What things are: Micrographs, Particles and Volumes as xarray schemas over Zarr."""

@@ -1,0 +1,1 @@
+"""How work spreads: reductions, runners, clusters, checkpoints, events."""

@@ -1,0 +1,1 @@
+"""Where arrays live: namespaces, transfers, memory budgets, kernel launchers."""

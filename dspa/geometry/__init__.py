@@ -1,0 +1,1 @@
+"""Rotations, symmetry groups, orientation grids and Fourier bands: pure functions."""

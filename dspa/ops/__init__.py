@@ -1,0 +1,1 @@
+"""What is computed on plain arrays: arrays in, arrays out."""

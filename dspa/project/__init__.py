@@ -1,0 +1,1 @@
+"""The record of a project on disk: jobs, inputs, outputs, lineage, state."""

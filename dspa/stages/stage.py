@@ -1,0 +1,148 @@
+"""What a stage is: named parameters, named inputs, and one function."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dspa.dataflow.events import Events
+    from dspa.dataflow.runner import Runner
+
+# What a job can take and give. A job number resolves to an output of the kind that is asked for.
+KINDS = ("micrographs", "picks", "particles", "classes", "volume", "mask", "movies")
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input of a stage: a job number or a file on the command line, a path for ``run``.
+
+    Attributes
+    ----------
+    name : str
+        Key in the ``inputs`` mapping of ``run``; the option name if not positional.
+    kind : str
+        One of ``KINDS``.
+    positional : bool
+        Positional inputs share the first argument of the command (``dspa extract J4`` finds picks
+        and micrographs both in J4 or in the jobs it came from); others are options.
+    optional, many : bool
+        Whether it may be absent (``None``), and whether several may be given (a tuple of paths).
+    """
+
+    name: str
+    kind: str
+    positional: bool = True
+    optional: bool = False
+    many: bool = False
+    help: str = ""
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where a stage runs: its folder, its workers, its listeners.
+
+    Attributes
+    ----------
+    folder : Path
+        The job's own folder, the only place a stage writes to.
+    runner : Runner
+        Runs reductions and maps (inline or on Dask).
+    events : Events
+        The stream for progress, figures, pictures, warnings.
+    seed : int
+        All randomness derives from it.
+    """
+
+    folder: Path
+    runner: Runner
+    events: Events
+    seed: int = 0
+
+
+RunFunction = Callable[[Context, Mapping[str, Any], Any], Mapping[str, "Path"]]
+PlanFunction = Callable[[Mapping[str, Any], Any], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step a user can name.
+
+    Attributes
+    ----------
+    name : str
+        As typed: ``class2d``, ``pick blob``.
+    summary : str
+        One line for ``--help``.
+    params : type
+        A frozen dataclass whose fields are made by `param`.
+    inputs : tuple of Input
+    run : callable
+        ``run(context, inputs, params) -> {output name: path}``. The output names are kinds
+        (``particles``, ``volume``...) or, for further files, names of their own (``half1``).
+    plan : callable, optional
+        ``plan(inputs, params) -> {figure: value}`` for ``--dry-run``: items, chunks, memory.
+    """
+
+    name: str
+    summary: str
+    params: type
+    inputs: tuple[Input, ...]
+    run: RunFunction
+    plan: PlanFunction | None = None
+
+
+def param(
+    default: Any = dataclasses.MISSING,
+    help: str = "",  # noqa: A002  the word users know from every command line
+    *,
+    unit: str = "",
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """Make a dataclass field with what the command line and the checks need to know.
+
+    Parameters
+    ----------
+    default : Any
+        Default value; leave out for a required parameter.
+    help : str
+        One sentence for ``--help``.
+    unit : str
+        ``A``, ``deg``, ``px``... as people type it; stages convert to house units themselves.
+    minimum, maximum : float, optional
+        Accepted range, checked by `check`.
+    choices : tuple of str
+        Accepted words.
+    """
+    metadata = dict(help=help, unit=unit, minimum=minimum, maximum=maximum, choices=choices)
+    return field(default=default, metadata=metadata)
+
+
+def check(params: Any) -> None:
+    """Raise ValueError naming the first parameter that is out of its range.
+
+    Parameters
+    ----------
+    params : dataclass instance
+        Parameters whose fields were made by `param`.
+    """
+    for item in dataclasses.fields(params):
+        value, data = getattr(params, item.name), item.metadata
+        if value is None or not data:
+            continue
+        option = "--" + item.name.replace("_", "-")
+        if data["choices"] and value not in data["choices"]:
+            raise ValueError(f"{option} is {value!r}; use one of {', '.join(data['choices'])}")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        low, high, unit = data["minimum"], data["maximum"], data["unit"]
+        if value != value or (low is not None and value < low) or (
+            high is not None and value > high
+        ):
+            raise ValueError(f"{option} is {value} {unit}; use a value within {low} to {high}")

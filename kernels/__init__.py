@@ -1,0 +1,1 @@
+"""The inner loops that array calls cannot express, one body each for CPU and GPU."""
