@@ -1,0 +1,73 @@
+# Everything here works on a fresh machine with Python 3.11 or newer and make: no compiler, no system packages.
+#   make demo        simulate a small session, process it, write demo/report.html
+#   make test        the quick tests (make test-slow: the long ones)
+# Variables: PYTHON (interpreter for the venv), VENV, JOBS (pytest workers), DEMO (folder of the demo).
+
+VENV   ?= .venv
+JOBS   ?= 2
+DEMO   ?= demo
+# The first interpreter that starts and is new enough.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$p"; break; }; done)
+BIN     = $(VENV)/bin
+PIP     = $(BIN)/python -m pip --disable-pip-version-check
+# Several workers on a few cores: one thread each, or they fight.
+export OMP_NUM_THREADS ?= 1
+export OPENBLAS_NUM_THREADS ?= 1
+export NUMBA_NUM_THREADS ?= 1
+
+.PHONY: help setup test test-slow demo lint format types bench wheel constraints clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^#   //p' Makefile
+	@echo "make setup | lint | format | bench | wheel | clean"
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "dspa needs Python 3.11 or newer; install it or give make PYTHON=/path/to/python"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "'$(PYTHON) -m venv' failed; on Debian and Ubuntu: apt-get install python3-venv"; rm -rf $(VENV); exit 1; }
+
+# The pinned versions first; where a mirror lacks one of them, what pyproject.toml allows.
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -q -c constraints.txt -e . || $(PIP) install -q -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	$(PIP) install -q -c constraints.txt -e '.[dev]' || $(PIP) install -q -e '.[dev]'
+	@touch $@
+
+setup: $(VENV)/.dev
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -m slow --timeout=1800
+
+demo: $(VENV)/.runtime
+	$(BIN)/dspa demo $(DEMO)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks
+
+wheel: $(VENV)/.dev
+	$(BIN)/python -m build --wheel
+
+constraints: $(VENV)/.dev
+	@{ sed -n '/^#/p' constraints.txt; $(PIP) freeze --exclude-editable | grep -v ' @ '; } > constraints.new
+	@mv constraints.new constraints.txt
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
