@@ -1,0 +1,481 @@
+"""Particles as chunks for the runner: normalised, masked, transformed, banded, cached.
+
+2D classification, ab initio and refinement all look at particles through this module. A chunk is
+a small picklable handle on up to 1,024 particles; its batches hold, per image, the Fourier band
+of the normalised and masked image and its CTF in the same band. Chunks follow a seeded permutation
+of the particles, so that a run of chunks is a random mini-batch, read and cached once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.data.errors import InputError
+from dspa.dataflow.cache import cached
+from dspa.geometry.band import Band, band, maximum_radius
+from dspa.io.images import ParticleImages
+from dspa.ops.ctf import CTF
+from dspa.ops.noise import background_power, shell_mean, smooth_spectrum
+from dspa.ops.transform import images_to_band
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from numpy.typing import NDArray
+
+    from dspa.dataflow.reduction import Model, Rows
+
+CHUNK = 1024
+SMALLEST_CHUNK = 64
+# A set is cut into at least this many chunks while they stay above SMALLEST_CHUNK: enough work
+# for a few workers, and a function of the set only, so that results do not depend on them.
+FEWEST_CHUNKS = 16
+CHUNK_BYTES = 1 << 27
+EDGE = 5.0  # soft edge of the mask, in pixels of the image as stored
+FAINT = 1e-12  # variance of the background below which an image holds nothing
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """How images become bands: a function of the set and the parameters, never of the workers.
+
+    Attributes
+    ----------
+    box, pixel_size : int, float
+        Of the images as stored (pixels, A).
+    crop : int
+        Edge in pixels of the Fourier-cropped image the band belongs to; at most ``box``.
+    radius : int
+        Radius of the band in Fourier pixels. Fourier pixels are 1 / (box * pixel_size) in both.
+    mask_diameter : float
+        Diameter of the soft circular mask, A.
+    ramp : bool
+        Whether to subtract a plane fitted to the background (ice gradient), not only its mean.
+    """
+
+    box: int
+    pixel_size: float
+    crop: int
+    radius: int
+    mask_diameter: float
+    ramp: bool = True
+
+    @property
+    def crop_pixel_size(self) -> float:
+        """Pixel size in A of the Fourier-cropped image."""
+        return self.pixel_size * self.box / self.crop
+
+    @property
+    def extent(self) -> float:
+        """Edge of the image in A: shell k is at the resolution ``extent / k``."""
+        return self.box * self.pixel_size
+
+    def band(self) -> Band:
+        """Band of the cropped image."""
+        return band(self.crop, self.radius)
+
+    def mask(self) -> NDArray[np.float32]:
+        """Soft circular mask on the image as stored, (y, x) float32."""
+        return _disk(self.box, self.mask_diameter / self.pixel_size / 2.0, EDGE)
+
+    def crop_mask(self) -> NDArray[np.float32]:
+        """Soft circular mask on the cropped image, (y, x) float32."""
+        scale = self.crop / self.box
+        return _disk(self.crop, self.mask_diameter / self.crop_pixel_size / 2.0, EDGE * scale)
+
+
+def _disk(box: int, radius: float, edge: float) -> NDArray[np.float32]:
+    """Disk of 1 with a raised-cosine edge that ends at ``radius`` (pixels)."""
+    axis = np.arange(box) - box // 2
+    distance = np.hypot(axis[:, None], axis[None, :])
+    ramp = np.clip((radius - distance) / max(edge, 1e-6), 0.0, 1.0)
+    return (0.5 - 0.5 * np.cos(np.pi * ramp)).astype(np.float32)
+
+
+def _good_size(least: int) -> int:
+    """Smallest even box of at least ``least`` pixels with only small prime factors."""
+    size = least + least % 2
+    while True:
+        rest = size
+        for prime in (2, 3, 5):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1:
+            return size
+        size += 2
+
+
+def image_spec(
+    particles: xr.Dataset,
+    *,
+    max_resolution: float = 0.0,
+    mask_diameter: float | None = None,
+    ramp: bool = True,
+) -> ImageSpec:
+    """Choose the internal box, the band and the mask for a set of particles.
+
+    Parameters
+    ----------
+    particles : xarray.Dataset
+        Particles with images.
+    max_resolution : float
+        Finest resolution to keep, A; limited by Nyquist. 0 keeps all.
+    mask_diameter : float, optional
+        A; by default nine tenths of the box. A soft mask never exceeds the box.
+    ramp : bool
+        Subtract a plane, not only the mean, of the background.
+    """
+    images = ParticleImages(particles)
+    box, pixel_size = int(images.box), float(images.pixel_size)
+    if box < 8:
+        raise InputError(f"the particles have boxes of {box} pixels; at least 8 are needed")
+    extent = box * pixel_size
+    radius = maximum_radius(box)
+    if max_resolution > 0.0:
+        radius = min(radius, max(3, int(np.floor(extent / max_resolution + 1e-6))))
+    crop = min(box, _good_size(2 * radius + 2))
+    diameter = 0.9 * extent if mask_diameter is None else min(mask_diameter, extent)
+    if diameter < 4 * pixel_size:
+        raise InputError(
+            f"--mask-diameter is {mask_diameter} A, less than four pixels of {pixel_size:g} A; "
+            "use the diameter of the particle"
+        )
+    return ImageSpec(box, pixel_size, crop, radius, float(diameter), ramp)
+
+
+@dataclass(frozen=True, eq=False)
+class ParticleBatch:
+    """Particles ready for scoring.
+
+    Attributes
+    ----------
+    indices : (n,) int64
+        Rows of the particles dataset.
+    images : (n, f) complex64
+        Band of the normalised, masked images X; zero where an image was set aside.
+    ctf : (n, f) float32
+        CTF in the same band; zero where an image was set aside, 1 where there is no CTF.
+    valid : (n,) bool
+        False for images set aside (NaN, no variance, unreadable CTF values).
+    background : (n, radius + 1) float32
+        Power per shell of the unmasked noise around each particle.
+    state : mapping of name to (n, ...) arrays
+        What the caller attached: poses, shifts, half sets, classes...
+    spec : ImageSpec
+    """
+
+    indices: NDArray[np.int64]
+    images: NDArray[np.complex64]
+    ctf: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+    background: NDArray[np.float32]
+    state: Mapping[str, NDArray[Any]]
+    spec: ImageSpec
+
+    @property
+    def band(self) -> Band:
+        """Band that the coefficients belong to."""
+        return self.spec.band()
+
+    def __len__(self) -> int:
+        """Return the number of particles."""
+        return int(self.indices.size)
+
+
+@dataclass(frozen=True, eq=False)
+class ParticleChunk:
+    """A run of particles: what one task works on (satisfies ``dataflow.reduction.Chunk``).
+
+    Attributes
+    ----------
+    number : int
+        Position in its set.
+    indices : (n,) int64
+        Rows of the particles dataset.
+    images : ParticleImages
+        Handle on these particles' images only.
+    ctf : mapping of name to (n,) float64 arrays, or None
+        Arguments of `dspa.ops.ctf.CTF` for these particles.
+    spec : ImageSpec
+    key : str
+        Content key for the worker's cache.
+    state : mapping of name to (n, ...) arrays
+    """
+
+    number: int
+    indices: NDArray[np.int64]
+    images: ParticleImages
+    ctf: Mapping[str, NDArray[np.float64]] | None
+    spec: ImageSpec
+    key: str
+    state: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Return the number of particles."""
+        return int(self.indices.size)
+
+    def batch(self, start: int, stop: int) -> ParticleBatch:
+        """Particles ``start:stop`` of the chunk; the chunk's band is read once per worker."""
+        arrays = cached(self.key, self._prepare)
+        rows = slice(start, stop)
+        return ParticleBatch(
+            indices=self.indices[rows],
+            images=arrays["images"][rows],
+            ctf=arrays["ctf"][rows],
+            valid=arrays["valid"][rows],
+            background=arrays["background"][rows],
+            state={name: values[rows] for name, values in self.state.items()},
+            spec=self.spec,
+        )
+
+    def _prepare(self) -> dict[str, NDArray[Any]]:
+        images = self.images.read(np.arange(len(self)))
+        parameters = None if self.ctf is None else CTF(**self.ctf)
+        return prepare_images(images, self.spec, ctf=parameters)
+
+
+def prepare_images(
+    images: NDArray[np.float32], spec: ImageSpec, *, ctf: CTF | None
+) -> dict[str, NDArray[Any]]:
+    """Normalise, mask and transform images.
+
+    Parameters
+    ----------
+    images : (n, y, x) float32
+        Particles bright.
+    spec : ImageSpec
+    ctf : CTF, optional
+        Of the same n particles; None stands for 1.
+
+    Returns
+    -------
+    arrays : dict
+        ``images`` (n, f) complex64, ``ctf`` (n, f) float32, ``valid`` (n,) bool and
+        ``background`` (n, radius + 1) float32, as in `ParticleBatch`.
+    """
+    members, full = spec.band(), band(spec.box, spec.radius)
+    normalised, valid = normalise_background(images, spec)
+    mask = spec.mask()
+    if ctf is None:
+        transfer = np.ones((len(images), members.count), np.float32)
+    else:
+        transfer = np.asarray(ctf.band(full, spec.pixel_size), np.float32)
+        valid &= np.isfinite(transfer).all(axis=1)
+    normalised[~valid] = 0.0
+    return {
+        # The two boxes have the same Fourier pixels, so the band of one is the band of the other.
+        "images": images_to_band(normalised * mask, full).astype(np.complex64, copy=False),
+        "ctf": np.where(valid[:, None], transfer, np.float32(0.0)),
+        "valid": valid,
+        "background": background_power(normalised, _background(spec), full).astype(np.float32),
+    }
+
+
+def _background(spec: ImageSpec) -> NDArray[np.float32]:
+    """Window on the background: outside the particle and outside the circle's soft edge."""
+    radius = min(spec.mask_diameter / spec.pixel_size / 2.0, spec.box / 2.0)
+    return (1.0 - _disk(spec.box, radius, EDGE)).astype(np.float32)
+
+
+def normalise_background(
+    images: NDArray[np.float32], spec: ImageSpec
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Bring the background of every image to zero mean (and slope) and unit standard deviation.
+
+    Returns
+    -------
+    normalised : (n, y, x) float32
+    valid : (n,) bool
+        False where an image holds NaN or infinity, or its background does not vary.
+    """
+    n, box = len(images), spec.box
+    ring = (_background(spec) > 0.5).ravel()
+    flat = images.reshape(n, -1)
+    valid = np.isfinite(flat).all(axis=1)
+    flat = np.where(valid[:, None], flat, np.float32(0.0)).astype(np.float32)
+    axis = (np.arange(box) - box // 2) / box
+    plane = np.stack([np.ones(box * box), np.tile(axis, box), np.repeat(axis, box)])
+    if not spec.ramp:
+        plane = plane[:1]
+    fit = np.linalg.pinv(plane[:, ring]).astype(np.float32)  # (pixels, terms)
+    flat -= (flat[:, ring] @ fit) @ plane.astype(np.float32)
+    variance = flat[:, ring].var(axis=1, dtype=np.float64)
+    valid &= variance > FAINT
+    scale = np.where(valid, 1.0 / np.sqrt(np.maximum(variance, FAINT)), 0.0)
+    flat *= scale[:, None].astype(np.float32)
+    return flat.reshape(n, box, box), valid
+
+
+def chunk_size(count: int, item_bytes: int) -> int:
+    """Particles per chunk: 1,024, fewer for small sets or large images; never of the workers."""
+    size = min(CHUNK, max(SMALLEST_CHUNK, -(-count // FEWEST_CHUNKS)))
+    return max(1, min(size, CHUNK_BYTES // max(1, item_bytes)))
+
+
+def particle_chunks(
+    particles: xr.Dataset,
+    spec: ImageSpec,
+    *,
+    seed: int | None = 0,
+    state: Mapping[str, NDArray[Any]] | None = None,
+    rows: NDArray[np.integer[Any]] | None = None,
+) -> tuple[ParticleChunk, ...]:
+    """Cut particles into chunks.
+
+    Parameters
+    ----------
+    particles : xarray.Dataset
+        Particles with images.
+    spec : ImageSpec
+        From `image_spec`.
+    seed : int, optional
+        Of the permutation of the particles; None keeps their order.
+    state : mapping of name to (particles, ...) arrays, optional
+        Per-particle values of the whole set that batches should carry.
+    rows : (m,) integers, optional
+        Rows to use; by default all.
+
+    Returns
+    -------
+    chunks : tuple of ParticleChunk
+        Numbered from 0.
+    """
+    total = int(particles.sizes["particle"])
+    order = np.arange(total) if rows is None else np.asarray(rows, np.int64)
+    if order.size == 0:
+        raise InputError("there are no particles to work on; check the selection before this job")
+    if seed is not None:
+        order = np.random.default_rng([seed, 0x32D]).permutation(order)
+    size = chunk_size(order.size, 12 * spec.band().count)
+    count = -(-order.size // size)
+    ctf = ctf_arguments(particles)
+    chunks = []
+    for number, run in enumerate(np.array_split(order, count)):
+        indices = np.sort(run).astype(np.int64)
+        part = particles.isel(particle=indices)
+        chosen = None if ctf is None else {name: ctf[name][indices] for name in ctf}
+        handle = ParticleImages(part)
+        key = _key(part, spec, chosen)
+        chunks.append(ParticleChunk(number, indices, handle, chosen, spec, key))
+    return with_state(chunks, state or {})
+
+
+def _key(part: xr.Dataset, spec: ImageSpec, ctf: Mapping[str, NDArray[np.float64]] | None) -> str:
+    """Name the content of a chunk: which images, how prepared."""
+    digest = hashlib.sha256(repr(spec).encode())
+    for name in ("image_stack", "image_index", "image_sign"):
+        if name in part:
+            digest.update(np.ascontiguousarray(part[name].values).tobytes())
+    digest.update("\0".join(str(path) for path in part["stack_path"].values).encode())
+    digest.update(str(part.attrs.get("folder", "")).encode())
+    for name, values in (ctf or {}).items():
+        digest.update(name.encode() + np.ascontiguousarray(values).tobytes())
+    return "band-" + digest.hexdigest()[:32]
+
+
+def with_state(
+    chunks: Sequence[ParticleChunk], state: Mapping[str, NDArray[Any]]
+) -> tuple[ParticleChunk, ...]:
+    """Return the chunks carrying these per-particle arrays (of the whole set) as their state."""
+    return tuple(
+        replace(chunk, state={name: values[chunk.indices] for name, values in state.items()})
+        for chunk in chunks
+    )
+
+
+def minibatch(chunks: Sequence[ParticleChunk], size: int, turn: int) -> tuple[ParticleChunk, ...]:
+    """Return mini-batch number ``turn``: the next run of chunks with at least ``size`` particles.
+
+    Turns walk round the chunks, each beginning where the one before ended; a set no larger than
+    ``size`` is one mini-batch.
+    """
+    mean = sum(len(chunk) for chunk in chunks) / len(chunks)
+    run = min(len(chunks), max(1, round(size / mean)))
+    first = (turn * run) % len(chunks)
+    return tuple(chunks[(first + i) % len(chunks)] for i in range(run))
+
+
+def ctf_arguments(particles: xr.Dataset) -> dict[str, NDArray[np.float64]] | None:
+    """Collect the per-particle arguments of `CTF`; None if the particles have no defocus."""
+    count = int(particles.sizes["particle"])
+    if "defocus_u" not in particles or not np.isfinite(particles["defocus_u"].values).any():
+        return None
+
+    def own(name: str, default: float) -> NDArray[np.float64]:
+        if name not in particles:
+            return np.full(count, default)
+        values = np.asarray(particles[name].values, np.float64)
+        return values if name == "defocus_u" else np.where(np.isfinite(values), values, default)
+
+    optics = np.asarray(particles["optics"].values) if "optics" in particles else np.zeros(count)
+    group = np.clip(optics.astype(np.int64), 0, None)
+
+    def shared(name: str) -> NDArray[np.float64]:
+        return np.asarray(particles[name].values, np.float64)[group]
+
+    defocus_u = own("defocus_u", 0.0)
+    defocus_v = own("defocus_v", np.nan)
+    return {
+        "defocus_u": defocus_u,
+        "defocus_v": np.where(np.isfinite(defocus_v), defocus_v, defocus_u),
+        "defocus_angle": own("defocus_angle", 0.0),
+        "phase_shift": own("phase_shift", 0.0),
+        "bfactor": own("bfactor", 0.0),
+        "scale": own("ctf_scale", 1.0),
+        "voltage": shared("voltage"),
+        "spherical_aberration": shared("spherical_aberration"),
+        "amplitude_contrast": shared("amplitude_contrast"),
+    }
+
+
+@dataclass(frozen=True)
+class BackgroundNoise:
+    """Reduction: the mean noise power per shell outside the particles, and the power inside."""
+
+    spec: ImageSpec
+
+    def bind(self, model: Model) -> BackgroundNoise:
+        """Return itself: nothing is known yet."""
+        return self
+
+    def start(self) -> dict[str, NDArray[Any]]:
+        """Return empty sums."""
+        shells = self.spec.radius + 1
+        return {"noise": np.zeros(shells), "power": np.zeros(shells), "count": np.zeros(())}
+
+    def add(
+        self, partial: dict[str, NDArray[Any]], batch: ParticleBatch
+    ) -> tuple[dict[str, NDArray[Any]], Rows]:
+        """Add the spectra of a batch."""
+        power = shell_mean(np.abs(batch.images) ** 2, batch.band)
+        sums = {
+            "noise": batch.background[batch.valid].sum(axis=0, dtype=np.float64),
+            "power": power[batch.valid].sum(axis=0, dtype=np.float64),
+            "count": np.asarray(float(batch.valid.sum())),
+        }
+        return self.merge(partial, sums), {"valid": batch.valid}
+
+    def merge(
+        self, a: dict[str, NDArray[Any]], b: dict[str, NDArray[Any]]
+    ) -> dict[str, NDArray[Any]]:
+        """Join two sums."""
+        return {name: a[name] + b[name] for name in a}
+
+    def finish(self, partial: dict[str, NDArray[Any]]) -> Model:
+        """Return ``noise`` and ``power`` (radius + 1,) per coefficient, and ``count``."""
+        count = max(1.0, float(partial["count"]))
+        noise = smooth_spectrum(partial["noise"] / count)
+        return {"noise": noise, "power": partial["power"] / count, "count": partial["count"]}
+
+    def bytes_per_item(self) -> int:
+        """Memory per particle."""
+        return 24 * self.spec.band().count
+
+
+def prepare_bytes(spec: ImageSpec) -> int:
+    """Peak memory per particle while a chunk is prepared: pixels, transforms, band."""
+    return 4 * spec.box * spec.box * 6 + 24 * spec.band().count
