@@ -1,0 +1,147 @@
+"""Where arrays live: the namespace of an array, moving between host and device, and memory.
+
+The array decides the back end; there is no global switch. CuPy is imported only when somebody asks
+for the device ``"cuda"`` by name, so nothing here needs a GPU to be present.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import array_api_compat
+import numpy as np
+import scipy.fft
+
+CPU = "cpu"
+CUDA = "cuda"
+
+
+def namespace(*arrays: Any) -> Any:
+    """Find the array-API namespace of the arguments.
+
+    Parameters
+    ----------
+    *arrays : arrays
+        NumPy, CuPy or any array-API arrays, all of one kind; None and Python scalars are ignored.
+
+    Returns
+    -------
+    module
+        ``array_api_compat.numpy``, ``array_api_compat.cupy``, or the array's own namespace.
+    """
+    known = [a for a in arrays if a is not None and not isinstance(a, (int, float, complex))]
+    return array_api_compat.array_namespace(*known)
+
+
+def is_host(array: Any) -> bool:
+    """Tell whether the array is a NumPy array, which the CPU kernels can read in place."""
+    return isinstance(array, (np.ndarray, np.generic))
+
+
+def is_cuda(array: Any) -> bool:
+    """Tell whether the array lies on a CUDA device."""
+    return hasattr(array, "__cuda_array_interface__")
+
+
+def to_host(array: Any) -> np.ndarray[Any, Any]:
+    """Bring an array of any back end to the host as a NumPy array; no copy if it is one already."""
+    if is_host(array):
+        return np.asarray(array)
+    if hasattr(array, "get"):  # CuPy
+        return np.asarray(array.get())
+    return np.asarray(np.from_dlpack(array))
+
+
+def to_device(array: Any, *, device: str = CPU) -> Any:
+    """Bring an array to a device.
+
+    Parameters
+    ----------
+    array : array
+        Of any back end.
+    device : {"cpu", "cuda"}
+        Where it shall live.
+
+    Raises
+    ------
+    RuntimeError
+        If CUDA is asked for and CuPy is not installed.
+    """
+    if device == CPU:
+        return to_host(array)
+    if device != CUDA:
+        raise ValueError(f"unknown device {device!r}: choose 'cpu' or 'cuda'")
+    if is_cuda(array):
+        return array
+    return _cupy().asarray(array)
+
+
+def like(array: Any, *, reference: Any) -> Any:
+    """Bring an array to the back end of another one, ``reference``."""
+    if is_host(reference):
+        return to_host(array)
+    xp = namespace(reference)
+    return xp.asarray(array)
+
+
+def fft(array: Any) -> Any:
+    """Find the FFT module for an array: scipy.fft on the host, else the namespace's own."""
+    return scipy.fft if is_host(array) else namespace(array).fft
+
+
+def memory_budget(*, device: str = CPU) -> int:
+    """Count the bytes that may still be allocated.
+
+    Parameters
+    ----------
+    device : {"cpu", "cuda"}
+        On the CPU, the smaller of what the kernel calls available and what a container's
+        limit leaves; on CUDA, the free memory of the current device.
+
+    Returns
+    -------
+    int
+        Bytes.
+    """
+    if device == CUDA:
+        free, _total = _cupy().cuda.runtime.memGetInfo()
+        return int(free)
+    return min(_available_memory(), _container_memory())
+
+
+def _cupy() -> Any:
+    try:
+        return importlib.import_module("cupy")
+    except ImportError as error:
+        raise RuntimeError(
+            "the device 'cuda' needs CuPy: install dspa with its extra, pip install 'dspa[cuda]'"
+        ) from error
+
+
+def _available_memory() -> int:
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return 4 << 30  # systems without /proc: a modest guess, so that batches stay modest
+
+
+def _container_memory() -> int:
+    """Bytes left under the cgroup limit of version 2 or 1; very many if there is none."""
+    roots = (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        (
+            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        ),
+    )
+    for limit_name, used_name in roots:
+        limit, used = Path(limit_name), Path(used_name)
+        if limit.exists() and used.exists():
+            text = limit.read_text().strip()
+            if text != "max":
+                return max(0, int(text) - int(used.read_text()))
+    return 1 << 62
