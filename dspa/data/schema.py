@@ -1,0 +1,233 @@
+"""The schema of every dataset: names, dims, dtypes, units, meaning, layout version.
+
+One table is the truth; `validate` holds a dataset against it on open and on write.
+See ``docs/data-model.md``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.data.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import xarray as xr
+
+LAYOUT_VERSION = 1
+# Columns of other formats that dspa does not interpret are kept under this prefix.
+EXTRA = "extra:"
+MAXIMUM_NAME = 200
+
+FIXED_DIMS = {"xy": 2, "i": 3, "j": 3, "yx": 2}
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One variable of a schema.
+
+    Attributes
+    ----------
+    dims : tuple of str
+    dtype : str
+        NumPy name, or ``str`` for text (an object array of ``str`` in memory).
+    unit : str
+        House unit; empty for counts and indices.
+    meaning : str
+    required : bool
+        Whether a dataset without it is refused.
+    """
+
+    dims: tuple[str, ...]
+    dtype: str
+    unit: str
+    meaning: str
+    required: bool = False
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The variables of one kind of dataset and the dims that extra columns may have."""
+
+    kind: str
+    variables: Mapping[str, Variable]
+    tables: tuple[str, ...]
+
+
+def _optics(what: str) -> dict[str, Variable]:
+    return {
+        "optics_name": Variable(("optics",), "str", "", "name of the optics group"),
+        "voltage": Variable(("optics",), "float64", "kV", "acceleration voltage"),
+        "spherical_aberration": Variable(("optics",), "float64", "A", "spherical aberration"),
+        "amplitude_contrast": Variable(("optics",), "float64", "1", "amplitude contrast fraction"),
+        "pixel_size": Variable(("optics",), "float64", "A", f"pixel size of the {what}"),
+    }
+
+
+def _ctf(item: str) -> dict[str, Variable]:
+    return {
+        "defocus_u": Variable((item,), "float64", "A", "larger defocus, positive underfocus"),
+        "defocus_v": Variable((item,), "float64", "A", "smaller defocus"),
+        "defocus_angle": Variable((item,), "float64", "rad", "from x to the axis of defocus_u"),
+        "phase_shift": Variable((item,), "float64", "rad", "phase plate shift"),
+    }
+
+
+PARTICLES = Schema(
+    "particles",
+    {
+        "uid": Variable(
+            ("particle",), "uint64", "", "identity that survives every job", required=True
+        ),
+        "micrograph": Variable(("particle",), "int32", "", "index into micrograph_name, -1 none"),
+        "optics": Variable(
+            ("particle",), "int32", "", "index into the optics table", required=True
+        ),
+        "coordinate": Variable(("particle", "xy"), "float64", "A", "from the first pixel's centre"),
+        "image_stack": Variable(("particle",), "int32", "", "index into stack_path"),
+        "image_index": Variable(("particle",), "int64", "", "0-based image in the stack"),
+        "image_sign": Variable(("particle",), "int8", "", "-1: particles dark in the stack"),
+        "pose": Variable(("particle", "i", "j"), "float64", "1", "rotation matrix A"),
+        "shift": Variable(("particle", "xy"), "float64", "A", "brings the particle to the centre"),
+        **_ctf("particle"),
+        "bfactor": Variable(("particle",), "float64", "A^2", "CTF envelope exp(-B k^2 / 4)"),
+        "ctf_scale": Variable(("particle",), "float64", "1", "scale of the CTF"),
+        "class_index": Variable(("particle",), "int32", "", "0-based class, -1 none"),
+        "half_set": Variable(("particle",), "int8", "", "1 or 2, 0 none"),
+        "posterior": Variable(("particle",), "float32", "1", "largest probability of a pose"),
+        "log_likelihood": Variable(("particle",), "float32", "1", "log-likelihood"),
+        "ncc": Variable(("particle",), "float32", "1", "pick: shape score, -1..1"),
+        "power": Variable(("particle",), "float32", "1", "pick: density score"),
+        "ncc_relative": Variable(("particle",), "float32", "1", "ncc against the defocus trend"),
+        "power_relative": Variable(("particle",), "float32", "1", "power against the trend"),
+        "pick_template": Variable(("particle",), "int32", "", "template or blob that fits best"),
+        "pick_angle": Variable(("particle",), "float32", "rad", "in-plane angle of the template"),
+        "pick_diameter": Variable(("particle",), "float32", "A", "diameter of the pick"),
+        "micrograph_name": Variable(("micrograph",), "str", "", "as the source names it"),
+        "micrograph_shape": Variable(("micrograph", "yx"), "int32", "px", "rows, columns"),
+        "stack_path": Variable(("stack",), "str", "", "MRC stack or image store"),
+        "stack_name": Variable(("stack",), "str", "", "stack as the source file spells it"),
+        **_optics("particle images"),
+        "micrograph_pixel_size": Variable(("optics",), "float64", "A", "of the coordinates"),
+        "box_size": Variable(("optics",), "int32", "px", "edge of the images"),
+    },
+    ("particle", "optics", "micrograph", "stack"),
+)
+
+_MICROGRAPH_VARIABLES: dict[str, Variable] = {
+    "path": Variable(("micrograph",), "str", "", "image file", required=True),
+    "micrograph_name": Variable(
+        ("micrograph",), "str", "", "as the source names it", required=True
+    ),
+    "shape": Variable(("micrograph", "yx"), "int32", "px", "rows, columns"),
+    "optics": Variable(("micrograph",), "int32", "", "index into the optics table", required=True),
+    **_ctf("micrograph"),
+    "ctf_resolution": Variable(("micrograph",), "float64", "A", "where the CTF fit ends"),
+    "ctf_score": Variable(("micrograph",), "float64", "1", "figure of merit of the CTF fit"),
+    "contrast_sign": Variable(("micrograph",), "int8", "", "-1: particles dark"),
+    "dose": Variable(("micrograph",), "float64", "e/A^2", "total dose"),
+    "frames": Variable(("micrograph",), "int32", "", "frames of the movie"),
+    "stage_position": Variable(("micrograph", "xy"), "float64", "m", "stage, from EPU"),
+    "beam_shift": Variable(("micrograph", "xy"), "float64", "1", "beam shift, from EPU"),
+    **_optics("micrographs"),
+}
+
+MICROGRAPHS = Schema("micrographs", _MICROGRAPH_VARIABLES, ("micrograph", "optics"))
+MOVIES = Schema("movies", _MICROGRAPH_VARIABLES, ("micrograph", "optics"))
+VOLUME = Schema(
+    "volume",
+    {
+        "density": Variable(
+            ("z", "y", "x"), "float32", "1", "density, molecules bright", required=True
+        ),
+        "pixel_size": Variable((), "float64", "A", "edge of a voxel", required=True),
+    },
+    (),
+)
+
+SCHEMAS = {s.kind: s for s in (PARTICLES, MICROGRAPHS, MOVIES, VOLUME)}
+
+# What an index variable points into, and the smallest value that means something or nothing.
+_INDEX_INTO = {"micrograph": "micrograph", "optics": "optics", "image_stack": "stack"}
+
+
+def validate(dataset: xr.Dataset, source: str = "dataset") -> None:
+    """Raise InputError naming the first departure from the schema.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        With ``attrs["kind"]`` and ``attrs["layout_version"]``.
+    source : str
+        File or origin, for the message.
+    """
+    kind, version = dataset.attrs.get("kind"), dataset.attrs.get("layout_version")
+    if kind not in SCHEMAS:
+        raise InputError(f"{source}: kind is {kind!r}; a dspa dataset is one of {list(SCHEMAS)}")
+    if version != LAYOUT_VERSION:
+        raise InputError(
+            f"{source}: layout version {version!r}, this dspa reads {LAYOUT_VERSION}; "
+            "open it with the dspa that wrote it"
+        )
+    schema = SCHEMAS[kind]
+    for name, variable in schema.variables.items():
+        if variable.required and name not in dataset.variables:
+            raise InputError(f"{source}: the variable {name} ({variable.meaning}) is missing")
+    for key, array in dataset.variables.items():
+        name = str(key)
+        if name.startswith(EXTRA):
+            _check_extra(schema, name, array, source)
+        elif name in schema.variables:
+            _check_variable(schema.variables[name], name, array, source)
+        else:
+            raise InputError(f"{source}: unknown variable {name!r} in a {kind} dataset")
+    for dim, size in dataset.sizes.items():
+        if FIXED_DIMS.get(str(dim), size) != size:
+            raise InputError(f"{source}: dim {dim} has {size} entries, not {FIXED_DIMS[str(dim)]}")
+    _check_indices(dataset, source)
+
+
+def _check_variable(variable: Variable, name: str, array: Any, source: str) -> None:
+    if tuple(array.dims) != variable.dims:
+        raise InputError(f"{source}: {name} has dims {tuple(array.dims)}, not {variable.dims}")
+    if variable.dtype == "str":
+        if not is_text(array.dtype):
+            raise InputError(f"{source}: {name} has dtype {array.dtype}, not text")
+    elif array.dtype != np.dtype(variable.dtype):
+        raise InputError(f"{source}: {name} has dtype {array.dtype}, not {variable.dtype}")
+
+
+def _check_extra(schema: Schema, name: str, array: Any, source: str) -> None:
+    if len(name) > MAXIMUM_NAME:
+        raise InputError(f"{source}: the column name {name[:40]}... is too long")
+    if not array.dims or array.dims[0] not in schema.tables:
+        raise InputError(f"{source}: {name} has dims {tuple(array.dims)}; the first is no table")
+    if not (is_text(array.dtype) or array.dtype.kind in "biuf"):
+        raise InputError(f"{source}: {name} has dtype {array.dtype}; use numbers or text")
+
+
+def _check_indices(dataset: xr.Dataset, source: str) -> None:
+    for name, table in _INDEX_INTO.items():
+        if name not in dataset.variables or not dataset[name].size:
+            continue
+        values = dataset[name].values
+        if values.ndim != 1:
+            continue
+        low, high = int(values.min()), int(values.max())
+        if low < -1 or high >= dataset.sizes.get(table, 0):
+            raise InputError(
+                f"{source}: {name} points to entry {high if low >= -1 else low} "
+                f"of a {table} table of {dataset.sizes.get(table, 0)}"
+            )
+    if "image_index" in dataset.variables and dataset["image_index"].size:
+        if int(dataset["image_index"].min()) < -1:
+            raise InputError(f"{source}: image_index has negative entries")
+
+
+def is_text(dtype: np.dtype[Any]) -> bool:
+    """Whether a dtype holds text (object, fixed-width or variable-width)."""
+    return dtype.kind in "OUT"

@@ -1,0 +1,323 @@
+"""MRC2014 files: header, memory map in place, writer.
+
+Every mode of the field is read: 0 (int8, or uint8 by IMOD's flag), 1, 2, 6, 12 (float16),
+101 (4 bit), both byte orders, extended headers, and machine stamps of all writers. Mode 3 and 4
+(complex) are refused. Nothing is allocated before the header agrees with the size of the file.
+Format: doi:10.1016/j.jsb.2015.04.002
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.data.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+HEADER_BYTES = 1024
+MAXIMUM_EDGE = 1 << 20
+_DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2", 101: "u1"}
+_IMOD_STAMP, _IMOD_SIGNED = 1146047817, 1
+
+
+@dataclass(frozen=True)
+class MrcHeader:
+    """What an MRC file says of itself.
+
+    Attributes
+    ----------
+    path : str
+    shape : (sections, rows, columns) as stored
+    mode : int
+    dtype : str
+        NumPy dtype of the stored samples, byte order included; packed bytes for mode 101.
+    voxel : (z, y, x) float
+        Voxel edges in A along the stored axes, NaN where the header does not say.
+    axes : tuple of int
+        Axis (1 x, 2 y, 3 z) of columns, rows, sections.
+    offset : int
+        Byte where the samples start.
+    space_group : int
+        0 for an image stack, 1 for a volume.
+    extended : str
+        Type of the extended header, such as ``FEI1``; empty if there is none.
+    """
+
+    path: str
+    shape: tuple[int, int, int]
+    mode: int
+    dtype: str
+    voxel: tuple[float, float, float]
+    axes: tuple[int, int, int]
+    offset: int
+    space_group: int
+    extended: str
+
+    @property
+    def packed(self) -> bool:
+        """Whether two samples share a byte (mode 101)."""
+        return self.mode == 101
+
+    @property
+    def stored_shape(self) -> tuple[int, int, int]:
+        """Shape of the array of stored elements; rows of mode 101 take whole bytes."""
+        sections, rows, columns = self.shape
+        return (sections, rows, (columns + 1) // 2 if self.packed else columns)
+
+    @property
+    def pixel_size(self) -> float:
+        """Pixel edge in A along the columns, NaN if unknown."""
+        return self.voxel[2]
+
+
+def read_header(path: str | Path) -> MrcHeader:
+    """Read and check the header of an MRC file.
+
+    Parameters
+    ----------
+    path : path
+
+    Raises
+    ------
+    InputError
+        If it is no MRC file, is truncated, or holds a mode that is not an image.
+    """
+    file = Path(path)
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            raw = stream.read(HEADER_BYTES)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{path}: cannot be read ({reason}); check the path") from error
+    if len(raw) < HEADER_BYTES:
+        raise InputError(f"{path}: {len(raw)} bytes, shorter than an MRC header; copy it again")
+    return _parse(str(path), raw, size)
+
+
+def _parse(path: str, raw: bytes, size: int) -> MrcHeader:
+    order = _byte_order(path, raw)
+    words = struct.unpack(f"{order}10i6f3i3f2i", raw[:96])
+    columns, rows, sections, mode = words[:4]
+    sampling, cell, axes = words[7:10], words[10:13], words[16:19]
+    space_group, extension = words[22:24]
+    imod_stamp, imod_flags = struct.unpack(f"{order}2i", raw[152:160])
+    if mode in (3, 4):
+        raise InputError(f"{path}: MRC mode {mode} (complex transform); give the real-space image")
+    if not all(1 <= n <= MAXIMUM_EDGE for n in (columns, rows)) or not 1 <= sections < 1 << 31:
+        raise InputError(f"{path}: header says {columns} x {rows} x {sections}; not an MRC file")
+    dtype = _DTYPES[mode]
+    if mode == 0 and imod_stamp == _IMOD_STAMP and not imod_flags & _IMOD_SIGNED:
+        dtype = "u1"
+    if extension < 0 or HEADER_BYTES + extension > size:
+        raise InputError(f"{path}: extended header of {extension} bytes in a file of {size}")
+    if axes == (0, 0, 0):
+        axes = (1, 2, 3)
+    header = MrcHeader(
+        path=path,
+        shape=(sections, rows, columns),
+        mode=mode,
+        dtype=np.dtype(order + dtype).str,
+        voxel=_voxel(cell, sampling, axes),
+        axes=axes,
+        offset=HEADER_BYTES + extension,
+        space_group=space_group,
+        extended=raw[104:108].decode("ascii", "replace").strip("\0 ") if extension else "",
+    )
+    _check_size(header, size)
+    return header
+
+
+def _check_size(header: MrcHeader, size: int) -> None:
+    sections, rows, columns = header.stored_shape
+    section = rows * columns * np.dtype(header.dtype).itemsize
+    needed = header.offset + sections * section
+    if size < needed:
+        whole = (size - header.offset) // section
+        raise InputError(
+            f"{header.path}: truncated, {size} of {needed} bytes "
+            f"({whole} of {sections} sections); copy or make it again"
+        )
+
+
+def _byte_order(path: str, raw: bytes) -> str:
+    """Byte order by what makes sense, the machine stamp deciding where both would."""
+    plausible = []
+    for order in "<>":
+        columns, rows, sections, mode = struct.unpack(f"{order}4i", raw[:16])
+        axes = struct.unpack(f"{order}3i", raw[64:76])
+        known = mode in _DTYPES or mode in (3, 4)
+        if known and columns > 0 and rows > 0 and sections > 0:
+            if sorted(axes) == [1, 2, 3] or axes == (0, 0, 0):
+                plausible.append(order)
+    if not plausible:
+        mode = struct.unpack("<i", raw[12:16])[0]
+        raise InputError(
+            f"{path}: not an MRC file, or an unknown mode ({mode}); "
+            f"modes {', '.join(map(str, _DTYPES))} are read"
+        )
+    stamped = {b"\x44": "<", b"\x11": ">"}.get(raw[212:213], plausible[0])
+    return stamped if stamped in plausible else plausible[0]
+
+
+def _voxel(
+    cell: tuple[float, ...], sampling: tuple[int, ...], axes: tuple[int, ...]
+) -> tuple[float, float, float]:
+    edges = [
+        length / n if n > 0 and np.isfinite(length) and length > 0 else float("nan")
+        for length, n in zip(cell, sampling, strict=True)
+    ]
+    columns, rows, sections = (edges[axis - 1] for axis in axes)
+    return (sections, rows, columns)
+
+
+def memory_map(header: MrcHeader) -> NDArray[Any]:
+    """Map the stored samples, (sections, rows, columns), without reading them.
+
+    Parameters
+    ----------
+    header : MrcHeader
+        Of a file that has not changed since.
+
+    Returns
+    -------
+    array : (sections, rows, stored columns)
+        Read-only, in the byte order of the file; packed bytes for mode 101.
+    """
+    try:
+        mapped: NDArray[Any] = np.memmap(
+            header.path, header.dtype, "r", offset=header.offset, shape=header.stored_shape
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"{header.path}: cannot be mapped ({error}); copy it again") from error
+    return mapped
+
+
+def samples(header: MrcHeader, stored: NDArray[Any]) -> NDArray[np.float32]:
+    """Turn stored elements into numbers.
+
+    Parameters
+    ----------
+    header : MrcHeader
+    stored : (..., stored columns)
+        Cut from `memory_map`.
+
+    Returns
+    -------
+    array : (..., columns) float32
+        A fresh array.
+    """
+    if not header.packed:
+        return stored.astype(np.float32)
+    columns = header.shape[2]
+    numbers = np.empty((*stored.shape[:-1], columns), np.float32)
+    numbers[..., 0::2] = stored[..., : (columns + 1) // 2] & 15
+    numbers[..., 1::2] = stored[..., : columns // 2] >> 4
+    return numbers
+
+
+def write(
+    path: str | Path,
+    sections: Iterable[NDArray[Any]],
+    *,
+    shape: tuple[int, int, int],
+    pixel_size: float,
+    dtype: str = "float32",
+    stack: bool = False,
+) -> None:
+    """Write an MRC file section by section, atomically.
+
+    Parameters
+    ----------
+    path : path
+    sections : iterable of (rows, columns) arrays
+    shape : (sections, rows, columns)
+    pixel_size : float
+        A, the same along every axis.
+    dtype : {"float32", "float16"}
+        Mode 2 or 12.
+    stack : bool
+        Image stack (space group 0) rather than a volume.
+    """
+    kind = np.dtype({"float32": "<f4", "float16": "<f2"}[dtype])
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}")
+    statistics = _Statistics()
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(b"\0" * HEADER_BYTES)
+            written = 0
+            for section in sections:
+                if section.shape != shape[1:]:
+                    raise ValueError(f"section of {section.shape} in a file of {shape}")
+                stored = np.ascontiguousarray(section, dtype=kind)
+                statistics.add(stored)
+                stream.write(stored.data)
+                written += 1
+            if written != shape[0]:
+                raise ValueError(f"{written} sections for a file of {shape}")
+            stream.seek(0)
+            mode = 2 if kind.itemsize == 4 else 12
+            stream.write(_header_bytes(shape, mode, pixel_size, statistics, stack=stack))
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class _Statistics:
+    """Running minimum, maximum, mean and rms."""
+
+    def __init__(self) -> None:
+        self.low, self.high = np.inf, -np.inf
+        self.count, self.total, self.square = 0, 0.0, 0.0
+
+    def add(self, array: NDArray[Any]) -> None:
+        self.low = min(self.low, float(array.min()))
+        self.high = max(self.high, float(array.max()))
+        self.count += array.size
+        self.total += float(array.sum(dtype=np.float64))
+        self.square += float(np.square(array, dtype=np.float64).sum())
+
+    def words(self) -> tuple[float, float, float, float]:
+        mean = self.total / max(self.count, 1)
+        rms = max(self.square / max(self.count, 1) - mean * mean, 0.0) ** 0.5
+        return self.low, self.high, mean, rms
+
+
+def _header_bytes(
+    shape: tuple[int, int, int],
+    mode: int,
+    pixel_size: float,
+    statistics: _Statistics,
+    *,
+    stack: bool,
+) -> bytes:
+    sections, rows, columns = shape
+    depth = 1 if stack else sections
+    low, high, mean, rms = statistics.words()
+    raw = bytearray(HEADER_BYTES)
+    raw[0:40] = struct.pack("<10i", columns, rows, sections, mode, 0, 0, 0, columns, rows, depth)
+    cell = (columns * pixel_size, rows * pixel_size, depth * pixel_size)
+    raw[40:64] = struct.pack("<6f", *cell, 90.0, 90.0, 90.0)
+    raw[64:76] = struct.pack("<3i", 1, 2, 3)
+    raw[76:88] = struct.pack("<3f", low, high, mean)
+    raw[88:96] = struct.pack("<2i", 0 if stack else 1, 0)
+    raw[108:112] = struct.pack("<i", 20140)
+    raw[208:212] = b"MAP "
+    raw[212:216] = b"\x44\x44\0\0"
+    raw[216:224] = struct.pack("<fi", rms, 1)
+    raw[224:304] = b"dspa".ljust(80)
+    return bytes(raw)

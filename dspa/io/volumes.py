@@ -1,0 +1,144 @@
+"""Volumes and small image stacks as MRC files, read whole."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.data.errors import InputError
+from dspa.io import mrc
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+# Voxels whose edges differ by less are taken as cubes: headers store single precision cells.
+EDGE_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A density on a grid.
+
+    Attributes
+    ----------
+    density : (z, y, x) float32
+    pixel_size : float
+        Edge of a voxel in A.
+    """
+
+    density: NDArray[np.float32]
+    pixel_size: float
+
+
+@dataclass(frozen=True, eq=False)
+class ImageStack:
+    """A few images read whole, such as class averages.
+
+    Attributes
+    ----------
+    images : (n, y, x) float32
+    pixel_size : float
+        A; NaN where the file does not say.
+    """
+
+    images: NDArray[np.float32]
+    pixel_size: float
+
+
+def read_volume(path: str | Path, *, pixel_size: float | None = None) -> Volume:
+    """Read a volume.
+
+    Parameters
+    ----------
+    path : path
+        MRC or CCP4 map of any real mode; permuted axes are put in order.
+    pixel_size : float, optional
+        A; needed where the header has none.
+
+    Raises
+    ------
+    InputError
+        If it is no volume, is not finite, or its voxel size is unknown or not a cube.
+    """
+    header = mrc.read_header(path)
+    if header.shape[0] == 1:
+        raise InputError(f"{path}: a single image where a volume is needed")
+    density = mrc.samples(header, mrc.memory_map(header))
+    # Stored order is (sections, rows, columns); axes name x = 1, y = 2, z = 3 of columns first.
+    stored = tuple(reversed(header.axes))
+    density = np.ascontiguousarray(density.transpose([stored.index(axis) for axis in (3, 2, 1)]))
+    if not np.isfinite(density).all():
+        raise InputError(f"{path}: the volume holds NaN or infinite values; make it again")
+    return Volume(density, _edge(header, pixel_size))
+
+
+def _edge(header: mrc.MrcHeader, pixel_size: float | None) -> float:
+    if pixel_size is not None:
+        return pixel_size
+    edges = np.array(header.voxel)
+    if not np.isfinite(edges).all():
+        raise InputError(f"{header.path}: the header has no voxel size (CELLA); give --pixel-size")
+    if np.ptp(edges) > EDGE_TOLERANCE * edges.max():
+        raise InputError(
+            f"{header.path}: voxels of {edges[2]:.4g} x {edges[1]:.4g} x {edges[0]:.4g} A are not "
+            "cubes; resample the map or give --pixel-size"
+        )
+    return float(edges[2])
+
+
+def write_volume(path: str | Path, density: NDArray[Any], *, pixel_size: float) -> None:
+    """Write a volume as an MRC file (mode 2).
+
+    Parameters
+    ----------
+    path : path
+    density : (z, y, x)
+    pixel_size : float
+        A.
+    """
+    sections, rows, columns = density.shape
+    mrc.write(path, density, shape=(sections, rows, columns), pixel_size=pixel_size)
+
+
+def read_images(path: str | Path) -> ImageStack:
+    """Read a stack of images whole.
+
+    Parameters
+    ----------
+    path : path
+        MRC stack.
+    """
+    header = mrc.read_header(path)
+    size = header.pixel_size
+    return ImageStack(
+        mrc.samples(header, mrc.memory_map(header)), size if math.isfinite(size) else float("nan")
+    )
+
+
+def write_image_stack(
+    path: str | Path, images: NDArray[Any], *, pixel_size: float, dtype: str = "float32"
+) -> None:
+    """Write images as an MRC stack (``.mrcs``).
+
+    Parameters
+    ----------
+    path : path
+    images : (n, y, x)
+    pixel_size : float
+        A.
+    dtype : {"float32", "float16"}
+    """
+    count, rows, columns = images.shape
+    mrc.write(
+        path,
+        images,
+        shape=(count, rows, columns),
+        pixel_size=pixel_size,
+        dtype=dtype,
+        stack=True,
+    )
