@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 # A model is plain named arrays (scalars are 0-d), so that a checkpoint needs no pickle.

@@ -1,0 +1,256 @@
+"""Checkpoints: named arrays on disk, addressed by content, never a pickle.
+
+A model is stored once per content as ``model-HASH.npz``; a checkpoint is a small JSON file that
+names a model and the rows of the pass that made it. Everything is written to a temporary file,
+flushed to disk and renamed, so a reader sees a whole file or none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import uuid
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = Mapping[str, NDArray[Any]]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A handle on arrays in a file: all that needs to travel.
+
+    Attributes
+    ----------
+    path : str
+        Absolute path of the ``.npz`` file.
+    sha256 : str
+        Hash of names, dtypes, shapes and bytes (not of the file).
+    """
+
+    path: str
+    sha256: str
+
+
+class Checkpoint(NamedTuple):
+    """A finished pass.
+
+    Attributes
+    ----------
+    iteration : int
+        The number its name ends in.
+    model, rows : mapping of str to array
+        What ``finish`` returned, and the per-item results of the pass.
+    """
+
+    iteration: int
+    model: Arrays
+    rows: Arrays
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that is absent, damaged or altered."""
+
+
+def content_hash(arrays: Arrays) -> str:
+    """Return the SHA-256 of named arrays: names, dtypes, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        shape = np.shape(arrays[name])
+        digest.update(f"{name}\0{array.dtype.str}\0{shape}\0".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, flush it to disk, rename it.
+
+    Parameters
+    ----------
+    path : Path
+        Final name; its folder must exist.
+    write : callable
+        Called with the open binary file.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def store(arrays: Arrays, folder: Path, *, prefix: str = "model") -> Stored:
+    """Write arrays under their content hash, unless they are there already.
+
+    Parameters
+    ----------
+    arrays : mapping of str to array
+        Plain numeric, boolean or fixed-width string arrays.
+    folder : Path
+        Existing folder.
+    prefix : str
+        Start of the file name.
+    """
+    plain: dict[str, NDArray[Any]] = {}
+    for name, value in arrays.items():
+        array = np.asarray(value)
+        if array.dtype.hasobject:
+            raise TypeError(f"{prefix} array {name!r} has dtype {array.dtype}: only plain arrays")
+        plain[name] = array
+    sha256 = content_hash(plain)
+    path = folder / f"{prefix}-{sha256[:24]}.npz"
+    if not path.exists():
+        write_atomically(path, lambda stream: np.savez(stream, allow_pickle=False, **plain))
+    return Stored(str(path.resolve()), sha256)
+
+
+def load(stored: Stored) -> dict[str, NDArray[Any]]:
+    """Read the arrays of a handle and check that they are the ones that were written."""
+    try:
+        with np.load(stored.path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise CheckpointError(f"cannot read checkpoint {stored.path}: {error}") from error
+    if content_hash(arrays) != stored.sha256:
+        raise CheckpointError(f"checkpoint {stored.path} was altered or damaged: its hash differs")
+    return arrays
+
+
+class Checkpoints:
+    """The checkpoints of one job.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the files; made when first needed.
+    keep : int
+        How many checkpoints of one name prefix are kept, the newest; models that no checkpoint
+        names go with them.
+    """
+
+    def __init__(self, folder: Path, *, keep: int = 2) -> None:
+        self.folder = Path(folder)
+        self.keep = keep
+
+    def store(self, arrays: Arrays, *, prefix: str = "model") -> Stored:
+        """Write arrays by content and return their handle."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return store(arrays, self.folder, prefix=prefix)
+
+    def save(self, name: str, model: Arrays, rows: Arrays | None = None) -> None:
+        """Save a checkpoint of the stage's own, for work done between passes.
+
+        Parameters
+        ----------
+        name : str
+            Ends in the iteration number: ``it003``.
+        model, rows : mapping of str to array
+            What `latest` gives back.
+        """
+        self.record(name, self.store(model), self.store(rows or {}, prefix="rows"))
+
+    def record(self, name: str, model: Stored, rows: Stored, **about: Any) -> None:
+        """Make a checkpoint of stored arrays, then sweep what is no longer needed.
+
+        Parameters
+        ----------
+        name : str
+            Ends in the iteration number.
+        model, rows : Stored
+            Handles on files in this folder.
+        **about : Any
+            Plain values to keep with it (chunks, batch, fan-in).
+        """
+        prefix, iteration = split_name(name)
+        record = {
+            "name": name,
+            "iteration": iteration,
+            "model": {"file": Path(model.path).name, "sha256": model.sha256},
+            "rows": {"file": Path(rows.path).name, "sha256": rows.sha256},
+        } | about
+        text = json.dumps(record, indent=1).encode()
+        write_atomically(self.folder / f"{name}.json", lambda stream: stream.write(text))
+        self._sweep(prefix)
+
+    def load(self, name: str) -> Checkpoint:
+        """Read the checkpoint of that name."""
+        path = self.folder / f"{name}.json"
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            stored = [
+                Stored(str(self.folder / Path(record[key]["file"]).name), record[key]["sha256"])
+                for key in ("model", "rows")
+            ]
+            iteration = int(record["iteration"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"cannot read checkpoint {path}: {error}") from error
+        return Checkpoint(iteration, load(stored[0]), load(stored[1]))
+
+    def names(self, prefix: str = "it") -> list[str]:
+        """Return the names ``prefix`` + number that exist, oldest iteration first."""
+        found = [
+            (split_name(path.stem)[1], path.stem)
+            for path in self.folder.glob("*.json")
+            if re.fullmatch(re.escape(prefix) + r"\d+", path.stem)
+        ]
+        return [name for _, name in sorted(found)]
+
+    def latest(self, prefix: str = "it") -> Checkpoint | None:
+        """Return the newest whole checkpoint with that prefix, or None.
+
+        A damaged one is passed over for the one before it: iterations are repeatable, so going
+        back costs time and not truth.
+        """
+        damage: CheckpointError | None = None
+        for name in reversed(self.names(prefix)):
+            try:
+                return self.load(name)
+            except CheckpointError as error:
+                damage = error
+        if damage is not None:
+            raise damage
+        return None
+
+    def _sweep(self, prefix: str) -> None:
+        """Delete old checkpoints of the prefix, and array files that none names."""
+        for name in self.names(prefix)[: -self.keep]:
+            (self.folder / f"{name}.json").unlink(missing_ok=True)
+        needed = set()
+        for path in self.folder.glob("*.json"):
+            try:
+                record = json.loads(path.read_text(encoding="utf-8"))
+                needed |= {record["model"]["file"], record["rows"]["file"]}
+            except (ValueError, KeyError, TypeError):
+                continue
+        for path in self.folder.glob("*.npz"):
+            if path.name not in needed:
+                path.unlink(missing_ok=True)
+
+
+def split_name(name: str) -> tuple[str, int]:
+    """Split ``it003`` into ``("it", 3)``.
+
+    Parameters
+    ----------
+    name : str
+        Letters, digits, dots, hyphens, underscores; ends in a number.
+    """
+    found = re.fullmatch(r"(.*?)(\d+)", name)
+    if not _NAME.fullmatch(name) or found is None:
+        raise ValueError(f"pass name {name!r} must be plain and end in its number, as 'it003'")
+    return found.group(1), int(found.group(2))

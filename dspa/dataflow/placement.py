@@ -1,0 +1,58 @@
+"""What a task meets where it runs: results in host memory, sums in one thread."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numba
+import numpy as np
+import threadpoolctl
+
+from dspa.device import to_host
+
+
+def host(value: Any) -> Any:
+    """Bring the arrays of a partial to host memory, inside containers and dataclasses too."""
+    if isinstance(value, np.ndarray | np.generic | int | float | complex | str | bytes | None):
+        return value
+    if isinstance(value, Mapping):
+        return {key: host(item) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(host(item) for item in value))
+    if isinstance(value, list | tuple):
+        return type(value)(host(item) for item in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        changed = {}
+        for item in dataclasses.fields(value):
+            old = getattr(value, item.name)
+            new = host(old)
+            if new is not old and item.init and not _same(old, new):
+                changed[item.name] = new
+        return dataclasses.replace(value, **changed) if changed else value
+    if hasattr(value, "__cuda_array_interface__"):
+        return to_host(value)
+    return value
+
+
+def _same(old: Any, new: Any) -> bool:
+    """Whether a rebuilt container holds the very objects of the old one."""
+    if isinstance(old, Mapping):
+        return all(_same(old[key], new[key]) for key in old)
+    if isinstance(old, list | tuple):
+        return all(_same(a, b) for a, b in zip(old, new, strict=True))
+    return old is new
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Hold BLAS, OpenMP and numba to one thread: sums come in one order, cores are not shared."""
+    threads = numba.get_num_threads()
+    numba.set_num_threads(1)
+    try:
+        with threadpoolctl.threadpool_limits(limits=1):
+            yield
+    finally:
+        numba.set_num_threads(threads)

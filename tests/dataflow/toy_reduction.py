@@ -1,0 +1,68 @@
+"""A reduction whose float32 sums depend on their order: any change of plan changes its bits."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ToyChunk:
+    number: int
+    items: int = 96
+    delay: float = 0.0
+
+    def __len__(self):
+        return self.items
+
+    def batch(self, start, stop):
+        time.sleep(self.delay)
+        rng = np.random.default_rng([7, self.number])
+        return rng.standard_normal((self.items, 16), dtype=np.float32)[start:stop] * 1e3
+
+
+@dataclass(frozen=True)
+class ToyReduction:
+    size: int = 512
+    item_bytes: int = 6 * 2**20
+    model: object = None
+
+    def bind(self, model):
+        return dataclasses.replace(self, model=np.array(model["volume"]))
+
+    def start(self):
+        return {"sum": np.zeros(self.size, np.float32), "items": 0}
+
+    def add(self, partial, batch):
+        out = partial["sum"].copy()
+        index = np.abs(batch * 7.0 + self.model[:16]).astype(np.int64) % self.size
+        np.add.at(out, index, batch + self.model[index])
+        out += batch.sum(dtype=np.float32) * np.float32(1e-3)
+        rows = {"best": index[:, 0], "value": batch[:, 0] + self.model[0]}
+        return {"sum": out, "items": partial["items"] + len(batch)}, rows
+
+    def merge(self, a, b):
+        if self.model is not None and self.model.size == 0:
+            raise AssertionError
+        return {"sum": a["sum"] + b["sum"], "items": a["items"] + b["items"]}
+
+    def finish(self, partial):
+        model = self.model * np.float32(0.9) + partial["sum"] / np.float32(partial["items"])
+        return {"volume": model, "items": np.asarray(partial["items"])}
+
+    def bytes_per_item(self):
+        return self.item_bytes
+
+
+def passes(runner, chunks, *, count=3, size=512):
+    """Some iterations as a stage makes them: from the last checkpoint, or from zeros."""
+    last = runner.checkpoints.latest()
+    done, model = (0, {"volume": np.zeros(size, np.float32)}) if last is None else last[:2]
+    rows = {} if last is None else last.rows
+    for iteration in range(done + 1, count + 1):
+        result = runner.run(ToyReduction(size), chunks, model, name=f"it{iteration:03d}")
+        model, rows = result.model, result.rows
+    return model, rows
