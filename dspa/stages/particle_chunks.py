@@ -9,7 +9,6 @@ of the particles, so that a run of chunks is a random mini-batch, read and cache
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +18,13 @@ from dspa.data.errors import InputError
 from dspa.dataflow.cache import cached
 from dspa.geometry.band import Band, band, maximum_radius
 from dspa.io.images import ParticleImages
-from dspa.ops.ctf import CTF
+from dspa.ops.ctf import CTF, ctf_band
 from dspa.ops.noise import background_power, shell_mean, smooth_spectrum
 from dspa.ops.transform import images_to_band
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     import xarray as xr
     from numpy.typing import NDArray
 
@@ -263,7 +264,7 @@ def prepare_images(
     if ctf is None:
         transfer = np.ones((len(images), members.count), np.float32)
     else:
-        transfer = np.asarray(ctf.band(full, spec.pixel_size), np.float32)
+        transfer = ctf_band(ctf, full, pixel_size=spec.pixel_size)
         valid &= np.isfinite(transfer).all(axis=1)
     normalised[~valid] = 0.0
     return {
@@ -396,7 +397,8 @@ def minibatch(chunks: Sequence[ParticleChunk], size: int, turn: int) -> tuple[Pa
     mean = sum(len(chunk) for chunk in chunks) / len(chunks)
     run = min(len(chunks), max(1, round(size / mean)))
     first = (turn * run) % len(chunks)
-    return tuple(chunks[(first + i) % len(chunks)] for i in range(run))
+    # In the order of their numbers, which the tree of merges follows.
+    return tuple(chunks[i] for i in sorted((first + j) % len(chunks) for j in range(run)))
 
 
 def ctf_arguments(particles: xr.Dataset) -> dict[str, NDArray[np.float64]] | None:
