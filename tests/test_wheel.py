@@ -1,4 +1,4 @@
-"""What is installed is what is in the tree: the wheel holds dspa/ and kernels/, no less, no more."""
+"""What is installed is what is in the tree: the wheel holds all of dspa/ and kernels/, no more."""
 
 from __future__ import annotations
 
