@@ -1,0 +1,425 @@
+"""Particle images, read in place by index and written in shards.
+
+An image store is one uncompressed, sharded Zarr v3 array (particle, y, x) of float16 or float32:
+shards of 1,024 images, chunks of 16. Written whole, the chunks of a shard lie back to back with
+the index at the end, so a shard is one memory map. MRC stacks are mapped where they are.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import math
+import os
+import shutil
+import uuid
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+
+from dspa.data.errors import InputError, ShardError
+from dspa.io import mrc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import xarray as xr
+    from numpy.typing import ArrayLike, NDArray
+
+SHARD = 1024
+CHUNK = 16
+MAXIMUM_BOX = 8192
+_DTYPES = ("float16", "float32")
+PIXEL_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class StackInfo:
+    """What a stack of images holds.
+
+    Attributes
+    ----------
+    count, rows, columns : int
+    pixel_size : float
+        A, NaN where the file does not say.
+    """
+
+    count: int
+    rows: int
+    columns: int
+    pixel_size: float
+
+
+def stack_info(path: str | Path) -> StackInfo:
+    """Return what a stack holds, from its header.
+
+    Parameters
+    ----------
+    path : path
+        MRC stack or image store.
+    """
+    return _open(str(path)).info
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """An open stack: what it holds, and how to read from it."""
+
+    info: StackInfo
+    read: Callable[[NDArray[np.int64]], NDArray[np.float32]]
+
+
+def _open(path: str) -> _Source:
+    try:
+        stat = Path(path, "zarr.json").stat() if Path(path).is_dir() else Path(path).stat()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: the stack cannot be read; check the path") from error
+    return _open_version(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=64)
+def _open_version(path: str, _mtime: int, _size: int) -> _Source:
+    if Path(path).is_dir():
+        return _open_store(path)
+    header = mrc.read_header(path)
+    count, rows, columns = header.shape
+    stored = mrc.memory_map(header)
+    info = StackInfo(count, rows, columns, header.pixel_size)
+    return _Source(info, lambda indices: mrc.samples(header, stored[indices]))
+
+
+def _store_header(path: str) -> StackInfo:
+    file = Path(path, "zarr.json")
+    try:
+        if file.stat().st_size > 1 << 20:
+            raise ValueError("header of more than 1 MiB")
+        meta = json.loads(file.read_text())
+        attributes, shape = meta["attributes"], meta["shape"]
+        kind, size = attributes["kind"], float(attributes["pixel_size"] or math.nan)
+        count, rows, columns = (int(n) for n in shape)
+        dtype, grid = meta["data_type"], meta["chunk_grid"]["configuration"]["chunk_shape"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{path}: not an image store ({error}); extract again") from error
+    sane = 0 <= count < 1 << 40 and 1 <= rows <= MAXIMUM_BOX and 1 <= columns <= MAXIMUM_BOX
+    if kind != "images" or not sane or dtype not in _DTYPES or grid != [SHARD, rows, columns]:
+        raise InputError(f"{path}: not an image store that dspa wrote; extract again")
+    return StackInfo(count, rows, columns, size)
+
+
+def _open_store(path: str) -> _Source:
+    info = _store_header(path)
+    meta = json.loads(Path(path, "zarr.json").read_text())
+    dtype = np.dtype(meta["data_type"])
+
+    def read(indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        out = np.empty((len(indices), info.rows, info.columns), np.float32)
+        shards = indices // SHARD
+        for shard in np.unique(shards):
+            here = shards == shard
+            file = Path(path, "c", str(shard), "0", "0")
+            if not file.is_file():
+                raise InputError(f"{path}: shard {shard} was never written; extract again")
+            held = min(SHARD, info.count - int(shard) * SHARD)
+            view = _shard_view(str(file), held, (info.rows, info.columns), dtype)
+            out[here] = view[indices[here] - shard * SHARD]
+        return out
+
+    return _Source(info, read)
+
+
+@lru_cache(maxsize=64)
+def _shard_view(path: str, held: int, shape: tuple[int, int], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Map a shard as one (images, y, x) array; refuse it if its chunks are not back to back.
+
+    The last shard ends with the last chunk that holds an image.
+    """
+    mapped = np.memmap(path, np.uint8, "r")
+    chunks, chunk_bytes = -(-held // CHUNK), CHUNK * shape[0] * shape[1] * dtype.itemsize
+    tail = 16 * (SHARD // CHUNK) + 4
+    if mapped.size != tail + chunks * chunk_bytes:
+        raise InputError(f"{path}: {mapped.size} bytes, a damaged shard; extract again")
+    index = np.frombuffer(mapped[-tail:-4].tobytes(), "<u8").reshape(-1, 2)[:chunks]
+    expected = np.arange(chunks, dtype=np.uint64) * np.uint64(chunk_bytes)
+    if not (np.array_equal(index[:, 0], expected) and (index[:, 1] == chunk_bytes).all()):
+        raise InputError(f"{path}: the shard's index is damaged; extract again")
+    view: NDArray[Any] = mapped[: chunks * chunk_bytes].view(dtype).reshape(-1, *shape)
+    return view
+
+
+class ParticleImages:
+    """The images of a set of particles: a picklable handle that reads by index.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Particles with image_stack, image_index and stack_path.
+    """
+
+    def __init__(self, dataset: xr.Dataset) -> None:
+        for name in ("image_stack", "image_index", "stack_path"):
+            if name not in dataset.variables:
+                raise InputError("the particles have no images; extract them first")
+        stack = np.asarray(dataset["image_stack"].values, np.int32)
+        if stack.size and int(stack.min()) < 0:
+            raise InputError(f"{int((stack < 0).sum())} particles have no image; extract again")
+        count = stack.size
+        sign = dataset["image_sign"].values if "image_sign" in dataset.variables else None
+        self._stack = stack
+        self._index = np.asarray(dataset["image_index"].values, np.int64)
+        self._sign = np.ones(count, np.int8) if sign is None else np.asarray(sign, np.int8)
+        self._paths = tuple(str(p) for p in dataset["stack_path"].values)
+        self._pixel_size = _table_pixel_size(dataset)
+
+    def __len__(self) -> int:
+        return int(self._stack.size)
+
+    @property
+    def box(self) -> int:
+        """Edge of the images in pixels, from the first stack."""
+        if not len(self):
+            raise InputError("there are no particles")
+        info = stack_info(self._paths[int(self._stack[0])])
+        if info.rows != info.columns:
+            raise InputError(
+                f"{self._paths[int(self._stack[0])]}: images of {info.columns} x {info.rows} "
+                "pixels; particle images must be square"
+            )
+        return info.rows
+
+    @property
+    def pixel_size(self) -> float:
+        """Pixel size in A, the same for all particles."""
+        if math.isfinite(self._pixel_size) or not len(self):
+            return self._pixel_size
+        size = stack_info(self._paths[int(self._stack[0])]).pixel_size
+        if not math.isfinite(size):
+            raise InputError(
+                f"{self._paths[int(self._stack[0])]}: no pixel size in the particle table nor in "
+                "the stack; give --pixel-size when importing"
+            )
+        return size
+
+    def select(self, indices: ArrayLike) -> ParticleImages:
+        """Return a handle on some of the particles, with the stacks they need only.
+
+        Parameters
+        ----------
+        indices : (m,) int or (n,) bool
+        """
+        chosen = np.asarray(indices)
+        part = object.__new__(ParticleImages)
+        used, stack = np.unique(self._stack[chosen], return_inverse=True)
+        part._stack = stack.astype(np.int32)
+        part._index, part._sign = self._index[chosen], self._sign[chosen]
+        part._paths = tuple(self._paths[i] for i in used)
+        part._pixel_size = self._pixel_size
+        return part
+
+    def read(self, indices: ArrayLike) -> NDArray[np.float32]:
+        """Read images, particles bright.
+
+        Parameters
+        ----------
+        indices : (m,) int or (n,) bool
+            Positions in this set.
+
+        Returns
+        -------
+        images : (m, y, x) float32
+            A fresh array.
+        """
+        chosen = np.arange(len(self))[np.asarray(indices)]
+        stack, index = self._stack[chosen], self._index[chosen]
+        box = self.box
+        images = np.empty((chosen.size, box, box), np.float32)
+        for number in np.unique(stack):
+            here = np.flatnonzero(stack == number)
+            path = self._paths[int(number)]
+            source = _open(path)
+            wanted = index[here]
+            _check_stack(path, source.info, box, wanted)
+            order = np.argsort(wanted, kind="stable")  # the disk is read forwards
+            images[here[order]] = source.read(wanted[order])
+        sign = self._sign[chosen]
+        if (sign != 1).any():
+            images *= np.where(sign < 0, -1, 1).astype(np.float32)[:, None, None]
+        return images
+
+
+def _check_stack(path: str, info: StackInfo, box: int, wanted: NDArray[np.int64]) -> None:
+    if (info.rows, info.columns) != (box, box):
+        raise InputError(
+            f"{path}: images of {info.columns} x {info.rows} pixels among images of {box}; "
+            "import sets of one box size"
+        )
+    if int(wanted.max()) >= info.count or int(wanted.min()) < 0:
+        raise InputError(
+            f"{path}: image {int(wanted.max()) + 1} is asked for, the stack holds {info.count}"
+        )
+
+
+def _table_pixel_size(dataset: xr.Dataset) -> float:
+    if "pixel_size" not in dataset.variables:
+        return math.nan
+    sizes = np.asarray(dataset["pixel_size"].values, np.float64)
+    optics = np.asarray(dataset["optics"].values)
+    used = sizes[np.unique(optics[optics >= 0])]
+    if not used.size or not np.isfinite(used).any():
+        return math.nan
+    if not np.isfinite(used).all() or np.ptp(used) > PIXEL_TOLERANCE * used.max():
+        text = ", ".join(f"{size:.4g}" for size in np.unique(used))
+        raise InputError(f"mixed pixel sizes ({text} A); import sets of one pixel size")
+    return float(used[0])
+
+
+@dataclass(frozen=True)
+class ImageWriter:
+    """A picklable handle that writes an image store, a whole shard at a time.
+
+    Attributes
+    ----------
+    path : str
+    count, box : int
+    dtype : str
+    """
+
+    path: str
+    count: int
+    box: int
+    dtype: str
+
+    @property
+    def shards(self) -> int:
+        """Number of shards."""
+        return -(-self.count // SHARD)
+
+    def span(self, shard: int) -> tuple[int, int]:
+        """Return the images ``start, stop`` of a shard.
+
+        Parameters
+        ----------
+        shard : int
+        """
+        return shard * SHARD, min((shard + 1) * SHARD, self.count)
+
+    def write(self, start: int, images: NDArray[Any]) -> None:
+        """Write one whole shard. Writing the same images again is allowed, others are not.
+
+        Parameters
+        ----------
+        start : int
+            First image, a multiple of the shard size.
+        images : (n, y, x)
+            All images of the shard.
+
+        Raises
+        ------
+        ShardError
+            If it is not a whole shard, another writer is at it, or it holds other images.
+        """
+        shard = start // SHARD
+        low, high = self.span(shard)
+        if start != low or not 0 <= shard < self.shards or len(images) != high - low:
+            raise ShardError(
+                f"{self.path}: images {start} to {start + len(images)} are not a whole shard "
+                f"(of {SHARD}); one writer writes one shard at once"
+            )
+        if images.shape[1:] != (self.box, self.box):
+            raise ShardError(f"{self.path}: images of {images.shape[1:]}, not {self.box} squared")
+        block = np.ascontiguousarray(images, np.dtype(self.dtype))
+        if self.dtype == "float16" and np.isinf(block).any() and np.isfinite(images).all():
+            raise ShardError(f"{self.path}: values beyond float16; normalise, or use float32")
+        self._write_once(shard, low, block)
+
+    def _write_once(self, shard: int, low: int, block: NDArray[Any]) -> None:
+        digest = hashlib.blake2b(block.data, digest_size=16).hexdigest()
+        record = Path(f"{self.path}.writers", f"{shard}")
+        record.parent.mkdir(exist_ok=True)
+        with record.open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ShardError(f"{self.path}: another writer is at shard {shard}") from error
+            lock.seek(0)
+            before = lock.read().strip()
+            if before and before != digest:
+                raise ShardError(f"{self.path}: shard {shard} was written with other images")
+            if before:
+                return
+            array = zarr.open_array(self.path, mode="r+", zarr_format=3)
+            array[low : low + len(block)] = block
+            lock.write(digest)
+            lock.flush()
+            os.fsync(lock.fileno())
+
+    def missing(self) -> list[int]:
+        """Return the shards that have not been written."""
+        folder = Path(f"{self.path}.writers")
+        return [s for s in range(self.shards) if not (folder / str(s)).is_file()]
+
+    def close(self) -> None:
+        """Check that every shard is there and drop the writers' records."""
+        missing = self.missing()
+        if missing:
+            raise ShardError(f"{self.path}: shards {missing[:8]} were never written")
+        shutil.rmtree(f"{self.path}.writers", ignore_errors=True)
+
+
+def write_images(
+    path: str | Path, count: int, box: int, *, dtype: str = "float16", pixel_size: float = math.nan
+) -> ImageWriter:
+    """Make an empty image store and return the handle that fills it shard by shard.
+
+    Parameters
+    ----------
+    path : path
+        Folder to make; what is there is replaced.
+    count, box : int
+        Number of images and their edge in pixels.
+    dtype : {"float16", "float32"}
+    pixel_size : float
+        A, noted in the store.
+    """
+    if dtype not in _DTYPES:
+        raise ValueError(f"images are stored as {_DTYPES}, not {dtype}")
+    target = Path(path).absolute()
+    temporary = target.with_name(f"{target.name}.tmp-{uuid.uuid4().hex[:12]}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    known = math.isfinite(pixel_size)
+    zarr.create_array(
+        str(temporary),
+        shape=(count, box, box),
+        dtype=dtype,
+        shards=(SHARD, box, box),
+        chunks=(CHUNK, box, box),
+        compressors=None,
+        fill_value=0,
+        config={"write_empty_chunks": True},
+        zarr_format=3,
+        dimension_names=("particle", "y", "x"),
+        attributes={
+            "kind": "images",
+            "layout_version": 1,
+            "pixel_size": pixel_size if known else None,
+        },
+    )
+    shutil.rmtree(f"{target}.writers", ignore_errors=True)
+    if target.exists():
+        shutil.rmtree(target)
+    temporary.rename(target)
+    return ImageWriter(str(target), count, box, dtype)
+
+
+def image_sources(paths: Sequence[str]) -> dict[str, StackInfo]:
+    """Return what each stack holds; the first that cannot be read raises.
+
+    Parameters
+    ----------
+    paths : sequence of str
+    """
+    return {path: stack_info(path) for path in paths}
