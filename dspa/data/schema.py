@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import xarray as xr
 
 from dspa.data.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import xarray as xr
+    from numpy.typing import NDArray
 
 LAYOUT_VERSION = 1
 # Columns of other formats that dspa does not interpret are kept under this prefix.
@@ -231,3 +232,53 @@ def _check_indices(dataset: xr.Dataset, source: str) -> None:
 def is_text(dtype: np.dtype[Any]) -> bool:
     """Whether a dtype holds text (object, fixed-width or variable-width)."""
     return dtype.kind in "OUT"
+
+
+def make(kind: str, variables: Mapping[str, Any], **attributes: Any) -> xr.Dataset:
+    """Make a valid dataset from plain arrays: dims and dtypes come from the schema.
+
+    Parameters
+    ----------
+    kind : str
+        ``particles``, ``micrographs``, ``movies`` or ``volume``.
+    variables : mapping
+        Name to array. Extra columns are ``extra:LABEL``, given as ``(table, array)``; their
+        further axes get dims of their own.
+    **attributes : Any
+        Further attributes (plain numbers and text).
+
+    Raises
+    ------
+    InputError
+        If a name or a shape departs from the schema.
+    """
+    schema = SCHEMAS[kind]
+    made = {}
+    for name, value in variables.items():
+        if name.startswith(EXTRA):
+            table, values = value
+            values = _text(np.asarray(values))
+            made[name] = (_extra_dims(table, values), values)
+            continue
+        if name not in schema.variables:
+            raise InputError(f"unknown variable {name!r} in a {kind} dataset")
+        variable = schema.variables[name]
+        dtype = object if variable.dtype == "str" else np.dtype(variable.dtype)
+        values = _text(np.asarray(value, dtype))
+        made[name] = (variable.dims, values)
+    try:
+        dataset = xr.Dataset(
+            made, attrs={"kind": kind, "layout_version": LAYOUT_VERSION, **attributes}
+        )
+    except ValueError as error:
+        raise InputError(f"{kind}: tables of different lengths ({error})") from error
+    validate(dataset, kind)
+    return dataset
+
+
+def _text(values: NDArray[Any]) -> NDArray[Any]:
+    return values.astype(object) if is_text(values.dtype) else values
+
+
+def _extra_dims(table: str, values: NDArray[Any]) -> tuple[str, ...]:
+    return (table, *(f"axis{size}_{n}" for n, size in enumerate(values.shape[1:])))

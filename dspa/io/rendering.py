@@ -91,7 +91,8 @@ def _reach(volume: NDArray[np.float32], level: float) -> float:
     if not len(dense):
         return 0.5 * max(volume.shape)
     offsets = dense - np.array([n // 2 for n in volume.shape])
-    return 1.06 * float(np.sqrt((offsets**2).sum(1).max())) + 1.0
+    reach: float = np.sqrt((offsets**2).sum(1).max())
+    return 1.06 * reach + 1.0
 
 
 def _view(

@@ -1,0 +1,148 @@
+"""Micrograph tables by suffix (.zarr, .star) and micrograph images of every format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dspa.data import store
+from dspa.data.errors import InputError
+from dspa.io import mrc
+from dspa.io.png import png_shape, read_png
+from dspa.io.tiff import read_tiff_sum, tiff_shape
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from numpy.typing import NDArray
+
+MRC_SUFFIXES = (".mrc", ".mrcs", ".map", ".st")
+TIFF_SUFFIXES = (".tif", ".tiff", ".eer", ".gtiff")
+SUFFIXES = (*MRC_SUFFIXES, ".png", *TIFF_SUFFIXES)
+
+
+@dataclass(frozen=True)
+class MicrographInfo:
+    """What a micrograph file says of itself.
+
+    Attributes
+    ----------
+    frames, rows, columns : int
+    pixel_size : float
+        A; NaN where the file does not say.
+    """
+
+    frames: int
+    rows: int
+    columns: int
+    pixel_size: float
+
+
+def read_micrographs(path: str | Path) -> xr.Dataset:
+    """Read a table of micrographs.
+
+    Parameters
+    ----------
+    path : path
+        ``.zarr`` or ``.star``.
+    """
+    source = Path(path)
+    if source.suffix == ".zarr":
+        dataset = store.open(source)
+        if dataset.attrs["kind"] not in ("micrographs", "movies"):
+            raise InputError(f"{path}: holds {dataset.attrs['kind']}, not micrographs")
+        return dataset
+    raise InputError(f"{path}: micrographs are read from .zarr or .star files")
+
+
+def write_micrographs(dataset: xr.Dataset, path: str | Path) -> None:
+    """Write a table of micrographs, atomically.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Micrographs.
+    path : path
+        ``.zarr`` or ``.star``.
+    """
+    target = Path(path)
+    if target.suffix == ".zarr":
+        store.save(dataset, target)
+    else:
+        raise InputError(f"{path}: micrographs are written to .zarr or .star files")
+
+
+def micrograph_info(path: str | Path) -> MicrographInfo:
+    """Return the size of a micrograph from its header.
+
+    Parameters
+    ----------
+    path : path
+    """
+    file = _present(path)
+    suffix = file.suffix.lower()
+    if suffix in MRC_SUFFIXES:
+        header = mrc.read_header(file)
+        return MicrographInfo(*header.shape, header.pixel_size)
+    if suffix == ".png":
+        return MicrographInfo(1, *png_shape(file), float("nan"))
+    return MicrographInfo(*tiff_shape(file), float("nan"))
+
+
+def read_micrograph_image(path: str | Path) -> NDArray[np.float32]:
+    """Read a micrograph as it is stored; the frames of a movie are summed.
+
+    Parameters
+    ----------
+    path : path
+        MRC of any real mode, grey PNG of 8 or 16 bit, TIFF, EER.
+
+    Returns
+    -------
+    image : (y, x) float32
+        In the contrast of the file (``contrast_sign`` of the table says which).
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, is truncated, or holds NaN or nothing but one value.
+    """
+    file = _present(path)
+    suffix = file.suffix.lower()
+    if suffix in MRC_SUFFIXES:
+        image = _read_mrc_sum(file)
+    elif suffix == ".png":
+        image = read_png(file).astype(np.float32)
+    else:
+        image = read_tiff_sum(file)
+    low, high = float(image.min()), float(image.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise InputError(f"{path}: the micrograph holds NaN or infinite values")
+    if low == high:
+        raise InputError(f"{path}: every pixel of the micrograph is {low:g}")
+    return image
+
+
+def _present(path: str | Path) -> Path:
+    file = Path(path)
+    if file.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{path}: micrographs are {', '.join(SUFFIXES)} files")
+    try:
+        if not file.is_file():
+            raise InputError(f"{path}: no such file")
+        with file.open("rb"):
+            pass
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+    return file
+
+
+def _read_mrc_sum(file: Path) -> NDArray[np.float32]:
+    header = mrc.read_header(file)
+    stored = mrc.memory_map(header)
+    image = mrc.samples(header, stored[0])
+    for section in range(1, header.shape[0]):
+        image += mrc.samples(header, stored[section])
+    return image

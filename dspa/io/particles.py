@@ -1,0 +1,52 @@
+"""Particle tables in any format, by suffix: .zarr, .star, .cs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dspa.data import store
+from dspa.data.errors import InputError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+def read_particles(path: str | Path) -> xr.Dataset:
+    """Read a particle table.
+
+    Parameters
+    ----------
+    path : path
+        ``.zarr``, ``.star`` or ``.cs``. Stacks are looked for beside the file, in the folders
+        above it and in the current folder.
+
+    Raises
+    ------
+    InputError
+        If the file is not a particle table.
+    """
+    source = Path(path)
+    if source.suffix == ".zarr":
+        dataset = store.open(source)
+        if dataset.attrs["kind"] != "particles":
+            raise InputError(f"{path}: holds {dataset.attrs['kind']}, not particles")
+        return dataset
+    raise InputError(f"{path}: particles are read from .zarr, .star or .cs files")
+
+
+def write_particles(dataset: xr.Dataset, path: str | Path) -> None:
+    """Write a particle table, atomically.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Particles.
+    path : path
+        ``.zarr``, ``.star`` or ``.cs``.
+    """
+    target = Path(path)
+    if target.suffix == ".zarr":
+        store.save(dataset, target)
+    else:
+        raise InputError(f"{path}: particles are written to .zarr, .star or .cs files")
