@@ -1,8 +1,14 @@
 """Particle images, read in place by index and written in shards.
 
 An image store is one uncompressed, sharded Zarr v3 array (particle, y, x) of float16 or float32:
-shards of 1,024 images, chunks of 16. Written whole, the chunks of a shard lie back to back with
-the index at the end, so a shard is one memory map. MRC stacks are mapped where they are.
+shards of 1,024 images, chunks of 16. A shard file is
+
+    MRC header (1,024 bytes) | chunks back to back | shard index (offset, length) | CRC-32C
+
+Zarr finds the chunks by the index at the end and never looks at the header; a memory map takes
+them as one array; and other programs open the same file as an MRC stack, under the name of a
+link in a folder beside the store (``images.zarr`` -> ``images/0000.mrcs``). Nothing is stored
+twice. MRC stacks of other programs are mapped where they are.
 """
 
 from __future__ import annotations
@@ -19,6 +25,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import google_crc32c
 import numpy as np
 import zarr
 
@@ -141,14 +148,22 @@ def _shard_view(path: str, held: int, shape: tuple[int, int], dtype: np.dtype[An
     mapped = np.memmap(path, np.uint8, "r")
     chunks, chunk_bytes = -(-held // CHUNK), CHUNK * shape[0] * shape[1] * dtype.itemsize
     tail = 16 * (SHARD // CHUNK) + 4
-    if mapped.size != tail + chunks * chunk_bytes:
+    if mapped.size != mrc.HEADER_BYTES + chunks * chunk_bytes + tail:
         raise InputError(f"{path}: {mapped.size} bytes, a damaged shard; extract again")
-    index = np.frombuffer(mapped[-tail:-4].tobytes(), "<u8").reshape(-1, 2)[:chunks]
-    expected = np.arange(chunks, dtype=np.uint64) * np.uint64(chunk_bytes)
-    if not (np.array_equal(index[:, 0], expected) and (index[:, 1] == chunk_bytes).all()):
+    if mapped[-tail:].tobytes() != _shard_index(chunks, chunk_bytes):
         raise InputError(f"{path}: the shard's index is damaged; extract again")
-    view: NDArray[Any] = mapped[: chunks * chunk_bytes].view(dtype).reshape(-1, *shape)
-    return view
+    start = mrc.HEADER_BYTES
+    view: NDArray[Any] = mapped[start : start + chunks * chunk_bytes].view(dtype)
+    return view.reshape(-1, *shape)
+
+
+def _shard_index(chunks: int, chunk_bytes: int) -> bytes:
+    """Return the index of a shard whose chunks lie back to back behind the MRC header."""
+    index = np.full((SHARD // CHUNK, 2), np.iinfo(np.uint64).max, "<u8")
+    index[:chunks, 0] = mrc.HEADER_BYTES + np.arange(chunks, dtype=np.uint64) * chunk_bytes
+    index[:chunks, 1] = chunk_bytes
+    raw = index.tobytes()
+    return raw + int(google_crc32c.value(raw)).to_bytes(4, "little")
 
 
 class ParticleImages:
@@ -286,12 +301,15 @@ class ImageWriter:
     path : str
     count, box : int
     dtype : str
+    pixel_size : float
+        A.
     """
 
     path: str
     count: int
     box: int
     dtype: str
+    pixel_size: float
 
     @property
     def shards(self) -> int:
@@ -351,11 +369,33 @@ class ImageWriter:
                 raise ShardError(f"{self.path}: shard {shard} was written with other images")
             if before:
                 return
-            array = zarr.open_array(self.path, mode="r+", zarr_format=3)
-            array[low : low + len(block)] = block
+            self._write_shard(shard, block)
             lock.write(digest)
             lock.flush()
             os.fsync(lock.fileno())
+
+    def _write_shard(self, shard: int, block: NDArray[Any]) -> None:
+        target = Path(self.path, "c", str(shard), "0", "0")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f"0.{uuid.uuid4().hex[:12]}.partial")
+        chunks = -(-len(block) // CHUNK)
+        padding = np.zeros((chunks * CHUNK - len(block), *block.shape[1:]), block.dtype)
+        header = mrc.stack_header(block, pixel_size=self.pixel_size)
+        try:
+            with temporary.open("wb") as stream:
+                stream.write(header)
+                stream.write(block.data)
+                stream.write(padding.data)
+                stream.write(_shard_index(chunks, CHUNK * block[0].nbytes))
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        link = Path(stack_link(self.path, shard))
+        link.parent.mkdir(exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(os.path.relpath(target, link.parent))
 
     def missing(self) -> list[int]:
         """Return the shards that have not been written."""
@@ -378,7 +418,7 @@ def write_images(
     Parameters
     ----------
     path : path
-        Folder to make; what is there is replaced.
+        Folder to make, ``NAME.zarr``; what is there is replaced, the links in ``NAME/`` too.
     count, box : int
         Number of images and their edge in pixels.
     dtype : {"float16", "float32"}
@@ -388,6 +428,8 @@ def write_images(
     if dtype not in _DTYPES:
         raise ValueError(f"images are stored as {_DTYPES}, not {dtype}")
     target = Path(path).absolute()
+    if target.suffix != ".zarr":
+        raise ValueError(f"{path}: an image store is named NAME.zarr")
     temporary = target.with_name(f"{target.name}.tmp-{uuid.uuid4().hex[:12]}")
     target.parent.mkdir(parents=True, exist_ok=True)
     known = math.isfinite(pixel_size)
@@ -411,8 +453,23 @@ def write_images(
     shutil.rmtree(f"{target}.writers", ignore_errors=True)
     if target.exists():
         shutil.rmtree(target)
+    for link in Path(stack_link(str(target), 0)).parent.glob("*.mrcs"):
+        if link.is_symlink():
+            link.unlink()
     temporary.rename(target)
-    return ImageWriter(str(target), count, box, dtype)
+    return ImageWriter(str(target), count, box, dtype, pixel_size)
+
+
+def stack_link(store: str, shard: int) -> str:
+    """Return the name under which other programs open a shard as an MRC stack.
+
+    Parameters
+    ----------
+    store : str
+        Folder of the image store.
+    shard : int
+    """
+    return str(Path(store).with_suffix("") / f"{shard:04d}.mrcs")
 
 
 def image_sources(paths: Sequence[str]) -> dict[str, StackInfo]:

@@ -277,6 +277,23 @@ def write(
         temporary.unlink(missing_ok=True)
 
 
+def stack_header(images: NDArray[Any], *, pixel_size: float) -> bytes:
+    """Return the header of an image stack.
+
+    Parameters
+    ----------
+    images : (n, y, x) float32 or float16
+    pixel_size : float
+        A; unset in the header where it is not finite.
+    """
+    statistics = _Statistics()
+    for image in images:
+        statistics.add(image)
+    count, rows, columns = images.shape
+    mode = 2 if images.dtype.itemsize == 4 else 12
+    return _header_bytes((count, rows, columns), mode, pixel_size, statistics, stack=True)
+
+
 class _Statistics:
     """Running minimum, maximum, mean and rms."""
 
@@ -310,6 +327,7 @@ def _header_bytes(
     low, high, mean, rms = statistics.words()
     raw = bytearray(HEADER_BYTES)
     raw[0:40] = struct.pack("<10i", columns, rows, sections, mode, 0, 0, 0, columns, rows, depth)
+    pixel_size = pixel_size if np.isfinite(pixel_size) and pixel_size > 0 else 0.0
     cell = (columns * pixel_size, rows * pixel_size, depth * pixel_size)
     raw[40:64] = struct.pack("<6f", *cell, 90.0, 90.0, 90.0)
     raw[64:76] = struct.pack("<3i", 1, 2, 3)
