@@ -11,15 +11,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from scipy import fft
 from scipy.spatial import cKDTree
 
-from dspa.geometry.band import band, maximum_radius
 from dspa.geometry.rotation import matrix_from_euler, random_rotations
-from dspa.ops.ctf import CTF, ctf_image, wavelength
-from dspa.ops.project import prepare_volume, project
+from dspa.ops.ctf import CTF
+from dspa.ops.simulate_images import cut_middle, debris, paste, project_density, see_through
 from dspa.ops.simulate_solvent import coloured_noise, contamination, ice_thickness, solvent_noise
-from dspa.ops.transform import band_to_images
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -29,7 +26,6 @@ Views = Literal["random", "top", "side"]
 
 _PREFERRED = 0.8  # share of the particles in the preferred view
 _CONE = np.deg2rad(15.0)
-_FINEST_DETAIL = 5.0  # A: delocalisation is kept for detail down to this
 
 
 @dataclass(frozen=True)
@@ -115,6 +111,28 @@ class Exposure:
     junk_coordinates: NDArray[np.float64]
 
 
+@dataclass(frozen=True, eq=False)
+class Portraits:
+    """What is true of simulated particle images.
+
+    Attributes
+    ----------
+    poses : (n, 3, 3) float64
+        Rotation matrices A.
+    shifts : (n, 2) float64
+        Translations (x, y) in A that centre the particles.
+    ctf : CTF
+        Of the n images.
+    junk : (n,) bool
+        Whether the image shows something else.
+    """
+
+    poses: NDArray[np.float64]
+    shifts: NDArray[np.float64]
+    ctf: CTF
+    junk: NDArray[np.bool_]
+
+
 def draw_views(count: int, *, views: Views, rng: Generator) -> NDArray[np.float64]:
     """Draw poses, uniformly or mostly in one view.
 
@@ -168,77 +186,6 @@ def draw_ctf(count: int, scene: Scene, *, rng: Generator) -> CTF:
         spherical_aberration=np.full(count, scene.spherical_aberration),
         amplitude_contrast=np.full(count, scene.amplitude_contrast),
     )
-
-
-def particle_diameter(density: NDArray[np.float32], *, pixel_size: float) -> float:
-    """Return the diameter in A of the centred sphere that holds 98 % of the density's square."""
-    axes = np.ogrid[tuple(slice(0, n) for n in density.shape)]
-    centre = density.shape[0] // 2
-    radius = np.sqrt(sum((axis - centre) ** 2 for axis in axes)).ravel()
-    order = np.argsort(radius, kind="stable")
-    held = np.cumsum(density.ravel()[order].astype(np.float64) ** 2)
-    return float(2.0 * pixel_size * radius[order][np.searchsorted(held, 0.98 * held[-1])])
-
-
-def project_density(
-    density: NDArray[np.float32], poses: NDArray[np.float64]
-) -> NDArray[np.float32]:
-    """Project a density, mean included.
-
-    Parameters
-    ----------
-    density : (z, y, x) float32
-        Cube, zero towards its faces.
-    poses : (n, 3, 3) float64
-        Rotation matrices A.
-
-    Returns
-    -------
-    (n, y, x) float32
-        Sums along the view.
-    """
-    box = density.shape[0]
-    plane = band(box, maximum_radius(box))
-    reference = prepare_volume(density, plane.radius)
-    images = band_to_images(project(reference, poses, plane), plane)
-    return np.asarray(images + density.sum(dtype=np.float64) / box**2, np.float32)
-
-
-def see_through(
-    images: NDArray[np.float32], ctf: CTF, *, pixel_size: float, offset: NDArray[np.float64]
-) -> NDArray[np.float32]:
-    """Apply CTFs and translations, in a box large enough for what the CTF spreads.
-
-    Parameters
-    ----------
-    images : (n, y, x) float32
-        Zero towards their edges.
-    ctf : CTF
-        Of the n images.
-    pixel_size : float
-        A.
-    offset : (n, 2) float64
-        Pixels (x, y) by which each image moves.
-
-    Returns
-    -------
-    (n, y, x) float32
-        Larger images, the centre still at n//2.
-    """
-    defocus = float(np.max(np.abs([ctf.defocus_u, ctf.defocus_v])))
-    spread = float(np.max(wavelength(ctf.voltage))) * defocus / max(_FINEST_DETAIL, 2 * pixel_size)
-    box = images.shape[-1]
-    large = fft.next_fast_len(box + 2 * int(np.ceil(spread / pixel_size)), real=True)
-    large += (large - box) % 2  # the centre moves by whole pixels
-    margin = large // 2 - box // 2
-    room = np.zeros((len(images), large, large), np.float32)
-    room[:, margin : margin + box, margin : margin + box] = images
-    spectrum = fft.rfft2(room)
-    spectrum *= ctf_image(ctf, (large, large), pixel_size=pixel_size)
-    ky, kx = fft.fftfreq(large), fft.rfftfreq(large)
-    for one, (x, y) in zip(spectrum, offset, strict=True):
-        one *= np.exp(-2j * np.pi * ky * y)[:, None] * np.exp(-2j * np.pi * kx * x)[None, :]
-    return np.asarray(fft.irfft2(spectrum, s=(large, large)), np.float32)
 
 
 def signal_scale(density: NDArray[np.float32], scene: Scene, *, diameter: float) -> float:
@@ -341,45 +288,70 @@ def expose(
         shape, pixel_size=pixel_size, colour=scene.colour, rng=rng
     )
     image += scene.ice * ice_thickness(shape, rng=rng) + dirt
-    _paste(image, project_density(density, poses), points, particle_ctf, pixel_size)
+    paste(image, project_density(density, poses), points, particle_ctf, pixel_size=pixel_size)
     if extra:
         rubbish = debris(len(junk), density, rng=rng)
         junk_ctf = _with_envelope(_at_heights(ctf, len(junk), scene, rng), scene)
-        _paste(image, rubbish, junk, junk_ctf, pixel_size)
+        paste(image, rubbish, junk, junk_ctf, pixel_size=pixel_size)
     return Exposure(image.astype(np.float32), ctf, points, poses, particle_ctf, junk)
 
 
-def debris(count: int, density: NDArray[np.float32], *, rng: Generator) -> NDArray[np.float32]:
-    """Draw images of broken particles: heaps of a few smooth lumps, no two alike.
+def portray(
+    density: NDArray[np.float32],
+    scene: Scene,
+    *,
+    box: int,
+    count: int,
+    shift: float,
+    rng: Generator,
+) -> tuple[NDArray[np.float32], Portraits]:
+    """Simulate particle images, each with a defocus of its own.
 
     Parameters
     ----------
+    density : (z, y, x) float32
+        True density times `signal_scale`.
+    scene : Scene
+        Conditions; ``junk`` is here the probability that an image is junk.
+    box : int
+        Edge of the images, pixels.
     count : int
         How many.
-    density : (z, y, x) float32
-        The particle, which sets mass and size.
+    shift : float
+        Standard deviation, A, of the particles' displacement along x and y.
     rng : Generator
         Source of randomness.
 
     Returns
     -------
-    (count, y, x) float32
-        Projections.
+    images : (count, box, box) float32
+        Particles bright, noise of unit variance.
+    portraits : Portraits
+        The truth.
     """
-    box = density.shape[0]
-    mass = float(density.sum(dtype=np.float64))
-    extent = 0.5 * particle_diameter(density, pixel_size=1.0)
-    y, x = np.ogrid[:box, :box]
-    images = np.zeros((count, box, box), np.float32)
-    for image in images:
-        lumps = int(rng.integers(3, 9))
-        places = rng.normal(0.0, 0.4 * extent, (lumps, 2)).clip(-0.8 * extent, 0.8 * extent)
-        widths = rng.uniform(0.08, 0.22, lumps) * extent
-        shares = rng.dirichlet(np.ones(lumps)) * mass * rng.uniform(0.3, 0.9)
-        for (px, py), width, share in zip(places + box // 2, widths, shares, strict=True):
-            lump = np.exp(-0.5 * ((y - py) ** 2 + (x - px) ** 2) / width**2)
-            image += (share / (2.0 * np.pi * width**2) * lump).astype(np.float32)
-    return images
+    pixel_size = scene.pixel_size
+    poses = draw_views(count, views=scene.views, rng=rng)
+    ctf = _with_envelope(draw_ctf(count, scene, rng=rng), scene)
+    shifts = shift * rng.standard_normal((count, 2))
+    junk = rng.uniform(size=count) < scene.junk
+    images = np.empty((count, box, box), np.float32)
+    for start in range(0, count, 100):
+        some = slice(start, min(start + 100, count))
+        flat = project_density(density, poses[some])
+        flat[junk[some]] = debris(int(junk[some].sum()), density, rng=rng)
+        seen = see_through(
+            flat, ctf.select(some), pixel_size=pixel_size, offset=-shifts[some] / pixel_size
+        )
+        images[some] = cut_middle(seen, box)
+    for number, one in enumerate(images):
+        noise = float(np.sqrt(scene.thon)) * solvent_noise(
+            one.shape, ctf.select([number]), pixel_size=pixel_size, rng=rng
+        )
+        noise += float(np.sqrt(1.0 - scene.thon)) * coloured_noise(
+            one.shape, pixel_size=pixel_size, colour=scene.colour, rng=rng
+        )
+        one += noise
+    return images, Portraits(poses, shifts, ctf, junk)
 
 
 def _at_heights(ctf: CTF, count: int, scene: Scene, rng: Generator) -> CTF:
@@ -391,23 +363,3 @@ def _at_heights(ctf: CTF, count: int, scene: Scene, rng: Generator) -> CTF:
 
 def _with_envelope(ctf: CTF, scene: Scene) -> CTF:
     return replace(ctf, bfactor=np.full(len(ctf), scene.bfactor))
-
-
-def _paste(
-    canvas: NDArray[np.float32],
-    images: NDArray[np.float32],
-    coordinates: NDArray[np.float64],
-    ctf: CTF,
-    pixel_size: float,
-) -> None:
-    """Add images seen through their CTFs into the canvas, centred at the coordinates (x, y)."""
-    if not len(images):
-        return
-    whole = np.rint(coordinates).astype(np.int64)
-    seen = see_through(images, ctf, pixel_size=pixel_size, offset=coordinates - whole)
-    box = seen.shape[-1]
-    for one, (x, y) in zip(seen, whole - box // 2, strict=True):
-        top, left = max(0, -y), max(0, -x)
-        bottom, right = min(box, canvas.shape[0] - y), min(box, canvas.shape[1] - x)
-        if bottom > top and right > left:
-            canvas[y + top : y + bottom, x + left : x + right] += one[top:bottom, left:right]
