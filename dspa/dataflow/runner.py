@@ -20,6 +20,7 @@ import cloudpickle
 import numpy as np
 
 from dspa.data.errors import InputError
+from dspa.dataflow.cache import size_of
 from dspa.dataflow.checkpoint import Checkpoints, Stored, load, store
 from dspa.dataflow.events import Events
 from dspa.dataflow.placement import host, one_thread
@@ -96,6 +97,10 @@ class Part:
 
     partial: Any
     rows: tuple[Rows, ...]
+
+    def __sizeof__(self) -> int:
+        """Bytes of the arrays, so that Dask sees what it holds."""
+        return size_of(self.partial) + size_of(self.rows)
 
 
 @dataclass(frozen=True)

@@ -89,9 +89,9 @@ def _reach(volume: NDArray[np.float32], level: float) -> float:
     """Radius in voxels, about the box centre, that holds the surface with some air around it."""
     dense = np.argwhere(volume >= level)
     if not len(dense):
-        return 0.5 * max(volume.shape)
+        return float(max(volume.shape)) / 2
     offsets = dense - np.array([n // 2 for n in volume.shape])
-    reach: float = np.sqrt((offsets**2).sum(1).max())
+    reach = float(np.sqrt((offsets**2).sum(1).max()))
     return 1.06 * reach + 1.0
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dspa.data.errors import InputError
+
 
 @dataclass(frozen=True)
 class ToyChunk:
@@ -66,3 +68,7 @@ def passes(runner, chunks, *, count=3, size=512):
         result = runner.run(ToyReduction(size), chunks, model, name=f"it{iteration:03d}")
         model, rows = result.model, result.rows
     return model, rows
+
+
+def fail(item):
+    raise InputError(f"bad item {item}")

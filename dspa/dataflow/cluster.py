@@ -1,0 +1,313 @@
+"""Clusters by name: ``local``, ``local:4``, ``cuda``, ``tcp://...``, ``tls://...``, ``FILE.yaml``.
+
+A cluster starts when it is first used. The ones started here listen on the loopback address only
+and speak TLS with a certificate of their own, because whoever can reach a Dask scheduler can run
+code as its owner.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import ipaddress
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import dask
+import yaml
+from dask.system import CPU_COUNT
+from distributed import Client, LocalCluster, Security
+from distributed.system import MEMORY_LIMIT
+
+from dspa.data.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+SPELLINGS = "local, local:N, cuda, cuda:N, tcp://HOST:PORT, tls://HOST:PORT or a FILE.yaml"
+# A task is charged each time a worker dies under it; on machines that come and go that is no
+# sign of a bad task.
+SETTINGS: dict[str, Any] = {
+    "distributed.scheduler.allowed-failures": 20,
+    "distributed.scheduler.worker-saturation": 1.1,
+    "distributed.scheduler.no-workers-timeout": "600s",
+    "distributed.worker.memory.target": 0.7,
+    "distributed.worker.memory.spill": 0.8,
+    "distributed.worker.memory.pause": 0.9,
+    "distributed.worker.memory.terminate": 0.97,
+}
+THREADS = {
+    f"distributed.nanny.pre-spawn-environ.{name}": 1
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+}
+
+
+@dataclass
+class Cluster:
+    """A Dask cluster that starts, or is connected to, when its client is first asked for.
+
+    Attributes
+    ----------
+    name : str
+        As the user spelled it.
+    start : callable
+        Returns a connected client, and what to close after it.
+    workers : int or None
+        Known before the start for local clusters; else asked of the scheduler.
+    memory : int or None
+        Bytes per worker; as above.
+    """
+
+    name: str
+    start: Callable[[], tuple[Client, tuple[Any, ...]]]
+    known_workers: int | None = None
+    known_memory: int | None = None
+    _client: Client | None = None
+    _closing: tuple[Any, ...] = field(default=())
+
+    @property
+    def started(self) -> bool:
+        """Whether it was needed so far."""
+        return self._client is not None
+
+    @property
+    def client(self) -> Client:
+        """The client; starts the cluster."""
+        if self._client is None:
+            try:
+                self._client, self._closing = self.start()
+            except (OSError, TimeoutError) as error:
+                raise InputError(f"--cluster {self.name}: cannot connect ({error})") from error
+        return self._client
+
+    @property
+    def workers(self) -> int:
+        """Number of workers: the tasks that run at once."""
+        return self.known_workers or max(1, len(self._ask()))
+
+    @property
+    def memory(self) -> int:
+        """Bytes of the smallest worker."""
+        if self.known_memory is not None:
+            return self.known_memory
+        limits = [int(worker["memory_limit"]) for worker in self._ask().values()]
+        return min((limit for limit in limits if limit > 0), default=MEMORY_LIMIT)
+
+    @property
+    def dashboard(self) -> str:
+        """Address of the dashboard, or an empty string."""
+        return str(self.client.dashboard_link or "")
+
+    def close(self) -> None:
+        """Close what was started here; a cluster of someone else's goes on."""
+        if self._client is not None:
+            self._client.close(timeout=5)
+            for item in self._closing:
+                item.close()
+        self._client, self._closing = None, ()
+
+    def _ask(self) -> Mapping[str, Any]:
+        client = self.client
+        client.wait_for_workers(1, timeout=600)
+        found: Mapping[str, Any] = client.scheduler_info(n_workers=-1)["workers"]
+        return found
+
+
+def connect(spelling: str = "local", *, routes: tuple[str, ...] = ()) -> Cluster:
+    """Return the cluster a user named; nothing starts yet.
+
+    Parameters
+    ----------
+    spelling : str
+        One of ``SPELLINGS``. Plain ``tcp://`` is accepted for the loopback address; for another
+        machine say ``insecure+tcp://`` if the network is yours alone, or use ``tls://``.
+    routes : tuple of str
+        Modules with pages for the dashboard of clusters started here.
+    """
+    kind, _, count = spelling.partition(":")
+    if kind in ("local", "cuda") and "//" not in spelling:
+        workers = _count(spelling, count) if count or ":" in spelling else None
+        if kind == "cuda":
+            return _cuda(spelling, workers, {})
+        return _local(spelling, workers or CPU_COUNT, {}, routes)
+    if "://" in spelling:
+        return _remote(spelling, None)
+    if Path(spelling).suffix in (".yaml", ".yml"):
+        return _from_file(Path(spelling), routes)
+    raise InputError(f"--cluster {spelling!r} is not known; use {SPELLINGS}")
+
+
+def adopt(client: Client) -> Cluster:
+    """Wrap a client that the caller made and will close."""
+    return Cluster("client", lambda: (client, ()), _client=_Borrowed(client))
+
+
+class _Borrowed:
+    """A client that is not ours to close."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def close(self, timeout: float = 0) -> None:
+        """Leave it open."""
+
+
+def _local(name: str, workers: int, options: Mapping[str, Any], routes: tuple[str, ...]) -> Cluster:
+    memory = int(options.get("memory_limit", MEMORY_LIMIT // workers))
+
+    def start() -> tuple[Client, tuple[Any, ...]]:
+        folder = tempfile.mkdtemp(prefix="dspa-spill-", dir=options.get("local_directory"))
+        _settle(routes)
+        cluster = LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            memory_limit=memory,
+            host="127.0.0.1",
+            dashboard_address=str(options.get("dashboard_address", "127.0.0.1:0")),
+            worker_dashboard_address="127.0.0.1:0",
+            security=Security.temporary(),
+            local_directory=folder,
+            silence_logs=50,
+        )
+        return Client(cluster, set_as_default=False), (cluster, _Folder(folder))
+
+    return Cluster(name, start, workers, memory)
+
+
+@dataclass(frozen=True)
+class _Folder:
+    path: str
+
+    def close(self) -> None:
+        """Remove the folder that workers spilled to."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _cuda(name: str, workers: int | None, options: Mapping[str, Any]) -> Cluster:
+    if importlib.util.find_spec("dask_cuda") is None or importlib.util.find_spec("cupy") is None:
+        raise InputError(f"--cluster {name} needs CuPy and dask-cuda: pip install 'dspa[cuda]'")
+
+    def start() -> tuple[Client, tuple[Any, ...]]:
+        from dask_cuda import LocalCUDACluster  # an extra, with a driver behind it
+
+        _settle(())
+        chosen = {
+            "threads_per_worker": 1,
+            "device_memory_limit": 0,  # results are host arrays; nothing to spill from the device
+            "host": "127.0.0.1",
+            "dashboard_address": "127.0.0.1:0",
+            "security": Security.temporary(),
+            "silence_logs": 50,
+        } | dict(options)
+        if workers is not None:
+            chosen["n_workers"] = workers
+        try:
+            cluster = LocalCUDACluster(**chosen)
+        except Exception as error:
+            raise InputError(
+                f"--cluster {name} found no usable NVIDIA GPU ({type(error).__name__}: {error}); "
+                "use --cluster local, or check the driver with nvidia-smi"
+            ) from error
+        return Client(cluster, set_as_default=False), (cluster,)
+
+    return Cluster(name, start)
+
+
+def _remote(address: str, security: Security | None) -> Cluster:
+    insecure = address.startswith("insecure+tcp://")
+    plain = address.removeprefix("insecure+")
+    try:
+        parts = urlsplit(plain)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise InputError(f"--cluster {address!r}: {error}; use tls://HOST:PORT") from error
+    if parts.scheme not in ("tcp", "tls") or not host or not port:
+        raise InputError(f"--cluster {address!r} is not an address; use tls://HOST:PORT")
+    if parts.scheme == "tcp" and not insecure and not _is_loopback(host):
+        raise InputError(
+            f"--cluster {address}: over plain tcp anyone on the network can run code as you; "
+            f"use tls:// with certificates, or insecure+tcp://{host}:{port} if it is yours"
+        )
+
+    def start() -> tuple[Client, tuple[Any, ...]]:
+        _settle(())
+        options = {} if security is None else {"security": security}
+        return Client(plain, timeout=30, set_as_default=False, **options), ()
+
+    return Cluster(address, start)
+
+
+def _from_file(path: Path, routes: tuple[str, ...]) -> Cluster:
+    """Read a cluster from YAML: ``kind`` and the options of that kind (see deploy/)."""
+    try:
+        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"--cluster {path}: cannot read it ({error})") from error
+    if not isinstance(options, dict) or not isinstance(options.get("kind"), str):
+        raise InputError(f"--cluster {path}: it needs a line 'kind: local|cuda|tls|slurm'")
+    kind = options.pop("kind")
+    name = str(path)
+    if kind == "local":
+        return _local(name, int(options.pop("workers", CPU_COUNT)), options, routes)
+    if kind == "cuda":
+        return _cuda(name, options.pop("workers", None), options)
+    if kind == "tls":
+        keys = ("ca_file", "certificate", "key", "address")
+        missing = [key for key in keys if not isinstance(options.get(key), str)]
+        if missing:
+            raise InputError(f"--cluster {path}: kind tls needs {', '.join(missing)}")
+        security = Security(
+            tls_ca_file=options["ca_file"],
+            tls_client_cert=options["certificate"],
+            tls_client_key=options["key"],
+            require_encryption=True,
+        )
+        return _remote(options["address"], security)
+    if kind == "slurm":
+        return _slurm(name, int(options.pop("workers", 1)), options)
+    raise InputError(f"--cluster {path}: kind {kind!r} is not known; use local, cuda, tls or slurm")
+
+
+def _slurm(name: str, jobs: int, options: Mapping[str, Any]) -> Cluster:
+    if importlib.util.find_spec("dask_jobqueue") is None:
+        raise InputError(f"--cluster {name} needs dask-jobqueue: pip install 'dspa[slurm]'")
+
+    def start() -> tuple[Client, tuple[Any, ...]]:
+        from dask_jobqueue import SLURMCluster  # an extra
+
+        _settle(())
+        secure = {"security": Security.temporary(), "protocol": "tls://"}
+        cluster = SLURMCluster(**(secure | dict(options)))
+        cluster.scale(jobs=jobs)
+        return Client(cluster, set_as_default=False), (cluster,)
+
+    return Cluster(name, start)
+
+
+def _settle(routes: tuple[str, ...]) -> None:
+    """Set what Dask reads when schedulers, nannies and clients start."""
+    dask.config.set(SETTINGS | THREADS)
+    key = "distributed.scheduler.http.routes"
+    present = list(dask.config.get(key))
+    dask.config.set({key: present + [route for route in routes if route not in present]})
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _count(spelling: str, text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 4096:
+        raise InputError(f"--cluster {spelling!r}: the number of workers must be 1 to 4096")
+    return int(text)

@@ -1,0 +1,277 @@
+"""Reductions on Dask: the plan of `dspa.dataflow.runner`, one task per node of the tree.
+
+The model is a task that loads a checkpoint by path and hash, so a worker that lost it reads it
+again; nothing is scattered. Keys name run, pass and chunk. Only handles pass through the client.
+"""
+
+from __future__ import annotations
+
+import pickle
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import cloudpickle
+from distributed import Future, KilledWorker, as_completed, get_worker
+
+from dspa.dataflow.cache import CACHE
+from dspa.dataflow.checkpoint import Checkpoints, Stored, load
+from dspa.dataflow.cluster import Cluster, adopt
+from dspa.dataflow.events import Events
+from dspa.dataflow.placement import host, one_thread
+from dspa.dataflow.runner import (
+    FAN_IN,
+    Part,
+    Plan,
+    Result,
+    finish_part,
+    fold_tree,
+    make_plan,
+    merge_parts,
+    new_run_id,
+    reduce_group,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from dspa.dataflow.reduction import Chunk, Model, Reduction
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+# Tasks shorter than this are joined, whole subtrees at a time, which changes no bits.
+SHORT_TASK = 0.5
+LARGE_FUNCTION = 2**16
+# Reductions bound to a model in this process, newest last: two, for the two half sets.
+_BOUND: dict[str, Reduction] = {}
+
+
+@dataclass
+class DaskRunner:
+    """Runs on the workers of a cluster.
+
+    Attributes
+    ----------
+    cluster : Cluster
+        Starts with the first task. Closed by whoever made it.
+    folder : Path
+        Job folder, on a file system that the workers share; checkpoints go to ``checkpoints/``.
+    events : Events
+        Told of progress.
+    """
+
+    cluster: Cluster
+    folder: Path
+    events: Events = field(default_factory=Events)
+
+    def __post_init__(self) -> None:
+        self._checkpoints = Checkpoints(Path(self.folder).resolve() / "checkpoints")
+        self._id = new_run_id()
+        self._calls = 0
+        self._seconds: dict[str, float] = {}
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """Checkpoints of the job."""
+        return self._checkpoints
+
+    @property
+    def workers(self) -> int:
+        """Number of tasks at once."""
+        return self.cluster.workers
+
+    @property
+    def memory(self) -> int:
+        """Bytes per worker."""
+        return self.cluster.memory
+
+    def run(
+        self, reduction: Reduction, chunks: Sequence[Chunk], model: Model, *, name: str
+    ) -> Result:
+        """Make one pass over the chunks and checkpoint it.
+
+        Parameters
+        ----------
+        reduction : Reduction
+        chunks : sequence of Chunk
+            Numbers strictly increasing.
+        model : mapping of str to array
+            What the reduction is bound to.
+        name : str
+            Ends in the number of the pass: ``it003``.
+        """
+        plan = make_plan(reduction, chunks, name=name, memory=self.memory)
+        prefix = self._prefix(name)
+        stored = self._checkpoints.store(model)
+        watch = _Watch(prefix, len(plan.chunks), name, self.events)
+        client = self.cluster.client
+        client.subscribe_topic(prefix, watch)
+        try:
+            handles = self._submit(plan, stored, prefix).result()
+        except KilledWorker as error:
+            raise RuntimeError(self._obituary(name)) from error
+        finally:
+            client.unsubscribe_topic(prefix)
+        watch.finished()
+        self._seconds[type(reduction).__qualname__] = watch.seconds_per_chunk
+        new, rows = handles
+        self._checkpoints.record(name, new, rows, **plan.about())
+        return Result(load(new), load(rows))
+
+    def map(self, function: Callable[[S], T], items: Iterable[S], *, name: str = "map") -> list[T]:
+        """Apply a picklable function to every item, in order.
+
+        Parameters
+        ----------
+        function : callable
+            Takes one item; its result should be small, or a path.
+        items : iterable
+            Small picklable handles.
+        name : str
+            Name for progress and messages.
+        """
+        items = list(items)
+        if not items:
+            return []
+        client, prefix = self.cluster.client, self._prefix(name)
+        blob = cloudpickle.dumps(function, protocol=5)
+        carried: Any = blob
+        if len(blob) > LARGE_FUNCTION:
+            carried = client.submit(bytes, blob, key=f"{prefix}-function", pure=False)
+        futures = [
+            client.submit(_apply, carried, item, key=f"{prefix}-{number:06d}", pure=False)
+            for number, item in enumerate(items)
+        ]
+        try:
+            for done, future in enumerate(as_completed(futures, loop=client.loop), start=1):
+                if future.status == "error":
+                    future.result()
+                self.events.emit("progress", task=name, done=done, total=len(items))
+            results: list[T] = client.gather(futures)
+        except KilledWorker as error:
+            raise RuntimeError(self._obituary(name)) from error
+        finally:
+            client.cancel([future for future in futures if not future.done()])
+        return results
+
+    def close(self) -> None:
+        """Nothing to give back: the cluster belongs to whoever made it."""
+
+    def _submit(self, plan: Plan, stored: Stored, prefix: str) -> Future:
+        client = self.cluster.client
+        blob = cloudpickle.dumps(plan.reduction, protocol=5)
+        reduction = client.submit(pickle.loads, blob, key=f"{prefix}-reduction", pure=False)
+        model = client.submit(load, stored, key=f"{prefix}-model", pure=False)
+        merges = iter(range(len(plan.chunks)))
+
+        def leaf(chunks: Sequence[Chunk]) -> Future:
+            task = _ChunkTask(prefix, plan.batch, cloudpickle.dumps(tuple(chunks), protocol=5))
+            key = f"{prefix}-chunk-{chunks[0].number:06d}"
+            return client.submit(_reduce, reduction, model, task, key=key, pure=False)
+
+        def node(parts: list[Future]) -> Future:
+            key = f"{prefix}-merge-{next(merges):06d}"
+            return client.submit(merge_parts, reduction, *parts, key=key, pure=False)
+
+        total = fold_tree(plan.chunks, leaf, node, leaf_size=self._group(plan))
+        folder = self._checkpoints.folder
+        return client.submit(
+            _finish, reduction, model, total, folder, prefix, key=f"{prefix}-finish", pure=False
+        )
+
+    def _group(self, plan: Plan) -> int:
+        """Chunks per task: more when they were short last time and workers stay busy."""
+        seconds = self._seconds.get(type(plan.reduction).__qualname__, SHORT_TASK)
+        group = 1
+        while (
+            seconds * group * 2 < SHORT_TASK
+            and len(plan.chunks) >= group * FAN_IN * self.workers * 2
+        ):
+            group *= FAN_IN
+        return group
+
+    def _prefix(self, name: str) -> str:
+        self._calls += 1
+        return f"dspa-{Path(self.folder).name}-{self._id}-{self._calls}-{name}"
+
+    def _obituary(self, name: str) -> str:
+        return (
+            f"workers kept dying during {name}, most likely for want of memory "
+            f"({self.memory / 2**30:.1f} GiB each): use fewer with --cluster local:N"
+        )
+
+
+def runner_for(client: Any, folder: Path, events: Events) -> DaskRunner:
+    """Return a runner on a client the caller made."""
+    return DaskRunner(adopt(client), folder, events)
+
+
+@dataclass(frozen=True)
+class _ChunkTask:
+    prefix: str
+    batch: int
+    chunks: bytes
+
+
+class _Watch:
+    """Counts the chunks that workers report, and how long they took."""
+
+    def __init__(self, prefix: str, total: int, name: str, events: Events) -> None:
+        self.prefix, self.total, self.name, self.events = prefix, total, name, events
+        self.times: dict[int, float] = {}
+
+    def __call__(self, event: tuple[float, Any]) -> None:
+        _, message = event
+        for number in message["chunks"]:
+            self.times[number] = message["seconds"] / len(message["chunks"])
+        self._tell()
+
+    def finished(self) -> None:
+        """Tell that all is done, even if a report is still under way."""
+        if len(self.times) < self.total:
+            self.events.emit("progress", task=self.name, done=self.total, total=self.total)
+
+    def _tell(self) -> None:
+        done = min(len(self.times), self.total)
+        self.events.emit("progress", task=self.name, done=done, total=self.total)
+
+    @property
+    def seconds_per_chunk(self) -> float:
+        """Mean time of a chunk in its worker."""
+        return sum(self.times.values()) / len(self.times) if self.times else SHORT_TASK
+
+
+def _bound(prefix: str, reduction: Reduction, model: Model) -> Reduction:
+    """Bind once per pass and process; the last two stay."""
+    if prefix not in _BOUND:
+        while len(_BOUND) > 1:
+            del _BOUND[next(iter(_BOUND))]
+        _BOUND[prefix] = reduction.bind(model)
+    return _BOUND[prefix]
+
+
+def _reduce(reduction: Reduction, model: Model, task: _ChunkTask) -> Part:
+    worker = get_worker()
+    limit = worker.memory_manager.memory_limit
+    CACHE.resize(int(0.25 * limit) if limit else CACHE.budget)
+    chunks = pickle.loads(task.chunks)
+    start = time.perf_counter()
+    with one_thread():
+        part = reduce_group(_bound(task.prefix, reduction, model), chunks, task.batch)
+    numbers = [int(chunk.number) for chunk in chunks]
+    worker.log_event(task.prefix, {"chunks": numbers, "seconds": time.perf_counter() - start})
+    return part
+
+
+def _finish(
+    reduction: Reduction, model: Model, part: Part, folder: Path, prefix: str
+) -> tuple[Stored, Stored]:
+    with one_thread():
+        return finish_part(_bound(prefix, reduction, model), part, folder)
+
+
+def _apply(carried: bytes, item: Any) -> Any:
+    with one_thread():
+        return host(pickle.loads(carried)(item))

@@ -1,0 +1,179 @@
+"""The Dask runner: the bits of the inline runner, whatever happens to workers and clients."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import cloudpickle
+import pytest
+
+from dspa.data.errors import InputError
+from dspa.dataflow.checkpoint import Checkpoints
+from dspa.dataflow.cluster import connect
+from dspa.dataflow.dask_runner import DaskRunner
+from dspa.dataflow.events import Events
+
+HERE = Path(__file__).parent
+
+
+def _load_toy():
+    spec = importlib.util.spec_from_file_location("toy_reduction", HERE / "toy_reduction.py")
+    module = sys.modules.setdefault("toy_reduction", importlib.util.module_from_spec(spec))
+    spec.loader.exec_module(module)
+    cloudpickle.register_pickle_by_value(module)
+    return module
+
+
+toy = _load_toy()
+CHUNKS = 19
+
+
+def chunks(delay=0.0):
+    return [toy.ToyChunk(i, delay=delay) for i in range(CHUNKS)]
+
+
+@pytest.fixture
+def expected(make_runner):
+    return toy.passes(make_runner("inline"), chunks())
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_any_number_of_workers_gives_the_inline_bits(workers, make_runner, expected):
+    model, rows = toy.passes(make_runner(workers), chunks())
+    assert model["volume"].tobytes() == expected[0]["volume"].tobytes()
+    assert rows["value"].tobytes() == expected[1]["value"].tobytes()
+
+
+def test_killed_worker_changes_no_bits(make_runner, expected):
+    runner = make_runner(2)
+    pids = list(runner.cluster.client.run(os.getpid).values())
+    timer = threading.Timer(0.6, lambda: os.kill(pids[0], signal.SIGKILL))
+    timer.start()
+    model, rows = toy.passes(runner, chunks(delay=0.03))
+    assert not timer.is_alive()
+    after = set(runner.cluster.client.run(os.getpid).values())
+    assert pids[0] not in after
+    assert model["volume"].tobytes() == expected[0]["volume"].tobytes()
+    assert rows["best"].tobytes() == expected[1]["best"].tobytes()
+
+
+def test_killed_client_resumes_to_the_same_bits(tmp_path, make_runner, expected):
+    script = tmp_path / "client.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import sys
+        sys.path.insert(0, {str(HERE)!r})
+        if __name__ == "__main__":
+            from pathlib import Path
+            import toy_reduction as toy
+            from dspa.dataflow.cluster import connect
+            from dspa.dataflow.dask_runner import DaskRunner
+            cluster = connect("local:2")
+            chunks = [toy.ToyChunk(i, delay=0.03) for i in range({CHUNKS})]
+            toy.passes(DaskRunner(cluster, Path({str(tmp_path)!r})), chunks, count=50)
+        """)
+    )
+    process = subprocess.Popen([sys.executable, str(script)])
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    for _ in range(600):
+        if checkpoints.names():
+            break
+        time.sleep(0.05)
+    time.sleep(0.15)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    found = checkpoints.latest()
+    assert found is not None
+    if found.iteration > 2:
+        pytest.fail(f"too slow a test machine: already at iteration {found.iteration}")
+    model, rows = toy.passes(make_runner(2, tmp_path), chunks())
+    assert model["volume"].tobytes() == expected[0]["volume"].tobytes()
+    assert rows["value"].tobytes() == expected[1]["value"].tobytes()
+
+
+def test_short_tasks_are_joined_without_changing_bits(make_runner, tmp_path):
+    many = [toy.ToyChunk(i, items=4) for i in range(40)]
+    inline, _ = toy.passes(make_runner("inline"), many)
+    runner = make_runner(2)
+    grouped, _ = toy.passes(runner, many)
+    assert runner._group(type("P", (), {"reduction": toy.ToyReduction(), "chunks": many})()) > 1
+    assert grouped["volume"].tobytes() == inline["volume"].tobytes()
+
+
+def test_map_is_ordered_and_reports(runner):
+    seen = []
+    runner.events = Events(listeners=(seen.append,))
+    assert runner.map(lambda x: x * x, range(7), name="squares") == [x * x for x in range(7)]
+    assert [e["done"] for e in seen if e["kind"] == "progress"] == list(range(1, 8))
+    with pytest.raises(InputError, match="bad item"):
+        runner.map(toy.fail, [1])
+
+
+def test_nothing_listens_beyond_loopback(clusters):
+    cluster = clusters(2)
+    info = cluster.client.scheduler_info()
+    addresses = [info["address"], *info["workers"]]
+    assert all(a.startswith("tls://127.0.0.1:") for a in addresses)
+    pids = [os.getpid(), *cluster.client.run(os.getpid).values()]
+    listening = set()
+    for pid in pids:
+        inodes = set()
+        for fd in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                inodes.add(str(Path(fd).readlink()).removeprefix("socket:[").removesuffix("]"))
+        for table in ("tcp", "tcp6"):
+            for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+                field = line.split()
+                if field[3] == "0A" and field[9] in inodes:
+                    listening.add(field[1].split(":")[0])
+    assert listening == {"0100007F"}
+
+
+@pytest.mark.parametrize(
+    ("spelling", "sentence"),
+    [
+        ("locl", "is not known"),
+        ("local:0", "1 to 4096"),
+        ("local:two", "1 to 4096"),
+        ("tcp://10.0.0.7:8786", "anyone on the network"),
+        ("tls://", "not an address"),
+        ("ftp://a:1", "not an address"),
+        ("missing.yaml", "cannot read"),
+    ],
+)
+def test_bad_cluster_is_one_sentence(spelling, sentence):
+    with pytest.raises(InputError, match=sentence) as caught:
+        connect(spelling)
+    assert "\n" not in str(caught.value)
+
+
+def test_cluster_files(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("kind: local\nworkers: 3\nmemory_limit: 1000000000\n")
+    cluster = connect(str(path))
+    assert (cluster.workers, cluster.memory, cluster.started) == (3, 10**9, False)
+    path.write_text("kind: !!python/object/apply:os.system ['true']\n")
+    with pytest.raises(InputError, match="cannot read"):
+        connect(str(path))
+    path.write_text("kind: moon\n")
+    with pytest.raises(InputError, match="'moon' is not known"):
+        connect(str(path))
+
+
+def test_start_is_quick_and_closes(tmp_path):
+    start = time.perf_counter()
+    cluster = connect("local:2")
+    assert DaskRunner(cluster, tmp_path).map(str, [1, 2]) == ["1", "2"]
+    elapsed = time.perf_counter() - start
+    cluster.close()
+    assert not cluster.started
+    assert elapsed < 20
