@@ -43,7 +43,7 @@ def read_model(path: str | Path, *, assembly: str = "1") -> Atoms:
         raise InputError(f"{path}: there is no such file; give an atomic model (PDB or mmCIF)")
     try:
         structure = gemmi.read_structure(str(source))
-    except (RuntimeError, ValueError, OSError, UnicodeDecodeError) as error:
+    except (RuntimeError, ValueError, LookupError, OSError) as error:
         raise InputError(
             f"{path}: cannot be read as PDB or mmCIF ({str(error)[:120]}); check the file"
         ) from error
