@@ -1,0 +1,182 @@
+"""Local normalised cross-correlation of a micrograph with templates, by FFT.
+
+With a template t that is zero outside a mask M, of zero mean and unit norm within it,
+
+    NCC(u) = sum_M t(v) f(u + v) / sqrt( sum_M (f(u + v) - mean_M f)^2 ),
+
+which lies in [-1, 1] whatever the local brightness and contrast: it measures shape. The power
+score is ``sum_M f(u + v)^2``: it measures how much density there is. Templates of one mask share
+the denominator, so each further template costs one inverse FFT.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.device import fft, like, namespace
+from dspa.ops.filter import good_length
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+# Templates transformed at once: enough for a GPU, few enough for any cache.
+BATCH = 8
+# Local variance below this fraction of the image's own counts as no variance at all.
+FAINT = 1e-3
+
+
+@dataclass(frozen=True)
+class Match:
+    """Best template at every position.
+
+    Attributes
+    ----------
+    ncc : (y, x) float32
+        Largest correlation over the templates.
+    template : (y, x) int32
+        Which template gave it.
+    power : (y, x) float32
+        Energy of the image within the mask, per pixel of the mask.
+    """
+
+    ncc: Any
+    template: Any
+    power: Any
+
+
+def normalise_templates(
+    templates: NDArray[np.floating[Any]], mask: NDArray[np.floating[Any]]
+) -> NDArray[np.float32]:
+    """Give templates zero mean and unit norm within a mask, and nothing outside it.
+
+    Parameters
+    ----------
+    templates : (t, n, n)
+    mask : (n, n)
+        0..1.
+    """
+    weight = mask.astype(np.float64)
+    mean = np.sum(templates * weight, axis=(-2, -1), keepdims=True) / weight.sum()
+    centred = (templates - mean) * weight
+    norm = np.sqrt(np.sum(centred * centred, axis=(-2, -1), keepdims=True))
+    if not np.all(norm > 0):
+        raise ValueError("a template is flat within its mask")
+    result: NDArray[np.float32] = (centred / norm).astype(np.float32)
+    return result
+
+
+@dataclass(frozen=True)
+class SearchField:
+    """An image padded by zeros and transformed once, ready for many templates.
+
+    A mirrored rim would draw the picks of particles that the edge cuts onto the edge itself.
+
+    Attributes
+    ----------
+    image : (y, x) float32
+    padded_shape : tuple of int
+        Shape of the transforms.
+    margin : int
+        Rows of zeros before the image; at least as many follow it.
+    spectrum, square_spectrum : (py, px // 2 + 1) complex64
+        Transforms of the padded image and of its square.
+    """
+
+    image: Any
+    padded_shape: tuple[int, int]
+    margin: int
+    spectrum: Any
+    square_spectrum: Any
+
+
+def search_field(image: Any, margin: int) -> SearchField:
+    """Prepare an image for templates that reach ``margin`` pixels from their centre.
+
+    Parameters
+    ----------
+    image : (y, x) float32
+        Of zero mean.
+    margin : int
+        ``n // 2`` of the largest template.
+    """
+    xp = namespace(image)
+    height, width = int(image.shape[0]), int(image.shape[1])
+    if margin >= min(height, width):
+        raise ValueError(
+            f"a template of {2 * margin + 1} px does not fit an image of {width} x {height} px"
+        )
+    shape = (good_length(height + 2 * margin), good_length(width + 2 * margin))
+    padded = xp.zeros(shape, dtype=image.dtype)
+    padded[margin : margin + height, margin : margin + width] = image
+    transform = fft(image).rfftn
+    return SearchField(
+        image,
+        shape,
+        margin,
+        transform(padded, axes=(-2, -1)),
+        transform(padded * padded, axes=(-2, -1)),
+    )
+
+
+def _correlate(field: SearchField, spectrum: Any, kernels: NDArray[np.float32]) -> Any:
+    """Cross-correlate a transformed image with small kernels (t, n, n): (t, y, x)."""
+    count, size = int(kernels.shape[0]), int(kernels.shape[-1])
+    height, width = int(field.image.shape[0]), int(field.image.shape[1])
+    placed = np.zeros((count, *field.padded_shape), np.float32)
+    # Pixel (margin, margin) of the padded image is the first of the image: put the kernel so that
+    # its centre comes to lie there.
+    start = field.margin - size // 2
+    placed[:, start : start + size, start : start + size] = kernels
+    backend = fft(field.image)
+    transformed = backend.rfftn(like(placed, reference=field.image), axes=(-2, -1))
+    product = spectrum * transformed.conj()
+    result = backend.irfftn(product, s=field.padded_shape, axes=(-2, -1))
+    return result[:, :height, :width]
+
+
+def local_moments(field: SearchField, mask: NDArray[np.float32]) -> tuple[Any, Any]:
+    """Sum squares, and squared deviations from the local mean, within a mask: (y, x) twice."""
+    xp = namespace(field.image)
+    weight = float(mask.sum())
+    total = _correlate(field, field.spectrum, mask[None])[0]
+    squares = _correlate(field, field.square_spectrum, mask[None])[0]
+    floor = FAINT * weight * float(xp.mean(field.image * field.image))
+    deviation = squares - total * total / weight
+    return squares, xp.where(deviation > floor, deviation, xp.asarray(np.inf, dtype=squares.dtype))
+
+
+def best_match(
+    field: SearchField, batches: Iterable[NDArray[np.float32]], mask: NDArray[np.float32]
+) -> Match:
+    """Correlate with batches of templates of one mask, keeping the best at every position.
+
+    Parameters
+    ----------
+    field : SearchField
+    batches : iterable of (t, n, n) float32
+        From `normalise_templates`; numbered on from 0. Memory holds one batch at a time.
+    mask : (n, n) float32
+    """
+    xp = namespace(field.image)
+    squares, deviation = local_moments(field, mask)
+    inverse = 1.0 / xp.sqrt(deviation)
+    best = xp.full(inverse.shape, -2.0, dtype=xp.float32)
+    which = xp.zeros(inverse.shape, dtype=xp.int32)
+    number = 0
+    for templates in batches:
+        for start in range(0, templates.shape[0], BATCH):
+            scores = _correlate(field, field.spectrum, templates[start : start + BATCH]) * inverse
+            here = xp.argmax(scores, axis=0)
+            top = xp.max(scores, axis=0)
+            better = top > best
+            best = xp.where(better, top, best)
+            which = xp.where(better, xp.astype(here, xp.int32) + number + start, which)
+        number += templates.shape[0]
+    # The mask's soft edge lets rounding carry a perfect match a hair beyond 1.
+    ncc = xp.clip(best, -1.0, 1.0)
+    return Match(xp.astype(ncc, xp.float32), which, squares / float(mask.sum()))

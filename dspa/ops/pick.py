@@ -1,0 +1,223 @@
+"""Candidates on one micrograph: match templates, suppress neighbours, keep their scores."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.device import to_host
+from dspa.ops.correlate import Match, best_match, normalise_templates, search_field
+from dspa.ops.peaks import Peaks, find_peaks
+from dspa.ops.templates import (
+    Blob,
+    circle,
+    draw_blob,
+    filter_templates,
+    odd_edge,
+    rotated_batches,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dspa.ops.ctf import CTF
+    from dspa.ops.search_image import SearchImage
+
+# Diameter of the correlation mask over that of the blob: the rim around a particle is part of its
+# shape, neighbours are not.
+BLOB_RIM = 1.2
+TEMPLATE_RIM = 1.1
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Picks of one micrograph, best first.
+
+    Attributes
+    ----------
+    position : (p, 2) float64
+        (x, y) in pixels of the micrograph.
+    ncc : (p,) float32
+        Shape score, -1..1.
+    power : (p,) float32
+        Energy within the particle's circle, in units of the micrograph's own variance per
+        resolution element.
+    template : (p,) int32
+        Which blob or template fits best.
+    angle : (p,) float32
+        Its in-plane angle, rad.
+    diameter : (p,) float32
+        Diameter of the blob or template, A.
+    """
+
+    position: NDArray[np.float64]
+    ncc: NDArray[np.float32]
+    power: NDArray[np.float32]
+    template: NDArray[np.int32]
+    angle: NDArray[np.float32]
+    diameter: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class PickRules:
+    """What is kept.
+
+    Attributes
+    ----------
+    separation : float
+        Smallest distance of two picks, A.
+    threshold : float
+        Lowest NCC kept.
+    limit : int
+        Most candidates of a micrograph.
+    resolution : float
+        Low-pass of search image and templates, A.
+    edge : float
+        No pick's centre lies closer to the edge of the micrograph, A.
+    """
+
+    separation: float
+    threshold: float
+    limit: int
+    resolution: float
+    edge: float = 0.0
+
+
+def _allowed(field: SearchImage, rules: PickRules) -> NDArray[np.bool_]:
+    """Where picks may lie: off junk and off the edges."""
+    allowed = ~field.junk
+    margin = round(rules.edge / field.pixel_size)
+    if margin > 0:
+        allowed[:margin], allowed[-margin:] = False, False
+        allowed[:, :margin], allowed[:, -margin:] = False, False
+    return allowed
+
+
+def _elements(diameter: float, resolution: float) -> float:
+    """Resolution elements (half a resolution squared) in a circle."""
+    return math.pi * (diameter / 2) ** 2 / (resolution / 2) ** 2
+
+
+def pick_blobs(
+    field: SearchImage, blobs: list[Blob], rules: PickRules, *, ctf: CTF | None = None
+) -> Candidates:
+    """Find blobs; of several sizes the one with the most significant correlation wins.
+
+    Parameters
+    ----------
+    field : SearchImage
+    blobs : list of Blob
+        Those of one diameter next to each other.
+    rules : PickRules
+    ctf : CTF, optional
+        Of the micrograph; blobs are seen through it.
+    """
+    match = _match_sizes(field, blobs, rules, ctf)
+    angles = np.array([b.angle for b in blobs])
+    diameters = np.array([b.diameter for b in blobs])
+    peaks = _peaks(field, match.ncc, rules)
+    which = match.template[tuple(peaks.index.T)].astype(np.int32)
+    return _candidates(field, peaks, match.power, (which, angles[which], diameters[which]))
+
+
+def _match_sizes(field: SearchImage, blobs: list[Blob], rules: PickRules, ctf: CTF | None) -> Match:
+    """Match blobs of several diameters, each within its own mask; power per circle."""
+    pixel = field.pixel_size
+    largest = odd_edge(max(b.diameter for b in blobs) * BLOB_RIM, pixel)
+    search = search_field(field.image, largest // 2)
+    best: Match | None = None
+    best_gain = np.zeros(0)
+    number = 0
+    for diameter in dict.fromkeys(b.diameter for b in blobs):
+        group = [b for b in blobs if b.diameter == diameter]
+        mask = circle(odd_edge(diameter * BLOB_RIM, pixel), diameter * BLOB_RIM, pixel_size=pixel)
+        drawn = np.stack([draw_blob(b, mask.shape[0], pixel_size=pixel) for b in group])
+        seen = filter_templates(drawn, pixel_size=pixel, resolution=rules.resolution, ctf=ctf)
+        match = best_match(search, [normalise_templates(seen, mask)], mask)
+        elements = _elements(diameter, rules.resolution)
+        ncc, power = to_host(match.ncc), to_host(match.power) * elements
+        which = to_host(match.template) + number
+        # A small blob correlates by chance more easily than a large one: sizes are compared by
+        # the log-likelihood a fit gains, not by its correlation.
+        gain = -elements * np.log1p(-np.square(np.clip(ncc, 0.0, 0.999)))
+        if best is None:
+            best, best_gain = Match(ncc, which, power), gain
+        else:
+            better = gain > best_gain
+            pairs = ((ncc, best.ncc), (which, best.template), (power, best.power))
+            best = Match(*(np.where(better, new, old) for new, old in pairs))
+            best_gain = np.where(better, gain, best_gain)
+        number += len(group)
+    if best is None:
+        raise ValueError("there are no blobs to search with")
+    return best
+
+
+def _peaks(field: SearchImage, ncc: Any, rules: PickRules) -> Peaks:
+    return find_peaks(
+        to_host(ncc).astype(np.float32),
+        separation=rules.separation / field.pixel_size,
+        threshold=rules.threshold,
+        limit=rules.limit,
+        allowed=_allowed(field, rules),
+    )
+
+
+def _candidates(
+    field: SearchImage,
+    peaks: Peaks,
+    power: Any,
+    what: tuple[NDArray[Any], NDArray[Any], NDArray[Any]],
+) -> Candidates:
+    """Collect candidates; ``what`` is template, angle and diameter of each peak."""
+    template, angle, diameter = what
+    return Candidates(
+        peaks.position * np.asarray(field.scale),
+        peaks.score,
+        to_host(power)[tuple(peaks.index.T)].astype(np.float32),
+        template.astype(np.int32),
+        angle.astype(np.float32),
+        diameter.astype(np.float32),
+    )
+
+
+def pick_templates(
+    field: SearchImage,
+    templates: NDArray[np.float32],
+    rules: PickRules,
+    *,
+    diameter: float,
+    angles: NDArray[np.float64],
+    ctf: CTF | None = None,
+) -> Candidates:
+    """Find images of the templates in any in-plane rotation.
+
+    Parameters
+    ----------
+    field : SearchImage
+    templates : (t, n, n) float32
+        On the pixels of ``field``, n odd, particles bright, without CTF.
+    rules : PickRules
+    diameter : float
+        Of the particle, A.
+    angles : (a,) float64
+        In-plane rotations tried, rad.
+    ctf : CTF, optional
+        Of the micrograph.
+    """
+    pixel = field.pixel_size
+    edge = int(templates.shape[-1])
+    mask = circle(edge, min(diameter * TEMPLATE_RIM, (edge - 2) * pixel), pixel_size=pixel)
+    # The CTF turns with astigmatism only, which is nothing at this resolution: applied once here.
+    seen = filter_templates(templates, pixel_size=pixel, resolution=rules.resolution, ctf=ctf)
+    search = search_field(field.image, edge // 2)
+    batches = (normalise_templates(b, mask) for b in rotated_batches(seen, angles))
+    match = best_match(search, batches, mask)
+    peaks = _peaks(field, match.ncc, rules)
+    which = to_host(match.template)[tuple(peaks.index.T)]
+    power = to_host(match.power) * _elements(diameter, rules.resolution)
+    found = (which // angles.size, angles[which % angles.size], np.full(which.size, diameter))
+    return _candidates(field, peaks, power, found)
