@@ -158,7 +158,7 @@ class Checkpoints:
         Parameters
         ----------
         name : str
-            Ends in the iteration number: ``it003``.
+            Ends in the iteration number, ``it003``, for `latest` to find it.
         model, rows : mapping of str to array
             What `latest` gives back.
         """
@@ -243,14 +243,14 @@ class Checkpoints:
 
 
 def split_name(name: str) -> tuple[str, int]:
-    """Split ``it003`` into ``("it", 3)``.
+    """Split ``it003`` into ``("it", 3)``; a name without a number is number 0.
 
     Parameters
     ----------
     name : str
-        Letters, digits, dots, hyphens, underscores; ends in a number.
+        Letters, digits, dots, hyphens, underscores.
     """
-    found = re.fullmatch(r"(.*?)(\d+)", name)
-    if not _NAME.fullmatch(name) or found is None:
-        raise ValueError(f"pass name {name!r} must be plain and end in its number, as 'it003'")
-    return found.group(1), int(found.group(2))
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"pass name {name!r} must be plain letters, digits, '.', '-' or '_'")
+    prefix = name.rstrip("0123456789")
+    return prefix, int(name[len(prefix) :] or 0)

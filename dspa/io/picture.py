@@ -370,6 +370,25 @@ def shaded(shades: ArrayLike, *, labels: Sequence[str] = ()) -> bytes:
     return _png(canvas)
 
 
+def side_by_side(pictures: Sequence[bytes]) -> bytes:
+    """Join encoded pictures from left to right, scaled to the height of the lowest.
+
+    Parameters
+    ----------
+    pictures : sequence of bytes
+        PNGs.
+    """
+    panels = [Image.open(io.BytesIO(png)).convert("RGB") for png in pictures]
+    height = min(panel.height for panel in panels)
+    sizes = [(round(panel.width * height / panel.height), height) for panel in panels]
+    canvas = Image.new("RGB", (sum(width for width, _ in sizes), height), "white")
+    at = 0
+    for panel, size in zip(panels, sizes, strict=True):
+        canvas.paste(panel.resize(size, Image.Resampling.LANCZOS), (at, 0))
+        at += size[0]
+    return _png(canvas)
+
+
 def _finite(array: ArrayLike) -> NDArray[np.float32]:
     values = np.asarray(array)
     return np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)

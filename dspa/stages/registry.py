@@ -1,0 +1,86 @@
+"""The table of stages: a name, the module that holds it, one line for ``dspa --help``.
+
+A module is imported when its stage is asked for, so that the table alone is quick to show.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dspa.data.errors import InputError
+
+if TYPE_CHECKING:
+    from dspa.stages.stage import Stage
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the table.
+
+    Attributes
+    ----------
+    name : str
+        As typed: ``class2d``, ``pick blob``.
+    module : str
+        Module of ``dspa.stages`` with ``STAGE``, or ``STAGES`` for several.
+    summary : str
+    """
+
+    name: str
+    module: str
+    summary: str
+
+
+ENTRIES = (
+    Entry("import micrographs", "import_", "bring in micrographs, from image files or a STAR file"),
+    Entry("import movies", "import_", "bring in movies, summed over their frames"),
+    Entry("import particles", "import_", "bring in particles from a STAR or cryoSPARC file"),
+    Entry("import volume", "import_", "bring in a map"),
+    Entry("simulate micrographs", "simulate_micrographs", "make micrographs with known truth"),
+    Entry("simulate particles", "simulate_particles", "make a particle stack with known truth"),
+    Entry("ctf", "ctf", "estimate defocus and astigmatism of micrographs"),
+    Entry("pick blob", "blob_picker", "find particles by their size"),
+    Entry("pick template", "template_picker", "find particles by 2D classes or views of a map"),
+    Entry("inspect-picks", "inspect_picks", "keep picks by their scores"),
+    Entry("extract", "extract", "cut particle images out of micrographs"),
+    Entry("class2d", "class2d", "sort particles into 2D classes"),
+    Entry("select2d", "select2d", "keep the particles of good 2D classes"),
+    Entry("abinitio", "abinitio", "find a first map, or K maps, from particles alone"),
+    Entry("refine", "refine", "refine a map to high resolution, halves kept apart"),
+    Entry("postprocess", "postprocess", "sharpen a map and measure its resolution in a mask"),
+    Entry("export", "export", "write picks, particles or micrographs for other programs"),
+)
+
+
+def entries() -> tuple[Entry, ...]:
+    """Return the stages whose modules are installed."""
+    return tuple(
+        entry for entry in ENTRIES if importlib.util.find_spec(f"dspa.stages.{entry.module}")
+    )
+
+
+def find_stage(name: str) -> Stage:
+    """Return a stage by its name, importing its module.
+
+    Parameters
+    ----------
+    name : str
+        As typed; ``pick_blob`` works as well as ``pick blob``.
+    """
+    plain = name.replace("_", " ").replace("-", " ").strip()
+    for entry in ENTRIES:
+        if entry.name.replace("-", " ") == plain:
+            module = importlib.import_module(f"dspa.stages.{entry.module}")
+            stages: tuple[Stage, ...] = getattr(module, "STAGES", None) or (module.STAGE,)
+            for stage in stages:
+                if stage.name == entry.name:
+                    return stage
+            raise LookupError(f"{module.__name__} does not hold the stage {entry.name!r}")
+    known = [entry.name for entry in ENTRIES]
+    near = difflib.get_close_matches(plain, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+    raise InputError(f"there is no stage {name!r}; {hint}")
