@@ -96,6 +96,11 @@ class CTF:
             **{f.name: np.atleast_1d(getattr(self, f.name)[indices]) for f in fields(self)},
         )
 
+    def band(self, band: Band, pixel_size: float) -> NDArray[np.float32]:
+        """Evaluate on a band, (n, f) float32; see `ctf_band`."""
+        values: NDArray[np.float32] = ctf_band(self, band, pixel_size=pixel_size)
+        return values
+
 
 def ctf_values(ctf: CTF, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
     """Evaluate the CTF of every image at the same frequencies.

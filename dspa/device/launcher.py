@@ -1,0 +1,225 @@
+"""Runs one kernel body on the CPU (numba) or on a GPU (numba-cuda).
+
+A kernel is a function ``body(item, lane, lanes, ...)``: for one item it works through its
+coefficients ``lane, lane + lanes, ...``. On the CPU there is one lane and a loop over the items; on
+a GPU a block works on one item and its threads are the lanes. A kernel that sums gets two more
+arguments, ``partial`` (the sums of this lane) and ``scratch`` (room for one run of coefficients),
+and the launcher adds the lanes up in a fixed tree.
+
+The arrays decide where it runs. numba-cuda is imported at the first launch on a GPU.
+"""
+
+from __future__ import annotations
+
+import importlib
+import types
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numba import njit
+from numba.extending import register_jitable
+
+from dspa.device.namespace import is_cuda, namespace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import NDArray
+
+Function = TypeVar("Function", bound="Callable[..., Any]")
+
+LANES = 128  # threads of a GPU block
+# Floats of scratch: a run that stays in the L1 cache of a core; a thread's registers on a GPU.
+CPU_SCRATCH, GPU_SCRATCH = 512, 8
+MAXIMUM_SUMS = 32  # sums an item may have on a GPU, where they live in registers
+
+# Everything harmless for sums of finite numbers; NaN and infinity keep their meaning.
+FAST_MATH = {"reassoc", "contract", "arcp", "nsz", "afn"}
+
+
+def portable(function: Function) -> Function:
+    """Mark a function that compiled code calls, on the CPU and on a GPU; plain Python may too."""
+    marked: Function = register_jitable(function)
+    return marked
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """One inner loop.
+
+    Attributes
+    ----------
+    name : str
+        For messages.
+    body : callable
+        ``body(item, lane, lanes, *arrays)``, or ``body(item, lane, lanes, partial, scratch,
+        *arrays)`` for a kernel that sums; marked `portable`.
+    loop : callable
+        Loop over items for the CPU; it stands in the file of the body, so that numba can cache it.
+    sums : bool
+        Whether the body leaves sums in ``partial`` rather than writing its own output.
+    atomic : tuple of str
+        Names of functions ``f(array, index, value)`` in the file of the body that add to an array
+        which several items share. On a GPU an atomic addition of int64 takes their place: sums of
+        integers do not depend on the order, so the result keeps its bits.
+    """
+
+    name: str
+    body: Callable[..., None]
+    loop: Callable[..., None]
+    sums: bool = False
+    atomic: tuple[str, ...] = field(default=())
+
+
+def launch(kernel: Kernel, items: int, *arrays: Any, sums: int = 0) -> Any:
+    """Run a kernel over ``items`` items.
+
+    Parameters
+    ----------
+    kernel : Kernel
+        What to run.
+    items : int
+        Number of items; 0 is allowed.
+    *arrays : arrays
+        Arguments of the body after ``lanes``; all NumPy or all on the GPU.
+    sums : int
+        For a kernel that sums: how many sums each item has.
+
+    Returns
+    -------
+    (items, sums) float32 or None
+        The sums, on the device of the arrays; None for a kernel that writes its own output.
+    """
+    if any(is_cuda(array) for array in arrays):
+        return _launch_cuda(kernel, items, arrays, sums)
+    compiled = cpu_function(kernel)
+    if not kernel.sums:
+        compiled(items, *arrays)
+        return None
+    out = np.zeros((items, sums), np.float32)
+    compiled(items, out, np.empty(CPU_SCRATCH, np.float32), *arrays)
+    return out
+
+
+@cache
+def cpu_function(kernel: Kernel) -> Callable[..., None]:
+    """Compile the loop of a kernel for the CPU; numba keeps it on disk for the next process."""
+    options: Mapping[str, Any] = {
+        "cache": True,
+        "nogil": True,
+        "fastmath": FAST_MATH,
+        "error_model": "numpy",
+    }
+    compiled: Callable[..., None] = njit(**options)(kernel.loop)
+    return compiled
+
+
+def cuda_function(kernel: Kernel) -> Callable[..., None]:
+    """Make the entry point of a kernel for numba-cuda, not yet compiled.
+
+    It takes the arrays as one tuple (and, for a kernel that sums, the output before it), because
+    CUDA entry points have no variable arguments.
+    """
+    cuda = importlib.import_module("numba.cuda")
+    body = cuda.jit(device=True, fastmath=True)(_with_atomics(kernel, cuda))
+    if not kernel.sums:
+
+        def entry(arrays: Any) -> None:
+            body(cuda.blockIdx.x, cuda.threadIdx.x, cuda.blockDim.x, *arrays)
+
+        return entry
+    float32 = np.float32
+    lanes_at_most, maximum, scratch_size = LANES, MAXIMUM_SUMS, GPU_SCRATCH
+
+    def summing_entry(out: Any, arrays: Any) -> None:
+        shared = cuda.shared.array(lanes_at_most, float32)
+        partial = cuda.local.array(maximum, float32)
+        scratch = cuda.local.array(scratch_size, float32)
+        item, lane, lanes = cuda.blockIdx.x, cuda.threadIdx.x, cuda.blockDim.x
+        for s in range(out.shape[1]):
+            partial[s] = float32(0.0)
+        body(item, lane, lanes, partial, scratch, *arrays)
+        for s in range(out.shape[1]):
+            shared[lane] = partial[s]
+            cuda.syncthreads()
+            width = lanes // 2
+            while width > 0:
+                if lane < width:
+                    shared[lane] += shared[lane + width]
+                cuda.syncthreads()
+                width //= 2
+            if lane == 0:
+                out[item, s] = shared[0]
+            cuda.syncthreads()
+
+    return summing_entry
+
+
+def _with_atomics(kernel: Kernel, cuda: Any) -> Callable[..., None]:
+    """Copy the body with its additions to shared arrays turned into atomic ones."""
+    if not kernel.atomic:
+        return kernel.body
+
+    def add(array: Any, index: Any, value: Any) -> None:
+        cuda.atomic.add(array, index, np.int64(value))
+
+    device_add = cuda.jit(device=True)(add)
+    replaced = {**kernel.body.__globals__, **dict.fromkeys(kernel.atomic, device_add)}
+    return types.FunctionType(
+        kernel.body.__code__,
+        replaced,
+        kernel.body.__name__,
+        kernel.body.__defaults__,
+        kernel.body.__closure__,
+    )
+
+
+def _launch_cuda(kernel: Kernel, items: int, arrays: tuple[Any, ...], sums: int) -> Any:
+    if sums > MAXIMUM_SUMS:
+        raise ValueError(f"{kernel.name}: {sums} sums per item, at most {MAXIMUM_SUMS} on a GPU")
+    on_device = next(array for array in arrays if is_cuda(array))
+    xp = namespace(on_device)
+    out = xp.zeros((items, sums), dtype=xp.float32) if kernel.sums else None
+    if items > 0:
+        run_cuda(kernel, items, arrays, out=out)
+    return out
+
+
+def run_cuda(
+    kernel: Kernel,
+    items: int,
+    arrays: tuple[Any, ...],
+    *,
+    out: NDArray[np.float32] | Any | None = None,
+    lanes: int = LANES,
+) -> None:
+    """Run a kernel on the GPU, or in numba's simulator of one.
+
+    Parameters
+    ----------
+    kernel : Kernel
+        What to run.
+    items : int
+        Number of blocks.
+    arrays : tuple of arrays
+        Arguments of the body; NumPy arrays only in the simulator.
+    out : (items, sums) float32, optional
+        Where a kernel that sums leaves its sums.
+    lanes : int
+        Threads of a block, a power of two, at most `LANES`.
+    """
+    cuda = importlib.import_module("numba.cuda")
+    wrapped = tuple(cuda.as_cuda_array(a) if is_cuda(a) else a for a in arrays)
+    compiled = _compiled_cuda(kernel)
+    if kernel.sums:
+        compiled[items, lanes](out, wrapped)
+    else:
+        compiled[items, lanes](wrapped)
+
+
+@cache
+def _compiled_cuda(kernel: Kernel) -> Any:
+    cuda = importlib.import_module("numba.cuda")
+    return cuda.jit(fastmath=True)(cuda_function(kernel))

@@ -1,0 +1,66 @@
+r"""Slice extraction.
+
+Formula, with g the padding and (kx, ky) a coefficient of the band:
+
+    out[p, c] = grid(g (kx[c] A_p[0, :] + ky[c] A_p[1, :])),        that is F_vol(A^T k),
+
+read by trilinear interpolation on the half grid of a reference.
+
+Shapes
+------
+grid   : (2h + 1, 2h + 1, h + 1, 2) float32    transform of the volume, parts interleaved
+frames : (p, 2, 3) float32                     first two rows of each pose, times the padding
+kx, ky : (f,) float32
+out    : (p, f, 2) float32                     written
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dspa.device.launcher import Kernel, portable
+from dspa.kernels.interpolate import trilinear, trilinear_reference
+
+
+@portable
+def body(  # noqa: D103, PLR0917
+    item: Any, lane: Any, lanes: Any, grid: Any, frames: Any, kx: Any, ky: Any, out: Any
+) -> None:
+    xx, xy, xz = frames[item, 0, 0], frames[item, 0, 1], frames[item, 0, 2]
+    yx, yy, yz = frames[item, 1, 0], frames[item, 1, 1], frames[item, 1, 2]
+    for c in range(lane, out.shape[1], lanes):
+        u, v = kx[c], ky[c]
+        real, imaginary = trilinear(grid, u * xx + v * yx, u * xy + v * yy, u * xz + v * yz)
+        out[item, c, 0] = real
+        out[item, c, 1] = imaginary
+
+
+def loop(items: int, *arrays: Any) -> None:  # noqa: D103
+    for item in range(items):
+        body(item, 0, 1, *arrays)
+
+
+PROJECT = Kernel("project", body, loop)
+
+
+def reference(grid: Any, frames: Any, kx: Any, ky: Any) -> Any:
+    """Extract slices in float64: the definition of this kernel.
+
+    Parameters
+    ----------
+    grid : (2h + 1, 2h + 1, h + 1) complex
+        Transform of the volume.
+    frames : (p, 2, 3) float
+        First two rows of each pose, times the padding.
+    kx, ky : (f,) float
+        Coefficients.
+
+    Returns
+    -------
+    (p, f) complex128
+        Slices.
+    """
+    k = np.stack([kx, ky], axis=-1).astype(np.float64)
+    return trilinear_reference(grid, k @ np.asarray(frames, np.float64))

@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+
+from dspa.geometry.band import band
+from dspa.geometry.rotation import random_rotations, rotation_about_z
+from dspa.ops.backproject import (
+    accumulator,
+    grid_shells,
+    hermitian,
+    insert,
+    insert_into,
+    shell_weights,
+    symmetrise,
+)
+from dspa.ops.project import Reference, prepare_volume, project
+from dspa.ops.reconstruct import reconstruct
+
+BOX, RADIUS = 20, 9
+BAND = band(BOX, RADIUS)
+
+
+def slices(n, seed=0):
+    rng = np.random.default_rng(seed)
+    shape = (n, BAND.count)
+    values = rng.standard_normal(shape) + 1j * rng.standard_normal(shape)
+    return random_rotations(n, seed), values.astype(np.complex64), rng.random(shape, np.float32)
+
+
+def test_inserting_is_the_adjoint_of_slicing():
+    """Re <slice(V), y> over the half plane equals Re <V, insert(y)> over the half grid."""
+    rotations, values, weights = slices(6)
+    rng = np.random.default_rng(1)
+    acc = accumulator(BOX, RADIUS)
+    shape = acc.sums.shape[:3]
+    grid = (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(np.complex64)
+    left = np.vdot(project(Reference(grid, BOX, RADIUS, 2), rotations, BAND), values).real
+    insert_into(acc, rotations, values, weights=weights, band=BAND)
+    right = (grid.real * acc.sums[..., 0] + grid.imag * acc.sums[..., 1]).sum(dtype=np.float64)
+    assert left == pytest.approx(right, rel=1e-4)
+    assert acc.sums[..., 2].sum(dtype=np.float64) == pytest.approx(weights.sum(), rel=1e-5)
+
+
+def test_partial_sums_add_up_and_inputs_stay():
+    rotations, values, weights = slices(6)
+    empty = accumulator(BOX, RADIUS)
+    whole = insert(empty, rotations, values, weights=weights, band=BAND)
+    assert not empty.sums.any()
+    parts = [
+        insert(empty, rotations[i], values[i], weights=weights[i], band=BAND)
+        for i in (slice(0, 2), slice(2, 6))
+    ]
+    np.testing.assert_allclose((parts[0] + parts[1]).sums, whole.sums, atol=1e-5)
+    again = insert(empty, rotations, values, weights=weights, band=BAND)
+    np.testing.assert_array_equal(again.sums, whole.sums)
+    with pytest.raises(ValueError, match="different"):
+        whole + accumulator(BOX, 5)
+
+
+def test_a_prefix_of_the_band_will_do():
+    rotations, values, weights = slices(3)
+    count = BAND.size(4)
+    acc = accumulator(BOX, RADIUS)
+    insert_into(acc, rotations, values[:, :count], weights=weights[:, :count], band=BAND)
+    assert shell_weights(acc)[6:].sum() == 0
+
+
+def test_operators_and_symmetrise_agree():
+    four = rotation_about_z(np.arange(4) * np.pi / 2)  # grid points map to grid points
+    rotations, values, weights = slices(5)
+    exact = accumulator(BOX, RADIUS)
+    insert_into(exact, rotations, values, weights=weights, band=BAND, operators=four)
+    plain = accumulator(BOX, RADIUS)
+    insert_into(plain, rotations, values, weights=weights, band=BAND)
+    inside = grid_shells(exact.half, 1) < exact.half
+    for a, b in zip(hermitian(exact), hermitian(symmetrise(plain, four)), strict=True):
+        np.testing.assert_allclose(a[inside], b[inside], atol=2e-4)
+
+
+@pytest.mark.parametrize("box", [20, 21])
+def test_known_poses_give_the_map_back(box):
+    u = np.arange(box) - box // 2
+    z, y, x = np.meshgrid(u, u, u, indexing="ij")
+    density = np.random.default_rng(0).standard_normal((box,) * 3).astype(np.float32)
+    density *= x**2 + y**2 + z**2 < (0.4 * box) ** 2
+    radius = 9
+    b = band(box, radius)
+    rotations = random_rotations(1500, 1)
+    views = project(prepare_volume(density, radius), rotations, b)
+    acc = accumulator(box, radius)
+    insert_into(acc, rotations, 4 * views, weights=np.full(views.shape, 4.0), band=b)
+    found = reconstruct(acc)
+    assert found.dtype == np.float32
+    shell = np.floor(
+        np.sqrt(sum(k**2 for k in np.meshgrid(*[np.fft.fftfreq(box) * box] * 3))) + 0.5
+    )
+    a, c = (np.fft.fftn(np.fft.ifftshift(v)) for v in (density, found))
+    for s in range(1, 8):
+        p, q = a[shell == s], c[shell == s]
+        assert np.vdot(p, q).real / np.linalg.norm(p) / np.linalg.norm(q) > 0.99
+        assert np.linalg.norm(q) == pytest.approx(np.linalg.norm(p), rel=0.05)
+
+
+def test_priors_shrink_as_they_say():
+    rotations, values, weights = slices(300)
+    acc = accumulator(BOX, RADIUS)
+    insert_into(acc, rotations, values, weights=weights, band=BAND)
+    plain = np.linalg.norm(reconstruct(acc, epsilon=1e-6))
+    half = np.linalg.norm(reconstruct(acc, fsc=np.full(RADIUS + 1, 0.5)))
+    assert 0.35 * plain < half < 0.65 * plain
+    tiny = np.linalg.norm(reconstruct(acc, tau2=np.full(RADIUS + 1, 1e-9)))
+    assert tiny < 1e-3 * plain
+    huge = np.linalg.norm(reconstruct(acc, tau2=[1e9], epsilon=1e-6))
+    assert huge == pytest.approx(plain, rel=1e-3)
