@@ -12,6 +12,7 @@ from dspa.data import store
 from dspa.data.errors import InputError
 from dspa.io import mrc
 from dspa.io.png import png_shape, read_png
+from dspa.io.star_micrographs import read_star_micrographs, write_star_micrographs
 from dspa.io.tiff import read_tiff_sum, tiff_shape
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ def read_micrographs(path: str | Path) -> xr.Dataset:
         if dataset.attrs["kind"] not in ("micrographs", "movies"):
             raise InputError(f"{path}: holds {dataset.attrs['kind']}, not micrographs")
         return dataset
+    if source.suffix == ".star":
+        return read_star_micrographs(source)
     raise InputError(f"{path}: micrographs are read from .zarr or .star files")
 
 
@@ -70,6 +73,8 @@ def write_micrographs(dataset: xr.Dataset, path: str | Path) -> None:
     target = Path(path)
     if target.suffix == ".zarr":
         store.save(dataset, target)
+    elif target.suffix == ".star":
+        write_star_micrographs(dataset, target)
     else:
         raise InputError(f"{path}: micrographs are written to .zarr or .star files")
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from dspa.data import store
 from dspa.data.errors import InputError
+from dspa.io.star_particles import read_star_particles
+from dspa.io.star_write import write_star_particles
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -32,6 +34,8 @@ def read_particles(path: str | Path) -> xr.Dataset:
         if dataset.attrs["kind"] != "particles":
             raise InputError(f"{path}: holds {dataset.attrs['kind']}, not particles")
         return dataset
+    if source.suffix == ".star":
+        return read_star_particles(source)
     raise InputError(f"{path}: particles are read from .zarr, .star or .cs files")
 
 
@@ -48,5 +52,7 @@ def write_particles(dataset: xr.Dataset, path: str | Path) -> None:
     target = Path(path)
     if target.suffix == ".zarr":
         store.save(dataset, target)
+    elif target.suffix == ".star":
+        write_star_particles(dataset, target)
     else:
         raise InputError(f"{path}: particles are written to .zarr, .star or .cs files")

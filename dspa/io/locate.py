@@ -1,0 +1,56 @@
+"""Where a file that another file names may be."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+# RELION names files from the project folder, some levels above the STAR file.
+_LEVELS = 6
+
+
+def locate(name: str, source: str | Path, *, roots: Sequence[str | Path] = ()) -> Path | None:
+    """Find a file as it is named inside another file.
+
+    Looked for under the given roots, beside the source, in the folders above it, in the current
+    folder, and last by its bare name under the roots and beside the source.
+
+    Parameters
+    ----------
+    name : str
+        As spelt in the source, relative or absolute.
+    source : path
+        The file that names it.
+    roots : sequence of path
+        Folders to try first.
+
+    Returns
+    -------
+    Path or None
+        Absolute, or None if it is in none of these places.
+    """
+    if not name or len(name) > 4096:
+        return None
+    for candidate in _candidates(name, Path(source).absolute(), [Path(r) for r in roots]):
+        try:
+            if candidate.exists():
+                return Path(os.path.abspath(candidate))
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def _candidates(name: str, source: Path, roots: list[Path]) -> Iterable[Path]:
+    given = Path(name).expanduser() if name.startswith("~/") else Path(name)
+    if given.is_absolute():
+        yield given
+    else:
+        yield from (root / given for root in roots)
+        yield from (folder / given for folder in list(source.parents)[:_LEVELS])
+        yield Path.cwd() / given
+    yield from (root / given.name for root in roots)
+    yield source.parent / given.name

@@ -1,0 +1,147 @@
+"""Micrographs and movies in STAR files of RELION, CTF included."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.data import schema
+from dspa.data.errors import InputError
+from dspa.data.schema import EXTRA
+from dspa.data.store import extra_columns
+from dspa.io.locate import locate
+from dspa.io.star import Block, find_block, numbers, read_star, text, write_star
+from dspa.io.star_optics import read_optics, write_optics
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import xarray as xr
+    from numpy.typing import NDArray
+
+_SIZES = {
+    "pixel_size": ("rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize", "rlnPixelSize"),
+}
+_MOVIE_SIZES = {"pixel_size": ("rlnMicrographOriginalPixelSize", "rlnMicrographPixelSize")}
+_DEGREE = np.pi / 180.0
+_PLAIN = (
+    ("rlnDefocusU", "defocus_u", 1.0),
+    ("rlnDefocusV", "defocus_v", 1.0),
+    ("rlnDefocusAngle", "defocus_angle", _DEGREE),
+    ("rlnPhaseShift", "phase_shift", _DEGREE),
+    ("rlnCtfMaxResolution", "ctf_resolution", 1.0),
+    ("rlnCtfFigureOfMerit", "ctf_score", 1.0),
+    ("dspaDose", "dose", 1.0),
+)
+_NAME, _MOVIE, _SIGN = "rlnMicrographName", "rlnMicrographMovieName", "dspaContrastSign"
+_DIGITS = 9
+
+
+def read_star_micrographs(
+    path: str | Path, *, roots: Sequence[str | Path] = (), pixel_size: float | None = None
+) -> xr.Dataset:
+    """Read a STAR file of micrographs or movies.
+
+    Parameters
+    ----------
+    path : path
+    roots : sequence of path
+        Folders where micrographs are looked for first.
+    pixel_size : float, optional
+        A; instead of the file's.
+
+    Returns
+    -------
+    Dataset
+        Kind ``micrographs``, or ``movies``. Files that are not found keep the spelling of the
+        STAR file as their path.
+    """
+    blocks = read_star(path)
+    rows, label = _block(path, blocks)
+    if not rows.rows:
+        raise InputError(f"{path}: no micrographs in block data_{rows.name}; is the file whole?")
+    movies = label == _MOVIE
+    optics = read_optics(path, blocks, rows, sizes=_MOVIE_SIZES if movies else _SIZES)
+    variables: dict[str, Any] = dict(optics.variables)
+    if pixel_size is not None:
+        variables["pixel_size"] = np.full_like(variables["pixel_size"], pixel_size)
+    names = text(rows.columns[label])
+    found = [locate(str(name), path, roots=roots) for name in names]
+    variables |= {
+        "optics": optics.index,
+        "micrograph_name": names,
+        "path": [str(n) if f is None else str(f) for n, f in zip(names, found, strict=True)],
+    }
+    used = {*optics.used, label}
+    for column, name, factor in _PLAIN:
+        if column in rows.columns:
+            variables[name] = numbers(path, column, rows.columns[column]) * factor
+            used.add(column)
+    if _SIGN in rows.columns:
+        sign = numbers(path, _SIGN, rows.columns[_SIGN])
+        variables["contrast_sign"] = np.where(sign < 0, -1, 1)
+        used.add(_SIGN)
+    for column, values in rows.columns.items():
+        if column not in used:
+            variables[f"{EXTRA}{column}"] = ("micrograph", values)
+    return schema.make("movies" if movies else "micrographs", variables)
+
+
+def _block(path: str | Path, blocks: list[Block]) -> tuple[Block, str]:
+    named = find_block(blocks, "micrographs", "movies")
+    fitting = [named] if named else [b for b in blocks if b.loop and b.name != "optics"]
+    for block in fitting:
+        for label in (_NAME, _MOVIE):
+            if label in block.columns and "rlnImageName" not in block.columns:
+                return block, label
+    if find_block(blocks, "particles", "images"):
+        raise InputError(f"{path}: a STAR file of particles; use import particles")
+    names = ", ".join(f"data_{b.name}" for b in blocks[:5])
+    raise InputError(f"{path}: no block of micrographs (it has {names})")
+
+
+def write_star_micrographs(dataset: xr.Dataset, path: str | Path) -> None:
+    """Write micrographs or movies as a STAR file with an optics table.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Micrographs or movies.
+    path : path
+    """
+    kind = dataset.attrs.get("kind")
+    if kind not in ("micrographs", "movies"):
+        raise InputError(f"{path}: a dataset of {kind}, not micrographs")
+    movies = kind == "movies"
+    size = "rlnMicrographOriginalPixelSize" if movies else "rlnMicrographPixelSize"
+    optics, ids = write_optics(dataset, {"pixel_size": size})
+    columns: dict[str, NDArray[Any]] = {
+        _MOVIE if movies else _NAME: _spelt(dataset),
+        "rlnOpticsGroup": ids[dataset["optics"].values],
+    }
+    for label, name, factor in _PLAIN:
+        if name in dataset.variables and not np.isnan(dataset[name].values).all():
+            columns[label] = np.round(dataset[name].values / factor, _DIGITS)
+    if {"rlnDefocusU", "rlnDefocusV"} <= set(columns):
+        columns["rlnCtfAstigmatism"] = np.round(
+            np.abs(columns["rlnDefocusU"] - columns["rlnDefocusV"]), _DIGITS
+        )
+    if "contrast_sign" in dataset.variables and (dataset["contrast_sign"].values < 0).any():
+        columns[_SIGN] = dataset["contrast_sign"].values
+    for label, values in extra_columns(dataset, "micrograph").items():
+        if values.ndim == 1 and (label not in columns or label == "rlnCtfAstigmatism"):
+            columns[label] = _agreeing(columns.get(label), values)
+    write_star(path, [optics, Block("movies" if movies else "micrographs", columns)])
+
+
+def _agreeing(made: NDArray[Any] | None, original: NDArray[Any]) -> NDArray[Any]:
+    """Return the original column, unless what dspa knows has changed since."""
+    if made is None or original.dtype.kind not in "iuf":
+        return original
+    return np.where(np.abs(made - original) <= 1e-3, original, made)
+
+
+def _spelt(dataset: xr.Dataset) -> NDArray[Any]:
+    return np.asarray(dataset["micrograph_name"].values, object)

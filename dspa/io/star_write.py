@@ -1,0 +1,199 @@
+"""Particles as STAR files that open in RELION 3.1 and later as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.data.errors import InputError
+from dspa.data.store import extra_columns
+from dspa.geometry.rotation import euler_from_matrix, matrix_from_euler
+from dspa.io.images import SHARD, stack_info, stack_link
+from dspa.io.star import Block, write_star
+from dspa.io.star_optics import write_optics
+from dspa.io.star_particles import EULER, PLAIN, UID
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from numpy.typing import NDArray
+
+_SIZES = {
+    "pixel_size": "rlnImagePixelSize",
+    "micrograph_pixel_size": "rlnMicrographPixelSize",
+    "box_size": "rlnImageSize",
+}
+# Original Euler angles are written where they make the same matrix to this.
+_SAME_POSE = 1e-6
+_DIGITS = 9
+
+
+def write_star_particles(dataset: xr.Dataset, path: str | Path) -> None:
+    """Write particles or picks as a STAR file with an optics table.
+
+    Stacks are named as the source named them where that still leads to them from the current
+    folder or from the file's own; else by their absolute path. Shards of image stores are named
+    by their MRC links.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Particles.
+    path : path
+    """
+    if dataset.attrs.get("kind") != "particles":
+        raise InputError(f"{path}: a dataset of {dataset.attrs.get('kind')}, not particles")
+    has_images = "image_stack" in dataset.variables
+    optics, ids = write_optics(_with_box_size(dataset) if has_images else dataset, _SIZES)
+    if has_images and "rlnImageDimensionality" not in optics.columns:
+        dimensions = {"rlnImageDimensionality": np.full(optics.rows, 2)}
+        optics = Block("optics", {**optics.columns, **dimensions})
+    extras = extra_columns(dataset, "particle")
+    columns: dict[str, NDArray[Any]] = {}
+    if has_images:
+        columns["rlnImageName"] = _image_names(dataset, Path(path))
+    if "micrograph" in dataset.variables:
+        names = np.append(dataset["micrograph_name"].values, "None")
+        columns["rlnMicrographName"] = names[dataset["micrograph"].values]
+    columns |= _places(dataset, extras)
+    columns |= _angles(dataset, extras)
+    columns |= _plain(dataset, extras)
+    columns |= _classes(dataset)
+    columns["rlnOpticsGroup"] = ids[dataset["optics"].values]
+    columns[UID] = dataset["uid"].values
+    for label, values in extras.items():
+        if label not in columns:
+            columns |= _flat(label, values)
+    write_star(path, [optics, Block("particles", columns)])
+
+
+def _with_box_size(dataset: xr.Dataset) -> xr.Dataset:
+    """Fill box sizes that the table lacks from the stacks: RELION will not start without."""
+    count = dataset.sizes["optics"]
+    known = "box_size" in dataset.variables
+    sizes = dataset["box_size"].values.copy() if known else np.zeros(count, np.int32)
+    optics, stack = dataset["optics"].values, dataset["image_stack"].values
+    for group in np.flatnonzero(sizes <= 0):
+        rows = np.flatnonzero((optics == group) & (stack >= 0))
+        if rows.size:
+            try:
+                sizes[group] = stack_info(str(dataset["stack_path"].values[stack[rows[0]]])).rows
+            except InputError:  # a table without its images is still a table
+                continue
+    return dataset.assign(box_size=("optics", sizes))
+
+
+def _image_names(dataset: xr.Dataset, target: Path) -> NDArray[Any]:
+    paths = [str(p) for p in dataset["stack_path"].values]
+    spelt = [str(n) for n in dataset["stack_name"].values] if "stack_name" in dataset else paths
+    names = [_stack_name(p, n, target) for p, n in zip(paths, spelt, strict=True)]
+    stored = [p.endswith(".zarr") for p in paths]
+    rows = zip(
+        dataset["image_stack"].values.tolist(), dataset["image_index"].values.tolist(), strict=True
+    )
+    made = []
+    for stack, index in rows:
+        if stack < 0:
+            made.append("None")
+        elif stored[stack]:
+            link = stack_link(paths[stack], index // SHARD)
+            made.append(f"{index % SHARD + 1:06d}@{link}")
+        else:
+            made.append(f"{index + 1:06d}@{names[stack]}")
+    return np.array(made, object)
+
+
+def _stack_name(path: str, spelt: str, target: Path) -> str:
+    """Spell a stack so that whoever opens the STAR file finds it."""
+    found = Path(path)
+    if not spelt or not found.exists():
+        return spelt or path
+    for folder in (Path.cwd(), target.absolute().parent):
+        try:
+            if (folder / spelt).exists() and (folder / spelt).samefile(found):
+                return spelt
+        except (OSError, ValueError):
+            continue
+    return path
+
+
+def _places(dataset: xr.Dataset, extras: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    columns: dict[str, NDArray[Any]] = {}
+    optics = dataset["optics"].values
+    if "coordinate" in dataset.variables:
+        size = dataset["micrograph_pixel_size"].values[optics]
+        pixels = np.round(dataset["coordinate"].values / size[:, None], _DIGITS)
+        columns |= {"rlnCoordinateX": pixels[:, 0], "rlnCoordinateY": pixels[:, 1]}
+    if "shift" in dataset.variables:
+        shift = np.round(dataset["shift"].values, _DIGITS)
+        columns |= {"rlnOriginXAngst": shift[:, 0], "rlnOriginYAngst": shift[:, 1]}
+        for axis, label in enumerate(("rlnOriginX", "rlnOriginY")):
+            if label in extras:
+                pixels = shift[:, axis] / dataset["pixel_size"].values[optics]
+                columns[label] = _kept(extras[label], np.round(pixels, _DIGITS), 1e-4)
+    return columns
+
+
+def _angles(dataset: xr.Dataset, extras: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    if "pose" not in dataset.variables:
+        return {}
+    pose = dataset["pose"].values
+    angles = [np.round(np.rad2deg(a), _DIGITS) for a in euler_from_matrix(pose)]
+    kept = [_numeric(extras.get(label)) for label in EULER]
+    if any(k is not None for k in kept):
+        given = [np.zeros(len(pose)) if k is None else k for k in kept]
+        same = np.abs(matrix_from_euler(*map(np.deg2rad, given)) - pose).max((1, 2)) < _SAME_POSE
+        angles = [np.where(same, k, a) for k, a in zip(given, angles, strict=True)]
+    return dict(zip(EULER, angles, strict=True))
+
+
+def _plain(dataset: xr.Dataset, extras: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    columns: dict[str, NDArray[Any]] = {}
+    for label, name, factor in PLAIN:
+        if name not in dataset.variables:
+            continue
+        values = dataset[name].values
+        if values.dtype.kind == "i":
+            if name != "image_sign" or (values != 1).any():
+                columns[label] = values
+            continue
+        if np.isnan(values).all():
+            continue
+        if values.dtype.itemsize == 4:
+            short = np.round(values / np.float32(factor), _DIGITS)
+            columns[label] = _kept(extras.get(label), short, 1e-6)
+        else:
+            columns[label] = np.round(values / factor, _DIGITS)
+    return columns
+
+
+def _classes(dataset: xr.Dataset) -> dict[str, NDArray[Any]]:
+    columns: dict[str, NDArray[Any]] = {}
+    if "class_index" in dataset.variables:
+        columns["rlnClassNumber"] = dataset["class_index"].values + 1
+    if "half_set" in dataset.variables and (dataset["half_set"].values > 0).any():
+        columns["rlnRandomSubset"] = dataset["half_set"].values
+    return columns
+
+
+def _numeric(values: NDArray[Any] | None) -> NDArray[np.float64] | None:
+    return None if values is None or values.dtype.kind not in "iuf" else values.astype(np.float64)
+
+
+def _kept(original: NDArray[Any] | None, values: NDArray[Any], tolerance: float) -> NDArray[Any]:
+    """Return the original figures where they agree with the values, else the values."""
+    kept = _numeric(original)
+    if kept is None:
+        return values
+    same = np.abs(kept - values) <= tolerance * np.maximum(1.0, np.abs(kept))
+    return np.where(same, kept, values.astype(np.float64))
+
+
+def _flat(label: str, values: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """Spread a .cs field over columns that RELION leaves alone: ``cs:FIELD:TYPE:AXES:PART``."""
+    if not label.startswith("cs:"):
+        return {label: values} if values.ndim == 1 else {}
+    if values.ndim == 1:
+        return {f"{label}:0:0": values}
+    return {f"{label}:{values.shape[1]}:{i}": values[:, i] for i in range(values.shape[1])}
