@@ -1,0 +1,198 @@
+"""From the sums of aligned images to class averages: regularised, centred, measured."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.device import fft, like, namespace
+from dspa.ops.noise import shell_mean, spread_shells
+from dspa.ops.score2d import gridding
+from dspa.ops.transform import images_to_band
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dspa.geometry.band import Band
+
+# Weights are kept above this share of their shell's mean, so that holes do not blow up.
+_HOLE = 0.02
+_LARGEST_PRIOR = 1e4
+
+
+def empty_sums(count: int, band: Band) -> NDArray[np.float32]:
+    """Make grids for `insert_candidates`: (count, 2 limit + 1, limit + 1, 3) float32 of zeros."""
+    limit = 2 * band.radius + 1
+    return np.zeros((count, 2 * limit + 1, limit + 1, 3), np.float32)
+
+
+@lru_cache(maxsize=16)
+def _shells(radius: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Shell of each point of the doubled grid, and the share of its members in each shell."""
+    limit = 2 * radius + 1
+    y, x = np.mgrid[-limit : limit + 1, 0 : limit + 1]
+    shell = np.floor(np.hypot(x, y) / 2.0 + 0.5).astype(np.int64)
+    members = np.bincount(np.minimum(shell, radius + 1).ravel(), minlength=radius + 2)
+    return shell, members.astype(np.float64)
+
+
+def _whole_plane(sums: Any) -> Any:
+    """Make the column x = 0 Hermitian: what was inserted at x > 0 near it, seen from both sides."""
+    xp = namespace(sums)
+    edge = sums[:, :, :1, :]
+    mirrored = xp.flip(edge, axis=1) * like(np.array([1.0, -1.0, 1.0], np.float32), reference=sums)
+    return xp.concat([edge + mirrored, sums[:, :, 1:, :]], axis=2)
+
+
+def shell_weights(sums: Any, band: Band) -> Any:
+    """Mean weight per shell of each grid: (..., radius + 1) float64."""
+    shell, members = _shells(band.radius)
+    host = np.asarray(sums[..., 2], np.float64).reshape(-1, shell.size)
+    inside = np.minimum(shell, band.radius + 1).ravel()
+    totals = np.stack([np.bincount(inside, row, band.radius + 2) for row in host])
+    mean = totals[:, : band.radius + 1] / members[: band.radius + 1]
+    return mean.reshape((*sums.shape[:-3], band.radius + 1))
+
+
+def solve_averages(sums: Any, band: Band, *, prior: NDArray[np.float64], mask: Any) -> Any:
+    """Turn sums into images.
+
+    Parameters
+    ----------
+    sums : (classes, 2 limit + 1, limit + 1, 3) float32
+        Numerators and weights from `insert_candidates`.
+    band : Band
+    prior : (classes, radius + 1) or (1, radius + 1) float64
+        Noise-to-signal ratio per shell: the weight is increased by this times its mean in the
+        shell (Wiener); infinite where nothing is to be kept.
+    mask : (y, x) float32
+        Soft mask put on the averages.
+
+    Returns
+    -------
+    averages : (classes, y, x) float32
+        Images of ``band.box`` pixels.
+    """
+    xp = namespace(sums)
+    box, radius = band.box, band.radius
+    limit = 2 * radius + 1
+    shell, _ = _shells(radius)
+    clipped = np.minimum(shell, radius)
+    full = _whole_plane(sums)
+    mean = shell_weights(full, band)  # (classes, shells)
+    extra = np.maximum(np.minimum(prior, _LARGEST_PRIOR), _HOLE) * np.maximum(mean, 1e-20)
+    keep = (shell <= radius)[None] & (prior < _LARGEST_PRIOR)[:, clipped] & (mean > 0)[:, clipped]
+    weight = full[..., 2] + like(extra[:, clipped].astype(np.float32), reference=sums)
+    value = xp.where(
+        like(np.broadcast_to(keep, weight.shape), reference=sums),
+        (full[..., 0] + 1j * full[..., 1]) / weight,
+        xp.asarray(0.0, dtype=xp.complex64),
+    )
+    spectrum = xp.zeros((sums.shape[0], 2 * box, box + 1), dtype=xp.complex64)
+    rows = np.arange(-limit, limit + 1)
+    # Row -limit is row +limit of the doubled box where limit == box; nothing is kept there.
+    inner = slice(1, 2 * limit)
+    spectrum[:, like(rows[inner] % (2 * box), reference=sums), : limit + 1] = value[:, inner]
+    padded = fft(spectrum).irfftn(spectrum, s=(2 * box, 2 * box), axes=(1, 2))
+    centred = xp.roll(padded, (box // 2, box // 2), axis=(1, 2))[:, :box, :box]
+    scale = like(mask * (box / gridding(box)), reference=sums)
+    return xp.astype(centred * scale, xp.float32)
+
+
+def ring_correlation(a: Any, b: Any, band: Band) -> NDArray[np.float64]:
+    """Fourier ring correlation of images (..., y, x) with images: (..., radius + 1) float64.
+
+    Shell 0 is 1.
+    """
+    xp = namespace(a)
+    x, y = images_to_band(a, band), images_to_band(b, band)
+    cross = shell_mean(xp.real(x * xp.conj(y)), band)
+    power = shell_mean(xp.abs(x) ** 2, band) * shell_mean(xp.abs(y) ** 2, band)
+    curve = np.asarray(cross, np.float64) / np.sqrt(np.maximum(np.asarray(power), 1e-30))
+    curve[..., 0] = 1.0
+    return curve
+
+
+def smooth_curve(curve: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Average a ring correlation over three shells, and end it where it falls to noise.
+
+    From the first shell below 1/7 on, whatever comes back up is chance; it is set to 0.
+    """
+    padded = np.concatenate([curve[..., :1], curve, curve[..., -1:]], axis=-1)
+    smooth = (padded[..., :-2] + padded[..., 1:-1] + padded[..., 2:]) / 3.0
+    # Few coefficients: the first shells keep their own value where it is better.
+    smooth[..., :3] = np.maximum(smooth[..., :3], curve[..., :3])
+    below = smooth < 1.0 / 7.0
+    below[..., :3] = False
+    ended = np.logical_or.accumulate(below, axis=-1)
+    return np.where(ended, 0.0, np.clip(smooth, 0.02, 1.0))
+
+
+def crossing(curve: NDArray[np.float64], level: float) -> NDArray[np.float64]:
+    """Shell (fractional) at which each curve first falls below a level: (...,) float64."""
+    flat = curve.reshape(-1, curve.shape[-1])
+    result = np.full(len(flat), float(curve.shape[-1] - 1))
+    for i, line in enumerate(flat):
+        under = np.flatnonzero(line[1:] < level) + 1
+        if under.size:
+            j = int(under[0])
+            result[i] = j - 1 + (line[j - 1] - level) / max(line[j - 1] - line[j], 1e-12)
+    return np.maximum(result, 1.0).reshape(curve.shape[:-1])
+
+
+def wiener_prior(curve: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Noise-to-signal ratio of the whole average from the correlation of its halves.
+
+    With f between halves, F = 2f / (1 + f) for the whole (Rosenthal & Henderson 2003,
+    doi:10.1016/j.jmb.2003.07.013), and the ratio is (1 - F) / F. Infinite where f is 0.
+    """
+    whole = 2.0 * curve / (1.0 + curve)
+    with np.errstate(divide="ignore"):
+        return np.where(whole > 0.0, (1.0 - whole) / np.maximum(whole, 1e-12), np.inf)
+
+
+def centre_offsets(averages: NDArray[np.float32], *, threshold: float = 0.2) -> NDArray[np.float64]:
+    """Centre of mass of what is bright.
+
+    Parameters
+    ----------
+    averages : (classes, y, x) float32
+    threshold : float
+        Share of the maximum above which a pixel counts.
+
+    Returns
+    -------
+    offsets : (classes, 2) float64
+        (x, y) in pixels from the box centre; 0 for empty images.
+    """
+    box = averages.shape[-1]
+    axis = np.arange(box) - box // 2
+    top = averages.max(axis=(1, 2), keepdims=True)
+    bright = np.where(averages > threshold * top, averages, 0.0).astype(np.float64)
+    total = bright.sum(axis=(1, 2))
+    x = (bright.sum(axis=1) @ axis) / np.maximum(total, 1e-30)
+    y = (bright.sum(axis=2) @ axis) / np.maximum(total, 1e-30)
+    return np.where(total[:, None] > 0, np.stack([x, y], axis=-1), 0.0)
+
+
+def move_sums(sums: Any, offsets: NDArray[np.float64], band: Band) -> Any:
+    """Translate what sums hold by (x, y) pixels: (classes, ..., 3) with (classes, 2) offsets."""
+    xp = namespace(sums)
+    limit = 2 * band.radius + 1
+    # The doubled grid has steps of half a Fourier pixel.
+    step = -np.pi / band.box
+    py = np.exp(1j * step * np.arange(-limit, limit + 1)[None, :] * offsets[:, 1:2])
+    px = np.exp(1j * step * np.arange(0, limit + 1)[None, :] * offsets[:, 0:1])
+    phase = (py[:, :, None] * px[:, None, :]).astype(np.complex64)
+    extra = sums.ndim - 4
+    phase = phase.reshape(phase.shape[0], *(1,) * extra, *phase.shape[1:])
+    turned = (sums[..., 0] + 1j * sums[..., 1]) * like(phase, reference=sums)
+    parts = [xp.real(turned), xp.imag(turned), sums[..., 2]]
+    return xp.astype(xp.stack(parts, axis=-1), xp.float32)
+
+
+def noise_to_coefficients(noise: NDArray[np.float64], band: Band) -> NDArray[np.float32]:
+    """Spread a noise spectrum (radius + 1,) over the band: (f,) float32."""
+    return np.asarray(spread_shells(noise, band), np.float32)

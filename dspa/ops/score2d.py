@@ -1,0 +1,318 @@
+"""Scores of images against rotated and shifted class averages.
+
+The log-likelihood of class c at angle a and shift t, up to a constant of the image, is
+
+    score(c, a, t) = 2 Re sum_k Y(k) phase_t(k) A_c(R(a)^T k) - sum_k C2(k) |A_c(R(a)^T k)|^2,
+
+with Y = conj(X) CTF / sigma^2 and C2 = CTF^2 / sigma^2 on the half-plane band (the factor 2 is
+the other half). Over a whole grid of angles and shifts it is two matrix products (`coarse_scores`);
+where every image has its own few candidates, the kernel of ``dspa.kernels.score2d`` gathers
+(`score_candidates`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.device import fft, is_host, like, namespace, to_host
+from dspa.device.launcher import LANES, launch
+from dspa.kernels.insert2d import INSERT2D
+from dspa.kernels.score2d import SCORE2D
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dspa.geometry.band import Band
+
+
+def rotation_table(angles: Any) -> Any:
+    """Cosine and sine of angles, doubled for the doubled grid: (..., 2) float32."""
+    xp = namespace(angles)
+    return xp.astype(2.0 * xp.stack([xp.cos(angles), xp.sin(angles)], axis=-1), xp.float32)
+
+
+def gridding(box: int) -> NDArray[np.float32]:
+    """Return what bilinear interpolation on the doubled grid does to an image: (box, box)."""
+    x = (np.arange(box) - box // 2) / (2.0 * box)
+    line = np.sinc(x) ** 2
+    return (line[:, None] * line[None, :]).astype(np.float32)
+
+
+def prepare_references(averages: Any, band: Band) -> Any:
+    """Transform class averages onto the doubled grid that rotated slices are read from.
+
+    Parameters
+    ----------
+    averages : (classes, y, x) float32
+        Images of ``band.box`` pixels.
+    band : Band
+
+    Returns
+    -------
+    grids : (classes, 2 limit + 1, limit + 1, 2) float32
+        Real and imaginary part at x >= 0; limit = 2 radius + 1; row ``limit`` is y = 0. In the
+        scale of `images_to_band`.
+    """
+    xp = namespace(averages)
+    box, limit = band.box, 2 * band.radius + 1
+    low = box - box // 2  # keeps centre on centre
+    padded = xp.zeros((averages.shape[0], 2 * box, 2 * box), dtype=xp.float32)
+    padded[:, low : low + box, low : low + box] = averages / like(gridding(box), reference=averages)
+    # Rolling the centre to the origin is ifftshift.
+    spectrum = fft(padded).rfftn(xp.roll(padded, (-box, -box), axis=(1, 2)), axes=(1, 2)) / box
+    rows = xp.asarray(np.arange(-limit, limit + 1) % (2 * box))
+    part = xp.take(spectrum, rows, axis=1)[:, :, : limit + 1]
+    return xp.astype(xp.stack([xp.real(part), xp.imag(part)], axis=-1), xp.float32)
+
+
+def rotated_slices(grids: Any, angles: Any, band: Band, *, count: int) -> Any:
+    """Read every class at every angle: (classes, angles, count) complex64, by array calls."""
+    xp = namespace(grids)
+    limit = grids.shape[2] - 1
+    turn = rotation_table(angles)[:, None, :]
+    kx = like(band.kx[:count].astype(np.float32), reference=grids)
+    ky = like(band.ky[:count].astype(np.float32), reference=grids)
+    x = turn[..., 0] * kx - turn[..., 1] * ky  # (angles, count)
+    y = turn[..., 1] * kx + turn[..., 0] * ky
+    sign = xp.where(x < 0, -1.0, 1.0)
+    x, y = x * sign, y * sign + limit
+    i, j = xp.astype(xp.floor(x), xp.int64), xp.astype(xp.floor(y), xp.int64)
+    fx, fy = x - i, y - j
+    flat = grids[..., 0] + 1j * grids[..., 1]
+    flat = xp.reshape(flat, (grids.shape[0], -1))
+    width = limit + 1
+
+    def corner(dy: int, dx: int, weight: Any) -> Any:
+        place = xp.reshape((j + dy) * width + i + dx, (-1,))
+        return xp.reshape(xp.take(flat, place, axis=1), (-1, *x.shape)) * weight
+
+    value = (
+        corner(0, 0, (1 - fx) * (1 - fy))
+        + corner(0, 1, fx * (1 - fy))
+        + corner(1, 0, (1 - fx) * fy)
+        + corner(1, 1, fx * fy)
+    )
+    return xp.astype(xp.real(value) + 1j * sign * xp.imag(value), xp.complex64)
+
+
+def split(values: Any) -> Any:
+    """Complex (..., f) to planes (..., 2, f) float32: what the kernels vectorise over."""
+    xp = namespace(values)
+    return xp.astype(xp.stack([xp.real(values), xp.imag(values)], axis=-2), xp.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class CoarseBank:
+    """Class averages at every coarse angle, laid out for the two matrix products.
+
+    Attributes
+    ----------
+    cross : (2 f, classes * angles) float32
+        Real part, then minus the imaginary part, of 2 A.
+    norm : (f, classes * angles) float32
+        |A|^2.
+    phases : (shifts, f) complex64
+    """
+
+    cross: Any
+    norm: Any
+    phases: Any
+
+    @property
+    def count(self) -> int:
+        """Coefficients used, f."""
+        return int(self.norm.shape[0])
+
+
+def coarse_bank(slices: Any, phases: Any) -> CoarseBank:
+    """Lay out slices (classes, angles, f) and phases (shifts, f) for `coarse_scores`."""
+    xp = namespace(slices)
+    flat = xp.reshape(slices, (-1, slices.shape[-1]))  # (poses, f)
+    cross = xp.concat([2.0 * xp.real(flat), -2.0 * xp.imag(flat)], axis=1)
+    norm = xp.real(flat) ** 2 + xp.imag(flat) ** 2
+    return CoarseBank(
+        xp.asarray(xp.astype(cross, xp.float32).T, copy=True),
+        xp.asarray(xp.astype(norm, xp.float32).T, copy=True),
+        phases,
+    )
+
+
+def coarse_scores(y: Any, c2: Any, bank: CoarseBank) -> Any:
+    """Score images against the whole coarse grid by two matrix products.
+
+    Parameters
+    ----------
+    y : (n, F) complex64
+        Its first ``bank.count`` coefficients are used.
+    c2 : (n, F) float32
+    bank : CoarseBank
+
+    Returns
+    -------
+    scores : (n, shifts, poses) float32
+        Poses run over classes, then angles.
+    """
+    xp = namespace(y)
+    f = bank.count
+    moved = y[:, None, :f] * bank.phases[None]  # (n, shifts, f)
+    rows = xp.concat([xp.real(moved), xp.imag(moved)], axis=-1)
+    n, shifts = int(moved.shape[0]), int(moved.shape[1])
+    cross = xp.reshape(xp.reshape(rows, (n * shifts, 2 * f)) @ bank.cross, (n, shifts, -1))
+    cross -= (c2[:, :f] @ bank.norm)[:, None, :]
+    return cross
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Cells of the fine grid to score, sorted by image, class, angle, shift.
+
+    Attributes
+    ----------
+    image, member, angle, shift : (pairs,) int32
+        Row of the batch, class, index of the fine angle, row of the phase table.
+    """
+
+    image: NDArray[np.int32]
+    member: NDArray[np.int32]
+    angle: NDArray[np.int32]
+    shift: NDArray[np.int32]
+
+    @property
+    def size(self) -> int:
+        """Number of cells."""
+        return int(self.image.size)
+
+    def take(self, chosen: NDArray[Any]) -> Candidates:
+        """Take some cells by index array or mask."""
+        return Candidates(
+            self.image[chosen], self.member[chosen], self.angle[chosen], self.shift[chosen]
+        )
+
+    def poses(self) -> NDArray[np.int32]:
+        """Where each run of cells that share image, class and angle begins, and the end."""
+        return run_starts(self.image, self.member, self.angle)
+
+
+def run_starts(*keys: NDArray[Any]) -> NDArray[np.int32]:
+    """Return where runs of equal keys begin, and the total length: (runs + 1,) int32."""
+    size = keys[0].size
+    if size == 0:
+        return np.zeros(1, np.int32)
+    change = np.zeros(size, bool)
+    change[0] = True
+    for key in keys:
+        change[1:] |= key[1:] != key[:-1]
+    return np.append(np.flatnonzero(change), size).astype(np.int32)
+
+
+def score_candidates(
+    grids: Any,
+    cells: Candidates,
+    turns: Any,
+    *,
+    phases: Any,
+    y: Any,
+    c2: Any,
+    band: Band,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Score every candidate cell by the gather kernel.
+
+    Parameters
+    ----------
+    grids : (classes, 2 limit + 1, limit + 1, 2) float32
+        From `prepare_references`.
+    cells : Candidates
+    turns : (fine angles, 2) float32
+        From `rotation_table`.
+    phases : (fine shifts, 2, f) float32
+        The first f coefficients of the band are compared.
+    y : (n, 2, F) float32
+    c2 : (n, F) float32
+    band : Band
+
+    Returns
+    -------
+    scores : (pairs,) float32
+    norms : (pairs,) float32
+        Their terms in |A|^2: what the score of a perfect fit is expected to be.
+    """
+    xp = namespace(y)
+    start = cells.poses()
+    first = start[:-1]
+    f = int(phases.shape[2])
+    # On a CPU items come one by one and share a row of scratch; on a GPU each has its own.
+    lanes, rows = (1, 1) if is_host(y) else (LANES, max(1, first.size))
+    cross = xp.zeros((lanes, cells.size), dtype=xp.float32)
+    norm = xp.zeros((lanes, first.size), dtype=xp.float32)
+    launch(
+        SCORE2D,
+        first.size,
+        grids,
+        like(cells.member[first], reference=y),
+        turns[like(cells.angle[first], reference=y)],
+        like(cells.image[first], reference=y),
+        like(start, reference=y),
+        like(cells.shift, reference=y),
+        phases,
+        y,
+        c2,
+        like(band.kx[:f].astype(np.float32), reference=y),
+        like(band.ky[:f].astype(np.float32), reference=y),
+        xp.zeros((rows, 2, f), dtype=xp.float32),
+        cross,
+        norm,
+    )
+    norms = np.repeat(to_host(xp.sum(norm, axis=0)), np.diff(start))
+    return 2.0 * to_host(xp.sum(cross, axis=0)) - norms, norms
+
+
+def insert_candidates(
+    sums: Any,
+    target: NDArray[np.int32],
+    cells: Candidates,
+    *,
+    weight: NDArray[np.float32],
+    turns: Any,
+    phases: Any,
+    y: Any,
+    c2: Any,
+    band: Band,
+) -> None:
+    """Add images, weighted by the posterior of their cells, into grids: adjoint of the scores.
+
+    Parameters
+    ----------
+    sums : (grids, 2 limit + 1, limit + 1, 3) float32
+        Added to in place: numerator (real, imaginary) and weight.
+    target : (pairs,) int32
+        Grid each cell goes to; equal for cells that share image, class and angle.
+    cells : Candidates
+    weight : (pairs,) float32
+    turns, phases, y, c2, band
+        As in `score_candidates`.
+    """
+    order = np.lexsort((cells.shift, cells.angle, cells.image, target))
+    cells, target, weight = cells.take(order), target[order], weight[order]
+    start = run_starts(target, cells.image, cells.angle)
+    lead = start[:-1]
+    f = int(phases.shape[2])
+    launch(
+        INSERT2D,
+        lead.size,
+        like(target[lead], reference=y),
+        turns[like(cells.angle[lead], reference=y)],
+        like(cells.image[lead], reference=y),
+        like(start, reference=y),
+        like(cells.shift, reference=y),
+        like(weight, reference=y),
+        phases,
+        y,
+        c2,
+        like(band.kx[:f].astype(np.float32), reference=y),
+        like(band.ky[:f].astype(np.float32), reference=y),
+        like(np.ones(1, np.float32), reference=y),
+        sums,
+    )

@@ -1,0 +1,415 @@
+"""Search over class, in-plane angle and shift: coarse everywhere, then finer where it matters.
+
+Angles and shifts live on nested lattices. The coarse lattice is scored for every class at a small
+band radius by matrix products; its best cells are halved level by level while the radius grows,
+and cells that fall more than a bound of log-likelihood behind the best are dropped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.device import to_host
+from dspa.ops.score2d import (
+    Candidates,
+    coarse_bank,
+    coarse_scores,
+    prepare_references,
+    rotated_slices,
+    rotation_table,
+    score_candidates,
+    split,
+)
+from dspa.ops.transform import shift_phases
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dspa.geometry.band import Band
+    from dspa.ops.score2d import CoarseBank
+
+# Coarse shifts are this many per wavelength of the coarse radius: half a step is 1/5 wavelength.
+_SHIFTS_PER_WAVE = 2.67
+_CROSS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
+
+
+@dataclass(frozen=True, eq=False)
+class SearchGrid:
+    """Nested lattices of angles and shifts, and the radii they are compared at.
+
+    Attributes
+    ----------
+    band : Band
+    radii : tuple of int
+        Band radius of the coarse level and of each finer one.
+    angles : int
+        Number of fine angles, 2 pi / angles apart; every ``2**levels``-th is coarse.
+    unit : float
+        Fine shift step in pixels.
+    shifts : (s, 2) int32
+        Fine shift lattice (x, y) in units.
+    row : (2 m + 1, 2 m + 1) int32
+        Row of ``shifts`` at [y + m, x + m], -1 outside.
+    coarse_shifts : (t,) int32
+        Rows of ``shifts`` on the coarse lattice.
+    """
+
+    band: Band
+    radii: tuple[int, ...]
+    angles: int
+    unit: float
+    shifts: NDArray[np.int32]
+    row: NDArray[np.int32]
+    coarse_shifts: NDArray[np.int32]
+
+    @property
+    def levels(self) -> int:
+        """Number of subdivisions."""
+        return len(self.radii) - 1
+
+    @property
+    def coarse_angles(self) -> int:
+        """Number of coarse angles."""
+        return self.angles >> self.levels
+
+    @property
+    def shift_pixels(self) -> NDArray[np.float64]:
+        """Shifts in pixels, (s, 2)."""
+        return self.shifts * self.unit
+
+    def angle(self, index: NDArray[Any]) -> NDArray[np.float64]:
+        """Fine angles in radians."""
+        return np.asarray(index) * (2.0 * np.pi / self.angles)
+
+
+def search_grid(
+    band: Band, *, radius: int, coarse_radius: int, max_shift: float, particle_radius: float
+) -> SearchGrid:
+    """Lay out the lattices.
+
+    Parameters
+    ----------
+    band : Band
+    radius : int
+        Finest radius compared, at most ``band.radius``.
+    coarse_radius : int
+        Radius of the coarse level.
+    max_shift : float
+        Largest shift, pixels.
+    particle_radius : float
+        Pixels; a coarse turn moves the particle's outer parts by about one coarse shift step.
+    """
+    coarse = min(coarse_radius, radius)
+    levels = max(1, round(np.log2(radius / coarse) + 0.6))
+    radii = tuple(round(coarse * (radius / coarse) ** (i / levels)) for i in range(levels + 1))
+    step = band.box / (_SHIFTS_PER_WAVE * coarse)
+    around = int(np.ceil(2.0 * np.pi * 0.6 * particle_radius / step))
+    fine = 1 << levels
+    reach = int(np.floor(max_shift / step + 1e-6)) * fine + fine - 1
+    axis = np.arange(-reach, reach + 1)
+    grid = np.stack(np.meshgrid(axis, axis, indexing="xy"), axis=-1)  # (y, x, 2) of (x, y)
+    inside = np.hypot(grid[..., 0], grid[..., 1]) * (step / fine) <= max_shift + step * 0.75
+    row = np.full(inside.shape, -1, np.int32)
+    row[inside] = np.arange(int(inside.sum()))
+    shifts = grid[inside].astype(np.int32)
+    near = np.hypot(*shifts.T) * (step / fine) <= max_shift + 1e-6
+    on = (shifts % fine == 0).all(axis=1) & near
+    return SearchGrid(
+        band, radii, around * fine, step / fine, shifts, row, np.flatnonzero(on).astype(np.int32)
+    )
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """How many cells go on from level to level.
+
+    Attributes
+    ----------
+    within : float
+        Log-likelihood behind the best at which a cell is dropped.
+    poses : int
+        Most poses (class, angle) that leave the coarse level, per image.
+    shifts : int
+        Most shifts of a pose that leave the coarse level.
+    survivors : int
+        Most cells that leave a finer level, per image.
+    """
+
+    within: float = 12.0
+    poses: int = 24
+    shifts: int = 2
+    survivors: int = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Searcher:
+    """References, prepared for the search.
+
+    Attributes
+    ----------
+    grid : SearchGrid
+    classes : int
+    bank : CoarseBank
+    grids : (classes, rows, columns, 2) float32
+    turns : (fine angles, 2) float32
+    phases : (fine shifts, 2, f) float32
+    """
+
+    grid: SearchGrid
+    classes: int
+    bank: CoarseBank
+    grids: Any
+    turns: Any
+    phases: Any
+
+    @property
+    def coarse_bytes(self) -> int:
+        """Memory of the coarse scores of one image."""
+        poses = int(self.bank.norm.shape[1])
+        return 4 * poses * self.grid.coarse_shifts.size * 3
+
+
+def make_searcher(averages: Any, grid: SearchGrid) -> Searcher:
+    """Prepare class averages (classes, y, x) for the search."""
+    band = grid.band
+    grids = prepare_references(averages, band)
+    fine = 1 << grid.levels
+    turn = grid.angle(np.arange(grid.angles))
+    count = band.size(grid.radii[0])
+    # The images move by the shift; the conjugate that Y holds moves by its inverse phase.
+    phases = np.conj(shift_phases(band, grid.shift_pixels, count=band.size(grid.radii[-1])))
+    slices = rotated_slices(grids, turn[::fine], band, count=count)
+    return Searcher(
+        grid,
+        int(averages.shape[0]),
+        coarse_bank(slices, phases[grid.coarse_shifts, :count]),
+        grids,
+        rotation_table(turn),
+        split(phases),
+    )
+
+
+def search(
+    searcher: Searcher, y: Any, c2: Any, *, pruning: Pruning
+) -> tuple[Candidates, NDArray[np.float32], NDArray[np.float32]]:
+    """Find the cells that matter for each image and score them at the finest level.
+
+    Parameters
+    ----------
+    searcher : Searcher
+    y : (n, F) complex64
+        conj(X) CTF / sigma^2.
+    c2 : (n, F) float32
+    pruning : Pruning
+
+    Returns
+    -------
+    cells : Candidates
+        On the finest lattice, sorted by image, class, angle, shift.
+    scores : (pairs,) float32
+        Log-likelihood of each, up to a constant of the image.
+    norms : (pairs,) float32
+        Score expected of a perfect fit.
+    """
+    cells = _coarse_cells(searcher, y, c2, pruning)
+    planes = split(y)
+    band, grid = searcher.grid.band, searcher.grid
+    scores = norms = np.zeros(cells.size, np.float32)
+    for level in range(1, grid.levels + 1):
+        if level > 1:
+            cells = cells.take(_best(cells.image, scores, pruning.survivors, pruning.within))
+        cells = subdivide(cells, grid, step=1 << (grid.levels - level))
+        count = band.size(grid.radii[level])
+        scores, norms = score_candidates(
+            searcher.grids,
+            cells,
+            searcher.turns,
+            phases=searcher.phases[:, :, :count],
+            y=planes,
+            c2=c2,
+            band=band,
+        )
+    return cells, scores, norms
+
+
+def _coarse_cells(searcher: Searcher, y: Any, c2: Any, pruning: Pruning) -> Candidates:
+    """Best poses and shifts of the coarse lattice, in blocks that stay in the cache."""
+    n = int(y.shape[0])
+    block = max(1, (24 << 20) // searcher.coarse_bytes)
+    parts = []
+    for first in range(0, n, block):
+        rows = slice(first, min(n, first + block))
+        scores = to_host(coarse_scores(y[rows], c2[rows], searcher.bank))
+        parts.append(_pick(scores, searcher.grid, pruning, first))
+    image, pose, shift = (np.concatenate([part[i] for part in parts]) for i in range(3))
+    around = searcher.grid.coarse_angles
+    return Candidates(
+        image.astype(np.int32),
+        (pose // around).astype(np.int32),
+        ((pose % around) << searcher.grid.levels).astype(np.int32),
+        searcher.grid.coarse_shifts[shift],
+    )
+
+
+def _pick(
+    scores: NDArray[np.float32], grid: SearchGrid, pruning: Pruning, first: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Image, pose and shift of the cells worth subdividing, from (n, shifts, poses) scores."""
+    over = scores.max(axis=1)  # (n, poses)
+    poses = min(pruning.poses, over.shape[1])
+    pose = np.argpartition(over, -poses, axis=1)[:, -poses:]
+    floor = over.max(axis=1) - pruning.within
+    own = scores.transpose(0, 2, 1)[np.arange(len(pose))[:, None], pose]  # (n, poses, shifts)
+    shifts = min(pruning.shifts, own.shape[2])
+    shift = np.argpartition(own, -shifts, axis=2)[:, :, -shifts:]
+    keep = np.take_along_axis(own, shift, axis=2) >= floor[:, None, None]
+    i, j, s = np.nonzero(keep)
+    return i + first, pose[i, j], shift[i, j, s]
+
+
+def _best(
+    image: NDArray[np.int32], scores: NDArray[np.float32], most: int, within: float
+) -> NDArray[np.int64]:
+    """Choose the best cells of each image: at most ``most``, none too far behind."""
+    order = np.lexsort((-scores, image))
+    lead = image[order]
+    start = np.flatnonzero(np.append(True, lead[1:] != lead[:-1]))
+    length = np.diff(np.append(start, lead.size))
+    rank = np.arange(lead.size) - np.repeat(start, length)
+    top = np.repeat(scores[order][start], length)
+    chosen = order[(rank < most) & (scores[order] >= top - within)]
+    return np.sort(chosen)
+
+
+def subdivide(cells: Candidates, grid: SearchGrid, *, step: int) -> Candidates:
+    """Surround each cell by its neighbours ``step`` fine units away, each cell once.
+
+    Parameters
+    ----------
+    cells : Candidates
+    grid : SearchGrid
+    step : int
+        In fine units.
+
+    Returns
+    -------
+    cells : Candidates
+        Sorted by image, class, angle, shift.
+    """
+    reach = grid.row.shape[0] // 2
+    place = grid.shifts[cells.shift]  # (pairs, 2)
+    keys = []
+    whole = grid.shifts.shape[0]
+    for dx, dy in _CROSS:
+        x, y = place[:, 0] + dx * step + reach, place[:, 1] + dy * step + reach
+        inside = (x >= 0) & (x <= 2 * reach) & (y >= 0) & (y <= 2 * reach)
+        row = np.where(inside, grid.row[y * inside, x * inside], -1).astype(np.int64)
+        for turn in (-step, 0, step):
+            angle = (cells.angle.astype(np.int64) + turn) % grid.angles
+            key = (_member_key(cells) * grid.angles + angle) * whole + row
+            keys.append(key[row >= 0])
+    key = np.unique(np.concatenate(keys))
+    key, shift = np.divmod(key, whole)
+    key, angle = np.divmod(key, grid.angles)
+    image, member = key >> 16, key & 0xFFFF
+    return Candidates(*(v.astype(np.int32) for v in (image, member, angle, shift)))
+
+
+def _member_key(cells: Candidates) -> NDArray[np.int64]:
+    return (cells.image.astype(np.int64) << 16) | cells.member
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """What a search says of each image.
+
+    Attributes
+    ----------
+    cells : Candidates
+        Cells that hold a share worth adding up.
+    weight : (pairs,) float32
+        Their posterior; sums to 1 over each image.
+    kept : (pairs,) int64
+        Positions of these cells among those that were scored.
+    best : (n,) int64
+        Position in ``cells`` of the most likely cell of the most likely class.
+    class_posterior : (n,) float32
+        Of that class.
+    log_likelihood : (n,) float32
+        log sum exp of all scores.
+    spread : (n,) float32
+        Effective number of classes, 1 / sum of squared class posteriors.
+    """
+
+    cells: Candidates
+    weight: NDArray[np.float32]
+    kept: NDArray[np.int64]
+    best: NDArray[np.int64]
+    class_posterior: NDArray[np.float32]
+    log_likelihood: NDArray[np.float32]
+    spread: NDArray[np.float32]
+
+
+def posterior(
+    cells: Candidates,
+    scores: NDArray[np.float32],
+    count: int,
+    *,
+    least: float = 1e-3,
+    hard: bool = False,
+) -> Posterior:
+    """Turn scores into the posterior over class, angle and shift.
+
+    Parameters
+    ----------
+    cells : Candidates
+        Every image 0..count-1 has at least one.
+    scores : (pairs,) float32
+    count : int
+        Number of images.
+    least : float
+        Cells with a smaller share than this of the best cell's are left out.
+    hard : bool
+        Give all the weight of a class to its best cell (maximise over angle and shift).
+    """
+    top = np.full(count, -np.inf, np.float32)
+    np.maximum.at(top, cells.image, scores)
+    raw = np.exp((scores - top[cells.image]).astype(np.float64))
+    total = np.bincount(cells.image, raw, count)
+    share = raw / total[cells.image]
+    # Classes of an image are runs, since cells are sorted.
+    key = _member_key(cells)
+    start = np.flatnonzero(np.append(True, key[1:] != key[:-1]))
+    per_class = np.add.reduceat(share, start)
+    owner = cells.image[start]
+    spread = 1.0 / np.bincount(owner, per_class**2, count)
+    order = np.lexsort((per_class, owner))  # best class of each image last
+    last = order[np.flatnonzero(np.append(owner[order][1:] != owner[order][:-1], True))]
+    run = np.repeat(np.arange(start.size), np.diff(np.append(start, key.size)))
+    peak = np.lexsort((scores, run))
+    peak = peak[np.flatnonzero(np.append(run[peak][1:] != run[peak][:-1], True))]  # per run
+    if hard:
+        keep = np.zeros(key.size, bool)
+        keep[peak] = True
+        share = np.where(keep, per_class[run], 0.0)
+    keep = share >= least * np.maximum.reduceat(share, _image_starts(cells.image))[cells.image]
+    keep[peak[last]] = True
+    kept = np.flatnonzero(keep)
+    weight = share[kept] / np.bincount(cells.image[kept], share[kept], count)[cells.image[kept]]
+    position = np.cumsum(keep) - 1
+    return Posterior(
+        cells.take(kept),
+        weight.astype(np.float32),
+        kept,
+        position[peak[last]],
+        per_class[last].astype(np.float32),
+        (top + np.log(total)).astype(np.float32),
+        spread.astype(np.float32),
+    )
+
+
+def _image_starts(image: NDArray[np.int32]) -> NDArray[np.int64]:
+    return np.flatnonzero(np.append(True, image[1:] != image[:-1]))

@@ -1,0 +1,407 @@
+"""2D classification as a reduction: expectation in ``add``, the class averages in ``finish``.
+
+Online EM (Cappe & Moulines 2009, doi:10.1111/j.1467-9868.2009.00698.x): the sufficient statistics
+of a mini-batch are blended into those so far with a decaying step. The statistics of a class are
+its numerator and weight on the doubled Fourier grid, separately for two halves of the particles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.ops.classes import (
+    centre_offsets,
+    crossing,
+    empty_sums,
+    move_sums,
+    ring_correlation,
+    smooth_curve,
+    solve_averages,
+    wiener_prior,
+)
+from dspa.ops.noise import spread_shells
+from dspa.ops.score2d import Candidates, insert_candidates, rotation_table, split
+from dspa.ops.search2d import (
+    Posterior,
+    Pruning,
+    Searcher,
+    SearchGrid,
+    make_searcher,
+    posterior,
+    search,
+    search_grid,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dspa.dataflow.reduction import Model, Rows
+    from dspa.stages.particle_chunks import ImageSpec, ParticleBatch
+
+Sums = dict[str, "NDArray[Any]"]
+DEFAULT_PRUNING = Pruning()
+
+
+@dataclass(frozen=True)
+class ClassPlan:
+    """What one pass does.
+
+    Attributes
+    ----------
+    classes : int
+    spec : ImageSpec
+    radius, coarse_radius : int
+        Finest and coarsest band radius compared.
+    max_shift : float
+        Pixels of the cropped image.
+    iteration : int
+        0 is the random start.
+    step : float
+        Weight of this pass against what was known: 1 forgets.
+    uncertainty : float
+        Factor on the noise power.
+    reseed, recentre : bool
+        Whether dead classes start again; whether averages are moved to the centre.
+    hard : bool
+        Maximise over angle and shift within a class instead of averaging.
+    seed : int
+    """
+
+    classes: int
+    spec: ImageSpec
+    radius: int
+    coarse_radius: int
+    max_shift: float
+    iteration: int
+    step: float = 1.0
+    uncertainty: float = 1.0
+    reseed: bool = True
+    recentre: bool = True
+    hard: bool = False
+    seed: int = 0
+    pruning: Pruning = DEFAULT_PRUNING
+
+    def grid(self) -> SearchGrid:
+        """Lattices of angles and shifts."""
+        return search_grid(
+            self.spec.band(),
+            radius=self.radius,
+            coarse_radius=self.coarse_radius,
+            max_shift=self.max_shift,
+            particle_radius=self.spec.mask_diameter / self.spec.crop_pixel_size / 2.0,
+        )
+
+    @property
+    def slots(self) -> int:
+        """How many of the largest classes keep their worst-fitting images apart."""
+        return min(self.classes, max(4, self.classes // 3))
+
+
+@dataclass(frozen=True, eq=False)
+class Class2D:
+    """Reduction of one pass (see ``dspa.dataflow.reduction``)."""
+
+    plan: ClassPlan
+    model: Model | None = None
+    searcher: Searcher | None = None
+
+    def bind(self, model: Model) -> Class2D:
+        """Prepare the class averages for the search."""
+        if self.plan.iteration == 0:
+            return replace(self, model=model)
+        return replace(
+            self, model=model, searcher=make_searcher(model["averages"], self.plan.grid())
+        )
+
+    def start(self) -> Sums:
+        """Return empty statistics: 2 halves, then the worst-fitting of the largest classes."""
+        plan, band = self.plan, self.plan.spec.band()
+        grids = 2 * (plan.classes + plan.slots)
+        return {
+            "sums": empty_sums(grids, band),
+            "counts": np.zeros((2, plan.classes)),
+            "poor_counts": np.zeros((2, plan.classes)),
+            "fit": np.zeros((2, plan.classes)),  # sum of fits, number
+            "total": np.zeros(4),  # images, log-likelihood, effective classes, cells
+        }
+
+    def bytes_per_item(self) -> int:
+        """Memory per particle: its band several times over, and its candidates."""
+        return 48 * self.plan.spec.band().count + 40_000
+
+    def add(self, partial: Sums, batch: ParticleBatch) -> tuple[Sums, Rows]:
+        """Find classes and poses of a batch and add it to the statistics."""
+        model, plan = _known(self.model), self.plan
+        valid = np.flatnonzero(batch.valid)
+        rows = _empty_rows(batch)
+        if valid.size == 0:
+            return partial, rows
+        noise = spread_shells(model["noise"] * plan.uncertainty, batch.band).astype(np.float32)
+        transfer = batch.ctf[valid]
+        y = np.conj(batch.images[valid]) * (transfer / noise)
+        c2 = transfer * transfer / noise
+        if self.searcher is None:
+            return self._add_random(partial, batch, valid, y=y, c2=c2), rows
+        cells, scores, norms = search(self.searcher, y, c2, pruning=plan.pruning)
+        found = posterior(cells, scores, valid.size, hard=plan.hard)
+        norm = np.maximum(norms[found.kept[found.best]], 1e-6)
+        fit = (scores[found.kept[found.best]] - norm) / np.sqrt(2.0 * norm)
+        self._insert(partial, batch.state["half_set"][valid], found, fit, y=y, c2=c2)
+        partial["total"] += [
+            valid.size,
+            float(found.log_likelihood.sum(dtype=np.float64)),
+            float(found.spread.sum(dtype=np.float64)),
+            float(cells.size),
+        ]
+        best, grid = found.cells.take(found.best), self.searcher.grid
+        rows["class_index"][valid] = best.member
+        rows["angle"][valid] = grid.angle(best.angle)
+        rows["shift"][valid] = grid.shift_pixels[best.shift]
+        rows["posterior"][valid] = found.class_posterior
+        rows["log_likelihood"][valid] = found.log_likelihood
+        rows["fit"][valid] = fit
+        rows["spread"][valid] = found.spread
+        return partial, rows
+
+    def _insert(
+        self,
+        partial: Sums,
+        half_set: NDArray[np.int8],
+        found: Posterior,
+        fit: NDArray[np.float32],
+        *,
+        y: Any,
+        c2: Any,
+    ) -> None:
+        """Add a batch to the averages of its halves, the worst-fitting also to their own."""
+        model, searcher = _known(self.model), _known(self.searcher)
+        classes = self.plan.classes
+        cells, weight = found.cells, found.weight
+        half = (half_set[cells.image] == 2).astype(np.int64)
+        place = half * classes + cells.member
+        partial["counts"] += np.bincount(place, weight, 2 * classes).reshape(2, classes)
+        owner = cells.member[found.best]
+        partial["fit"] += np.stack(
+            [np.bincount(owner, fit, classes), np.bincount(owner, minlength=classes)]
+        )
+        slot = model["slots"][cells.member]
+        # Only the image's own class, and only where the fit is below the average of that class.
+        poor = (fit < model["fit"][owner])[cells.image] & (owner[cells.image] == cells.member)
+        poor &= slot >= 0
+        partial["poor_counts"] += np.bincount(place[poor], weight[poor], 2 * classes).reshape(
+            2, classes
+        )
+        apart = 2 * classes + half[poor] * self.plan.slots + slot[poor]
+        both = Candidates(
+            *(
+                np.concatenate([values, values[poor]])
+                for values in (cells.image, cells.member, cells.angle, cells.shift)
+            )
+        )
+        insert_candidates(
+            partial["sums"],
+            np.concatenate([place, apart]).astype(np.int32),
+            both,
+            weight=np.concatenate([weight, weight[poor]]),
+            turns=searcher.turns,
+            phases=searcher.phases,
+            y=split(y),
+            c2=c2,
+            band=self.plan.spec.band(),
+        )
+
+    def _add_random(
+        self, partial: Sums, batch: ParticleBatch, valid: NDArray[np.int64], *, y: Any, c2: Any
+    ) -> Sums:
+        """Put every image into a class drawn from its index, as it lies."""
+        plan = self.plan
+        drawn = np.array(
+            [
+                np.random.default_rng([plan.seed, int(index), 0xC1A5]).integers(plan.classes)
+                for index in batch.indices[valid]
+            ],
+            np.int32,
+        )
+        half = (batch.state["half_set"][valid] == 2).astype(np.int32)
+        count = valid.size
+        zero = np.zeros(count, np.int32)
+        place = half * plan.classes + drawn
+        still = np.zeros((1, 2, batch.band.count), np.float32)
+        still[:, 0] = 1.0
+        insert_candidates(
+            partial["sums"],
+            place,
+            Candidates(np.arange(count, dtype=np.int32), drawn, zero, zero),
+            weight=np.ones(count, np.float32),
+            turns=rotation_table(np.zeros(1)),
+            phases=still,
+            y=split(y),
+            c2=c2,
+            band=batch.band,
+        )
+        partial["counts"] += np.bincount(place, minlength=2 * plan.classes).reshape(2, -1)
+        partial["total"][0] += count
+        return partial
+
+    def merge(self, a: Sums, b: Sums) -> Sums:
+        """Join two statistics."""
+        return {name: a[name] + b[name] for name in a}
+
+    def finish(self, partial: Sums) -> Model:
+        """Blend the statistics into those so far and make the class averages (M-step)."""
+        model, plan = _known(self.model), self.plan
+        band, classes = plan.spec.band(), plan.classes
+        grids = partial["sums"][: 2 * classes].reshape(2, classes, *partial["sums"].shape[1:])
+        poor = partial["sums"][2 * classes :].reshape(2, plan.slots, *partial["sums"].shape[1:])
+        statistics = Statistics(grids, partial["counts"])
+        if plan.iteration > 0:
+            statistics = statistics.blend(
+                Statistics(model["sums"], model["counts"]), step=plan.step
+            )
+        seeded = np.zeros(classes, bool)
+        if plan.reseed and plan.iteration > 1:
+            statistics, seeded = reseed(
+                statistics, Statistics(poor, partial["poor_counts"]), model["slots"]
+            )
+        averages, curve = solve(statistics, plan)
+        if plan.recentre and plan.iteration > 0:
+            offsets = np.clip(centre_offsets(averages), -plan.max_shift, plan.max_shift)
+            offsets[np.hypot(*offsets.T) < 0.25] = 0.0
+            statistics = Statistics(
+                np.stack([move_sums(half, -offsets, band) for half in statistics.sums]),
+                statistics.counts,
+            )
+            averages, curve = solve(statistics, plan)
+        return {
+            "averages": averages,
+            "sums": statistics.sums,
+            "counts": statistics.counts,
+            "noise": model["noise"],
+            "frc": curve,
+            "shell": crossing(curve, 0.5),
+            "slots": largest_slots(statistics.counts.sum(axis=0), plan.slots),
+            "fit": partial["fit"][0] / np.maximum(partial["fit"][1], 1.0),
+            "seeded": seeded,
+            "total": partial["total"],
+            "iteration": np.asarray(plan.iteration),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Sufficient statistics of all classes in two halves.
+
+    Attributes
+    ----------
+    sums : (2, classes, 2 limit + 1, limit + 1, 3) float32
+    counts : (2, classes) float64
+        Particles in each, by posterior.
+    """
+
+    sums: NDArray[np.float32]
+    counts: NDArray[np.float64]
+
+    def blend(self, old: Statistics, *, step: float) -> Statistics:
+        """Weigh these against older ones: ``(1 - step) old + step new``."""
+        if step >= 1.0:
+            return self
+        # Mini-batches may differ in size: both sides count as shares of the new one's particles.
+        scale = (1.0 - step) * self.counts.sum() / max(float(old.counts.sum()), 1.0)
+        return Statistics(
+            np.float32(scale) * old.sums + np.float32(step) * self.sums,
+            scale * old.counts + step * self.counts,
+        )
+
+
+def largest_slots(counts: NDArray[np.float64], slots: int) -> NDArray[np.int32]:
+    """Give the ``slots`` largest classes numbers from 0, the others -1: (classes,) int32."""
+    numbers = np.full(counts.size, -1, np.int32)
+    numbers[np.argsort(-counts, kind="stable")[:slots]] = np.arange(slots)
+    return numbers
+
+
+DEAD = 0.25  # share of the mean class below which a class counts as dead
+SPLIT = 1.2  # share of the mean class above which a class may be split
+
+
+def reseed(
+    statistics: Statistics, poor: Statistics, slots: NDArray[np.int32]
+) -> tuple[Statistics, NDArray[np.bool_]]:
+    """Start dead classes again from the worst-fitting images of the largest ones.
+
+    A dead class takes over the statistics of the images that fit a large class less well than its
+    average, and half of its expectation; the large class goes on with the other images.
+
+    Returns
+    -------
+    statistics : Statistics
+    seeded : (classes,) bool
+        Classes that were started again.
+    """
+    counts = statistics.counts.sum(axis=0)
+    mean = counts.mean()
+    dead = [int(c) for c in np.argsort(counts, kind="stable") if counts[c] < DEAD * mean]
+    donors = [
+        int(c)
+        for c in np.argsort(-counts, kind="stable")
+        if counts[c] > SPLIT * mean and slots[c] >= 0 and poor.counts[:, c].min() >= 1.0
+    ]
+    sums, shares = statistics.sums.copy(), statistics.counts.copy()
+    seeded = np.zeros(counts.size, bool)
+    for c, donor in zip(dead, donors, strict=False):
+        taken = poor.sums[:, slots[donor]]
+        share = poor.counts[:, donor].sum()
+        # Scaled to half of the donor, so that both stand equally against the next mini-batch.
+        scale = np.float32(0.5 * counts[donor] / share)
+        sums[:, c] = scale * taken
+        sums[:, donor] *= np.float32(0.5)
+        shares[:, c] = scale * poor.counts[:, donor]
+        shares[:, donor] *= 0.5
+        seeded[c] = True
+    return Statistics(sums, shares), seeded
+
+
+def solve(
+    statistics: Statistics, plan: ClassPlan
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Make class averages, filtered by the correlation of their halves.
+
+    Returns
+    -------
+    averages : (classes, y, x) float32
+    curve : (classes, radius + 1) float64
+        Ring correlation of the halves.
+    """
+    band = plan.spec.band()
+    mask = plan.spec.crop_mask()
+    flat = np.zeros((1, band.radius + 1))
+    halves = [solve_averages(half, band, prior=flat, mask=mask) for half in statistics.sums]
+    curve = ring_correlation(halves[0], halves[1], band)
+    prior = wiener_prior(smooth_curve(curve))
+    prior[:, :3] = np.minimum(prior[:, :3], 1.0)
+    whole = statistics.sums[0] + statistics.sums[1]
+    return solve_averages(whole, band, prior=prior, mask=mask), curve
+
+
+def _known(value: Any) -> Any:
+    if value is None:
+        raise RuntimeError("the reduction is not bound to a model")
+    return value
+
+
+def _empty_rows(batch: ParticleBatch) -> dict[str, NDArray[Any]]:
+    count = len(batch)
+    return {
+        "index": batch.indices.copy(),
+        "valid": batch.valid.copy(),
+        "class_index": np.full(count, -1, np.int32),
+        "angle": np.zeros(count),
+        "shift": np.zeros((count, 2)),
+        "posterior": np.zeros(count, np.float32),
+        "log_likelihood": np.zeros(count, np.float32),
+        "fit": np.zeros(count, np.float32),
+        "spread": np.zeros(count, np.float32),
+    }

@@ -1,0 +1,136 @@
+r"""Insertion of images into class averages: the adjoint of the scores of ``score2d``.
+
+Formula: for every entry (image, grid, angle) and every coefficient k, the four grid points around
+(x, y) = 2 R(angle)^T k receive, with their bilinear weights,
+
+    conj(sum_t w_t phase_t(k) Y(k))    and    sum_t w_t C2(k).
+
+Points with x < 0 go to their opposite, conjugated; the column x = 0 is made Hermitian when the
+grid is read.
+
+Shapes
+------
+target  : (items,) int32       grid each entry goes to
+turn    : (items, 2) float32   twice the cosine and sine of its angle
+image   : (items,) int32       row of y and c2
+start   : (items + 1,) int32   where its shifts begin in ``shift``
+shift   : (pairs,) int32       rows of phases
+weight  : (pairs,) float32     posterior of each shift
+phases  : (shifts, 2, f) float32
+y, c2   : (images, 2, F), (images, F) float32   F >= f: the first f coefficients are used
+kx, ky  : (f,) float32
+scale   : (1,) float32         factor on what is added: 1, or that of a fixed-point grid
+sums    : (grids, 2 limit + 1, limit + 1, 3)    real, imaginary, weight; added to.
+          float32 on the CPU, where entries come in order; int64 fixed point on a GPU, where they do
+          not and sums of integers do not care.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba.extending import register_jitable
+
+from dspa.device.launcher import Kernel
+
+
+@register_jitable
+def accumulate(sums: Any, index: Any, value: Any) -> None:
+    """Add to a grid that items share; on a GPU the launcher puts an atomic addition here."""
+    sums[index] += value
+
+
+@register_jitable
+def body(  # noqa: D103, PLR0917
+    item: Any,
+    lane: Any,
+    lanes: Any,
+    target: Any,
+    turn: Any,
+    image: Any,
+    start: Any,
+    shift: Any,
+    weight: Any,
+    phases: Any,
+    y: Any,
+    c2: Any,
+    kx: Any,
+    ky: Any,
+    scale: Any,
+    sums: Any,
+) -> None:
+    one, zero = np.float32(1.0), np.float32(0.0)
+    middle = np.float32(sums.shape[2] - 1)
+    c, who = target[item], image[item]
+    cosine, sine = turn[item, 0], turn[item, 1]
+    for k in range(lane, kx.shape[0], lanes):
+        pr, pi, total = zero, zero, zero
+        for pair in range(start[item], start[item + 1]):
+            w = weight[pair]
+            pr += w * phases[shift[pair], 0, k]
+            pi += w * phases[shift[pair], 1, k]
+            total += w
+        u = cosine * kx[k] - sine * ky[k]
+        v = sine * kx[k] + cosine * ky[k]
+        sign = one if u >= zero else -one
+        real = (y[who, 0, k] * pr - y[who, 1, k] * pi) * scale[0]
+        imaginary = -(y[who, 0, k] * pi + y[who, 1, k] * pr) * sign * scale[0]
+        total *= c2[who, k] * scale[0]
+        u = u * sign
+        v = v * sign + middle
+        i, j = np.uint32(u), np.uint32(v)
+        fx, fy = u - np.float32(i), v - np.float32(j)
+        for corner in range(4):
+            dx, dy = np.uint32(corner & 1), np.uint32(corner >> 1)
+            w = (fx if dx else one - fx) * (fy if dy else one - fy)
+            accumulate(sums, (c, j + dy, i + dx, np.uint32(0)), w * real)
+            accumulate(sums, (c, j + dy, i + dx, np.uint32(1)), w * imaginary)
+            accumulate(sums, (c, j + dy, i + dx, np.uint32(2)), w * total)
+
+
+def loop(items: int, *arrays: Any) -> None:  # noqa: D103
+    for item in range(items):
+        body(item, 0, 1, *arrays)
+
+
+INSERT2D = Kernel("insert2d", body, loop, atomic=("accumulate",))
+
+
+def reference(angle: float, *, y: Any, c2: Any, phase: Any, k: Any, limit: int) -> Any:
+    """Insert one image at one shift in float64: the definition of this kernel.
+
+    Parameters
+    ----------
+    angle : float
+        Radians.
+    y : (f,) complex
+    c2 : (f,) float
+    phase : (f,) complex
+        Posterior times the phases of a shift.
+    k : (f, 2) float
+        Coefficients (x, y).
+    limit : int
+        Of the grid.
+
+    Returns
+    -------
+    (2 limit + 1, limit + 1, 3) float64
+        Real part, imaginary part, weight (for a posterior of 1).
+    """
+    grid = np.zeros((2 * limit + 1, limit + 1, 3))
+    cosine, sine = 2.0 * np.cos(angle), 2.0 * np.sin(angle)
+    place = np.asarray(k, np.float64) @ np.array([[cosine, sine], [-sine, cosine]])
+    turned = place[:, 0] < 0
+    place = np.where(turned[:, None], -place, place)
+    low = np.floor(place).astype(np.int64)
+    share = place - low
+    value = np.conj(np.asarray(y) * phase)
+    value = np.where(turned, np.conj(value), value)
+    for dy, dx in np.ndindex(2, 2):
+        w = np.where(dx, share[:, 0], 1 - share[:, 0]) * np.where(dy, share[:, 1], 1 - share[:, 1])
+        at = (low[:, 1] + dy + limit, low[:, 0] + dx)
+        np.add.at(grid, (*at, 0), w * value.real)
+        np.add.at(grid, (*at, 1), w * value.imag)
+        np.add.at(grid, (*at, 2), w * c2)
+    return grid
