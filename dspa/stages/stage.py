@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from dspa.data.errors import InputError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -98,7 +100,7 @@ class Stage:
 
 def param(
     default: Any = dataclasses.MISSING,
-    help: str = "",  # noqa: A002  the word users know from every command line
+    help: str = "",
     *,
     unit: str = "",
     minimum: float | None = None,
@@ -120,12 +122,20 @@ def param(
     choices : tuple of str
         Accepted words.
     """
-    metadata = dict(help=help, unit=unit, minimum=minimum, maximum=maximum, choices=choices)
-    return field(default=default, metadata=metadata)
+    return field(
+        default=default,
+        metadata={
+            "help": help,
+            "unit": unit,
+            "minimum": minimum,
+            "maximum": maximum,
+            "choices": choices,
+        },
+    )
 
 
 def check(params: Any) -> None:
-    """Raise ValueError naming the first parameter that is out of its range.
+    """Raise InputError naming the first parameter that is out of its range.
 
     Parameters
     ----------
@@ -134,15 +144,38 @@ def check(params: Any) -> None:
     """
     for item in dataclasses.fields(params):
         value, data = getattr(params, item.name), item.metadata
-        if value is None or not data:
+        if value is None or "minimum" not in data:
             continue
         option = "--" + item.name.replace("_", "-")
-        if data["choices"] and value not in data["choices"]:
-            raise ValueError(f"{option} is {value!r}; use one of {', '.join(data['choices'])}")
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            continue
-        low, high, unit = data["minimum"], data["maximum"], data["unit"]
-        if value != value or (low is not None and value < low) or (
-            high is not None and value > high
-        ):
-            raise ValueError(f"{option} is {value} {unit}; use a value within {low} to {high}")
+        for one in value if isinstance(value, tuple | list) else (value,):
+            _check_one(option, one, data)
+
+
+def _check_one(option: str, value: Any, data: Mapping[str, Any]) -> None:
+    if data["choices"] and value not in data["choices"]:
+        raise InputError(f"{option} is {value!r}; use one of {', '.join(data['choices'])}")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    low, high = data["minimum"], data["maximum"]
+    below, above = low is not None and value < low, high is not None and value > high
+    if value != value or below or above:
+        given = f"{value} {data['unit']}".strip()
+        raise InputError(f"{option} is {given}; use a value {range_text(data)}")
+
+
+def range_text(data: Mapping[str, Any]) -> str:
+    """Say the accepted range of a field's metadata in words; empty if there is none.
+
+    Parameters
+    ----------
+    data : mapping
+        As made by `param`.
+    """
+    low, high, unit = data["minimum"], data["maximum"], data["unit"]
+    if low is not None and high is not None:
+        return f"from {low:g} to {high:g} {unit}".strip()
+    if low is not None:
+        return f"of at least {low:g} {unit}".strip()
+    if high is not None:
+        return f"of at most {high:g} {unit}".strip()
+    return ""
