@@ -60,7 +60,7 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.dev
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(ONLY)
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m build --wheel
