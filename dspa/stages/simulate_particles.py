@@ -97,8 +97,12 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
     )
     first = read_images(_path(context.folder, 0)).images[:32]
     context.events.picture("particles", montage(first), title="first particles")
-    return {"particles": context.folder / "particles.zarr", "volume": volume,
-            "truth": context.folder / "particles_truth.zarr"}  # fmt: skip
+    # "truth_volume" is no kind: no later job may find the truth in its lineage by itself.
+    return {
+        "particles": context.folder / "particles.zarr",
+        "truth": context.folder / "particles_truth.zarr",
+        "truth_volume": volume,
+    }
 
 
 def _path(folder: Path, number: int) -> Path:
