@@ -5,9 +5,9 @@ Formula, for candidate m with image i = image[m] and A = grid(g (kx A_m[0, :] + 
     norm[m]  = sum_c  c2[i, c] |A_c|^2
     cross[j] = sum_c  Re( y[i, c] A_c phases[shift[j], c] ),     start[m] <= j < start[m + 1]
 
-so that the log-likelihood of shift j is 2 (cross[j] - norm[m] / 2). All shifts of a candidate share one
-gathered slice: coefficients are taken in runs that fit ``scratch``, gathered once, and every shift is
-then a plain dot product over the run.
+so that the log-likelihood of shift j is 2 (cross[j] - norm[m] / 2). All shifts of a candidate share
+one gathered slice: coefficients are taken in runs that fit ``scratch``, gathered once, and every
+shift is then a plain dot product over the run.
 
 Shapes
 ------

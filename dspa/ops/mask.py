@@ -1,0 +1,180 @@
+"""Soft masks in two and three dimensions. Lengths are in A."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.ndimage
+
+from dspa.device import to_host
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def soft_circle(
+    box: int, radius: float, *, pixel_size: float, edge: float = 5.0
+) -> NDArray[np.float32]:
+    """Make a circle with a raised-cosine edge.
+
+    Parameters
+    ----------
+    box : int
+        Edge of the image in pixels.
+    radius : float
+        A; 1 inside.
+    pixel_size : float
+        A.
+    edge : float
+        A; 0 beyond ``radius + edge``.
+
+    Returns
+    -------
+    (y, x) float32
+        0..1 about the centre n//2.
+    """
+    return _soft_ball(box, 2, radius=radius, pixel_size=pixel_size, edge=edge)
+
+
+def soft_sphere(
+    box: int, radius: float, *, pixel_size: float, edge: float = 5.0
+) -> NDArray[np.float32]:
+    """Make a sphere with a raised-cosine edge.
+
+    Parameters
+    ----------
+    box : int
+        Edge of the volume in voxels.
+    radius : float
+        A; 1 inside.
+    pixel_size : float
+        A.
+    edge : float
+        A; 0 beyond ``radius + edge``.
+
+    Returns
+    -------
+    (z, y, x) float32
+        0..1 about the centre n//2.
+    """
+    return _soft_ball(box, 3, radius=radius, pixel_size=pixel_size, edge=edge)
+
+
+def dynamic_mask(
+    density: Any,
+    *,
+    pixel_size: float,
+    threshold: float = 0.2,
+    near: float = 6.0,
+    far: float = 14.0,
+) -> NDArray[np.float32]:
+    """Make a mask that follows a density: threshold, largest piece, dilate, soft edge.
+
+    Parameters
+    ----------
+    density : (z, y, x) float32
+        Map, low-passed by the caller to the resolution at which it is trusted.
+    pixel_size : float
+        A.
+    threshold : float
+        Fraction of the map's peak, which is its 99.9th percentile above zero so that one
+        hot voxel cannot move it.
+    near : float
+        A; 1 up to this distance from the thresholded density.
+    far : float
+        A; 0 from this distance on, a cosine between.
+
+    Returns
+    -------
+    (z, y, x) float32
+        0..1. Ones everywhere if the map has no positive density.
+    """
+    values = to_host(density)
+    positive = values[values > 0]
+    if positive.size == 0:
+        return np.ones(values.shape, np.float32)
+    level = threshold * float(np.percentile(positive, 99.9))
+    core = largest_component(values >= level)
+    if not core.any():
+        return np.ones(values.shape, np.float32)
+    return soft_dilation(core, pixel_size=pixel_size, near=near, far=far)
+
+
+def soft_dilation(core: Any, *, pixel_size: float, near: float, far: float) -> NDArray[np.float32]:
+    """Widen a binary mask and give it a cosine edge.
+
+    Parameters
+    ----------
+    core : (...) bool
+        Image or volume.
+    pixel_size : float
+        A.
+    near, far : float
+        A; 1 up to ``near``, 0 from ``far`` on.
+
+    Returns
+    -------
+    (...) float32
+        0..1.
+    """
+    if far < near:
+        raise ValueError(f"a mask's far distance ({far} A) is below its near distance ({near} A)")
+    distance = scipy.ndimage.distance_transform_edt(~to_host(core).astype(bool))
+    return _cosine_edge(np.asarray(distance) * pixel_size, near, far)
+
+
+def largest_component(core: Any) -> NDArray[np.bool_]:
+    """Keep the largest connected piece of a binary image or volume.
+
+    Parameters
+    ----------
+    core : (...) bool
+        Faces connect, corners do not.
+
+    Returns
+    -------
+    (...) bool
+        The piece with most voxels; empty if ``core`` is.
+    """
+    labels, count = scipy.ndimage.label(to_host(core).astype(bool))
+    if count == 0:
+        return np.zeros(labels.shape, bool)
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return np.asarray(labels == int(sizes.argmax()))
+
+
+def radii(box: int, dims: int) -> NDArray[np.float32]:
+    """Measure the distance of each pixel from the centre n//2, in pixels.
+
+    Parameters
+    ----------
+    box : int
+        Edge.
+    dims : {2, 3}
+        Image or volume.
+
+    Returns
+    -------
+    (box,) * dims float32
+        Distances.
+    """
+    axis = (np.arange(box) - box // 2).astype(np.float32) ** 2
+    r2 = np.zeros((1,) * dims, np.float32)
+    for dimension in range(dims):
+        r2 = r2 + np.reshape(axis, [-1 if d == dimension else 1 for d in range(dims)])
+    return np.asarray(np.sqrt(r2), np.float32)
+
+
+def _soft_ball(
+    box: int, dims: int, *, radius: float, pixel_size: float, edge: float
+) -> NDArray[np.float32]:
+    return _cosine_edge(radii(box, dims) * pixel_size, radius, radius + edge)
+
+
+def _cosine_edge(distance: NDArray[Any], near: float, far: float) -> NDArray[np.float32]:
+    if far <= near:
+        return (distance <= near).astype(np.float32)
+    ramp = np.clip((distance - near) / (far - near), 0.0, 1.0)
+    return (0.5 + 0.5 * np.cos(np.pi * ramp)).astype(np.float32)
