@@ -19,7 +19,7 @@ import numpy as np
 from scipy.ndimage import affine_transform
 from scipy.spatial.transform import Rotation
 
-from dspa.geometry.grid import orientation_grid
+from dspa.ops.pose_grid import TURNS, PoseGrid, step_of_order
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 Mirror = Literal["allow", "forbid"]
 
 _COARSE_RADIUS = 8
-_CANDIDATES = 6
-# Large balls are thinned evenly to about this many coefficients: plenty to place a map to 0.1 degree.
+_COARSE_ORDER = 2
+_CANDIDATES = 8
+# Large balls are thinned evenly to about this many coefficients: enough for 0.1 degree.
 _SAMPLES = 5000
 
 
@@ -60,7 +61,6 @@ def align(
     *,
     radius: int,
     mirror: Mirror = "allow",
-    step: float = np.deg2rad(12.0),
     max_shift: float | None = None,
 ) -> Alignment:
     """Find the motion that takes ``moving`` onto ``reference``.
@@ -73,8 +73,6 @@ def align(
         Fourier pixels out to which the maps are compared in the end.
     mirror : {"allow", "forbid"}
         Whether the mirror image is tried too (ab initio cannot know the hand).
-    step : float
-        Radians between the rotations of the first search.
     max_shift : float, optional
         Voxels along each axis; an eighth of the box if not given.
 
@@ -91,7 +89,7 @@ def align(
     best: Alignment | None = None
     for mirrored in (False, True) if mirror == "allow" else (False,):
         volume = _oversampled(mirror_x(moving) if mirrored else moving, radius)
-        found = _search(problem, volume, step=step, reach=reach)
+        found = _search(problem, volume, reach=reach)
         if best is None or found[2] > best.score:
             best = Alignment(found[0], found[1], mirrored, found[2])
     assert best is not None
@@ -184,11 +182,11 @@ class _Problem:
 
 
 def _search(
-    problem: _Problem, volume: NDArray[np.complex64], *, step: float, reach: float
+    problem: _Problem, volume: NDArray[np.complex64], *, reach: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
     """Coarse grid, then the best few uphill; returns rotation, shift, score."""
     radius = min(_COARSE_RADIUS, problem.radius)
-    rotations = orientation_grid(step)
+    rotations, step = _coarse_grid(), step_of_order(_COARSE_ORDER)
     spacing = problem.n / (4.0 * radius)
     shifts = _shift_grid(spacing, int(np.ceil(reach / spacing)))
     table = problem.score(volume, rotations, shifts, radius=radius)
@@ -236,6 +234,13 @@ def _climb(
             rotation, shift, score = near[i], moves[j], float(table[i, j])
         step, spacing = step / 2, spacing / 2
     return rotation, shift, score
+
+
+def _coarse_grid() -> NDArray[np.float64]:
+    """All poses of a 15 degree grid, (p, 3, 3)."""
+    pixels, turns = 12 << (2 * _COARSE_ORDER), TURNS << _COARSE_ORDER
+    pixel, turn = np.divmod(np.arange(pixels * turns), turns)
+    return PoseGrid(np.eye(3), 0.0).rotations(_COARSE_ORDER, pixel, turn)
 
 
 def _distinct(rotations: NDArray[np.float64], score: NDArray[Any], *, apart: float) -> list[int]:
