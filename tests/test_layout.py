@@ -46,7 +46,10 @@ SOURCES = sorted([*ROOT.glob("dspa/**/*.py"), *ROOT.glob("kernels/**/*.py")])
 
 def room_of(path: Path) -> str:
     parts = path.relative_to(ROOT).parts
-    return "kernels" if parts[0] == "kernels" else parts[1].removesuffix(".py")
+    if parts[0] == "kernels":
+        return "kernels"
+    name = parts[1].removesuffix(".py")
+    return "cli" if name.startswith("cli_") else name
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[str, int, bool]]:
