@@ -35,7 +35,7 @@ def comparison_image(
     with np.errstate(invalid="ignore"):
         ratio = np.nan_to_num(spectrum.power / white.background - 1.0)
     # Each ring on a scale of its own, so that weak rings show beside strong ones.
-    ratio = gaussian_filter(ratio, (0.7, 0.5), mode=("wrap", "nearest"))
+    ratio = gaussian_filter(ratio, (1.5, 0.5), mode=("wrap", "nearest"))
     level = gaussian_filter(np.sqrt(np.mean(ratio * ratio, axis=0)), 4.0, mode="nearest")
     shades = np.clip(0.5 + ratio / (4.0 * np.maximum(level, 1e-12)), 0.0, 1.0)
     axis = (np.arange(size) - size // 2) / (size / 2) * spectrum.frequency[-1]

@@ -107,7 +107,7 @@ def micrograph_tasks(micrographs: xr.Dataset, *, limit: int = 0) -> list[Microgr
     def own(name: str, missing: float) -> NDArray[np.float64]:
         if name not in micrographs:
             return np.full(count, missing)
-        return np.asarray(micrographs[name].values, np.float64)
+        return np.array(micrographs[name].values, np.float64)
 
     columns = {
         "pixel_size": shared("pixel_size"),
@@ -119,6 +119,8 @@ def micrograph_tasks(micrographs: xr.Dataset, *, limit: int = 0) -> list[Microgr
         "defocus_angle": own("defocus_angle", np.nan),
         "phase_shift": own("phase_shift", 0.0),
     }
+    # A failed fit is no knowledge.
+    columns["defocus_u"][own("ctf_quality", -1.0) == 0] = np.nan
     bad = ~(np.isfinite(columns["pixel_size"]) & (columns["pixel_size"] > 0))
     if bad.any():
         name = micrographs["micrograph_name"].values[int(np.flatnonzero(bad)[0])]

@@ -1,0 +1,168 @@
+"""Choose among candidates by shape (NCC) and density (power): given thresholds, or found ones."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.data.errors import InputError
+from dspa.io.micrographs import read_micrographs
+from dspa.io.particles import read_particles
+from dspa.io.picture import histogram, scatter
+from dspa.ops.trend import Thresholds, automatic_thresholds
+from dspa.stages.micrograph_tasks import contained, micrograph_tasks
+from dspa.stages.picking import SCATTER_POINTS, micrograph_picture, write_picks
+from dspa.stages.stage import Context, Input, Stage, param
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import xarray as xr
+    from numpy.typing import NDArray
+
+# Micrographs drawn in the report.
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Params:
+    """Parameters of ``dspa inspect-picks``."""
+
+    min_ncc: float | None = param(None, "Lowest NCC kept.", minimum=-1, maximum=1)
+    power: tuple[float, float] | None = param(None, "Lowest and highest power kept.")
+    auto: bool = param(False, "Find the thresholds that are not given from the scores.")
+    calibrate: bool = param(True, "Use the scores relative to the defocus trend.")
+    min_diameter: float | None = param(None, "Smallest diameter of a pick kept.", unit="A")
+    max_diameter: float | None = param(None, "Largest diameter of a pick kept.", unit="A")
+
+
+def _scores(picks: xr.Dataset, params: Params) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """NCC and power as they are compared with the thresholds."""
+    suffix = "_relative" if params.calibrate else ""
+    for name in ("ncc", "power"):
+        if name not in picks:
+            raise InputError(f"the picks have no {name} score; they come from another program")
+
+    def column(name: str) -> NDArray[np.float64]:
+        chosen = name + suffix if name + suffix in picks else name
+        return np.asarray(picks[chosen].values, np.float64)
+
+    return column("ncc"), column("power")
+
+
+def _thresholds(ncc: NDArray[np.float64], power: NDArray[np.float64], params: Params) -> Thresholds:
+    """Given thresholds; what is missing is found if ``auto``, else open."""
+    found = automatic_thresholds(ncc, power) if params.auto else Thresholds(-1.0, 0.0, math.inf)
+    low, high = params.power or (found.power_low, found.power_high)
+    if low > high:
+        raise InputError(f"--power {low:g} {high:g}: the first must be the lower one")
+    return Thresholds(found.ncc if params.min_ncc is None else params.min_ncc, low, high)
+
+
+def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[str, Path]:
+    """Apply the thresholds and show what they do."""
+    picks = read_particles(inputs["picks"])
+    chosen_by = (params.min_ncc, params.power, params.min_diameter, params.max_diameter)
+    if not params.auto and all(value is None for value in chosen_by):
+        raise InputError("give --min-ncc and --power LOW HIGH, or --auto")
+    ncc, power = _scores(picks, params)
+    if not ncc.size:
+        raise InputError(f"{inputs['picks']}: there are no candidates to choose from")
+    limits = _thresholds(ncc, power, params)
+    keep = (ncc >= limits.ncc) & (power >= limits.power_low) & (power <= limits.power_high)
+    if "pick_diameter" in picks:
+        diameter = picks["pick_diameter"].values
+        keep &= diameter >= (params.min_diameter or 0.0)
+        keep &= diameter <= (params.max_diameter or math.inf)
+    if not keep.any():
+        raise InputError(
+            f"no candidate of {keep.size} passes: NCC {ncc.min():.2f} to {ncc.max():.2f}, power "
+            f"{power.min():.0f} to {power.max():.0f}; choose thresholds within these"
+        )
+    outputs = write_picks(context.folder, picks.isel(particle=np.flatnonzero(keep)))
+    _show_scores(context, (ncc, power), keep, limits)
+    if inputs.get("micrographs"):
+        _show_micrographs(context, read_micrographs(inputs["micrographs"]), picks, keep)
+    context.events.message(
+        f"{int(keep.sum())} of {keep.size} candidates kept: --min-ncc {limits.ncc:.3f} "
+        f"--power {limits.power_low:.0f} {limits.power_high:.0f}"
+    )
+    return outputs
+
+
+def _show_scores(
+    context: Context,
+    scores: tuple[NDArray[np.float64], NDArray[np.float64]],
+    keep: NDArray[np.bool_],
+    limits: Thresholds,
+) -> None:
+    ncc, power = scores
+    step = max(1, ncc.size // SCATTER_POINTS)
+    logarithm = np.log10(np.maximum(power, 1e-3))
+    lines = [math.log10(p) for p in (limits.power_low, limits.power_high) if 0 < p < math.inf]
+    context.events.picture(
+        "ncc_power",
+        scatter(
+            ncc[::step],
+            logarithm[::step],
+            colour=keep[::step],
+            xlabel="NCC",
+            ylabel="log10 power",
+            vertical=[limits.ncc],
+            horizontal=lines,
+        ),
+        title="NCC against power, and what is kept",
+    )
+    context.events.picture(
+        "ncc",
+        histogram({"dropped": ncc[~keep], "kept": ncc[keep]}, xlabel="NCC",
+                  thresholds=[limits.ncc]),
+        title="NCC",
+    )  # fmt: skip
+    context.events.picture(
+        "power",
+        histogram({"dropped": logarithm[~keep], "kept": logarithm[keep]}, xlabel="log10 power",
+                  thresholds=lines),
+        title="power",
+    )  # fmt: skip
+
+
+def _show_micrographs(
+    context: Context, micrographs: xr.Dataset, picks: xr.Dataset, keep: NDArray[np.bool_]
+) -> None:
+    """Draw kept and dropped candidates on a few micrographs."""
+    rows = np.asarray(picks["micrograph"].values)
+    present = np.unique(rows)
+    names = np.asarray(picks["micrograph_name"].values)
+    tasks = {task.name: task for task in micrograph_tasks(micrographs)}
+    diameter = 100.0
+    if "pick_diameter" in picks:
+        diameter = float(np.median(picks["pick_diameter"].values[keep]))
+    spread = np.unique(np.round(np.linspace(0, present.size - 1, min(SHOWN, present.size))))
+    for row in present[spread.astype(int)]:
+        task = tasks.get(str(names[row]))
+        if task is None:
+            continue
+        mine = rows == row
+        coordinate = picks["coordinate"].values
+        groups = {
+            "kept": (coordinate[mine & keep], "#00e08a"),
+            "dropped": (coordinate[mine & ~keep], "#b06050"),
+        }
+        png = contained(partial(micrograph_picture, task, groups, diameter=diameter))
+        if isinstance(png, bytes):
+            context.events.picture(f"micrograph_{row:05d}", png, title=str(names[row]))
+
+
+STAGE = Stage(
+    name="inspect-picks",
+    summary="choose picks by NCC and power",
+    params=Params,
+    inputs=(Input("picks", "picks"), Input("micrographs", "micrographs", optional=True)),
+    run=run,
+)

@@ -1,0 +1,157 @@
+"""What the pickers share: candidates of many micrographs as one table of picks, and pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.data.schema import make
+from dspa.io.particles import write_particles
+from dspa.io.picture import Circles, histogram, image, scatter
+from dspa.io.uids import pick_uids
+from dspa.ops.search_image import clip_outliers, coarsen
+from dspa.ops.trend import relative_scores
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import xarray as xr
+    from numpy.typing import NDArray
+
+    from dspa.ops.pick import Candidates
+    from dspa.stages.micrograph_tasks import MicrographTask
+    from dspa.stages.stage import Context
+
+# Most points of a scatter picture.
+SCATTER_POINTS = 20_000
+_OPTICS = ("optics_name", "voltage", "spherical_aberration", "amplitude_contrast")
+_CTF = ("defocus_u", "defocus_v", "defocus_angle", "phase_shift")
+
+
+def picks_table(
+    micrographs: xr.Dataset, done: Sequence[tuple[MicrographTask, Candidates]]
+) -> xr.Dataset:
+    """Make the table of picks of all micrographs that were searched.
+
+    Parameters
+    ----------
+    micrographs : Dataset
+        The whole table; the picks name all of its micrographs.
+    done : sequence of (MicrographTask, Candidates)
+    """
+    counts = [len(found.ncc) for _, found in done]
+    row = np.repeat(np.array([task.index for task, _ in done], np.int64), counts)
+    coordinate = np.concatenate(
+        [found.position * task.pixel_size for task, found in done] or [np.zeros((0, 2))]
+    )
+    ncc, power = (_joined(done, name) for name in ("ncc", "power"))
+    defocus = mean_defocus(micrographs)
+    optics = np.asarray(micrographs["optics"].values)
+    table: dict[str, Any] = {
+        "uid": pick_uids(micrographs["micrograph_name"].values, row, coordinate),
+        "micrograph": row,
+        "optics": optics[row],
+        "coordinate": coordinate,
+        "ncc": ncc,
+        "power": power,
+        "ncc_relative": relative_scores(ncc, row, defocus),
+        "power_relative": relative_scores(power, row, defocus),
+        "pick_template": _joined(done, "template"),
+        "pick_angle": _joined(done, "angle"),
+        "pick_diameter": _joined(done, "diameter"),
+        "micrograph_name": micrographs["micrograph_name"].values,
+        "micrograph_pixel_size": micrographs["pixel_size"].values,
+        **{name: micrographs[name].values for name in _OPTICS if name in micrographs},
+        **{name: micrographs[name].values[row] for name in _CTF if name in micrographs},
+    }
+    if "shape" in micrographs:
+        table["micrograph_shape"] = micrographs["shape"].values
+    return make("particles", table)
+
+
+def _joined(done: Sequence[tuple[MicrographTask, Candidates]], name: str) -> NDArray[Any]:
+    arrays = [getattr(found, name) for _, found in done]
+    return np.concatenate(arrays) if arrays else np.zeros(0, np.float32)
+
+
+def mean_defocus(micrographs: xr.Dataset) -> NDArray[np.float64]:
+    """Mean defocus of each micrograph, A; NaN where unknown or the fit failed."""
+    count = int(micrographs.sizes["micrograph"])
+    if "defocus_u" not in micrographs:
+        return np.full(count, np.nan)
+    mean = 0.5 * (micrographs["defocus_u"].values + micrographs["defocus_v"].values)
+    if "ctf_quality" in micrographs:
+        mean = np.where(micrographs["ctf_quality"].values == 0, np.nan, mean)
+    return np.asarray(mean, np.float64)
+
+
+def write_picks(folder: Path, picks: xr.Dataset) -> dict[str, Path]:
+    """Write picks.zarr and picks.star."""
+    write_particles(picks, folder / "picks.zarr")
+    write_particles(picks, folder / "picks.star")
+    return {"picks": folder / "picks.zarr"}
+
+
+def micrograph_picture(
+    task: MicrographTask, groups: Mapping[str, tuple[NDArray[np.float64], str]], *, diameter: float
+) -> bytes:
+    """Draw a micrograph, low-passed to 20 A or a tenth of the diameter, with circles.
+
+    Parameters
+    ----------
+    task : MicrographTask
+    groups : mapping of label to ((p, 2) float64, colour)
+        Positions in A.
+    diameter : float
+        Of the circles, A.
+    """
+    resolution = max(20.0, diameter / 10.0, 3.0 * task.pixel_size)
+    coarse, pixel, _ = coarsen(
+        clip_outliers(task.read()), pixel_size=task.pixel_size, resolution=resolution
+    )
+    circles = [
+        Circles(positions / pixel, 0.5 * diameter / pixel, colour, f"{label}: {len(positions)}")
+        for label, (positions, colour) in groups.items()
+    ]
+    return image(coarse, circles=circles, pixel_size=pixel, title=Path(task.name).name)
+
+
+def show_scores(context: Context, picks: xr.Dataset) -> None:
+    """Put the scatter of the scores and their histograms into the report."""
+    count = int(picks.sizes["particle"])
+    if count == 0:
+        return
+    step = max(1, count // SCATTER_POINTS)
+    ncc, power = picks["ncc"].values, picks["power"].values
+    context.events.picture(
+        "ncc_power",
+        scatter(ncc[::step], np.log10(np.maximum(power[::step], 1e-3)),
+                xlabel="NCC", ylabel="log10 power"),
+        title="candidates: NCC against power",
+    )  # fmt: skip
+    context.events.picture(
+        "ncc", histogram(ncc, xlabel="NCC"), title="candidates: NCC, noise left, particles right"
+    )
+
+
+def show_candidates(
+    context: Context,
+    done: Sequence[tuple[MicrographTask, Candidates]],
+    *,
+    threshold: float,
+    diameter: float,
+) -> None:
+    """Draw the candidates above a threshold on three micrographs spread over the set."""
+    rows = np.unique(np.round(np.linspace(0, len(done) - 1, min(3, len(done)))).astype(int))
+    for row in rows:
+        task, found = done[row]
+        positions = found.position * task.pixel_size
+        good = found.ncc >= threshold
+        groups = {
+            f"NCC at least {threshold:.2f}": (positions[good], "#00e08a"),
+            "other candidates": (positions[~good], "#b06050"),
+        }
+        png = micrograph_picture(task, groups, diameter=diameter)
+        context.events.picture(f"micrograph_{task.index:05d}", png, title=task.name)
