@@ -1,0 +1,378 @@
+"""``dspa``: the stages as commands, and the project around them.
+
+Commands are built from the table of stages and from the parameters of the stage that was asked
+for. What is heavy is imported where it is needed, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dspa import __version__
+from dspa.data.errors import InputError
+from dspa.stages.registry import Entry, entries, find_stage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from rich.console import Console
+
+    from dspa.project.machines import Machines
+    from dspa.project.params import Field
+    from dspa.project.project import Project
+    from dspa.project.running import Options
+    from dspa.stages.stage import Stage
+
+GROUPS = {
+    "import": "Bring files into the project.",
+    "pick": "Find particles in micrographs.",
+    "simulate": "Make data with known truth.",
+}
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+OWN = ("project", "cluster", "seed", "dry_run", "inputs")
+EPILOG = "Inputs are job numbers (J3, or J3.half1 for one output of it) or files."
+CLUSTER_HELP = "local, local:N, cuda, tls://HOST:PORT, FILE.yaml, or inline for debugging"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command line and exit: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    for name in THREADS:  # a task has one core; set before NumPy loads
+        os.environ.setdefault(name, "1")
+    args = list(sys.argv[1:] if argv is None else argv)
+    sys.exit(run(args))
+
+
+def run(args: list[str]) -> int:
+    """Run a command line and return its exit status.
+
+    Parameters
+    ----------
+    args : list of str
+        Without the program's name.
+    """
+    try:
+        build(args).main(args or ["--help"], prog_name="dspa", standalone_mode=False)
+    except click.exceptions.Exit as error:
+        return int(error.exit_code)
+    except click.ClickException as error:
+        return _complain(error.format_message(), 2)
+    except InputError as error:
+        return _complain(str(error), 2)
+    except (KeyboardInterrupt, click.Abort):
+        return _complain("stopped; dspa resume goes on from the last checkpoint", 130)
+    except BrokenPipeError:
+        return 1
+    except Exception as error:
+        first = (str(error).splitlines() or [""])[0]
+        return _complain(f"{type(error).__name__}: {first} (see traceback.txt in the job)", 1)
+    except BaseException as error:
+        if type(error).__name__ == "Killed":
+            return _complain(f"ended by {error}; dspa resume goes on", 143)
+        raise
+    return 0
+
+
+def build(args: Sequence[str]) -> click.Group:
+    """Make the commands: the one asked for in full, the others as lines of the help.
+
+    Parameters
+    ----------
+    args : sequence of str
+        The command line.
+    """
+    words = [word for word in args if not word.startswith("-")][:2]
+    app = click.Group(
+        "dspa",
+        help="Distributed single-particle analysis: from micrographs to maps.",
+        epilog=EPILOG,
+        no_args_is_help=True,
+    )
+    app.params.append(_version_option())
+    groups = {name: click.Group(name, help=text) for name, text in GROUPS.items()}
+    for entry in entries():
+        first, _, second = entry.name.partition(" ")
+        asked = words[: 2 if second else 1] == [first, second][: 2 if second else 1]
+        name = second or first
+        command = _stage_command(name, entry) if asked else click.Command(name, help=entry.summary)
+        (groups[first] if second else app).add_command(command)
+    for group in groups.values():
+        app.add_command(group)
+    for command in _project_commands():
+        app.add_command(command)
+    return app
+
+
+def _version_option() -> click.Option:
+    def show(context: click.Context, _param: click.Parameter, value: bool) -> None:  # noqa: FBT001
+        if value:
+            click.echo(f"dspa {__version__}")
+            context.exit()
+
+    return click.Option(
+        ["--version"], is_flag=True, expose_value=False, is_eager=True, callback=show,
+        help="Show the version.",
+    )  # fmt: skip
+
+
+def _stage_command(name: str, entry: Entry) -> click.Command:
+    """Make the whole command of a stage from its inputs and parameters."""
+    from dspa.project.params import fields_of
+
+    stage = find_stage(entry.name)
+    fields = fields_of(stage.params)
+    taken = {field.name for field in fields}
+    params: list[click.Parameter] = []
+    positional = [item for item in stage.inputs if item.positional]
+    if positional:
+        label = "|".join(item.kind.upper() for item in positional)
+        params.append(click.Argument(["inputs"], nargs=-1, metavar=f"JOB|{label}"))
+    params += [click.Argument([field.name], required=False, metavar=field.name.upper())
+               for field in fields if field.positional]  # fmt: skip
+    for item in stage.inputs:
+        if item.name in taken or item.name in OWN:
+            continue
+        text = item.help or f"{item.kind}: a job or a file"
+        where = " (instead of the first argument)" if item.positional else ""
+        need = "" if item.optional or item.positional else " [required]"
+        params.append(click.Option(
+            [_flag(item.name), f"input_{item.name}"], multiple=True, help=text + where + need,
+            metavar="JOB|FILE" + (",..." if item.many else ""),
+        ))  # fmt: skip
+    params += [_option(field) for field in fields if not field.positional]
+
+    def invoke(**values: Any) -> None:
+        _run_stage(stage, fields, values)
+
+    return click.Command(
+        name, params=params + _common_options(), callback=invoke, help=_sentence(stage.summary),
+        short_help=entry.summary, epilog=EPILOG,
+    )  # fmt: skip
+
+
+def _option(field: Field) -> click.Option:
+    """Make the option of one parameter; values are converted with the rest of the parameters."""
+    from dspa.stages.stage import range_text
+
+    data = field.metadata
+    limits = range_text(data).removeprefix("of ") if "minimum" in data else ""
+    notes = [limits or data.get("unit", "")]
+    if field.required:
+        notes.append("required")
+    elif field.default not in (None, "", ()):
+        notes.append(f"default {_shown(field)}")
+    note = "; ".join(text for text in notes if text)
+    text = data.get("help", "") + (f" [{note}]" if note else "")
+    flag = _flag(field.name)
+    if field.type is bool and field.length is None:
+        pair = f"{flag}/--no-{flag[2:]}" if field.default else flag
+        return click.Option([pair, field.name], is_flag=True, default=None, help=text)
+    choices = data.get("choices")
+    word = {int: "N", float: data.get("unit") or "X", str: "TEXT"}[field.type]
+    metavar = "|".join(choices) if choices else word.upper()
+    if field.length == 0:
+        metavar += ",..."
+    return click.Option(
+        [flag, field.name], metavar=" ".join([metavar] * (field.length or 1)), help=text,
+        nargs=field.length or 1, type=str, default=None,
+    )  # fmt: skip
+
+
+def _common_options() -> list[click.Parameter]:
+    return [
+        _project_option(),
+        click.Option(["--cluster"], default="local", metavar="WHERE", help=CLUSTER_HELP),
+        click.Option(["--seed"], type=click.IntRange(0, 2**32 - 1), default=0, metavar="N",
+                     help="All randomness follows from it [default 0]"),
+        click.Option(["--dry-run"], is_flag=True, help="Say what would run, and how large it is"),
+    ]  # fmt: skip
+
+
+def _project_option() -> click.Option:
+    return click.Option(["--project"], metavar="DIR", help="Project folder [default: here]")
+
+
+def _run_stage(stage: Stage, fields: Sequence[Field], values: Mapping[str, Any]) -> None:
+    from dspa.project import running
+    from dspa.project.lineage import resolve
+    from dspa.project.params import from_plain
+
+    given = {f.name: values[f.name] for f in fields if values.get(f.name) is not None}
+    params = from_plain(stage.params, given)
+    named = {
+        item.name: values[f"input_{item.name}"]
+        for item in stage.inputs
+        if values.get(f"input_{item.name}")
+    }
+    project = _find_project(values["project"], must_exist=False)
+    inputs = resolve(project, stage, values.get("inputs", ()), named)
+    if values["dry_run"]:
+        _print_plan(stage, running.plan(stage, inputs, params), inputs)
+        return
+    project = project or _new_project(values["project"])
+    with _Session(values["cluster"], values["seed"]) as session:
+        job = running.start(project, stage, inputs, params, options=session.options)
+        session.tell(running.closing_lines(job))
+
+
+class _Session:
+    """The machines of one command, closed when it ends."""
+
+    def __init__(self, cluster: str, seed: int) -> None:
+        from dspa.project.machines import Machines
+        from dspa.project.running import Options
+
+        self.machines: Machines = Machines(cluster)
+        self.console = _console()
+        self.options: Options = Options(
+            self.machines.make_runner, cluster=cluster, seed=seed, console=self.console
+        )
+
+    def __enter__(self) -> _Session:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.machines.close()
+
+    def tell(self, lines: Sequence[str]) -> None:
+        for text in lines:
+            click.echo(text)
+
+
+def _print_plan(stage: Stage, figures: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+    from dspa.project.figures import figure, words
+
+    click.echo(f"{stage.name} would run; nothing was started")
+    for name, item in inputs.items():
+        for each in item if isinstance(item, tuple) else (item,):
+            if each is not None:
+                click.echo(f"  {name:<20} {each.path}")
+    for name, value in figures.items():
+        click.echo(f"  {words(name):<20} {figure(name, value)}")
+
+
+def _project_commands() -> list[click.Command]:
+    as_json = click.Option(["--json", "as_json"], is_flag=True, help="For other programs")
+    job = click.Argument(["job"], metavar="JOB")
+    cluster = click.Option(["--cluster"], default="local", metavar="WHERE", help=CLUSTER_HELP)
+    seed = click.Option(["--seed"], type=click.IntRange(0, 2**32 - 1), default=0, help="Seed")
+    table: list[tuple[str, Callable[..., None], list[click.Parameter]]] = [
+        ("init", _init, [click.Argument(["folder"], metavar="DIR")]),
+        ("status", _status, [as_json, _project_option()]),
+        ("show", _show, [job, as_json, _project_option()]),
+        ("resume", _resume, [job, cluster, _project_option()]),
+        ("run", _workflow, [click.Argument(["workflow"]), cluster, seed, _project_option()]),
+    ]
+    return [
+        click.Command(name, callback=function, params=params, help=function.__doc__)
+        for name, function, params in table
+    ]
+
+
+def _init(folder: str) -> None:
+    """Make a project folder."""
+    from dspa.project.project import init
+
+    click.echo(f"project {init(Path(folder)).folder}")
+
+
+def _status(project: str | None, *, as_json: bool) -> None:
+    """List the jobs of the project."""
+    from dspa.project import show
+
+    found = _must(_find_project(project))
+    if as_json:
+        click.echo(json.dumps(show.status(found), indent=1))
+    else:
+        show.print_status(found, _console(stderr=False))
+
+
+def _show(job: str, project: str | None, *, as_json: bool) -> None:
+    """Show a job: state, figures, parameters, inputs, outputs."""
+    from dspa.project import show
+    from dspa.project.lineage import find_job
+
+    found = find_job(_must(_find_project(project)), job)
+    if as_json:
+        click.echo(json.dumps(show.describe(found), indent=1))
+    else:
+        show.print_job(found, _console(stderr=False))
+
+
+def _resume(job: str, cluster: str, project: str | None) -> None:
+    """Go on with a killed or failed job, from its last checkpoint."""
+    from dspa.project import running
+    from dspa.project.lineage import find_job
+
+    found = find_job(_must(_find_project(project)), job)
+    with _Session(cluster, 0) as session:
+        running.resume(found, options=session.options)
+        session.tell(running.closing_lines(found))
+
+
+def _workflow(workflow: str, cluster: str, seed: int, project: str | None) -> None:
+    """Run the stages that a YAML file lists, one after another."""
+    from dspa.project.running import closing_lines
+    from dspa.project.workflow import read_workflow, run_workflow
+
+    steps = read_workflow(Path(workflow))
+    found = _find_project(project, must_exist=False) or _new_project(project)
+    with _Session(cluster, seed) as session:
+        run_workflow(found, steps, session.options,
+                     told=lambda job: session.tell(closing_lines(job)))  # fmt: skip
+
+
+def _find_project(folder: str | None, *, must_exist: bool = True) -> Project | None:
+    from dspa.project.project import find
+
+    found = find(None if folder is None else Path(folder))
+    if found is None and must_exist:
+        where = folder or Path.cwd()
+        raise InputError(f"{where} is not a dspa project; make one with dspa init DIR")
+    return found
+
+
+def _new_project(folder: str | None) -> Project:
+    from dspa.project.project import init
+
+    project = init(Path(folder or Path.cwd()))
+    click.echo(f"new project {project.folder}", err=True)
+    return project
+
+
+def _must(project: Project | None) -> Project:
+    assert project is not None
+    return project
+
+
+def _console(*, stderr: bool = True) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def _complain(sentence: str, status: int) -> int:
+    click.echo(f"dspa: {' '.join(sentence.split())}", err=True)
+    return status
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+
+
+def _shown(field: Field) -> str:
+    value = field.default
+    if isinstance(value, tuple):
+        return " ".join(f"{item}" for item in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,73 @@
+"""Figures as people read them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Fields of events that are not figures.
+HIDDEN = frozenset({"time", "kind", "task", "done", "total", "iteration", "iterations", "name"})
+ANGSTROM = ("resolution", "defocus", "shift", "diameter", "pixel_size", "radius", "gsfsc", "fsc")
+
+
+def figures_of(event: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the figures an event carries: its plain numbers and words.
+
+    Parameters
+    ----------
+    event : mapping
+        From the stream.
+    """
+    return {
+        key: value
+        for key, value in event.items()
+        if key not in HIDDEN and isinstance(value, bool | int | float | str)
+    }
+
+
+def figure(name: str, value: Any) -> str:
+    """Return a figure's value with its unit.
+
+    Parameters
+    ----------
+    name : str
+        ``resolution_masked``; the names of lengths tell their unit.
+    value : Any
+    """
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        text = f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+        return f"{text} A" if name.startswith(ANGSTROM) else text
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "-" if value is None else str(value)
+
+
+def line(figures: Mapping[str, Any]) -> str:
+    """Return figures in one line: ``resolution 8.3 A, classes 50``.
+
+    Parameters
+    ----------
+    figures : mapping of str to Any
+    """
+    return ", ".join(f"{words(name)} {figure(name, value)}" for name, value in figures.items())
+
+
+def words(name: str) -> str:
+    """Turn a field's name into words."""
+    return name.replace("_", " ")
+
+
+def duration(seconds: float) -> str:
+    """Return a time span as people say it: ``42 s``, ``3 min 5 s``, ``2 h 10 min``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,181 @@
+"""The record of one job: its folder, and ``job.json`` in it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import socket
+import time
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from dspa.data.errors import InputError
+from dspa.dataflow.checkpoint import write_atomically
+from dspa.dataflow.events import plain
+
+LAYOUT_VERSION = 1
+STATES = ("created", "running", "completed", "failed", "killed")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What ``job.json`` holds.
+
+    Attributes
+    ----------
+    number : int
+    stage : str
+        As typed: ``pick blob``.
+    state : str
+        One of ``STATES``.
+    params : dict
+        All parameters, as people type them.
+    inputs : dict
+        Per input name: ``given`` (what was typed), ``path`` and ``job`` (a number or None);
+        a list of those where several were given.
+    outputs : dict
+        Per output name, a path relative to the job's folder.
+    figures : dict
+        Numbers worth a line: particles, resolution.
+    started, finished : float or None
+        Seconds since the epoch.
+    seconds : float
+        Time spent running, all attempts together.
+    attempts : int
+    seed : int
+    cluster : str
+    error : str
+        One sentence, if it failed.
+    process : dict
+        Host, process id and start of the process that runs or ran it.
+    versions : dict
+    """
+
+    number: int
+    stage: str
+    state: str = "created"
+    params: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, Any] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)
+    figures: dict[str, Any] = field(default_factory=dict)
+    created: float = 0.0
+    started: float | None = None
+    finished: float | None = None
+    seconds: float = 0.0
+    attempts: int = 0
+    seed: int = 0
+    cluster: str = "local"
+    error: str = ""
+    process: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    layout_version: int = LAYOUT_VERSION
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job in a project.
+
+    Attributes
+    ----------
+    folder : Path
+        ``jobs/J005-class2d``.
+    """
+
+    folder: Path
+
+    @property
+    def number(self) -> int:
+        """The number in the folder's name."""
+        return int(self.folder.name.split("-")[0][1:])
+
+    @property
+    def name(self) -> str:
+        """``J5``."""
+        return f"J{self.number}"
+
+    def read(self) -> Record:
+        """Read ``job.json``; a job whose process has gone without a word reads as killed."""
+        path = self.folder / "job.json"
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            known = {item.name for item in dataclasses.fields(Record)}
+            if fields["layout_version"] > LAYOUT_VERSION:
+                raise InputError(f"{path} was written by a newer dspa; update this one")
+            record = Record(**{key: value for key, value in fields.items() if key in known})
+        except InputError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path} is not a readable job record ({error})") from error
+        if record.state not in STATES:
+            raise InputError(f"{path}: state {record.state!r} is none of {', '.join(STATES)}")
+        if record.state == "running" and not is_alive(record.process):
+            return dataclasses.replace(record, state="killed", error="its process has gone")
+        return record
+
+    def write(self, record: Record) -> None:
+        """Write ``job.json`` at once."""
+        text = json.dumps(plain(dataclasses.asdict(record)), indent=1).encode()
+        write_atomically(self.folder / "job.json", lambda stream: stream.write(text))
+
+    def output(self, name: str) -> Path | None:
+        """Return the path of an output, or None if the job has none of that name."""
+        record = self.read()
+        if name not in record.outputs:
+            return None
+        return self.folder / record.outputs[name]
+
+    @property
+    def parents(self) -> list[int]:
+        """Numbers of the jobs whose outputs this one used."""
+        used = []
+        for given in self.read().inputs.values():
+            for item in given if isinstance(given, list) else [given]:
+                if item and item.get("job") is not None and item["job"] not in used:
+                    used.append(int(item["job"]))
+        return used
+
+
+def this_process() -> dict[str, Any]:
+    """Describe this process so that another can tell whether it still lives."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "start": _start_of(os.getpid())}
+
+
+def is_alive(process: dict[str, Any]) -> bool:
+    """Tell whether a described process lives; one on another host is taken to."""
+    if process.get("host") != socket.gethostname():
+        return bool(process)
+    pid = process.get("pid", 0)
+    try:
+        os.kill(int(pid), 0)
+    except (OSError, ValueError, OverflowError):
+        return False
+    return _start_of(int(pid)) == process.get("start")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result may depend on."""
+    found = {"python": platform.python_version()}
+    for name in ("dspa", "numpy", "scipy", "numba", "dask", "zarr", "xarray"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def now() -> float:
+    """Seconds since the epoch."""
+    return time.time()
+
+
+def _start_of(pid: int) -> str:
+    """When a process started, in the kernel's ticks; empty where /proc is not there."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    return text.rpartition(")")[2].split()[19]

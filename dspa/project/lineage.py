@@ -1,0 +1,206 @@
+"""From what a user typed to the file that is meant: job numbers, outputs, ancestors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dspa.data.errors import InputError
+
+if TYPE_CHECKING:
+    from dspa.project.job import Job
+    from dspa.project.project import Project
+    from dspa.stages.stage import Input, Stage
+
+_JOB = re.compile(r"[Jj](\d+)(?:\.(\w+))?")
+
+
+@dataclass(frozen=True)
+class Given:
+    """One input, resolved.
+
+    Attributes
+    ----------
+    given : str
+        What the user typed.
+    path : Path
+        Absolute.
+    job : int or None
+        The job that was named.
+    """
+
+    given: str
+    path: Path
+    job: int | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Return what ``job.json`` keeps."""
+        return {"given": self.given, "path": str(self.path), "job": self.job}
+
+
+Resolved = Mapping[str, Given | tuple[Given, ...] | None]
+
+
+def resolve(
+    project: Project | None, stage: Stage, tokens: Sequence[str], named: Mapping[str, Any]
+) -> dict[str, Given | tuple[Given, ...] | None]:
+    """Find every input of a stage.
+
+    Parameters
+    ----------
+    project : Project or None
+        Where job numbers are looked up.
+    stage : Stage
+    tokens : sequence of str
+        What was typed in the place of the positional inputs: jobs serve all of them, files serve
+        them in the order in which the stage names them.
+    named : mapping of str to str or sequence of str
+        What was given by option.
+    """
+    files = [token for token in tokens if not is_job(token)]
+    jobs = [token for token in tokens if is_job(token)]
+    found: dict[str, Given | tuple[Given, ...] | None] = {}
+    for item in stage.inputs:
+        option = named.get(item.name)
+        if option:
+            texts = [option] if isinstance(option, str) else list(option)
+            found[item.name] = _several(project, item, texts)
+        elif item.positional and files and item.many:
+            found[item.name], files = _several(project, item, files), []
+        elif item.positional and files:
+            found[item.name] = _file(files.pop(0), item.kind)
+        elif item.positional and jobs:
+            found[item.name] = _from_jobs(project, item, jobs)
+        else:
+            found[item.name] = None
+        if found[item.name] is None and not item.optional:
+            raise InputError(_missing(stage, item, tokens))
+    if files:
+        raise InputError(f"{stage.name} has no use for {files[0]!r}")
+    return found
+
+
+def paths(resolved: Resolved) -> dict[str, Any]:
+    """Return the paths alone, as ``Stage.run`` takes them."""
+    return {
+        name: tuple(item.path for item in given)
+        if isinstance(given, tuple)
+        else (given.path if given is not None else None)
+        for name, given in resolved.items()
+    }
+
+
+def is_job(text: str) -> bool:
+    """Tell whether a text names a job (``J5``, ``J5.half1``) rather than a file."""
+    return _JOB.fullmatch(text) is not None and not Path(text).exists()
+
+
+def find_job(project: Project | None, text: str) -> Job:
+    """Return the job of ``J5`` or ``J5.half1``."""
+    match = _JOB.fullmatch(text)
+    if match is None:
+        raise InputError(f"{text!r} is not a job; jobs are J1, J2, ... (dspa status lists them)")
+    if project is None:
+        raise InputError(f"{text}: there is no project here; change to its folder or use --project")
+    return project.job(int(match.group(1)))
+
+
+def _several(project: Project | None, item: Input, texts: Sequence[str]) -> Any:
+    """Resolve what an option was given: one, or many where the input takes many."""
+    pieces = [piece for text in texts for piece in _pieces(text)]
+    given = tuple(_one(project, item, piece) for piece in pieces)
+    if item.many:
+        return given
+    if len(given) != 1:
+        raise InputError(f"--{item.name} takes one {item.kind}, got {len(given)}")
+    return given[0]
+
+
+def _pieces(text: str) -> list[str]:
+    return [text] if Path(text).exists() else [piece for piece in text.split(",") if piece]
+
+
+def _one(project: Project | None, item: Input, text: str) -> Given:
+    if not is_job(text):
+        return _file(text, item.kind)
+    given = _from_jobs(project, item, [text])
+    if given is None or isinstance(given, tuple):
+        raise InputError(f"{text} has no {item.kind}, nor have the jobs it came from")
+    return given
+
+
+def _file(text: str, kind: str) -> Given:
+    path = Path(text).expanduser().absolute()
+    if not path.exists():
+        raise InputError(
+            f"{text}: there is no such file for {kind}, and it is no job number (J1, J2, ...)"
+        )
+    return Given(text, path)
+
+
+def _from_jobs(
+    project: Project | None, item: Input, texts: Sequence[str]
+) -> Given | tuple[Given, ...] | None:
+    """Find an input in the named jobs or, failing that, in their nearest ancestors."""
+    if item.many:
+        found = [_from_job(project, item, text) for text in texts]
+        return tuple(given for given in found if given is not None) or None
+    level = [find_job(project, text) for text in texts]
+    for text, job in zip(texts, level, strict=True):
+        match = _JOB.fullmatch(text)
+        if match is not None and match.group(2):
+            return _exact(job, match.group(2), text)
+    return _search(project, item, level)
+
+
+def _from_job(project: Project | None, item: Input, text: str) -> Given | None:
+    match = _JOB.fullmatch(text)
+    job = find_job(project, text)
+    if match is not None and match.group(2):
+        return _exact(job, match.group(2), text)
+    return _search(project, item, [job])
+
+
+def _exact(job: Job, name: str, text: str) -> Given:
+    path = job.output(name)
+    if path is None:
+        has = ", ".join(job.read().outputs) or "none yet"
+        raise InputError(f"{text}: {job.name} has no output {name!r}; it has {has}")
+    return Given(text, path, job.number)
+
+
+def _search(project: Project | None, item: Input, level: list[Job]) -> Given | None:
+    """Walk up the lineage, generation by generation."""
+    seen: set[int] = set()
+    first = {job.number for job in level}
+    while level and project is not None:
+        found = {}
+        for job in level:
+            record = job.read()
+            if job.number in first and record.state != "completed":
+                raise InputError(f"{job.name} is {record.state}; use a job that is completed")
+            if item.kind in record.outputs:
+                found[job.number] = job.folder / record.outputs[item.kind]
+        if len(found) > 1:
+            names = " and ".join(f"J{number}" for number in sorted(found))
+            raise InputError(f"{names} both have {item.kind}; say which with --{item.name}")
+        if found:
+            number, path = found.popitem()
+            if not path.exists():
+                raise InputError(f"{path}, the {item.kind} of J{number}, is gone; run it again")
+            return Given(f"J{number}", path, number)
+        seen |= {job.number for job in level}
+        above = sorted({number for job in level for number in job.parents} - seen)
+        level = [project.job(number) for number in above]
+    return None
+
+
+def _missing(stage: Stage, item: Input, tokens: Sequence[str]) -> str:
+    if tokens and item.positional:
+        named = " and ".join(tokens)
+        return f"{stage.name} needs {item.kind}: {named} gives none, nor do the jobs it came from"
+    option = "" if item.positional else f" (--{item.name.replace('_', '-')})"
+    return f"{stage.name} needs {item.kind}{option}: name a job (J1, J2, ...) or a file"

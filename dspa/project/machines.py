@@ -1,0 +1,137 @@
+"""The workers of a job: none until the first task asks for them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from dspa.dataflow.checkpoint import Checkpoints
+from dspa.dataflow.runner import InlineRunner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+    from dspa.dataflow.cluster import Cluster
+    from dspa.dataflow.events import Event, Events
+    from dspa.dataflow.reduction import Chunk, Model, Reduction
+    from dspa.dataflow.runner import Result, Runner
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+# Pages of ours in the dashboard of clusters that we start.
+DASHBOARD = ("dspa.app.dashboard",)
+FORWARDED = frozenset({"iteration", "picture", "message", "warning", "state", "result"})
+
+
+@dataclass
+class Machines:
+    """What ``--cluster`` names; shared by the jobs of one command.
+
+    Attributes
+    ----------
+    spelling : str
+        ``inline``, or as `dspa.dataflow.cluster.connect` takes it.
+    """
+
+    spelling: str = "local"
+    _cluster: Cluster | None = None
+
+    def __post_init__(self) -> None:
+        # Dask takes a third of a second to load; a job that spreads no work should not pay it.
+        if self.spelling != "inline" and not re.fullmatch(r"local(:[1-9]\d*)?", self.spelling):
+            self.cluster()
+
+    def make_runner(self, folder: Path, events: Events) -> Runner:
+        """Return a runner for a job; nothing starts yet.
+
+        Parameters
+        ----------
+        folder : Path
+        events : Events
+        """
+        if self.spelling == "inline":
+            return InlineRunner(folder, events)
+        return LazyRunner(self, folder, events)
+
+    def cluster(self) -> Cluster:
+        """Return the cluster; it starts when its client is asked for."""
+        if self._cluster is None:
+            from dspa.dataflow.cluster import connect  # Dask, loaded when needed
+
+            self._cluster = connect(self.spelling, routes=DASHBOARD)
+        return self._cluster
+
+    def close(self) -> None:
+        """Stop the workers, if there are any."""
+        if self._cluster is not None:
+            self._cluster.close()
+
+
+@dataclass
+class LazyRunner:
+    """A runner that finds its workers at the first task."""
+
+    machines: Machines
+    folder: Path
+    events: Events
+    _runner: Runner | None = None
+    _checkpoints: Checkpoints = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._checkpoints = Checkpoints(self.folder.resolve() / "checkpoints")
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """Checkpoints of the job."""
+        return self._checkpoints
+
+    @property
+    def workers(self) -> int:
+        """Number of tasks at once."""
+        return self.machines.cluster().workers
+
+    @property
+    def memory(self) -> int:
+        """Bytes per worker."""
+        return self.machines.cluster().memory
+
+    def run(
+        self, reduction: Reduction, chunks: Sequence[Chunk], model: Model, *, name: str
+    ) -> Result:
+        """Make one pass over the chunks and checkpoint it."""
+        return self._started().run(reduction, chunks, model, name=name)
+
+    def map(self, function: Callable[[S], T], items: Iterable[S], *, name: str = "map") -> list[T]:
+        """Apply a picklable function to every item, in order."""
+        return self._started().map(function, items, name=name)
+
+    def close(self) -> None:
+        """Give back the runner; the machines stay for the next job."""
+        if self._runner is not None:
+            self._runner.close()
+
+    def _started(self) -> Runner:
+        if self._runner is None:
+            from dspa.dataflow.dask_runner import DaskRunner  # Dask, loaded when needed
+
+            cluster = self.machines.cluster()
+            client = cluster.client
+            self._runner = DaskRunner(cluster, self.folder, self.events)
+            self.events.listeners += (_Forward(client),)
+            size = f"{cluster.workers} worker(s) of {cluster.memory / 2**30:.1f} GiB"
+            self.events.emit("cluster", text=f"{size}; dashboard {cluster.dashboard}")
+        return self._runner
+
+
+@dataclass(frozen=True)
+class _Forward:
+    """Hands events to the page in the Dask dashboard."""
+
+    client: Any
+
+    def __call__(self, event: Event) -> None:
+        if event["kind"] in FORWARDED:
+            self.client.log_event("dspa", dict(event))

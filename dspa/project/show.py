@@ -1,0 +1,125 @@
+"""What ``dspa status`` and ``dspa show`` say."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from dspa.dataflow.events import plain, read_events
+from dspa.project.figures import duration, figure, figures_of, line, words
+from dspa.project.job import now
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dspa.project.job import Job, Record
+    from dspa.project.project import Project
+
+COLOURS = {"completed": "green", "failed": "red", "killed": "red", "running": "yellow"}
+
+
+def status(project: Project) -> list[dict[str, Any]]:
+    """Return one record per job, with plain values.
+
+    Parameters
+    ----------
+    project : Project
+    """
+    return [describe(job) for job in project.jobs]
+
+
+def describe(job: Job) -> dict[str, Any]:
+    """Return everything known of a job, with plain values.
+
+    Parameters
+    ----------
+    job : Job
+    """
+    record = job.read()
+    fields: dict[str, Any] = plain(dataclasses.asdict(record))
+    outputs = {name: str(job.folder / path) for name, path in record.outputs.items()}
+    return fields | {
+        "job": job.name,
+        "folder": str(job.folder),
+        "outputs": outputs,
+        "figures": record.figures or latest_figures(job),
+        "report": str(job.folder / "report.html"),
+        "log": str(job.folder / "log.txt"),
+    }
+
+
+def latest_figures(job: Job) -> dict[str, Any]:
+    """Return the figures of the newest events of a job that is under way."""
+    figures: dict[str, Any] = {}
+    for _, event in read_events(job.folder / "events.jsonl"):
+        if event["kind"] in ("iteration", "result"):
+            figures |= {"iteration": event["iteration"]} if "iteration" in event else {}
+            figures |= figures_of(event)
+    return figures
+
+
+def print_status(project: Project, console: Console) -> None:
+    """Print the table of jobs.
+
+    Parameters
+    ----------
+    project : Project
+    console : Console
+    """
+    jobs = project.jobs
+    if not jobs:
+        console.print(f"{project.folder} has no jobs yet", markup=False)
+        return
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for name in ("job", "stage", "inputs", "state", "took", "figures"):
+        table.add_column(name, overflow="fold")
+    for job in jobs:
+        record = job.read()
+        parents = " ".join(f"J{number}" for number in job.parents)
+        colour = COLOURS.get(record.state, "white")
+        figures = line(record.figures or latest_figures(job)) or record.error
+        state = f"[{colour}]{record.state}[/]"
+        table.add_row(job.name, record.stage, parents, state, _took(record), figures)
+    console.print(table)
+
+
+def print_job(job: Job, console: Console) -> None:
+    """Print a job: state, figures, parameters, inputs, outputs.
+
+    Parameters
+    ----------
+    job : Job
+    console : Console
+    """
+    about = describe(job)
+    record = job.read()
+    head = f"{job.name} {record.stage}: {record.state}"
+    took = _took(record)
+    console.print(head + (f" ({took})" if took else ""), markup=False, highlight=False)
+    if record.error:
+        console.print(f"  {record.error}", markup=False, highlight=False)
+    inputs = {}
+    for name, given in record.inputs.items():
+        items = given if isinstance(given, list) else [given]
+        inputs[name] = ", ".join(f"{i['given']} -> {i['path']}" for i in items if i)
+    sections = {
+        "figures": {words(k): figure(k, v) for k, v in about["figures"].items()},
+        "parameters": {words(k): figure("", v) for k, v in record.params.items()},
+        "inputs": {k: v for k, v in inputs.items() if v},
+        "outputs": about["outputs"],
+        "files": {"report": about["report"], "log": about["log"]},
+    }
+    for title, rows in sections.items():
+        if rows:
+            console.print(f"{title}:", markup=False, highlight=False)
+        for name, value in rows.items():
+            text = f"  {name:<24} {value}"
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _took(record: Record) -> str:
+    if record.state == "running" and record.started:
+        return f"{duration(now() - record.started)} so far"
+    return duration(record.seconds) if record.seconds else ""
