@@ -84,9 +84,10 @@ def body(  # noqa: D103, PLR0917
         for corner in range(4):
             dx, dy = np.uint32(corner & 1), np.uint32(corner >> 1)
             w = (fx if dx else one - fx) * (fy if dy else one - fy)
-            accumulate(sums, (c, j + dy, i + dx, np.uint32(0)), w * real)
-            accumulate(sums, (c, j + dy, i + dx, np.uint32(1)), w * imaginary)
-            accumulate(sums, (c, j + dy, i + dx, np.uint32(2)), w * total)
+            row, column = j + dy, i + dx
+            accumulate(sums, (c, row, column, np.uint32(0)), w * real)
+            accumulate(sums, (c, row, column, np.uint32(1)), w * imaginary)
+            accumulate(sums, (c, row, column, np.uint32(2)), w * total)
 
 
 def loop(items: int, *arrays: Any) -> None:  # noqa: D103

@@ -21,11 +21,14 @@ from dspa.device import fft, is_host, like, namespace, to_host
 from dspa.device.launcher import LANES, launch
 from dspa.kernels.insert2d import INSERT2D
 from dspa.kernels.score2d import SCORE2D
+from dspa.kernels.slice2d import SLICE2D
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dspa.geometry.band import Band
+
+SLICE_BYTES = 48 << 20  # slices held at a time
 
 
 def rotation_table(angles: Any) -> Any:
@@ -217,6 +220,7 @@ def score_candidates(
     y: Any,
     c2: Any,
     band: Band,
+    count: int | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Score every candidate cell by the gather kernel.
 
@@ -228,10 +232,11 @@ def score_candidates(
     turns : (fine angles, 2) float32
         From `rotation_table`.
     phases : (fine shifts, 2, f) float32
-        The first f coefficients of the band are compared.
     y : (n, 2, F) float32
     c2 : (n, F) float32
     band : Band
+    count : int, optional
+        Compare the first ``count`` coefficients; by default f.
 
     Returns
     -------
@@ -239,10 +244,49 @@ def score_candidates(
     norms : (pairs,) float32
         Their terms in |A|^2: what the score of a perfect fit is expected to be.
     """
+    # Images share poses: each slice is read once, for a block of poses at a time.
+    key = cells.member.astype(np.int64) * int(turns.shape[0]) + cells.angle
+    unique, pose = np.unique(key, return_inverse=True)
+    f = int(phases.shape[2]) if count is None else count
+    block = max(1, SLICE_BYTES // (8 * f))
+    scores, norms = np.empty((2, cells.size), np.float32)
+    for first in range(0, unique.size, block):
+        member, angle = np.divmod(unique[first : first + block], int(turns.shape[0]))
+        slices = cut_slices(grids, member, turns[like(angle, reference=y)], band=band, count=f)
+        chosen = np.flatnonzero((pose >= first) & (pose < first + block))
+        cross, norm = _score_block(
+            slices, cells.take(chosen), pose[chosen] - first, phases=phases, y=y, c2=c2
+        )
+        scores[chosen], norms[chosen] = 2.0 * cross - norm, norm
+    return scores, norms
+
+
+def cut_slices(
+    grids: Any, member: NDArray[np.integer[Any]], turns: Any, *, band: Band, count: int
+) -> Any:
+    """Read slices by the kernel: (items, 2, count) float32, of classes ``member`` at ``turns``."""
+    xp = namespace(grids)
+    slices = xp.empty((member.size, 2, count), dtype=xp.float32)
+    launch(
+        SLICE2D,
+        int(member.size),
+        grids,
+        like(member.astype(np.int32), reference=grids),
+        turns,
+        like(band.kx[:count].astype(np.float32), reference=grids),
+        like(band.ky[:count].astype(np.float32), reference=grids),
+        slices,
+    )
+    return slices
+
+
+def _score_block(
+    slices: Any, cells: Candidates, pose: NDArray[Any], *, phases: Any, y: Any, c2: Any
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Cross term and norm of every cell, whose slice is row ``pose``."""
     xp = namespace(y)
     start = cells.poses()
     first = start[:-1]
-    f = int(phases.shape[2])
     # On a CPU items come one by one and share a row of scratch; on a GPU each has its own.
     lanes, rows = (1, 1) if is_host(y) else (LANES, max(1, first.size))
     cross = xp.zeros((lanes, cells.size), dtype=xp.float32)
@@ -250,23 +294,20 @@ def score_candidates(
     launch(
         SCORE2D,
         first.size,
-        grids,
-        like(cells.member[first], reference=y),
-        turns[like(cells.angle[first], reference=y)],
+        slices,
+        like(pose[first].astype(np.int32), reference=y),
         like(cells.image[first], reference=y),
         like(start, reference=y),
         like(cells.shift, reference=y),
         phases,
         y,
         c2,
-        like(band.kx[:f].astype(np.float32), reference=y),
-        like(band.ky[:f].astype(np.float32), reference=y),
-        xp.zeros((rows, 2, f), dtype=xp.float32),
+        xp.empty((rows, 2, slices.shape[2]), dtype=xp.float32),
         cross,
         norm,
     )
     norms = np.repeat(to_host(xp.sum(norm, axis=0)), np.diff(start))
-    return 2.0 * to_host(xp.sum(cross, axis=0)) - norms, norms
+    return to_host(xp.sum(cross, axis=0)), norms
 
 
 def insert_candidates(

@@ -45,6 +45,9 @@ class SearchGrid:
     band : Band
     radii : tuple of int
         Band radius of the coarse level and of each finer one.
+    reach : int
+        Radius to which images are added up: what is beyond the last of ``radii`` took no part in
+        the search, so the correlation of half averages is honest there.
     angles : int
         Number of fine angles, 2 pi / angles apart; every ``2**levels``-th is coarse.
     unit : float
@@ -59,6 +62,7 @@ class SearchGrid:
 
     band: Band
     radii: tuple[int, ...]
+    reach: int
     angles: int
     unit: float
     shifts: NDArray[np.int32]
@@ -86,7 +90,13 @@ class SearchGrid:
 
 
 def search_grid(
-    band: Band, *, radius: int, coarse_radius: int, max_shift: float, particle_radius: float
+    band: Band,
+    *,
+    radius: int,
+    reach: int,
+    coarse_radius: int,
+    max_shift: float,
+    particle_radius: float,
 ) -> SearchGrid:
     """Lay out the lattices.
 
@@ -95,6 +105,8 @@ def search_grid(
     band : Band
     radius : int
         Finest radius compared, at most ``band.radius``.
+    reach : int
+        Radius to which images are added up.
     coarse_radius : int
         Radius of the coarse level.
     max_shift : float
@@ -108,8 +120,8 @@ def search_grid(
     step = band.box / (_SHIFTS_PER_WAVE * coarse)
     around = int(np.ceil(2.0 * np.pi * 0.6 * particle_radius / step))
     fine = 1 << levels
-    reach = int(np.floor(max_shift / step + 1e-6)) * fine + fine - 1
-    axis = np.arange(-reach, reach + 1)
+    most = int(np.floor(max_shift / step + 1e-6)) * fine + fine - 1
+    axis = np.arange(-most, most + 1)
     grid = np.stack(np.meshgrid(axis, axis, indexing="xy"), axis=-1)  # (y, x, 2) of (x, y)
     inside = np.hypot(grid[..., 0], grid[..., 1]) * (step / fine) <= max_shift + step * 0.75
     row = np.full(inside.shape, -1, np.int32)
@@ -117,9 +129,8 @@ def search_grid(
     shifts = grid[inside].astype(np.int32)
     near = np.hypot(*shifts.T) * (step / fine) <= max_shift + 1e-6
     on = (shifts % fine == 0).all(axis=1) & near
-    return SearchGrid(
-        band, radii, around * fine, step / fine, shifts, row, np.flatnonzero(on).astype(np.int32)
-    )
+    coarse_shifts = np.flatnonzero(on).astype(np.int32)
+    return SearchGrid(band, radii, reach, around * fine, step / fine, shifts, row, coarse_shifts)
 
 
 @dataclass(frozen=True)
@@ -180,7 +191,7 @@ def make_searcher(averages: Any, grid: SearchGrid) -> Searcher:
     turn = grid.angle(np.arange(grid.angles))
     count = band.size(grid.radii[0])
     # The images move by the shift; the conjugate that Y holds moves by its inverse phase.
-    phases = np.conj(shift_phases(band, grid.shift_pixels, count=band.size(grid.radii[-1])))
+    phases = np.conj(shift_phases(band, grid.shift_pixels, count=band.size(grid.reach)))
     slices = rotated_slices(grids, turn[::fine], band, count=count)
     return Searcher(
         grid,
@@ -227,10 +238,11 @@ def search(
             searcher.grids,
             cells,
             searcher.turns,
-            phases=searcher.phases[:, :, :count],
+            phases=searcher.phases,
             y=planes,
             c2=c2,
             band=band,
+            count=count,
         )
     return cells, scores, norms
 
@@ -358,7 +370,8 @@ def posterior(
     scores: NDArray[np.float32],
     count: int,
     *,
-    least: float = 1e-3,
+    least: float = 1e-2,
+    most: int = 16,
     hard: bool = False,
 ) -> Posterior:
     """Turn scores into the posterior over class, angle and shift.
@@ -372,6 +385,8 @@ def posterior(
         Number of images.
     least : float
         Cells with a smaller share than this of the best cell's are left out.
+    most : int
+        Cells kept per image.
     hard : bool
         Give all the weight of a class to its best cell (maximise over angle and shift).
     """
@@ -395,7 +410,9 @@ def posterior(
         keep = np.zeros(key.size, bool)
         keep[peak] = True
         share = np.where(keep, per_class[run], 0.0)
-    keep = share >= least * np.maximum.reduceat(share, _image_starts(cells.image))[cells.image]
+    keep = np.zeros(key.size, bool)
+    with np.errstate(divide="ignore"):
+        keep[_best(cells.image, np.log(share), most, -np.log(least))] = True
     keep[peak[last]] = True
     kept = np.flatnonzero(keep)
     weight = share[kept] / np.bincount(cells.image[kept], share[kept], count)[cells.image[kept]]
@@ -409,7 +426,3 @@ def posterior(
         (top + np.log(total)).astype(np.float32),
         spread.astype(np.float32),
     )
-
-
-def _image_starts(image: NDArray[np.int32]) -> NDArray[np.int64]:
-    return np.flatnonzero(np.append(True, image[1:] != image[:-1]))

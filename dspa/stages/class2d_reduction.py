@@ -55,6 +55,8 @@ class ClassPlan:
     spec : ImageSpec
     radius, coarse_radius : int
         Finest and coarsest band radius compared.
+    reach : int
+        Radius to which averages are made.
     max_shift : float
         Pixels of the cropped image.
     iteration : int
@@ -73,6 +75,7 @@ class ClassPlan:
     classes: int
     spec: ImageSpec
     radius: int
+    reach: int
     coarse_radius: int
     max_shift: float
     iteration: int
@@ -89,6 +92,7 @@ class ClassPlan:
         return search_grid(
             self.spec.band(),
             radius=self.radius,
+            reach=self.reach,
             coarse_radius=self.coarse_radius,
             max_shift=self.max_shift,
             particle_radius=self.spec.mask_diameter / self.spec.crop_pixel_size / 2.0,
@@ -229,7 +233,7 @@ class Class2D:
         count = valid.size
         zero = np.zeros(count, np.int32)
         place = half * plan.classes + drawn
-        still = np.zeros((1, 2, batch.band.count), np.float32)
+        still = np.zeros((1, 2, batch.band.size(plan.reach)), np.float32)
         still[:, 0] = 1.0
         insert_candidates(
             partial["sums"],
@@ -380,6 +384,8 @@ def solve(
     flat = np.zeros((1, band.radius + 1))
     halves = [solve_averages(half, band, prior=flat, mask=mask) for half in statistics.sums]
     curve = ring_correlation(halves[0], halves[1], band)
+    # Beyond what was added up there is only what the mask smears out, equal in both halves.
+    curve[:, plan.reach + 1 :] = 0.0
     prior = wiener_prior(smooth_curve(curve))
     prior[:, :3] = np.minimum(prior[:, :3], 1.0)
     whole = statistics.sums[0] + statistics.sums[1]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Fourier pixels: the coarse search and the first averages look no further than this.
 COARSE_RADIUS = 12
 START_RADIUS = 14
-MARGIN = 4  # shells compared beyond what the class averages have reached
+MARGIN = 3  # shells compared beyond what the averages have reached, and added up beyond that
 STEP_POWER = 0.6  # of the decay 1 / t^p of the online step
 SETTLE = 3  # last online passes without re-seeding
 
@@ -85,10 +85,12 @@ class Schedule:
         final = iteration > self.online
         step = 1.0 if final else max(share, float(max(iteration, 1)) ** -STEP_POWER)
         coarse = min(COARSE_RADIUS, spec.radius)
+        radius = next_radius(spec, model)
         return ClassPlan(
             classes=self.classes,
             spec=spec,
-            radius=next_radius(spec, model),
+            radius=radius,
+            reach=min(radius + MARGIN, spec.radius),
             coarse_radius=coarse,
             max_shift=self.max_shift,
             iteration=iteration,
@@ -102,14 +104,14 @@ class Schedule:
 
 
 def next_radius(spec: ImageSpec, model: Model | None) -> int:
-    """Radius to compare: a margin beyond what the better classes have reached."""
+    """Radius to compare: a margin beyond what half of the particles have reached."""
     start = min(START_RADIUS, spec.radius)
     if model is None or int(model["iteration"]) == 0:
         return start
     counts = np.asarray(model["counts"]).sum(axis=0)
     order = np.argsort(model["shell"], kind="stable")
     below = np.cumsum(counts[order]) / max(float(counts.sum()), 1e-12)
-    reached = float(model["shell"][order][np.searchsorted(below, 0.75)])
+    reached = float(model["shell"][order][np.searchsorted(below, 0.5)])
     return int(np.clip(round(reached) + MARGIN, start, spec.radius))
 
 
