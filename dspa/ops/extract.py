@@ -50,12 +50,12 @@ def cut_boxes(coordinate: NDArray[np.float64], box: int, shape: tuple[int, int])
     shape : tuple of int
         Of the micrograph, (y, x).
     """
-    finite = np.isfinite(coordinate).all(axis=1)
+    finite: NDArray[np.bool_] = np.all(np.isfinite(coordinate), axis=1)
     clean = np.where(finite[:, None], coordinate, -1e6)
     centre = np.floor(np.clip(clean, -1e6, 1e9) + 0.5).astype(np.int64)
     start = centre - box // 2
     size = np.array(shape[::-1])
-    inside = finite & (start >= 0).all(axis=1) & (start + box <= size).all(axis=1)
+    inside = finite & np.all(start >= 0, axis=1) & np.all(start + box <= size, axis=1)
     return Cut(start, np.where(finite[:, None], centre - clean, 0.0), inside)
 
 
