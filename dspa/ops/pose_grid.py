@@ -37,7 +37,9 @@ def order_of_step(step: float) -> int:
     return max(0, int(np.ceil(np.log2(2.0 * np.pi / (TURNS * step)) - 1e-6)))
 
 
-def asymmetric_unit(directions: NDArray[np.float64], operators: NDArray[np.float64]) -> NDArray[np.bool_]:
+def asymmetric_unit(
+    directions: NDArray[np.float64], operators: NDArray[np.float64]
+) -> NDArray[np.bool_]:
     """Tell which directions belong to one asymmetric unit of a point group.
 
     Parameters

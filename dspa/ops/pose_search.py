@@ -84,9 +84,7 @@ class Shifts:
         inside = distance <= max(self.reach, float(distance.min()))
         return cell[inside]
 
-    def centres(
-        self, cell: NDArray[np.int64], step: float, coarsest: float
-    ) -> NDArray[np.float64]:
+    def centres(self, cell: NDArray[np.int64], step: float, coarsest: float) -> NDArray[np.float64]:
         """Return the centres (s, 2) of cells in pixels."""
         return (cell + 0.5) * step + np.asarray(self.offset) * coarsest
 
@@ -236,9 +234,7 @@ def search(
     return found
 
 
-def _coarse(
-    searcher: Searcher, images: SearchImages, slack: NDArray[np.float32]
-) -> Candidates:
+def _coarse(searcher: Searcher, images: SearchImages, slack: NDArray[np.float32]) -> Candidates:
     """Score all cells of the first level; keep those within the slack of the best."""
     level, size = searcher.levels[0], searcher.slices.shape[1]
     cells = searcher.shifts.cells(level.shift_step)

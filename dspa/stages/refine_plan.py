@@ -116,9 +116,7 @@ def angular_order(radius: float, diameter: float) -> int:
     return max(COARSE_ORDER + 1, int(np.ceil(np.log2(2.0 * np.pi / TURNS / step) - 1e-6)))
 
 
-def search_levels(
-    radius: int, diameter: float, *, box: int, group: int
-) -> tuple[Level, ...]:
+def search_levels(radius: int, diameter: float, *, box: int, group: int) -> tuple[Level, ...]:
     """Lay out the levels of a global search.
 
     Parameters
