@@ -59,7 +59,7 @@ def fsc(a: Any, b: Any, *, mask: Any = None) -> NDArray[np.float64]:
     (box // 2 + 1,) float64
         Correlation per shell; 0 where a shell has no power.
     """
-    return _curves(to_host(a)[None], to_host(b)[None], mask=mask)[0]
+    return np.asarray(_curves(to_host(a)[None], to_host(b)[None], mask=mask)[0])
 
 
 def frc(a: Any, b: Any, *, mask: Any = None) -> NDArray[np.float64]:
@@ -80,7 +80,7 @@ def frc(a: Any, b: Any, *, mask: Any = None) -> NDArray[np.float64]:
     first, second = to_host(a), to_host(b)
     box = first.shape[-1]
     curves = _curves(first.reshape(-1, box, box), second.reshape(-1, box, box), mask=mask)
-    return np.reshape(curves, (*first.shape[:-2], curves.shape[-1]))
+    return np.asarray(curves.reshape((*first.shape[:-2], curves.shape[-1])))
 
 
 def spectral_power(array: Any, *, dims: int) -> NDArray[np.float64]:

@@ -1,0 +1,216 @@
+"""Grids of orientations: HEALPix view directions times in-plane angles, and grids around poses.
+
+HEALPix: Gorski et al. 2005, doi:10.1086/427976; in orientation space as in Scheres 2012,
+doi:10.1016/j.jsb.2012.09.006.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import healpix
+import numpy as np
+from scipy.spatial import cKDTree
+
+from dspa.geometry.rotation import matrix_from_euler, matrix_from_rotvec, rotation_about_z
+from dspa.geometry.symmetry import in_asymmetric_unit, symmetry_operators, views_into_unit
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+# Area of a HEALPix pixel at order 0, and the square root of it: 58.6 degrees, halved by each order.
+_BASE_STEP = math.sqrt(4.0 * math.pi / 12.0)
+
+
+def healpix_order(step: float) -> int:
+    """Choose the order whose view directions are at most ``step`` radians apart.
+
+    Parameters
+    ----------
+    step : float
+        Radians.
+
+    Returns
+    -------
+    int
+        Smallest order with sqrt(pixel area) <= step, within 3 %.
+    """
+    if not step > 0:
+        raise ValueError(f"an angular step of {step} is not positive")
+    return max(0, math.ceil(math.log2(_BASE_STEP / (step * 1.03))))
+
+
+def healpix_step(order: int) -> float:
+    """Give the square root of the area of a pixel, radians: 58.6 degrees / 2^order."""
+    return _BASE_STEP / 2.0**order
+
+
+def view_directions(order: int) -> NDArray[np.float64]:
+    """List the centres of the HEALPix pixels in nested order.
+
+    Parameters
+    ----------
+    order : int
+        There are 12 * 4^order; the children of pixel i are 4 i .. 4 i + 3 at order + 1.
+
+    Returns
+    -------
+    (n, 3) float64
+        Unit vectors (x, y, z).
+    """
+    pixels = np.arange(12 * 4**order)
+    theta, phi = healpix.pix2ang(2**order, pixels, nest=True)
+    return np.stack(
+        [np.sin(theta) * np.cos(phi), np.sin(theta) * np.sin(phi), np.cos(theta)], axis=-1
+    )
+
+
+def unit_directions(order: int, symmetry: str) -> NDArray[np.float64]:
+    """List view directions that cover the asymmetric unit of a group.
+
+    Pixels within the unit are taken as they are. HEALPix does not share the symmetry of the group,
+    so they alone would leave holes of a step and a half at the border: pixels outside are
+    turned in, and those far from all others fill the holes.
+
+    Parameters
+    ----------
+    order : int
+        HEALPix order.
+    symmetry : str
+        Point group.
+
+    Returns
+    -------
+    (n, 3) float64
+        Unit vectors.
+    """
+    everywhere = view_directions(order)
+    inside = in_asymmetric_unit(everywhere, symmetry)
+    chosen = list(everywhere[inside])
+    operators = symmetry_operators(symmetry)
+    if len(operators) == 1:
+        return everywhere
+    orbit = np.einsum("ni,gij->ngj", np.stack(chosen), operators).reshape(-1, 3)
+    others = views_into_unit(everywhere[~inside], symmetry)
+    distance, _ = cKDTree(orbit).query(others)
+    gap = 2.0 * math.sin(0.4 * healpix_step(order))  # chord of 0.8 steps
+    filled: list[NDArray[np.float64]] = []
+    for candidate in others[np.argsort(-distance, kind="stable")][: int((distance > gap).sum())]:
+        images = np.einsum("i,gij->gj", candidate, operators)
+        if (
+            not filled
+            or min(np.linalg.norm(images - other, axis=1).min() for other in filled) > gap
+        ):
+            filled.append(candidate)
+    return np.stack(chosen + filled)
+
+
+@lru_cache(maxsize=8)
+def orientation_grid(step: float, symmetry: str = "C1") -> NDArray[np.float64]:
+    """Cover the asymmetric unit of orientation space evenly.
+
+    Parameters
+    ----------
+    step : float
+        Radians between neighbours, in view direction and in the plane.
+    symmetry : str
+        Point group; only poses that look from its asymmetric unit are listed.
+
+    Returns
+    -------
+    (P, 3, 3) float64
+        Poses A, the in-plane angle fastest; read-only.
+    """
+    directions = unit_directions(healpix_order(step), symmetry)
+    turns = math.ceil(2.0 * math.pi / step - 1e-6)
+    psi = 2.0 * math.pi * np.arange(turns) / turns
+    rot = np.arctan2(directions[:, 1], directions[:, 0])
+    tilt = np.arccos(np.clip(directions[:, 2], -1.0, 1.0))
+    # Every direction starts elsewhere in the plane, so that no psi is favoured as a whole.
+    offset = (np.arange(len(directions)) * 0.61803398875 % 1.0) * (2.0 * math.pi / turns)
+    grid = matrix_from_euler(rot[:, None], tilt[:, None], psi[None, :] + offset[:, None])
+    grid = grid.reshape(-1, 3, 3)
+    grid.setflags(write=False)
+    return grid
+
+
+def small_rotations(step: float) -> NDArray[np.float64]:
+    """Make the eight rotations that split a cell of edge ``step`` into cells of half the edge.
+
+    Parameters
+    ----------
+    step : float
+        Radians: edge of the cell in the space of rotation vectors.
+
+    Returns
+    -------
+    (8, 3, 3) float64
+        Rotations about vectors with components +-step / 4.
+    """
+    signs = np.array(list(np.ndindex(2, 2, 2))) * 2.0 - 1.0
+    return matrix_from_rotvec(signs * (step / 4.0))
+
+
+def subdivide(rotations: ArrayLike, step: float) -> NDArray[np.float64]:
+    """Replace poses of a grid by their children on a grid of half the step.
+
+    Parameters
+    ----------
+    rotations : (P, 3, 3) float
+        Poses that are ``step`` apart.
+    step : float
+        Radians.
+
+    Returns
+    -------
+    (P, 8, 3, 3) float64
+        Children of each pose, ``step / 2`` apart.
+    """
+    poses = np.asarray(rotations, np.float64)
+    return small_rotations(step) @ poses[..., None, :, :]
+
+
+def local_grid(rotations: ArrayLike, *, step: float, extent: float) -> NDArray[np.float64]:
+    """Lay a grid of small rotations around each pose.
+
+    Parameters
+    ----------
+    rotations : (P, 3, 3) float
+        Poses.
+    step : float
+        Radians between neighbours.
+    extent : float
+        Radians: no pose of the grid is further away.
+
+    Returns
+    -------
+    (P, n, 3, 3) float64
+        Poses around each one, itself first; n is the same for all.
+    """
+    count = math.floor(extent / step + 1e-6)
+    axis = np.arange(-count, count + 1) * step
+    vectors = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
+    length = np.linalg.norm(vectors, axis=1)
+    vectors = vectors[length <= extent * (1.0 + 1e-6)]
+    order = np.argsort(np.linalg.norm(vectors, axis=1), kind="stable")
+    offsets = matrix_from_rotvec(vectors[order])
+    return np.asarray(offsets @ np.asarray(rotations, np.float64)[..., None, :, :])
+
+
+def in_plane_grid(step: float) -> NDArray[np.float64]:
+    """Cover the in-plane rotations.
+
+    Parameters
+    ----------
+    step : float
+        Radians, made smaller so that it divides the circle.
+
+    Returns
+    -------
+    (n, 3, 3) float64
+        Rotations about z, from 0.
+    """
+    turns = math.ceil(2.0 * math.pi / step - 1e-6)
+    return rotation_about_z(2.0 * math.pi * np.arange(turns) / turns)
