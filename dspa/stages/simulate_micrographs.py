@@ -103,6 +103,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
         "the truth is in particles_truth.star and micrographs_truth.star"
     )
     _show(context, session, exposures[0])
+    context.events.emit("result", micrographs=params.micrographs, particles=total)
     # Not of the kind "volume": no later job may find the truth in its lineage by itself.
     return outputs | {"truth_volume": volume}
 

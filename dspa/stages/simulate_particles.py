@@ -95,6 +95,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
         f"{params.particles} images of {session.box} px, {junk} of them junk "
         "(class 2 in particles_truth.star)"
     )
+    context.events.emit("result", particles=params.particles, junk=junk)
     first = read_images(_path(context.folder, 0)).images[:32]
     context.events.picture("particles", montage(first), title="first particles")
     # "truth_volume" is no kind: no later job may find the truth in its lineage by itself.
