@@ -155,3 +155,37 @@ def rotated_batches(
     """Yield every image in all its rotations, (a, n, n) at a time."""
     for image in images:
         yield rotate_images(image[None], angles)[0]
+
+
+def resample_templates(
+    images: NDArray[Any], *, pixel_size: float, to_pixel_size: float, edge: int, resolution: float
+) -> NDArray[np.float32]:
+    """Bring images to another pixel size about their centres n // 2.
+
+    Parameters
+    ----------
+    images : (t, n, n)
+        Particles bright.
+    pixel_size, to_pixel_size : float
+        A, before and after.
+    edge : int
+        Pixels of the result, odd.
+    resolution : float
+        Low-pass in A before pixels are dropped.
+
+    Returns
+    -------
+    (t, edge, edge) float32
+        0 where the images do not reach.
+    """
+    smooth = filter_templates(images, pixel_size=pixel_size, resolution=resolution)
+    ratio = to_pixel_size / pixel_size
+    centre = images.shape[-1] // 2
+    matrix = np.diag([ratio, ratio])
+    offset = np.full(2, centre - ratio * (edge // 2))
+    result = np.empty((images.shape[0], edge, edge), np.float32)
+    for i, image in enumerate(smooth):
+        result[i] = affine_transform(
+            image, matrix, offset, output_shape=(edge, edge), order=3, mode="constant"
+        )
+    return result
