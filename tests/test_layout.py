@@ -37,7 +37,7 @@ FENCES = {
     "cupyx": {"device", "ops", "kernels"},
     "matplotlib": {"dspa/io/picture.py"},
     "PIL": {"dspa/io/picture.py", "dspa/io/png.py"},
-    "typer": {"cli"},
+    "click": {"cli"},
     "pickle": {"dataflow"},
 }
 LAZY_ONLY = {"cupy", "cupyx"}
