@@ -51,7 +51,10 @@ class CoarseSlices:
         """Lay out slices (k, p, f) complex64 for the products."""
         xp = namespace(slices)
         turned = xp.permute_dims(slices, (0, 2, 1))
-        real, imaginary = xp.asarray(xp.real(turned), copy=True), xp.asarray(xp.imag(turned), copy=True)
+        real, imaginary = (
+            xp.asarray(xp.real(turned), copy=True),
+            xp.asarray(xp.imag(turned), copy=True),
+        )
         if hasattr(xp, "ascontiguousarray"):
             real, imaginary = xp.ascontiguousarray(real), xp.ascontiguousarray(imaginary)
         return cls(real, imaginary, real * real + imaginary * imaginary)
@@ -157,9 +160,7 @@ def _scores(slices: CoarseSlices, parts: tuple[Any, Any], c2: Any, *, log_prior:
     return scores
 
 
-def _add_sums(
-    sums: tuple[Any, Any, Any], posterior: Any, parts: tuple[Any, Any], c2: Any
-) -> None:
+def _add_sums(sums: tuple[Any, Any, Any], posterior: Any, parts: tuple[Any, Any], c2: Any) -> None:
     """Add the transposed products of a block: numerators (real, imaginary) and weights."""
     xp = namespace(c2)
     images, shifts, classes, _, poses = posterior.shape
@@ -182,9 +183,7 @@ def _host(values: Any, *shape: int) -> NDArray[np.float64]:
     return flat.reshape(flat.shape[0], *shape)
 
 
-def polish(
-    density: Any, *, radius: float, negative: float, mask: Any, edge: float = 1.5
-) -> Any:
+def polish(density: Any, *, radius: float, negative: float, mask: Any, edge: float = 1.5) -> Any:
     """Low-pass a density, weaken what is negative, and mask it.
 
     Parameters
@@ -212,11 +211,9 @@ def polish(
 @lru_cache(maxsize=8)
 def _lowpass(box: int, radius: float, edge: float) -> NDArray[np.float32]:
     k = np.fft.fftfreq(box) * box
-    distance = np.sqrt(
-        k[:, None, None] ** 2 + k[:, None] ** 2 + (np.fft.rfftfreq(box) * box) ** 2
-    )
+    distance = np.sqrt(k[:, None, None] ** 2 + k[:, None] ** 2 + (np.fft.rfftfreq(box) * box) ** 2)
     ramp = np.clip((distance - radius) / edge + 0.5, 0.0, 1.0)
-    return (0.5 + 0.5 * np.cos(np.pi * ramp)).astype(np.float32)
+    return np.asarray(0.5 + 0.5 * np.cos(np.pi * ramp), np.float32)
 
 
 def ball(box: int, radius: float, *, edge: float = 3.0) -> NDArray[np.float32]:
@@ -224,7 +221,7 @@ def ball(box: int, radius: float, *, edge: float = 3.0) -> NDArray[np.float32]:
     k = np.arange(box) - box // 2
     distance = np.sqrt(k[:, None, None] ** 2 + k[:, None] ** 2 + k**2)
     ramp = np.clip((radius - distance) / edge, 0.0, 1.0)
-    return (0.5 - 0.5 * np.cos(np.pi * ramp)).astype(np.float32)
+    return np.asarray(0.5 - 0.5 * np.cos(np.pi * ramp), np.float32)
 
 
 def centre_of_mass(density: NDArray[np.float32], *, level: float = 0.2) -> NDArray[np.float64]:

@@ -261,7 +261,7 @@ def _shift_grid(spacing: float, count: int) -> NDArray[np.float64]:
     grid = np.stack(np.meshgrid(k, k, k, indexing="ij"), -1).reshape(-1, 3)
     if count > 1:
         grid = grid[(grid**2).sum(1) <= count * count]
-    return grid * spacing
+    return np.asarray(grid * spacing, np.float64)
 
 
 def _whiten(values: NDArray[np.complex64], shell: NDArray[np.int64]) -> NDArray[np.complex64]:

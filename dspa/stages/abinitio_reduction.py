@@ -200,7 +200,7 @@ class AbInitioStep:
         _count(partial, found.log_likelihood, found.class_posterior, found.sample_size)
 
     def _target(self, partial: Sums, k: int) -> Accumulator:
-        """Sums of a class as an accumulator (a view: insertion changes the partial)."""
+        """View the sums of a class as an accumulator: insertion changes the partial."""
         spec = self.plan.settings.spec
         return Accumulator(partial["sums"][k], spec.crop, spec.radius, PADDING)
 

@@ -146,7 +146,8 @@ class StepPlan:
         step = max(step, self.settings.reach_pixels / SHIFT_STEPS)
         axis = np.arange(-2, 3)
         cells = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
-        return step * cells[(cells**2).sum(axis=1) <= SHIFT_STEPS**2].astype(np.float64)
+        near = cells[(cells**2).sum(axis=1) <= SHIFT_STEPS**2]
+        return np.asarray(step * near, np.float64)
 
     def shifts(self) -> Shifts:
         """Shifts of the branch and bound."""
@@ -166,7 +167,9 @@ def plan_step(settings: Settings, iteration: int) -> StepPlan:
     """
     coarse, steps = settings.coarse_steps, settings.steps
     progress = min(1.0, iteration / max(1, steps))
-    batch = round(settings.initial_batch + progress * (settings.final_batch - settings.initial_batch))
+    batch = round(
+        settings.initial_batch + progress * (settings.final_batch - settings.initial_batch)
+    )
     early = min(1.0, 2.0 * iteration / max(1, coarse))
     temperature = 1.0 + (settings.temperature - 1.0) * (1.0 - early)
     step = 0.6 - 0.5 * early
@@ -177,9 +180,7 @@ def plan_step(settings: Settings, iteration: int) -> StepPlan:
     if iteration <= coarse:
         grown = max(0.0, iteration / max(1, coarse) - 0.3) / 0.7
         radius = settings.first_radius + grown * (settings.coarse_radius - settings.first_radius)
-        return StepPlan(
-            settings, iteration, "coarse", radius, batch, temperature, step, similarity
-        )
+        return StepPlan(settings, iteration, "coarse", radius, batch, temperature, step, similarity)
     if iteration <= steps:
         grown = min(1.0, (iteration - coarse) / max(1, 0.8 * settings.fine_steps))
         radius = settings.coarse_radius + grown * (settings.last_radius - settings.coarse_radius)

@@ -11,7 +11,7 @@ from dspa.geometry.band import band
 from dspa.ops.backproject import Accumulator, insert_into
 from dspa.ops.pose_grid import TURNS, random_grid
 from dspa.ops.pose_posterior import Posterior, estimate, posterior, weighted_phases
-from dspa.ops.pose_search import SearchImages, Searcher, coarse_slices, search
+from dspa.ops.pose_search import Searcher, SearchImages, coarse_slices, search
 from dspa.ops.project import prepare_volume
 from dspa.ops.search_bound import SearchBound, measure_bound, shell_sums
 from dspa.ops.transform import shift_phases
@@ -81,9 +81,14 @@ def fine_model(plan: StepPlan, density: NDArray[np.float32]) -> FineModel:
         )  # fmt: skip
         searchers.append(
             Searcher(
-                members, grid, plan.levels, plan.shifts(), tuple(made[r] for r in radii),
-                pixels, slices,
-            )  # fmt: skip
+                members,
+                grid,
+                plan.levels,
+                plan.shifts(),
+                tuple(made[r] for r in radii),
+                pixels,
+                slices,
+            )
         )
         bounds.append(
             measure_bound(made[radii[-1]], plan.levels, band=members, seed=plan.iteration)
@@ -127,9 +132,7 @@ def fine_sums(
         target = Accumulator(sums[k], spec.crop, spec.radius, 2)
         _insert(target, spread, share[:, k], seen, size=size, members=members)
         row = spread.image[spread.owner]
-        square += np.bincount(
-            row, (spread.weight * share[row, k]) ** 2, minlength=len(y)
-        )
+        square += np.bincount(row, (spread.weight * share[row, k]) ** 2, minlength=len(y))
     return FineResult(
         (top + np.log(total))[:, 0],
         share,
