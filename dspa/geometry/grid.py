@@ -97,7 +97,8 @@ def unit_directions(order: int, symmetry: str) -> NDArray[np.float64]:
     distance, _ = cKDTree(orbit).query(others)
     gap = 2.0 * math.sin(0.4 * healpix_step(order))  # chord of 0.8 steps
     filled: list[NDArray[np.float64]] = []
-    for candidate in others[np.argsort(-distance, kind="stable")][: int((distance > gap).sum())]:
+    order_of_need = np.argsort(-np.asarray(distance), kind="stable")
+    for candidate in others[order_of_need][: np.count_nonzero(distance > gap)]:
         images = np.einsum("i,gij->gj", candidate, operators)
         if (
             not filled
