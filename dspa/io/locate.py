@@ -38,7 +38,7 @@ def locate(name: str, source: str | Path, *, roots: Sequence[str | Path] = ()) -
     for candidate in _candidates(name, Path(source).absolute(), [Path(r) for r in roots]):
         try:
             if candidate.exists():
-                return Path(os.path.abspath(candidate))
+                return Path(os.path.normpath(candidate.absolute()))
         except (OSError, ValueError):
             continue
     return None

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from dspa.data import store
 from dspa.data.errors import InputError
+from dspa.io.cs_particles import read_cs_particles
+from dspa.io.cs_write import write_cs_particles
 from dspa.io.star_particles import read_star_particles
 from dspa.io.star_write import write_star_particles
 
@@ -36,6 +38,8 @@ def read_particles(path: str | Path) -> xr.Dataset:
         return dataset
     if source.suffix == ".star":
         return read_star_particles(source)
+    if source.suffix == ".cs":
+        return read_cs_particles(source)
     raise InputError(f"{path}: particles are read from .zarr, .star or .cs files")
 
 
@@ -54,5 +58,7 @@ def write_particles(dataset: xr.Dataset, path: str | Path) -> None:
         store.save(dataset, target)
     elif target.suffix == ".star":
         write_star_particles(dataset, target)
+    elif target.suffix == ".cs":
+        write_cs_particles(dataset, target)
     else:
         raise InputError(f"{path}: particles are written to .zarr, .star or .cs files")

@@ -309,7 +309,7 @@ def write_star(path: str | Path, blocks: Iterable[Block]) -> None:
 
 def _write_block(stream: io.TextIOBase | Any, block: Block) -> None:
     stream.write(f"\ndata_{block.name}\n\n")
-    columns = {label: _written(values) for label, values in block.columns.items()}
+    columns = {label: _written(label, values) for label, values in block.columns.items()}
     if not block.loop:
         for label, values in columns.items():
             stream.write(f"_{label:<40} {values[0]}\n")
@@ -323,17 +323,17 @@ def _write_block(stream: io.TextIOBase | Any, block: Block) -> None:
     stream.write("\n")
 
 
-def _written(values: NDArray[Any]) -> NDArray[Any]:
+def _written(label: str, values: NDArray[Any]) -> NDArray[Any]:
     """Text as a token: quoted where it has blanks, ``None`` where it is empty."""
     if values.dtype != object:
         return values
+    # RELION knows no quotes, but leaves columns of other programs alone.
+    nothing = '""' if label.startswith("cs:") else "None"
     codes, unique = pd.factorize(values)
-    tokens = np.array([_token(str(value)) for value in unique], object)
+    tokens = np.array([_token(str(value)) or nothing for value in unique], object)
     return tokens[codes] if len(tokens) else values
 
 
 def _token(value: str) -> str:
     value = value.replace("\n", " ").replace("\r", " ").replace('"', "'")
-    if not value:
-        return "None"
     return f'"{value}"' if any(c.isspace() for c in value) else value

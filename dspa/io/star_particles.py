@@ -7,6 +7,7 @@ precision figures) the original column is kept too, and written as long as it st
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from dspa.io.star_optics import read_optics
 from dspa.io.uids import image_uids, pick_uids
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     import xarray as xr
@@ -60,7 +61,9 @@ UID = "dspaUid"
 _DEFAULTS = {"phase_shift": 0.0, "bfactor": 0.0, "ctf_scale": 1.0}
 _IMAGE = re.compile(r"(\d{1,10})@(.+)", re.DOTALL)
 # Columns of a .cs file on their way through a STAR file: field, dtype, axes, component.
-CS_COLUMN = re.compile(r"cs:(?P<field>.+):(?P<code>[a-zA-Z]\d+):(?P<size>\d+):(?P<part>\d+)")
+CS_COLUMN = re.compile(
+    r"cs:(?P<field>.+):(?P<code>[a-zA-Z]\d+):(?P<shape>\d+(?:x\d+)*):(?P<part>\d{1,6})"
+)
 
 
 def read_star_particles(
@@ -296,7 +299,7 @@ class _Rows:
         """Read uids, or derive them from what a particle is cut from."""
         if UID in self.columns:
             self.used.add(UID)
-            self.variables["uid"] = _unsigned(self.path, self.columns[UID])
+            self.variables["uid"] = _unsigned(self.path, UID, self.columns[UID])
         elif "image_stack" in self.variables:
             self.variables["uid"] = image_uids(
                 self.variables["stack_name"],
@@ -311,52 +314,43 @@ class _Rows:
 
     def extras(self) -> None:
         """Keep every column that was not used; join the columns of .cs fields."""
-        fields: dict[str, dict[int, NDArray[Any]]] = {}
-        codes: dict[str, tuple[str, int]] = {}
+        fields: dict[tuple[str, str, str], dict[int, NDArray[Any]]] = {}
         for label, values in self.columns.items():
-            match = CS_COLUMN.fullmatch(label)
             if label in self.used:
                 continue
+            match = CS_COLUMN.fullmatch(label)
             if match is None:
                 self.variables[f"{EXTRA}{label}"] = ("particle", values)
                 continue
-            fields.setdefault(match["field"], {})[int(match["part"])] = values
-            codes[match["field"]] = (match["code"], int(match["size"]))
-        for field, parts in fields.items():
-            code, size = codes[field]
-            if sorted(parts) != list(range(max(size, 1))):
+            key = (match["field"], match["code"], match["shape"])
+            fields.setdefault(key, {})[int(match["part"])] = values
+        for (field, code, shape_text), parts in fields.items():
+            shape = tuple(int(n) for n in shape_text.split("x")) if shape_text != "0" else ()
+            if sorted(parts) != list(range(math.prod(shape))):
                 raise InputError(f"{self.path}: the columns of cs:{field} are not complete")
             joined = _join(self.path, f"cs:{field}", code, parts)
-            self.variables[f"{EXTRA}cs:{field}:{code}"] = (
-                "particle",
-                joined if size else joined[:, 0],
-            )
+            name = f"{EXTRA}cs:{field}:{code}"
+            self.variables[name] = ("particle", joined.reshape(self.count, *shape))
 
 
 def _join(path: str | Path, label: str, code: str, parts: dict[int, NDArray[Any]]) -> NDArray[Any]:
-    convert: Callable[[NDArray[Any]], NDArray[Any]]
     kind = code[0]
+    ordered = [parts[i] for i in range(len(parts))]
     if kind in "SU":
-        return np.stack([text(parts[i]) for i in range(len(parts))], 1)
+        return np.stack([text(values) for values in ordered], 1)
     try:
         dtype = np.dtype(code)
     except TypeError as error:
         raise InputError(f"{path}: {label} has the unknown type {code}") from error
-    if kind == "u":
-
-        def convert(values: NDArray[Any]) -> NDArray[Any]:
-            return _unsigned(path, values)
-    elif kind in "fib":
-
-        def convert(values: NDArray[Any]) -> NDArray[Any]:
-            return numbers(path, label, values)
-    else:
+    if kind not in "biuf":
         raise InputError(f"{path}: {label} has the unknown type {code}")
-    with np.errstate(over="ignore"):
-        return np.stack([convert(parts[i]).astype(dtype) for i in range(len(parts))], 1)
+    if kind == "u":
+        return np.stack([_unsigned(path, label, values) for values in ordered], 1).astype(dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.stack([numbers(path, label, values) for values in ordered], 1).astype(dtype)
 
 
-def _unsigned(path: str | Path, values: NDArray[Any]) -> NDArray[np.uint64]:
+def _unsigned(path: str | Path, label: str, values: NDArray[Any]) -> NDArray[np.uint64]:
     """Return identities exactly: they use all 64 bits."""
     if values.dtype.kind in "iu":
         return values.astype(np.uint64)
@@ -365,5 +359,5 @@ def _unsigned(path: str | Path, values: NDArray[Any]) -> NDArray[np.uint64]:
         if min(exact) < 0 or max(exact) >= 1 << 64:
             raise ValueError("beyond 64 bits")
     except ValueError as error:
-        raise InputError(f"{path}: {UID} holds something else than whole numbers") from error
+        raise InputError(f"{path}: {label} holds something else than whole numbers") from error
     return np.array(exact, np.uint64)

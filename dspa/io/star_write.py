@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.data.errors import InputError
+from dspa.data.schema import EXTRA
 from dspa.data.store import extra_columns
 from dspa.geometry.rotation import euler_from_matrix, matrix_from_euler
 from dspa.io.images import SHARD, stack_info, stack_link
@@ -88,6 +89,8 @@ def _image_names(dataset: xr.Dataset, target: Path) -> NDArray[Any]:
     paths = [str(p) for p in dataset["stack_path"].values]
     spelt = [str(n) for n in dataset["stack_name"].values] if "stack_name" in dataset else paths
     names = [_stack_name(p, n, target) for p, n in zip(paths, spelt, strict=True)]
+    if any(str(name).startswith(f"{EXTRA}cs:") for name in dataset.variables):
+        names = _linked(paths, names, target)
     stored = [p.endswith(".zarr") for p in paths]
     rows = zip(
         dataset["image_stack"].values.tolist(), dataset["image_index"].values.tolist(), strict=True
@@ -116,6 +119,29 @@ def _stack_name(path: str, spelt: str, target: Path) -> str:
         except (OSError, ValueError):
             continue
     return path
+
+
+def _linked(paths: list[str], names: list[str], target: Path) -> list[str]:
+    """Link stacks that cryoSPARC calls .mrc under .mrcs, the only name RELION takes for a stack."""
+    stems = [Path(p).stem for p in paths]
+    unique = len(set(stems)) == len(stems)
+    folder = target.absolute().with_suffix("").with_name(f"{target.stem}_stacks")
+    linked = []
+    for number, (path, name) in enumerate(zip(paths, names, strict=True)):
+        if Path(path).suffix in (".mrcs", ".zarr") or not Path(path).is_file():
+            linked.append(name)
+            continue
+        prefix = "" if unique else f"{number:04d}_"
+        link = folder / f"{prefix}{stems[number]}.mrcs"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            link.unlink(missing_ok=True)
+            link.symlink_to(path)
+        except OSError:  # a file system without links: dspa reads the name as it is
+            linked.append(name)
+            continue
+        linked.append(str(link))
+    return linked
 
 
 def _places(dataset: xr.Dataset, extras: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -191,9 +217,9 @@ def _kept(original: NDArray[Any] | None, values: NDArray[Any], tolerance: float)
 
 
 def _flat(label: str, values: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    """Spread a .cs field over columns that RELION leaves alone: ``cs:FIELD:TYPE:AXES:PART``."""
+    """Spread a .cs field over columns RELION leaves alone: ``cs:FIELD:TYPE:SHAPE:PART``."""
     if not label.startswith("cs:"):
         return {label: values} if values.ndim == 1 else {}
-    if values.ndim == 1:
-        return {f"{label}:0:0": values}
-    return {f"{label}:{values.shape[1]}:{i}": values[:, i] for i in range(values.shape[1])}
+    shape = "x".join(map(str, values.shape[1:])) or "0"
+    flat = values.reshape(len(values), -1)
+    return {f"{label}:{shape}:{part}": flat[:, part] for part in range(flat.shape[1])}

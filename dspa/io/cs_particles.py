@@ -1,0 +1,360 @@
+"""Particles in cryoSPARC datasets: fields, units, origins of coordinates, signs.
+
+Every field is kept as it is (``extra:cs:FIELD:TYPE``). What dspa interprets comes on top; when a
+dataset is written as ``.cs``, a kept field is written unless the interpreted value has changed
+since, so that rotation vectors longer than pi and figures of other jobs survive.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from dspa.data import schema
+from dspa.data.errors import InputError
+from dspa.data.schema import EXTRA
+from dspa.geometry.rotation import matrix_from_euler, matrix_from_rotvec
+from dspa.io.cs import read_cs
+from dspa.io.locate import locate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import xarray as xr
+    from numpy.typing import NDArray
+
+MM = 1e7  # mm to A
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """How cryoSPARC's rows relate to the rows of the images dspa reads.
+
+    Attributes
+    ----------
+    bottom_left : bool
+        Coordinates count from the bottom row of the micrograph, as cryoSPARC stores them.
+    mirrored : bool
+        The micrographs were turned upside down before particles were cut (patch motion): shifts,
+        poses and the angle of astigmatism are mirrored in y.
+    """
+
+    bottom_left: bool = True
+    mirrored: bool = False
+
+
+def read_cs_particles(
+    path: str | Path, *, roots: Sequence[str | Path] = (), orientation: Orientation | None = None
+) -> xr.Dataset:
+    """Read particles from a ``.cs`` file.
+
+    Parameters
+    ----------
+    path : path
+    roots : sequence of path
+        Folders where stacks are looked for first (the cryoSPARC project folder).
+    orientation : Orientation, optional
+
+    Returns
+    -------
+    Dataset
+        Particles.
+    """
+    fields = read_cs(path)
+    if not len(fields["uid"]):
+        raise InputError(f"{path}: no particles; is the file whole?")
+    variables = interpret(str(path), fields, orientation or Orientation())
+    if "stack_name" in variables:
+        names = variables["stack_name"]
+        found = [locate(n, path, roots=roots) for n in names]
+        variables["stack_path"] = [
+            n if f is None else str(f) for n, f in zip(names, found, strict=True)
+        ]
+    for name, values in fields.items():
+        if name == "uid":
+            continue
+        variables[f"{EXTRA}cs:{name}:{type_code(values)}"] = ("particle", decoded(path, values))
+    return schema.make("particles", variables)
+
+
+def type_code(values: NDArray[Any]) -> str:
+    """Return the type of a field as written into labels: ``f4``, ``u8``, ``S63``."""
+    if values.dtype.kind == "O":
+        return f"S{max((len(str(v).encode()) for v in values.ravel().tolist()), default=1) or 1}"
+    code = values.dtype.newbyteorder("=").str.lstrip("<>=|")
+    return code if values.dtype.kind != "U" else f"S{4 * int(code[1:])}"
+
+
+def decoded(path: str | Path, values: NDArray[Any]) -> NDArray[Any]:
+    """Return text fields as ``str`` objects, numbers as they are.
+
+    Parameters
+    ----------
+    path : path
+        For the message.
+    values : (n, ...) array
+    """
+    if values.dtype.kind != "S":
+        return values.astype(object) if values.dtype.kind == "U" else values
+    codes, unique = pd.factorize(values.ravel().astype(object))
+    try:
+        words = np.array([u.decode() for u in unique], object)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: text that is not UTF-8; export it again") from error
+    return np.asarray(words[codes].reshape(values.shape), object)
+
+
+def interpret(
+    path: str, fields: Mapping[str, NDArray[Any]], orientation: Orientation
+) -> dict[str, Any]:
+    """Turn fields into variables of the particle schema, stacks by their names in the file.
+
+    Parameters
+    ----------
+    path : str
+        For messages.
+    fields : mapping
+        As `read_cs` returns them.
+    orientation : Orientation
+    """
+    reader = _Fields(path, fields, orientation)
+    variables: dict[str, Any] = {"uid": fields["uid"]}
+    variables |= reader.optics()
+    variables |= reader.images()
+    variables |= reader.ctf()
+    variables |= reader.alignment()
+    variables |= reader.location(variables)
+    return variables
+
+
+class _Fields:
+    """Reads one dataset's fields, checking their shapes."""
+
+    def __init__(
+        self, path: str, fields: Mapping[str, NDArray[Any]], orientation: Orientation
+    ) -> None:
+        self.path, self.fields, self.orientation = path, fields, orientation
+        self.count = len(fields["uid"])
+
+    def number(self, name: str, *shape: int) -> NDArray[np.float64] | None:
+        """Return a numeric field as float64, None if it is absent."""
+        values = self.fields.get(name)
+        if values is None:
+            return None
+        if values.shape[1:] != shape or values.dtype.kind not in "iufb":
+            raise InputError(f"{self.path}: the field {name} has shape {values.shape[1:]}")
+        result = values.astype(np.float64)
+        if np.isinf(result).any():
+            raise InputError(f"{self.path}: the field {name} holds infinite values")
+        return result
+
+    def or_nan(self, name: str) -> NDArray[np.float64]:
+        """Return a numeric field, NaN if it is absent."""
+        values = self.number(name)
+        return np.full(self.count, np.nan) if values is None else values
+
+    def whole(self, name: str) -> NDArray[np.int64] | None:
+        """Return an integer field, None if it is absent."""
+        values = self.number(name)
+        if values is None:
+            return None
+        if not (np.abs(values) < 2**31).all():
+            raise InputError(f"{self.path}: the field {name} holds absurd numbers")
+        return values.astype(np.int64)
+
+    def words(self, name: str) -> NDArray[Any] | None:
+        """Return a text field."""
+        values = self.fields.get(name)
+        if values is None:
+            return None
+        if values.ndim != 1 or values.dtype.kind not in "SUO":
+            raise InputError(f"{self.path}: the field {name} is not text")
+        return decoded(self.path, values)
+
+    def optics(self) -> dict[str, Any]:
+        """Return the optics table: one group for each exposure group and its numbers."""
+        group = self.whole("ctf/exp_group_id")
+        frame = pd.DataFrame(
+            {
+                "group": np.zeros(self.count, np.int64) if group is None else group,
+                "voltage": self.or_nan("ctf/accel_kv"),
+                "cs": self.or_nan("ctf/cs_mm"),
+                "contrast": self.or_nan("ctf/amp_contrast"),
+                "pixel": self.or_nan("blob/psize_A"),
+                "micrograph": self.or_nan("location/micrograph_psize_A"),
+                "box": self._box(),
+            }
+        )
+        index = frame.groupby(list(frame.columns), sort=False, dropna=False).ngroup().to_numpy()
+        table = frame.iloc[np.unique(index, return_index=True)[1]]
+        names = [f"expGroup{g}" for g in table["group"]]
+        if len(set(names)) != len(names):
+            names = [f"{name}_{i + 1}" for i, name in enumerate(names)]
+        single = {k: _exact(table[k].to_numpy()) for k in table.columns}
+        coordinate = single["micrograph"]
+        return {
+            "optics": index,
+            "optics_name": names,
+            "voltage": single["voltage"],
+            "spherical_aberration": single["cs"] * MM,
+            "amplitude_contrast": single["contrast"],
+            "pixel_size": single["pixel"],
+            "micrograph_pixel_size": np.where(np.isnan(coordinate), single["pixel"], coordinate),
+            "box_size": table["box"].to_numpy(),
+        }
+
+    def _box(self) -> NDArray[np.int64]:
+        shape = self.number("blob/shape", 2)
+        if shape is None:
+            return np.zeros(self.count, np.int64)
+        return np.clip(np.nan_to_num(shape[:, 0]), 0, 1 << 20).astype(np.int64)
+
+    def images(self) -> dict[str, Any]:
+        """Return stacks, indices and signs."""
+        paths, index = self.words("blob/path"), self.whole("blob/idx")
+        if paths is None or index is None:
+            return {}
+        codes, names = pd.factorize(paths)
+        made: dict[str, Any] = {
+            "image_stack": codes,
+            "image_index": index,
+            "stack_name": [str(n).removeprefix(">") for n in names],
+        }
+        sign = self.number("blob/sign")
+        if sign is not None:
+            made["image_sign"] = np.where(sign < 0, -1, 1)
+        return made
+
+    def ctf(self) -> dict[str, Any]:
+        """Return the CTF of each particle."""
+        made: dict[str, Any] = {}
+        for field, name in (
+            ("ctf/df1_A", "defocus_u"),
+            ("ctf/df2_A", "defocus_v"),
+            ("ctf/df_angle_rad", "defocus_angle"),
+            ("ctf/phase_shift_rad", "phase_shift"),
+            ("ctf/bfactor", "bfactor"),
+        ):
+            values = self.number(field)
+            if values is not None:
+                mirrored = self.orientation.mirrored and name == "defocus_angle"
+                made[name] = -values if mirrored else values
+        return made
+
+    def alignment(self) -> dict[str, Any]:
+        """Return pose, shift, class and half set: of 3D where there is one, else of 2D."""
+        if "alignments3D/pose" in self.fields:
+            pose = self.number("alignments3D/pose", 3)
+            assert pose is not None
+            return self._placed("alignments3D", pose_matrices(pose))
+        if "alignments3D_multi/pose" in self.fields:
+            return self._best_of_classes()
+        elif "alignments2D/pose" in self.fields:
+            angle = self.or_nan("alignments2D/pose")
+            return self._placed("alignments2D", matrix_from_euler(0.0, 0.0, angle))
+        return {}
+
+    def _best_of_classes(self) -> dict[str, Any]:
+        """Return the pose in the most probable class of a heterogeneous refinement."""
+        prefix = "alignments3D_multi"
+        classes = self.fields[f"{prefix}/pose"].shape[1] if self.count else 0
+        pose = self.number(f"{prefix}/pose", classes, 3)
+        posterior = self.number(f"{prefix}/class_posterior", classes)
+        if pose is None or posterior is None or not classes:
+            return {}
+        best = np.nan_to_num(posterior).argmax(1)
+        rows = np.arange(self.count)
+        made: dict[str, Any] = {
+            "pose": pose_matrices(pose[rows, best]),
+            "class_index": best,
+            "posterior": posterior[rows, best],
+        }
+        shift = self.number(f"{prefix}/shift", classes, 2)
+        size = self.number(f"{prefix}/psize_A", classes)
+        if shift is not None:
+            pixel = self.or_nan("blob/psize_A") if size is None else size[rows, best]
+            made["shift"] = shift[rows, best] * pixel[:, None]
+        return made | (mirror(made) if self.orientation.mirrored else {})
+
+    def _placed(self, prefix: str, pose: NDArray[np.float64]) -> dict[str, Any]:
+        made: dict[str, Any] = {"pose": pose}
+        shift = self.number(f"{prefix}/shift", 2)
+        if shift is not None:
+            size = self.or_nan(f"{prefix}/psize_A")
+            size = np.where(np.isfinite(size) & (size > 0), size, self.or_nan("blob/psize_A"))
+            made["shift"] = shift * size[:, None]
+        split = self.whole(f"{prefix}/split")
+        if split is not None:
+            made["half_set"] = np.where((split == 0) | (split == 1), split + 1, 0)
+        number = self.whole(f"{prefix}/class")
+        if number is not None:
+            made["class_index"] = np.maximum(number, -1)
+        posterior = self.number(f"{prefix}/class_posterior")
+        if posterior is not None:
+            made["posterior"] = posterior
+        if self.orientation.mirrored:
+            made |= mirror(made)
+        return made
+
+    def location(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """Return micrographs and coordinates in A, counted down the rows."""
+        made: dict[str, Any] = {}
+        paths = self.words("location/micrograph_path")
+        if paths is not None:
+            codes, names = pd.factorize(paths)
+            made |= {
+                "micrograph": codes,
+                "micrograph_name": [str(n).removeprefix(">") for n in names],
+            }
+        x, y = self.number("location/center_x_frac"), self.number("location/center_y_frac")
+        shape = self.number("location/micrograph_shape", 2)
+        if x is None or y is None or shape is None:
+            return made
+        size = variables["micrograph_pixel_size"][variables["optics"]]
+        y = 1.0 - y if self.orientation.bottom_left else y
+        place = np.stack([x * shape[:, 1], y * shape[:, 0]], 1) * size[:, None]
+        if np.isfinite(place).all():
+            made["coordinate"] = place
+        if paths is not None:
+            first = np.unique(codes, return_index=True)[1]
+            made["micrograph_shape"] = np.clip(np.nan_to_num(shape[first]), 0, 1 << 20)
+        return made
+
+
+def pose_matrices(rotvec: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return poses A of cryoSPARC's rotation vectors, whose matrices are A transposed.
+
+    Parameters
+    ----------
+    rotvec : (n, 3) float
+        Any length; beyond pi they mean the same as modulo 2 pi. NaN gives NaN.
+    """
+    finite = np.isfinite(rotvec).all(1)
+    matrices = np.full((len(rotvec), 3, 3), np.nan)
+    matrices[finite] = np.swapaxes(matrix_from_rotvec(rotvec[finite]), -1, -2)
+    return matrices
+
+
+def _exact(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Return single precision figures as the decimal numbers that people typed."""
+    return np.array([float(str(np.float32(v))) for v in values.tolist()])
+
+
+def mirror(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Mirror poses and shifts in y: A to diag(1, -1, -1) A, shift y to minus y.
+
+    Parameters
+    ----------
+    variables : mapping
+        With ``pose`` (n, 3, 3) and ``shift`` (n, 2).
+    """
+    made: dict[str, Any] = {}
+    if "pose" in variables:
+        made["pose"] = np.array([1.0, -1.0, -1.0])[:, None] * variables["pose"]
+    if "shift" in variables:
+        made["shift"] = variables["shift"] * np.array([1.0, -1.0])
+    return made
