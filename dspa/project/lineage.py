@@ -126,8 +126,8 @@ def _pieces(text: str) -> list[str]:
 def _one(project: Project | None, item: Input, text: str) -> Given:
     if not is_job(text):
         return _file(text, item.kind)
-    given = _from_jobs(project, item, [text])
-    if given is None or isinstance(given, tuple):
+    given = _from_job(project, item, text)
+    if given is None:
         raise InputError(f"{text} has no {item.kind}, nor have the jobs it came from")
     return given
 

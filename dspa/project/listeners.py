@@ -30,7 +30,7 @@ def sentence(event: Event) -> str:
         From the stream.
     """
     kind = event["kind"]
-    if kind == "message":
+    if kind in ("message", "cluster"):
         return str(event.get("text", ""))
     if kind == "warning":
         return f"warning: {event.get('text', '')}"
@@ -132,7 +132,7 @@ class Screen:
                 return
         text = sentence(event)
         if text and kind in ("message", "warning", "iteration"):
-            self.console.print(f"{self.title}: {text}", markup=False, highlight=False)
+            self._say(f"{self.title}: {text}")
 
     def close(self) -> None:
         """Take the bar away."""
@@ -149,7 +149,10 @@ class Screen:
         elif time.monotonic() - self._shown > 30:
             self._shown = time.monotonic()
             text = f"{self.title}: {event.get('task', '')} {event.get('done')} of "
-            self.console.print(f"{text}{event.get('total')} {self._figures}", markup=False)
+            self._say(f"{text}{event.get('total')} {self._figures}")
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _move(self, event: Event, what: str) -> None:
         assert self._bar is not None

@@ -115,7 +115,8 @@ def from_plain(params: type, values: Mapping[str, Any]) -> Any:
         chosen[name] = convert(known[name], value)
     for name, field in known.items():
         if field.required and name not in chosen:
-            raise InputError(f"{field.option} is required: {field.metadata.get('help', '')}")
+            label = name.upper() if field.positional else field.option
+            raise InputError(f"{label} is missing: {field.metadata.get('help', '')}")
     made = params(**chosen)
     check(made)
     return made

@@ -132,14 +132,22 @@ def run_workflow(
     """
     done: dict[str, str] = {}
     for step in steps:
-        sources = [done.get(text, text) for text in step.sources]
+        sources = [_job_of(text, done) for text in step.sources]
         named = {
-            name: [done.get(text, text) for text in texts] for name, texts in step.named.items()
+            name: [_job_of(text, done) for text in texts] for name, texts in step.named.items()
         }
         inputs = resolve(project, step.stage, sources, named)
         job = start(project, step.stage, inputs, step.params, options=options)
         done[step.name] = job.name
         told(job)
+
+
+def _job_of(text: str, done: Mapping[str, str]) -> str:
+    """Turn a step's name, or ``NAME.OUTPUT``, into its job."""
+    name, dot, output = text.rpartition(".")
+    if text not in done and name in done:
+        return done[name] + dot + output
+    return done.get(text, text)
 
 
 def _texts(value: Any) -> tuple[str, ...]:
