@@ -30,18 +30,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba.extending import register_jitable
 
-from dspa.device.launcher import Kernel
+from dspa.device.launcher import Kernel, portable
 
 
-@register_jitable
+@portable
 def accumulate(sums: Any, index: Any, value: Any) -> None:
     """Add to a grid that items share; on a GPU the launcher puts an atomic addition here."""
     sums[index] += value
 
 
-@register_jitable
+@portable
 def body(  # noqa: D103, PLR0917
     item: Any,
     lane: Any,

@@ -18,12 +18,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba.extending import register_jitable
 
-from dspa.device.launcher import Kernel
+from dspa.device.launcher import Kernel, portable
 
 
-@register_jitable
+@portable
 def body(  # noqa: D103, PLR0917
     item: Any,
     lane: Any,

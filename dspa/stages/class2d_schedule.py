@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dspa.data.errors import InputError
+from dspa.dataflow.runner import Result
 from dspa.stages.class2d_reduction import Class2D, ClassPlan
 from dspa.stages.particle_chunks import BackgroundNoise, minibatch
 
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dspa.dataflow.reduction import Model
-    from dspa.dataflow.runner import Result
     from dspa.stages.particle_chunks import ImageSpec, ParticleChunk
     from dspa.stages.stage import Context
 
@@ -65,7 +66,11 @@ class Schedule:
 
     def noise_factor(self, iteration: int) -> float:
         """Factor on the noise power in pass ``iteration`` (1, 2, ...)."""
-        done = np.clip((iteration - self.anneal_from + 1) / max(self.anneal, 1), 0.0, 1.0)
+        # Whatever was asked for, the factor is 1 before the last online passes.
+        passes = max(1, min(self.anneal, self.online - SETTLE - self.anneal_from + 1))
+        done = np.clip((iteration - self.anneal_from + 1) / passes, 0.0, 1.0)
+        if iteration > self.online - SETTLE:
+            done = 1.0
         return float((self.uncertainty ** (1.0 - done)) ** 2)
 
     def plan(self, spec: ImageSpec, model: Model | None, iteration: int, *, share: float
@@ -142,14 +147,19 @@ def classify(
     if latest is None:
         first = minibatch(chunks, schedule.batch, 0)
         noise = runner.run(BackgroundNoise(spec), first, {}, name="noise000").model
+        if float(noise["count"]) == 0.0:
+            raise InputError(
+                "no particle of the first mini-batch has an image that varies and holds no NaN; "
+                "look at the images"
+            )
         plan = schedule.plan(spec, None, 0, share=1.0)
         result = runner.run(Class2D(plan), first, noise, name="it000")
         model, done = result.model, 0
     else:
         done, model = latest.iteration, latest.model
         context.events.message(f"going on after pass {done} of {schedule.passes}")
-    if latest is not None and done >= schedule.passes:
-        return type_result(latest.model, latest.rows)
+        if done >= schedule.passes:
+            return Result(latest.model, latest.rows)
     for iteration in range(done + 1, schedule.passes + 1):
         final = iteration > schedule.online
         part = tuple(chunks) if final else minibatch(chunks, schedule.batch, iteration - 1)

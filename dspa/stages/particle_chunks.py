@@ -324,6 +324,7 @@ def particle_chunks(
     seed: int | None = 0,
     state: Mapping[str, NDArray[Any]] | None = None,
     rows: NDArray[np.integer[Any]] | None = None,
+    size: int | None = None,
 ) -> tuple[ParticleChunk, ...]:
     """Cut particles into chunks.
 
@@ -339,6 +340,8 @@ def particle_chunks(
         Per-particle values of the whole set that batches should carry.
     rows : (m,) integers, optional
         Rows to use; by default all.
+    size : int, optional
+        Particles per chunk; by default `chunk_size` decides.
 
     Returns
     -------
@@ -351,7 +354,7 @@ def particle_chunks(
         raise InputError("there are no particles to work on; check the selection before this job")
     if seed is not None:
         order = np.random.default_rng([seed, 0x32D]).permutation(order)
-    size = chunk_size(order.size, 12 * spec.band().count)
+    size = size or chunk_size(order.size, 12 * spec.band().count)
     count = -(-order.size // size)
     ctf = ctf_arguments(particles)
     chunks = []
