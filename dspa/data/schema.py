@@ -129,6 +129,7 @@ _MICROGRAPH_VARIABLES: dict[str, Variable] = {
     **_ctf("micrograph"),
     "ctf_resolution": Variable(("micrograph",), "float64", "A", "where the CTF fit ends"),
     "ctf_score": Variable(("micrograph",), "float64", "1", "figure of merit of the CTF fit"),
+    "ctf_quality": Variable(("micrograph",), "int8", "", "2 good, 1 weak, 0 failed, -1 not tried"),
     "contrast_sign": Variable(("micrograph",), "int8", "", "-1: particles dark"),
     "dose": Variable(("micrograph",), "float64", "e/A^2", "total dose"),
     "frames": Variable(("micrograph",), "int32", "", "frames of the movie"),

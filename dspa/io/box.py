@@ -1,0 +1,53 @@
+"""EMAN ``.box`` files: corner, width and height of each box, in pixels, one per line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dspa.data.errors import InputError
+from dspa.io.coordinates import Coordinates
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def read_box(path: Path) -> Coordinates:
+    """Read an EMAN box file; centres are corner plus half the box.
+
+    Parameters
+    ----------
+    path : path
+    """
+    rows = []
+    for number, line in enumerate(read_lines(path), 1):
+        words = line.replace(",", " ").split()
+        if not words or words[0].startswith("#"):
+            continue
+        try:
+            x, y, width, height = (float(word) for word in words[:4])
+        except ValueError as error:
+            raise InputError(
+                f"{path}: line {number} is {line[:40]!r}, not the four numbers of a box"
+            ) from error
+        if not all(np.isfinite([x, y, width, height])):
+            raise InputError(f"{path}: line {number} holds numbers that are not finite")
+        rows.append((x + width / 2, y + height / 2, max(width, height)))
+    table = np.array(rows, np.float64).reshape(-1, 3)
+    diameter = np.where(table[:, 2] > 0, table[:, 2], np.nan)
+    return Coordinates(table[:, 0], table[:, 1], np.full(len(table), np.nan), diameter, None)
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a text file.
+
+    Parameters
+    ----------
+    path : path
+    """
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise InputError(f"{path}: cannot be read ({reason})") from error

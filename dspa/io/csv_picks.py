@@ -1,0 +1,70 @@
+"""Picks as comma-separated tables with a header line."""
+
+from __future__ import annotations
+
+import csv
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dspa.data.errors import InputError
+from dspa.io.box import read_lines
+from dspa.io.coordinates import Coordinates
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_X = ("x_px", "x", "x_coord", "rlncoordinatex", "xcoord", "x-coordinate")
+_Y = ("y_px", "y", "y_coord", "rlncoordinatey", "ycoord", "y-coordinate")
+_NAME = ("micrograph", "micrograph_name", "image_name", "filename", "image")
+_SCORE = ("score", "confidence", "ncc", "fom")
+_DIAMETER = ("diameter", "diameter_px")
+
+
+def read_csv_picks(path: Path) -> Coordinates:
+    """Read a table with columns x, y and, if there are any, micrograph, score and diameter.
+
+    Parameters
+    ----------
+    path : path
+    """
+    lines = read_lines(path)
+    try:
+        rows = [row for row in csv.reader(lines, strict=True) if row]
+    except csv.Error as error:
+        raise InputError(f"{path}: not a comma-separated table ({error})") from error
+    header = [word.strip().lower() for word in rows[0]] if rows else []
+    place = {key: _find(header, names) for key, names in _columns().items()}
+    if place["x"] is None or place["y"] is None:
+        raise InputError(f"{path}: the first line names no columns x and y")
+    bad = [i for i, row in enumerate(rows[1:], 2) if len(row) != len(header)]
+    if bad:
+        raise InputError(f"{path}: row {bad[0]} does not have {len(header)} values")
+
+    def column(key: str) -> np.ndarray:
+        at = place[key]
+        if at is None:
+            return np.full(len(rows) - 1, np.nan)
+        try:
+            return np.array([float(row[at] or "nan") for row in rows[1:]])
+        except ValueError as error:
+            raise InputError(f"{path}: column {header[at]}: {error}") from error
+
+    name = place["name"]
+    return Coordinates(
+        x=column("x"),
+        y=column("y"),
+        score=column("score"),
+        diameter=column("diameter"),
+        micrograph=None
+        if name is None
+        else np.array([row[name].strip() for row in rows[1:]], object),
+    )
+
+
+def _columns() -> dict[str, tuple[str, ...]]:
+    return {"x": _X, "y": _Y, "name": _NAME, "score": _SCORE, "diameter": _DIAMETER}
+
+
+def _find(header: list[str], names: tuple[str, ...]) -> int | None:
+    return next((header.index(name) for name in names if name in header), None)

@@ -1,0 +1,126 @@
+"""What EPU notes beside each exposure: an XML file with optics, dose and stage."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+from dspa.data.errors import InputError
+
+_MAXIMUM_BYTES = 16 << 20
+# Movie and sum files share the name of the exposure, with more at the end.
+_ENDINGS = ("", "_Fractions", "_EER", "_fractions", "_eer", "_DW", "_aligned")
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """One exposure of an EPU session; NaN where the file does not say.
+
+    Attributes
+    ----------
+    pixel_size : float
+        A, of the camera's physical pixels times its binning.
+    voltage : float
+        kV.
+    dose : float
+        Electrons per A^2 over the exposure.
+    stage_position : (x, y) float
+        Metres.
+    beam_shift : (x, y) float
+        Units of the microscope.
+    """
+
+    pixel_size: float
+    voltage: float
+    dose: float
+    stage_position: tuple[float, float]
+    beam_shift: tuple[float, float]
+
+
+def read_epu(path: str | Path) -> Exposure:
+    """Read the XML file of an exposure.
+
+    Parameters
+    ----------
+    path : path
+    """
+    file = Path(path)
+    try:
+        size = file.stat().st_size
+        raw = file.read_bytes() if size <= _MAXIMUM_BYTES else b""
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read; check the path") from error
+    # A document type may define entities that expand without end; EPU writes none.
+    if not raw or b"<!DOCTYPE" in raw or b"<!ENTITY" in raw:
+        raise InputError(f"{path}: not an EPU exposure")
+    try:
+        root = ElementTree.fromstring(raw)
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        raise InputError(f"{path}: damaged XML ({error})") from error
+    if _bare(root) != "MicroscopeImage":
+        raise InputError(f"{path}: <{_bare(root)}>, not the <MicroscopeImage> of an EPU exposure")
+    dose = _dose(root)
+    return Exposure(
+        pixel_size=_number(root, "SpatialScale", "pixelSize", "x", "numericValue") * 1e10,
+        voltage=_number(root, "microscopeData", "gun", "AccelerationVoltage") * 1e-3,
+        dose=dose * 1e-20,
+        stage_position=(
+            _number(root, "microscopeData", "stage", "Position", "X"),
+            _number(root, "microscopeData", "stage", "Position", "Y"),
+        ),
+        beam_shift=(
+            _number(root, "microscopeData", "optics", "BeamShift", "_x"),
+            _number(root, "microscopeData", "optics", "BeamShift", "_y"),
+        ),
+    )
+
+
+def find_epu(micrograph: str | Path) -> Path | None:
+    """Return the XML file of a micrograph, if it lies beside it.
+
+    Parameters
+    ----------
+    micrograph : path
+    """
+    file = Path(micrograph)
+    stem = file.stem
+    for ending in _ENDINGS:
+        if ending and not stem.endswith(ending):
+            continue
+        candidate = file.with_name(stem.removesuffix(ending) + ".xml")
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def _bare(element: ElementTree.Element) -> str:
+    return element.tag.rpartition("}")[2]
+
+
+def _number(root: ElementTree.Element, *names: str) -> float:
+    """Return the number of the first element found down a path of names, gaps allowed."""
+    element: ElementTree.Element | None = root
+    for name in names:
+        if element is None:
+            return math.nan
+        element = next((e for e in element.iter() if _bare(e) == name), None)
+    return _float(element)
+
+
+def _float(element: ElementTree.Element | None) -> float:
+    try:
+        value = float(element.text or "nan") if element is not None else math.nan
+    except ValueError:
+        return math.nan
+    return value if math.isfinite(value) else math.nan
+
+
+def _dose(root: ElementTree.Element) -> float:
+    """Return the dose in electrons per square metre, from EPU's list of keys and values."""
+    for pair in root.iter():
+        parts = list(pair)
+        if len(parts) == 2 and _bare(parts[0]) == "Key" and parts[0].text == "Dose":
+            return _float(parts[1])
+    return math.nan
