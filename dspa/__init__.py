@@ -1,3 +1,27 @@
-"""dspa: distributed single-particle analysis, from cryo-electron micrographs to maps."""
+"""dspa: distributed single-particle analysis, from cryo-electron micrographs to maps.
+
+Every stage of the command line is a function here: ``dspa.class2d(particles, classes=50)``. They
+are found when they are first used; importing dspa loads next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
 
 __version__ = "0.1.0"
+
+
+def _functions() -> list[str]:
+    registry = importlib.import_module("dspa.stages.registry")
+    return [entry.name.replace(" ", "_").replace("-", "_") for entry in registry.entries()]
+
+
+def __getattr__(name: str) -> Any:
+    if not name.startswith("_") and name in _functions():
+        return importlib.import_module("dspa.project.functions").function(name)
+    raise AttributeError(f"module 'dspa' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_functions()])

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import shutil
 import tempfile
 import time
 import uuid
+import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -254,10 +256,9 @@ class InlineRunner:
     events: Events = field(default_factory=Events)
 
     def __post_init__(self) -> None:
-        self._temporary = None
         if self.folder is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="dspa-")
-            self.folder = Path(self._temporary.name)
+            self.folder = Path(tempfile.mkdtemp(prefix="dspa-"))
+            self._clean = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self._checkpoints = Checkpoints(Path(self.folder) / "checkpoints")
 
     @property
@@ -331,8 +332,8 @@ class InlineRunner:
 
     def close(self) -> None:
         """Remove the temporary folder, if this runner made one."""
-        if self._temporary is not None:
-            self._temporary.cleanup()
+        if hasattr(self, "_clean"):
+            self._clean()
 
 
 def travel(value: T) -> T:

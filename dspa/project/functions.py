@@ -1,0 +1,313 @@
+"""The stages as functions: ``dspa.class2d(particles, classes=50, on=client)``.
+
+The same stages as on the command line, with the same names, units and checks. Without ``folder``
+the results live in a temporary folder that goes with the result.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+import weakref
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+from rich.console import Console
+
+from dspa.data.errors import InputError
+from dspa.dataflow.dask_runner import runner_for
+from dspa.io.micrographs import read_micrographs, write_micrographs
+from dspa.io.particles import read_particles, write_particles
+from dspa.io.volumes import read_images, read_volume, write_volume
+from dspa.project.lineage import Given, Resolved
+from dspa.project.machines import Machines
+from dspa.project.params import fields_of, from_plain
+from dspa.project.project import Project, init
+from dspa.project.running import Options, start
+from dspa.stages.registry import find_stage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from dspa.dataflow.events import Events
+    from dspa.dataflow.runner import Runner
+    from dspa.project.job import Job
+    from dspa.stages.stage import Input, Stage
+
+READERS: Mapping[str, Callable[[Path], Any]] = {
+    "particles": read_particles,
+    "picks": read_particles,
+    "micrographs": read_micrographs,
+    "classes": read_images,
+    "volume": read_volume,
+    "mask": read_volume,
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage gave.
+
+    Outputs are attributes, as paths: ``result.particles``, ``result.volume``, ``result.half1``;
+    `read` opens them. Passed on as an input, it gives whatever kind the next stage asks for, its
+    own or that of the results it came from.
+
+    Attributes
+    ----------
+    job : Job
+        Folder, record, log and report.
+    outputs : mapping of str to Path
+    figures : mapping of str to Any
+        Numbers worth a line: particles, resolution.
+    sources : tuple of Outcome
+        The results it was made from.
+    """
+
+    job: Job
+    outputs: Mapping[str, Path]
+    figures: Mapping[str, Any]
+    sources: tuple[Outcome, ...] = ()
+
+    def __getattr__(self, name: str) -> Path:
+        outputs: Mapping[str, Path] = self.__dict__.get("outputs", {})
+        if name in outputs:
+            return outputs[name]
+        raise AttributeError(f"no output {name!r}; there are {', '.join(outputs)}")
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self.outputs]
+
+    @property
+    def report(self) -> Path:
+        """The job's ``report.html``."""
+        return self.job.folder / "report.html"
+
+    def read(self, name: str) -> Any:
+        """Open an output: a Dataset, a Volume or a stack of images.
+
+        Parameters
+        ----------
+        name : str
+            One of ``outputs``.
+        """
+        path: Path = getattr(self, name)
+        kind = name if name in READERS else _kind_by_suffix(path)
+        return READERS[kind](path)
+
+    def find(self, kind: str) -> Path | None:
+        """Return the output of a kind, from here or from the nearest source that has one.
+
+        Parameters
+        ----------
+        kind : str
+            ``particles``, ``micrographs``, ``volume``...
+        """
+        level: tuple[Outcome, ...] = (self,)
+        while level:
+            found = [each.outputs[kind] for each in level if kind in each.outputs]
+            if len(found) > 1:
+                raise InputError(f"several results have {kind}; pass the one that is meant")
+            if found:
+                return found[0]
+            level = tuple(source for each in level for source in each.sources)
+        return None
+
+
+def function(name: str) -> Callable[..., Outcome]:
+    """Return the function of a stage.
+
+    Parameters
+    ----------
+    name : str
+        With underscores: ``class2d``, ``pick_blob``, ``import_particles``.
+    """
+    stage = find_stage(name)
+
+    def call(
+        *given: Any,
+        on: Any = None,
+        folder: str | Path | None = None,
+        seed: int = 0,
+        quiet: bool = True,
+        **values: Any,
+    ) -> Outcome:
+        return _call(stage, given, values, _Setting(on, folder, seed, quiet))
+
+    call.__name__ = call.__qualname__ = name
+    call.__doc__ = _docstring(stage)
+    return call
+
+
+@dataclass(frozen=True)
+class _Setting:
+    on: Any
+    folder: str | Path | None
+    seed: int
+    quiet: bool
+
+
+def _call(
+    stage: Stage, given: tuple[Any, ...], values: dict[str, Any], setting: _Setting
+) -> Outcome:
+    taken = {item.name for item in fields_of(stage.params)}
+    named = {
+        item.name: values.pop(item.name)
+        for item in stage.inputs
+        if item.name in values and item.name not in taken
+    }
+    words = [item.name for item in fields_of(stage.params) if item.positional]
+    spare = list(given)
+    for name in reversed(words):
+        if name not in values and spare and isinstance(spare[-1], str | Path):
+            values[name] = str(spare.pop())
+    params = from_plain(stage.params, values)
+    if setting.folder is not None:
+        return _job(init(Path(setting.folder)), stage, (params, spare, named), setting)
+    folder = tempfile.mkdtemp(prefix="dspa-")
+    try:
+        outcome = _job(init(Path(folder)), stage, (params, spare, named), setting)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    weakref.finalize(outcome, shutil.rmtree, folder, ignore_errors=True)
+    return outcome
+
+
+def _job(
+    project: Project,
+    stage: Stage,
+    what: tuple[Any, list[Any], Mapping[str, Any]],
+    setting: _Setting,
+) -> Outcome:
+    params, given, named = what
+    inputs = _inputs(project, stage, list(given), named)
+    console = Console(stderr=True, quiet=setting.quiet)
+    with _machines(setting.on) as (make_runner, cluster):
+        options = Options(make_runner, cluster=cluster, seed=setting.seed, console=console)
+        job = start(project, stage, inputs, params, options=options)
+    record = job.read()
+    outputs = {name: job.folder / path for name, path in record.outputs.items()}
+    everything = [*given, *named.values()]
+    flat = [x for each in everything for x in (each if isinstance(each, list | tuple) else [each])]
+    sources = tuple(item for item in flat if isinstance(item, Outcome))
+    return Outcome(job, outputs, record.figures, sources)
+
+
+@contextmanager
+def _machines(on: Any) -> Iterator[tuple[Callable[[Path, Events], Runner], str]]:
+    """Make runners for ``on``: None, a name as for --cluster, a Dask client, or Machines."""
+    if isinstance(on, Machines):
+        yield on.make_runner, on.spelling
+    elif on is None or isinstance(on, str):
+        machines = Machines(on or "inline")
+        try:
+            yield machines.make_runner, machines.spelling
+        finally:
+            machines.close()
+    elif hasattr(on, "submit") and hasattr(on, "scheduler_info"):
+        yield lambda folder, events: runner_for(on, folder, events), "client"
+    else:
+        raise InputError("on must be None, a cluster's name, a dask Client or dspa's Machines")
+
+
+def _inputs(project: Project, stage: Stage, given: list[Any], named: Mapping[str, Any]) -> Resolved:
+    """Turn what was passed into paths, writing datasets and arrays to files."""
+    rest = [item for item in given if not isinstance(item, Outcome)]
+    outcomes = [item for item in given if isinstance(item, Outcome)]
+    found: dict[str, Given | tuple[Given, ...] | None] = {}
+    for item in stage.inputs:
+        if item.name in named:
+            value = named[item.name]
+            many = list(value) if isinstance(value, list | tuple) else [value]
+            several = tuple(_path(project, item, each) for each in many)
+            found[item.name] = several if item.many else several[0]
+        elif item.positional and rest:
+            found[item.name] = _path(project, item, rest.pop(0))
+        elif item.positional and outcomes:
+            found[item.name] = _from_outcomes(item, outcomes)
+        else:
+            found[item.name] = None
+        if found[item.name] is None and not item.optional:
+            raise InputError(f"{stage.name} needs {item.kind}: pass a path, a dataset or a result")
+    if rest:
+        raise InputError(f"{stage.name} has no use for {rest[0]!r:.60}")
+    return found
+
+
+def _from_outcomes(item: Input, outcomes: list[Outcome]) -> Given | tuple[Given, ...] | None:
+    paths = [path for each in outcomes if (path := each.find(item.kind)) is not None]
+    if item.many:
+        return tuple(Given(str(path), path) for path in paths) or None
+    if len(set(paths)) > 1:
+        raise InputError(f"several results have {item.kind}; give {item.name}=")
+    return Given(str(paths[0]), paths[0]) if paths else None
+
+
+def _path(project: Project, item: Input, value: Any) -> Given:
+    if isinstance(value, Outcome):
+        path = value.find(item.kind)
+        if path is None:
+            raise InputError(f"{value.job.name} gives no {item.kind}")
+        return Given(str(path), path)
+    if isinstance(value, str | Path):
+        path = Path(value).expanduser().absolute()
+        if not path.exists():
+            raise InputError(f"{value}: there is no such file (for {item.kind})")
+        return Given(str(value), path)
+    path = _written(project, item, value)
+    return Given("given", path)
+
+
+def _written(project: Project, item: Input, value: Any) -> Path:
+    """Write a dataset or a volume to the project's folder."""
+    folder = project.folder / "given"
+    folder.mkdir(exist_ok=True)
+    number = len(list(folder.iterdir()))
+    if isinstance(value, xr.Dataset):
+        path = folder / f"{item.name}-{number}.zarr"
+        micrographs = item.kind == "micrographs"
+        (write_micrographs if micrographs else write_particles)(value, path)
+        return path
+    density = getattr(value, "density", None)
+    if isinstance(density, np.ndarray):
+        path = folder / f"{item.name}-{number}.mrc"
+        write_volume(path, density, pixel_size=value.pixel_size)
+        return path
+    kind = type(value).__name__
+    raise InputError(f"{item.name} is a {kind}; pass a path, a Dataset, a Volume or a result")
+
+
+def _kind_by_suffix(path: Path) -> str:
+    kind = {".mrc": "volume", ".mrcs": "classes", ".zarr": "particles"}.get(path.suffix)
+    if kind is None:
+        raise InputError(f"{path} is none of the kinds that open as arrays; read it as a file")
+    return kind
+
+
+def _docstring(stage: Stage) -> str:
+    lines = [stage.summary, "", "Parameters", "----------"]
+    for item in stage.inputs:
+        optional = ", optional" if item.optional else ""
+        lines += [
+            f"{item.name} : path, dataset or result{optional}",
+            f"    {item.help or item.kind}",
+        ]
+    for each in fields_of(stage.params):
+        unit = f" ({each.metadata['unit']})" if each.metadata.get("unit") else ""
+        default = "" if each.required else f", default {each.default!r}"
+        text = each.metadata.get("help", "")
+        lines += [f"{each.name} : {each.type.__name__}{default}", f"    {text}{unit}"]
+    lines += [
+        "on : None, str, Client",
+        "    Where to run: this process, a cluster's name as for --cluster, or a Dask client.",
+        "folder : path, optional",
+        "    Project to keep the job in; a temporary one if absent.",
+        "seed : int",
+        "    All randomness follows from it.",
+    ]
+    return re.sub(r"[ \t]+\n", "\n", "\n".join(lines)) + "\n"
