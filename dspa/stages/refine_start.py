@@ -9,8 +9,10 @@ import numpy as np
 from scipy import ndimage
 
 from dspa.data.errors import InputError
-from dspa.geometry.symmetry import align_to_symmetry, symmetry_operators
+from dspa.geometry.axes import align_to_symmetry, aligned_density
+from dspa.geometry.symmetry import symmetry_operators
 from dspa.ops.resolution import CURVES
+from dspa.ops.transform import resize_volume
 from dspa.stages.refine_map import low_shells, reference_mask
 from dspa.stages.refine_plan import Settings, plan_iteration
 
@@ -22,7 +24,10 @@ if TYPE_CHECKING:
     from dspa.io.volumes import Volume
     from dspa.stages.particle_chunks import ImageSpec
 
-FAITHFUL = 0.8  # correlation with its own symmetry mates above which a map obeys its symmetry
+# A map obeys its symmetry if it correlates with its mates this well, and this much better than
+# with copies turned about any other axis.
+FAITHFUL, DISTINCT = 0.6, 0.15
+AXES_BEYOND = 1.6  # axes are looked for in shells up to this multiple of the initial low-pass
 
 
 def assign_half_sets(particles: xr.Dataset, seed: int, *, existing: bool) -> NDArray[np.int8]:
@@ -170,22 +175,54 @@ def place_axes(
     settings : Settings
     events : Events
         Told how well the map obeys the symmetry, and warned if it does not.
+
+    Returns
+    -------
+    (n, n, n) float32
+        Holds the shells up to 1.6 times the initial low-pass.
     """
     operators = symmetry_operators(settings.symmetry)
     if len(operators) == 1:
         return density
-    smooth = low_shells(density, settings.initial_radius)
+    box = density.shape[0]
+    radius = min(AXES_BEYOND * settings.initial_radius, float(settings.spec.radius))
+    # No more voxels than these shells need: the search rotates the map thousands of times.
+    small = min(box, max(32, 2 * int(np.ceil(1.5 * radius))))
+    smooth = resize_volume(low_shells(density, radius), small)
     found = align_to_symmetry(smooth, settings.symmetry)
     events.message(
-        f"symmetry {settings.symmetry}: axes found; the map correlates {found.correlation:.3f} "
-        "with its symmetry mates"
+        f"symmetry {settings.symmetry}: axes found; the map correlates {found.correlation:.2f} with "
+        f"its symmetry mates ({found.typical:.2f} about a typical axis)"
     )
-    if found.correlation < FAITHFUL:
+    if found.correlation < max(FAITHFUL, found.typical + DISTINCT):
         events.warning(
-            f"the map obeys {settings.symmetry} poorly (correlation {found.correlation:.2f}, "
-            f"{FAITHFUL} or more is usual): check the symmetry, or refine in C1"
+            f"the map obeys {settings.symmetry} poorly (correlation {found.correlation:.2f}; "
+            f"{FAITHFUL} or more, and well above {found.typical:.2f}, is usual): check the symmetry, "
+            "or refine in C1"
         )
-    return np.asarray(found.density, np.float32)
+    turned = aligned_density(smooth, found)
+    return np.asarray(resize_volume(symmetric_mean(turned, operators), box), np.float32)
+
+
+def symmetric_mean(
+    density: NDArray[np.float32], operators: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Average a map over a point group whose axes meet at the centre n//2.
+
+    Parameters
+    ----------
+    density : (n, n, n) float32
+    operators : (g, 3, 3) float64
+        On (x, y, z).
+    """
+    centre = np.full(3, density.shape[0] // 2)
+    total = np.zeros(density.shape, np.float64)
+    for operator in operators:
+        matrix = operator[::-1, ::-1]  # arrays are (z, y, x)
+        total += ndimage.affine_transform(
+            density, matrix, offset=centre - matrix @ centre, order=3
+        )
+    return np.asarray(total / len(operators), np.float32)
 
 
 def first_state(particles: xr.Dataset, halves: NDArray[np.int8]) -> dict[str, NDArray[Any]]:
