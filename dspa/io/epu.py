@@ -11,7 +11,7 @@ from dspa.data.errors import InputError
 
 _MAXIMUM_BYTES = 16 << 20
 # Movie and sum files share the name of the exposure, with more at the end.
-_ENDINGS = ("", "_Fractions", "_EER", "_fractions", "_eer", "_DW", "_aligned")
+_ENDINGS = ("_Fractions", "_EER", "_fractions", "_eer", "_DW", "_aligned", "")
 
 
 @dataclass(frozen=True)

@@ -54,3 +54,24 @@ def _candidates(name: str, source: Path, roots: list[Path]) -> Iterable[Path]:
         yield Path.cwd() / given
     yield from (root / given.name for root in roots)
     yield source.parent / given.name
+
+
+def matching(pattern: str) -> list[Path]:
+    """Return the files a pattern names, sorted: a file of that very name, or all that match.
+
+    Parameters
+    ----------
+    pattern : str
+        With ``*``, ``?``, ``[...]`` and ``**``, relative to the current folder or absolute.
+    """
+    path = Path(pattern).expanduser()
+    try:
+        if path.is_file():
+            return [path]
+        start = Path(path.anchor) if path.is_absolute() else Path()
+        relative = str(path.relative_to(start))
+        if relative in ("", "."):
+            return []
+        return sorted(p for p in start.glob(relative) if p.is_file())
+    except (OSError, ValueError, IndexError):
+        return []

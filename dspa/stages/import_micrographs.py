@@ -1,0 +1,383 @@
+"""Import micrographs and movies: image files by pattern, or a STAR file."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.data import schema
+from dspa.data.errors import InputError
+from dspa.io.epu import find_epu, read_epu
+from dspa.io.locate import matching
+from dspa.io.micrographs import (
+    SUFFIXES,
+    micrograph_info,
+    read_micrograph_image,
+    write_micrographs,
+)
+from dspa.io.picture import image
+from dspa.io.star_micrographs import read_star_micrographs
+from dspa.io.volumes import write_image_stack
+from dspa.stages.stage import Context, Stage, param
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import xarray as xr
+    from numpy.typing import NDArray
+
+MM = 1e7  # mm to A
+_CTF = ("defocus_u", "defocus_v", "defocus_angle", "phase_shift", "ctf_resolution", "ctf_score")
+# Header pixel sizes closer than this are one.
+_SAME_SIZE = 5e-3
+_LISTED = 20
+
+
+@dataclass(frozen=True)
+class Params:
+    """Parameters of ``dspa import micrographs``."""
+
+    files: str = param(help="Image files as a quoted pattern, or a STAR file.")
+    pixel_size: float | None = param(None, "Pixel size of the micrographs.", unit="A", minimum=0.01)
+    voltage: float | None = param(None, "Acceleration voltage.", unit="kV", minimum=10)
+    cs: float | None = param(None, "Spherical aberration.", unit="mm", minimum=0)
+    amplitude_contrast: float | None = param(
+        None, "Amplitude contrast (0.1 if neither you nor the file says).", minimum=0, maximum=1
+    )
+    ctf_from: str | None = param(None, "STAR file to take the CTF of each micrograph from.")
+    dark_particles: bool = param(True, "Particles are dark, as they are in untreated micrographs.")
+    images_root: str | None = param(None, "Folder the paths of a STAR file are relative to.")
+    check: str = param(
+        "full", "Look at every pixel, or at headers only.", choices=("full", "headers")
+    )
+
+
+@dataclass(frozen=True)
+class MovieParams(Params):
+    """Parameters of ``dspa import movies``."""
+
+    gain: str | None = param(None, "Gain reference that multiplies every frame (MRC or TIFF).")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found in one file; ``fault`` is a sentence if it cannot be used."""
+
+    frames: int = 1
+    rows: int = 0
+    columns: int = 0
+    pixel_size: float = math.nan
+    fault: str = ""
+
+
+def look(path: str, *, full: bool) -> Found:
+    """Look at one micrograph: its header, and its pixels if asked to.
+
+    Parameters
+    ----------
+    path : str
+    full : bool
+        Read the pixels, so that damaged, empty and NaN images are found.
+    """
+    try:
+        info = micrograph_info(path)
+        if full:
+            read_micrograph_image(path)
+    except InputError as error:
+        return Found(fault=str(error))
+    return Found(info.frames, info.rows, info.columns, info.pixel_size)
+
+
+def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[str, Path]:
+    """Import micrographs in place."""
+    table = _import(context, params, kind="micrographs")
+    _write(context, table, "micrographs")
+    return {"micrographs": context.folder / "micrographs.zarr"}
+
+
+def run_movies(
+    context: Context, inputs: Mapping[str, Any], params: MovieParams
+) -> Mapping[str, Path]:
+    """Import movies in place, and sum their frames (unaligned) to micrographs."""
+    gain = None if params.gain is None else _read_gain(params.gain)
+    table = _import(context, params, kind="movies")
+    _write(context, table, "movies")
+    context.events.message("frames are summed as they are; no motion is corrected")
+    (context.folder / "micrographs").mkdir()
+    names = _unique_names(table["path"].values)
+    size = table["pixel_size"].values[table["optics"].values]
+    work = [
+        (str(path), context.folder / "micrographs" / f"{name}.mrc", float(pixel))
+        for path, name, pixel in zip(table["path"].values, names, size, strict=True)
+    ]
+    faults = context.runner.map(partial(_sum_movie, gain), work, name="sum")
+    kept = np.array([not fault for fault in faults])
+    _report(context, table["micrograph_name"].values[~kept], [f for f in faults if f])
+    if not kept.any():
+        raise InputError(f"no movie could be summed; the first: {faults[0]}")
+    summed = table.isel(micrograph=np.flatnonzero(kept))
+    targets = [str(target) for (_, target, _), ok in zip(work, kept, strict=True) if ok]
+    summed = summed.assign(path=("micrograph", np.array(targets, object)))
+    summed.attrs["kind"] = "micrographs"
+    _write(context, summed, "micrographs")
+    return {
+        "movies": context.folder / "movies.zarr",
+        "micrographs": context.folder / "micrographs.zarr",
+    }
+
+
+def _import(context: Context, params: Params, *, kind: str) -> xr.Dataset:
+    if params.files.endswith(".star"):
+        table = read_star_micrographs(
+            params.files, roots=_roots(params), pixel_size=params.pixel_size
+        )
+    else:
+        table = _from_pattern(context, params)
+    found = context.runner.map(
+        partial(look, full=params.check == "full"),
+        [str(path) for path in table["path"].values],
+        name="look",
+    )
+    good = np.array([not f.fault for f in found])
+    _report(context, table["micrograph_name"].values[~good], [f.fault for f in found if f.fault])
+    if not good.any():
+        raise InputError(
+            f"{params.files}: none of {len(found)} files can be used; the first: {found[0].fault}"
+        )
+    table = table.isel(micrograph=np.flatnonzero(good))
+    kept = [f for f in found if not f.fault]
+    shape = np.array([(f.rows, f.columns) for f in kept], np.int32)
+    table = table.assign(
+        shape=(("micrograph", "yx"), shape),
+        frames=("micrograph", np.array([f.frames for f in kept], np.int32)),
+    )
+    if "contrast_sign" not in table.variables:
+        sign = np.full(len(kept), -1 if params.dark_particles else 1, np.int8)
+        table = table.assign(contrast_sign=("micrograph", sign))
+    table = _with_optics(context, table, params, kept)
+    if params.ctf_from is not None:
+        table = _with_ctf(context, table, params.ctf_from)
+    table.attrs["kind"] = kind
+    _summarise(context, table, kind)
+    return table
+
+
+def _roots(params: Params) -> list[str]:
+    return [] if params.images_root is None else [params.images_root]
+
+
+def _from_pattern(context: Context, params: Params) -> xr.Dataset:
+    """List the files of a pattern; what is no image is named and left out."""
+    matched = matching(params.files)
+    files = [str(p) for p in matched if p.suffix.lower() in SUFFIXES]
+    if not files:
+        if Path(params.files).is_dir():
+            raise InputError(f"{params.files} is a folder; give a pattern: '{params.files}/*.mrc'")
+        raise InputError(f"{params.files} matches no image file ({', '.join(SUFFIXES)})")
+    if len(files) < len(matched):
+        others = Counter(p.suffix for p in matched if p.suffix.lower() not in SUFFIXES)
+        kinds = ", ".join(f"{n} {suffix or 'without suffix'}" for suffix, n in others.items())
+        context.events.message(f"left out files that are no images: {kinds}")
+    return schema.make(
+        "micrographs",
+        {
+            "path": [str(Path(p).absolute()) for p in files],
+            "micrograph_name": files,
+            "optics": np.zeros(len(files), np.int32),
+            "optics_name": ["opticsGroup1"],
+            **_epu_columns(files),
+        },
+    )
+
+
+def _epu_columns(files: Sequence[str]) -> dict[str, Any]:
+    """Take optics, dose and stage from the XML files that EPU leaves beside its exposures."""
+    notes = []
+    for file in files:
+        found = find_epu(file)
+        try:
+            notes.append(None if found is None else read_epu(found))
+        except InputError:  # an XML file of something else
+            notes.append(None)
+    known = [n for n in notes if n is not None]
+    if not known:
+        return {}
+    nothing = (math.nan, math.nan)
+    return {
+        "dose": [math.nan if n is None else n.dose for n in notes],
+        "stage_position": [nothing if n is None else n.stage_position for n in notes],
+        "beam_shift": [nothing if n is None else n.beam_shift for n in notes],
+        "pixel_size": [float(np.nanmedian([n.pixel_size for n in known]))],
+        "voltage": [float(np.nanmedian([n.voltage for n in known]))],
+    }
+
+
+def _with_optics(
+    context: Context, table: xr.Dataset, params: Params, found: Sequence[Found]
+) -> xr.Dataset:
+    """Fill the optics from options, then files, then headers; refuse what is unknown."""
+    given = {
+        "voltage": (params.voltage, 1.0, "--voltage"),
+        "spherical_aberration": (params.cs, MM, "--cs"),
+        "amplitude_contrast": (params.amplitude_contrast, 1.0, "--amplitude-contrast"),
+    }
+    groups = table.sizes["optics"]
+    for name, (value, factor, option) in given.items():
+        there = table[name].values if name in table.variables else np.full(groups, np.nan)
+        if value is not None:
+            there = np.full(groups, value * factor)
+        elif name == "amplitude_contrast" and np.isnan(there).any():
+            context.events.message(
+                "amplitude contrast is taken as 0.1; --amplitude-contrast sets it"
+            )
+            there = np.where(np.isnan(there), 0.1, there)
+        elif np.isnan(there).any():
+            raise InputError(
+                f"{params.files}: the {name.replace('_', ' ')} is unknown; give {option}"
+            )
+        table = table.assign({name: ("optics", there)})
+    size = table["pixel_size"].values if "pixel_size" in table.variables else np.array([np.nan])
+    header = _header_size(params, found)
+    if params.pixel_size is not None:
+        size = np.full(groups, params.pixel_size)
+    elif np.isnan(size).any():
+        if not math.isfinite(header):
+            raise InputError(f"{params.files}: the pixel size is unknown; give --pixel-size")
+        context.events.message(f"pixel size {header:.4g} A, from the headers")
+        size = np.where(np.isnan(size), header, size)
+    elif np.ptp(size) > _SAME_SIZE * size.max():
+        sizes = ", ".join(f"{s:.4g}" for s in np.unique(size))
+        raise InputError(
+            f"{params.files}: mixed pixel sizes ({sizes} A); import each size as a job of its own"
+        )
+    if math.isfinite(header) and abs(header - size[0]) > 0.01 * size[0]:
+        context.events.warning(f"the headers say {header:.4g} A per pixel; {size[0]:.4g} A is used")
+    return table.assign(pixel_size=("optics", size.astype(np.float64)))
+
+
+def _header_size(params: Params, found: Sequence[Found]) -> float:
+    """Return the pixel size of the headers, NaN if unset; refuse several unless one is given."""
+    sizes = np.array([f.pixel_size for f in found])
+    # 1 A is what programs write that do not know.
+    sizes = sizes[np.isfinite(sizes) & (np.abs(sizes - 1.0) > 1e-6) & (sizes > 0)]
+    if not sizes.size:
+        return math.nan
+    if np.ptp(sizes) > _SAME_SIZE * sizes.max() and params.pixel_size is None:
+        values, counts = np.unique(np.round(sizes, 3), return_counts=True)
+        text = ", ".join(f"{v:g} A: {n}" for v, n in zip(values[:5], counts[:5], strict=True))
+        raise InputError(
+            f"{params.files}: mixed pixel sizes in the headers ({text}); import each size as a job "
+            "of its own, or give --pixel-size"
+        )
+    return float(np.median(sizes))
+
+
+def _with_ctf(context: Context, table: xr.Dataset, path: str) -> xr.Dataset:
+    """Take the CTF of each micrograph from a STAR file, by its name."""
+    source = read_star_micrographs(path)
+    if "defocus_u" not in source.variables:
+        raise InputError(f"{path}: no _rlnDefocusU; give a STAR file with the CTF of micrographs")
+    names = [str(n) for n in source["micrograph_name"].values]
+    lookup: dict[tuple[int, str], int] = {}
+    for row, name in enumerate(names):
+        for key in enumerate(_forms(name)):
+            lookup.setdefault(key, row)
+    rows = np.full(table.sizes["micrograph"], -1)
+    for i, name in enumerate(table["micrograph_name"].values):
+        keys = enumerate(_forms(str(name)))
+        rows[i] = next((lookup[key] for key in keys if key in lookup), -1)
+    if (rows < 0).all():
+        raise InputError(f"{path}: none of its micrographs has the name of an imported one")
+    if (rows < 0).any():
+        context.events.warning(f"{path}: no CTF for {int((rows < 0).sum())} micrographs")
+    for name in _CTF:
+        if name in source.variables:
+            values = np.append(source[name].values, np.nan)[rows]
+            table = table.assign({name: ("micrograph", values)})
+    return table
+
+
+def _forms(name: str) -> tuple[str, str, str]:
+    """Return a name as it is, without folders, and without its suffix."""
+    return name, Path(name).name, Path(name).stem
+
+
+def _read_gain(path: str) -> NDArray[np.float32]:
+    gain = read_micrograph_image(path)
+    if (gain < 0).any():
+        raise InputError(f"{path}: a gain reference with negative values")
+    return gain
+
+
+def _sum_movie(gain: NDArray[np.float32] | None, work: tuple[str, Path, float]) -> str:
+    source, target, pixel_size = work
+    try:
+        total = read_micrograph_image(source)
+        if gain is not None and gain.shape != total.shape:
+            return f"{source}: frames of {total.shape}, the gain reference is {gain.shape}"
+        total = total if gain is None else total * gain
+    except InputError as error:
+        return str(error)
+    write_image_stack(target, total[None], pixel_size=pixel_size)
+    return ""
+
+
+def _unique_names(paths: NDArray[Any]) -> list[str]:
+    stems = [Path(str(p)).stem for p in paths]
+    if len(set(stems)) == len(stems):
+        return stems
+    return [f"{number:05d}_{stem}" for number, stem in enumerate(stems)]
+
+
+def _report(context: Context, names: Sequence[str], faults: Sequence[str]) -> None:
+    for name, fault in list(zip(names, faults, strict=True))[:_LISTED]:
+        context.events.warning(f"set aside {name}: {fault}")
+    if len(faults) > _LISTED:
+        context.events.warning(f"and {len(faults) - _LISTED} more were set aside")
+    if faults:
+        lines = [f"{name}\t{fault}\n" for name, fault in zip(names, faults, strict=True)]
+        (context.folder / "set_aside.txt").write_text("".join(lines), encoding="utf-8")
+
+
+def _summarise(context: Context, table: xr.Dataset, kind: str) -> None:
+    shapes = Counter((int(c), int(r)) for r, c in table["shape"].values)
+    text = ", ".join(f"{n} of {c} x {r}" for (c, r), n in shapes.most_common(4))
+    frames = table["frames"].values
+    if kind == "micrographs" and (frames > 1).any():
+        context.events.message(
+            f"{int((frames > 1).sum())} files are movies; their frames are summed as they are"
+        )
+    context.events.message(f"{table.sizes['micrograph']} {kind}: {text} pixels")
+    if len(shapes) > 1:
+        context.events.warning(f"{len(shapes)} shapes: {text}")
+    path = str(table["path"].values[0])
+    picture = image(read_micrograph_image(path), pixel_size=float(table["pixel_size"].values[0]))
+    context.events.picture("micrograph", picture, title=Path(path).name)
+    context.events.emit(
+        "result",
+        **{kind: table.sizes["micrograph"]},
+        pixel_size=float(table["pixel_size"].values[0]),
+    )
+
+
+def _write(context: Context, table: xr.Dataset, name: str) -> None:
+    write_micrographs(table, context.folder / f"{name}.zarr")
+    write_micrographs(table, context.folder / f"{name}.star")
+
+
+MICROGRAPHS_STAGE = Stage(
+    "import micrographs",
+    "bring in micrographs, from image files or a STAR file",
+    Params,
+    (),
+    run,
+)
+MOVIES_STAGE = Stage(
+    "import movies", "bring in movies, summed over their frames", MovieParams, (), run_movies
+)

@@ -1,0 +1,52 @@
+"""Import a map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.data.errors import InputError
+from dspa.io.picture import volume_slices
+from dspa.io.volumes import read_volume, write_volume
+from dspa.stages.stage import Context, Stage, param
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Params:
+    """Parameters of ``dspa import volume``."""
+
+    file: str = param(help="MRC or CCP4 map.")
+    pixel_size: float | None = param(
+        None, "Voxel size, instead of the header's.", unit="A", minimum=0.01
+    )
+
+
+def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[str, Path]:
+    """Check a map and write it with standard axes and header."""
+    volume = read_volume(params.file, pixel_size=params.pixel_size)
+    shape = volume.density.shape
+    if len(set(shape)) != 1:
+        raise InputError(
+            f"{params.file}: {shape[2]} x {shape[1]} x {shape[0]} voxels; give a cubic map"
+        )
+    if float(np.ptp(volume.density)) == 0.0:
+        raise InputError(f"{params.file}: every voxel is {float(volume.density.flat[0]):g}")
+    target = context.folder / "volume.mrc"
+    write_volume(target, volume.density, pixel_size=volume.pixel_size)
+    context.events.picture(
+        "slices",
+        volume_slices(volume.density, pixel_size=volume.pixel_size),
+        title="central slices",
+    )
+    context.events.message(f"{shape[0]} voxels of {volume.pixel_size:.4g} A along each edge")
+    context.events.emit("result", box=shape[0], pixel_size=volume.pixel_size)
+    return {"volume": target}
+
+
+VOLUME_STAGE = Stage("import volume", "bring in a map", Params, (), run)
