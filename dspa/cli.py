@@ -261,12 +261,20 @@ def _project_commands() -> list[click.Command]:
     job = click.Argument(["job"], metavar="JOB")
     cluster = click.Option(["--cluster"], default="local", metavar="WHERE", help=CLUSTER_HELP)
     seed = click.Option(["--seed"], type=click.IntRange(0, 2**32 - 1), default=0, help="Seed")
+    demo_folder = click.Argument(["folder"], metavar="[DIR]", default="dspa-demo")
+    micrographs = click.Option(["--micrographs"], type=click.IntRange(5, 1000), default=24,
+                               metavar="N", help="How many to simulate [default 24]")  # fmt: skip
+    port = click.Option(["--port"], type=click.IntRange(0, 65535), default=0, metavar="N",
+                        help="Port on this machine [default: a free one]")  # fmt: skip
     table: list[tuple[str, Callable[..., None], list[click.Parameter]]] = [
         ("init", _init, [click.Argument(["folder"], metavar="DIR")]),
         ("status", _status, [as_json, _project_option()]),
         ("show", _show, [job, as_json, _project_option()]),
         ("resume", _resume, [job, cluster, _project_option()]),
         ("run", _workflow, [click.Argument(["workflow"]), cluster, seed, _project_option()]),
+        ("demo", _demo, [demo_folder, micrographs, cluster, seed]),
+        ("worker", _worker, [click.Argument(["address"]), *_worker_options()]),
+        ("app", _app, [port, _project_option()]),
     ]
     return [
         click.Command(name, callback=function, params=params, help=function.__doc__)
@@ -325,6 +333,40 @@ def _workflow(workflow: str, cluster: str, seed: int, project: str | None) -> No
     with _Session(cluster, seed) as session:
         run_workflow(found, steps, session.options,
                      told=lambda job: session.tell(closing_lines(job)))  # fmt: skip
+
+
+def _demo(folder: str, micrographs: int, cluster: str, seed: int) -> None:
+    """Simulate a small session and take it to a map, measured against the truth."""
+    from dspa.project.demo import demo
+
+    demo(Path(folder), cluster=cluster, seed=seed, micrographs=micrographs)
+
+
+def _worker_options() -> list[click.Parameter]:
+    return [
+        click.Option(["--workers"], type=click.IntRange(1, 4096), default=1, metavar="N",
+                     help="Worker processes, one thread each [default 1]"),
+        click.Option(["--memory"], default="auto", metavar="SIZE",
+                     help="Memory of each, as 8GB [default: its share of the machine]"),
+        click.Option(["--scratch"], metavar="DIR", help="Local disk for what does not fit"),
+        click.Option(["--ca-file"], metavar="PEM", help="For tls://: who signed the scheduler"),
+        click.Option(["--certificate"], metavar="PEM", help="For tls://: certificate"),
+        click.Option(["--key"], metavar="PEM", help="For tls://: its key"),
+    ]  # fmt: skip
+
+
+def _worker(address: str, **options: Any) -> None:
+    """Lend this machine to the scheduler at ADDRESS, until stopped."""
+    from dspa.dataflow.worker import serve
+
+    serve(address, **options)
+
+
+def _app(port: int, project: str | None) -> None:
+    """Show the project in the browser, on this machine only, until stopped."""
+    from dspa.app.serve import serve
+
+    serve(_must(_find_project(project)), port=port, told=click.echo)
 
 
 def _find_project(folder: str | None, *, must_exist: bool = True) -> Project | None:

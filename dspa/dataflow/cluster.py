@@ -219,7 +219,14 @@ def _cuda(name: str, workers: int | None, options: Mapping[str, Any]) -> Cluster
     return Cluster(name, start)
 
 
-def _remote(address: str, security: Security | None) -> Cluster:
+def check_address(address: str) -> str:
+    """Return the address of a scheduler as Dask takes it, or refuse one that is not safe.
+
+    Parameters
+    ----------
+    address : str
+        ``tls://``, ``tcp://`` on this machine, or ``insecure+tcp://``.
+    """
     insecure = address.startswith("insecure+tcp://")
     plain = address.removeprefix("insecure+")
     try:
@@ -234,6 +241,11 @@ def _remote(address: str, security: Security | None) -> Cluster:
             f"--cluster {address}: over plain tcp anyone on the network can run code as you; "
             f"use tls:// with certificates, or insecure+tcp://{host}:{port} if it is yours"
         )
+    return plain
+
+
+def _remote(address: str, security: Security | None) -> Cluster:
+    plain = check_address(address)
 
     def start() -> tuple[Client, tuple[Any, ...]]:
         _settle(())

@@ -1,0 +1,110 @@
+"""The pages: served on loopback behind a token, and they show what the events say."""
+
+from __future__ import annotations
+
+import threading
+import urllib.error
+import urllib.request
+
+import pytest
+from bokeh.client import pull_session
+from tornado.ioloop import IOLoop
+
+from dspa.app.serve import make_server
+from dspa.dataflow.events import Events
+from dspa.project.job import Record, this_process
+from dspa.project.project import init
+from dspa.project.report import write_report
+
+
+@pytest.fixture
+def project(tmp_path):
+    project = init(tmp_path)
+    job = project.new_job(Record(0, "refine", state="running", process=this_process()))
+    events = Events(job.folder)
+    for number in range(1, 5):
+        events.emit("iteration", iteration=number, resolution=20.0 / number)
+    events.message("halfway <b>there</b>")
+    write_report(job.folder)
+    return project
+
+
+@pytest.fixture
+def served(project):
+    """The address of a running server."""
+    ready, box = threading.Event(), {}
+
+    def work():
+        loop = IOLoop(make_current=True)
+        box["server"], box["address"] = make_server(project, token="secret-of-the-test")
+        box["loop"] = loop
+        box["server"].start()
+        loop.add_callback(ready.set)
+        loop.start()
+        box["server"].stop()
+        loop.close(all_fds=True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert ready.wait(20)
+    yield box["address"]
+    box["loop"].add_callback(box["loop"].stop)
+    thread.join(20)
+
+
+def status_of(address):
+    try:
+        with urllib.request.urlopen(address, timeout=20) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, ""
+
+
+def test_page_is_behind_its_token(served):
+    root = served.removesuffix("secret-of-the-test/")
+    assert served.startswith("http://127.0.0.1:")
+    assert status_of(served)[0] == 200
+    for path in ("", "autoload.js", "report/J1", "secret-of-the-tess/", "static/js/bokeh.min.js"):
+        assert status_of(root + path)[0] == 404, path
+    assert "resolution" in status_of(served + "report/J1")[1]
+    assert status_of(served + "report/J9")[0] == 404
+    assert status_of(served + "report/..%2Fjob.json")[0] == 404
+
+
+def test_page_shows_jobs_and_figures(served):
+    with pull_session(url=served) as session:
+        document = session.document
+        jobs = document.get_model_by_name("jobs").data
+        points = document.get_model_by_name("points").data
+        log = document.get_model_by_name("log").text
+        assert jobs["job"] == ["J1"] and jobs["state"] == ["running"]
+        assert list(points["value"]) == [20.0, 10.0, 20.0 / 3, 5.0]
+        assert "halfway &lt;b&gt;" in log
+
+
+def test_dashboard_has_our_tab(tmp_path):
+    from dspa.dataflow.events import Events as Stream
+    from dspa.project.machines import Machines
+
+    machines = Machines("local:1")
+    try:
+        (tmp_path / "J1").mkdir()
+        runner = machines.make_runner(tmp_path / "J1", events := Stream())
+        assert runner.map(abs, [-2]) == [2]
+        events.emit("iteration", iteration=1, resolution=7.5)
+        link = machines.cluster().dashboard.removesuffix("/status")
+        assert link.startswith("http://127.0.0.1:")
+        assert 'href="dspa"' in status_of(link + "/status")[1]
+        assert status_of(link + "/dspa")[0] == 200
+        for _ in range(50):
+            status, text = status_of(link + "/dspa/state.json")
+            if "7.5" in text:
+                break
+            threading.Event().wait(0.1)
+        assert status == 200 and "7.5" in text
+        with pull_session(url=link + "/dspa") as session:
+            sources = [m for m in session.document.models if type(m).__name__ == "ColumnDataSource"]
+            assert list(sources[0].data["resolution"]) == [7.5]
+    finally:
+        machines.close()
