@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.device import fft, is_host, like, namespace, to_host
-from dspa.device.launcher import LANES, launch
+from dspa.device.cuda import LANES
+from dspa.device.launcher import launch
 from dspa.kernels.insert2d import INSERT2D
 from dspa.kernels.score2d import SCORE2D
 from dspa.kernels.slice2d import SLICE2D
