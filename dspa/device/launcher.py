@@ -12,7 +12,6 @@ The arrays decide where it runs. numba-cuda is imported at the first launch on a
 from __future__ import annotations
 
 import importlib
-import types
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,13 +25,10 @@ from dspa.device.namespace import is_cuda, namespace
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from numpy.typing import NDArray
 
 Function = TypeVar("Function", bound="Callable[..., Any]")
 
-LANES = 128  # threads of a GPU block
-# Floats of scratch: a run that stays in the L1 cache of a core; a thread's registers on a GPU.
-CPU_SCRATCH, GPU_SCRATCH = 512, 8
+CPU_SCRATCH = 512  # floats of scratch: a run that stays in the L1 cache of a core
 MAXIMUM_SUMS = 32  # sums an item may have on a GPU, where they live in registers
 
 # Everything harmless for sums of finite numbers; NaN and infinity keep their meaning.
@@ -116,66 +112,6 @@ def cpu_function(kernel: Kernel) -> Callable[..., None]:
     return compiled
 
 
-def cuda_function(kernel: Kernel) -> Callable[..., None]:
-    """Make the entry point of a kernel for numba-cuda, not yet compiled.
-
-    It takes the arrays as one tuple (and, for a kernel that sums, the output before it), because
-    CUDA entry points have no variable arguments.
-    """
-    cuda = importlib.import_module("numba.cuda")
-    body = cuda.jit(device=True, fastmath=True)(_with_atomics(kernel, cuda))
-    if not kernel.sums:
-
-        def entry(arrays: Any) -> None:
-            body(cuda.blockIdx.x, cuda.threadIdx.x, cuda.blockDim.x, *arrays)
-
-        return entry
-    float32 = np.float32
-    lanes_at_most, maximum, scratch_size = LANES, MAXIMUM_SUMS, GPU_SCRATCH
-
-    def summing_entry(out: Any, arrays: Any) -> None:
-        shared = cuda.shared.array(lanes_at_most, float32)
-        partial = cuda.local.array(maximum, float32)
-        scratch = cuda.local.array(scratch_size, float32)
-        item, lane, lanes = cuda.blockIdx.x, cuda.threadIdx.x, cuda.blockDim.x
-        for s in range(out.shape[1]):
-            partial[s] = float32(0.0)
-        body(item, lane, lanes, partial, scratch, *arrays)
-        for s in range(out.shape[1]):
-            shared[lane] = partial[s]
-            cuda.syncthreads()
-            width = lanes // 2
-            while width > 0:
-                if lane < width:
-                    shared[lane] += shared[lane + width]
-                cuda.syncthreads()
-                width //= 2
-            if lane == 0:
-                out[item, s] = shared[0]
-            cuda.syncthreads()
-
-    return summing_entry
-
-
-def _with_atomics(kernel: Kernel, cuda: Any) -> Callable[..., None]:
-    """Copy the body with its additions to shared arrays turned into atomic ones."""
-    if not kernel.atomic:
-        return kernel.body
-
-    def add(array: Any, index: Any, value: Any) -> None:
-        cuda.atomic.add(array, index, np.int64(value))
-
-    device_add = cuda.jit(device=True)(add)
-    replaced = {**kernel.body.__globals__, **dict.fromkeys(kernel.atomic, device_add)}
-    return types.FunctionType(
-        kernel.body.__code__,
-        replaced,
-        kernel.body.__name__,
-        kernel.body.__defaults__,
-        kernel.body.__closure__,
-    )
-
-
 def _launch_cuda(kernel: Kernel, items: int, arrays: tuple[Any, ...], sums: int) -> Any:
     if sums > MAXIMUM_SUMS:
         raise ValueError(f"{kernel.name}: {sums} sums per item, at most {MAXIMUM_SUMS} on a GPU")
@@ -183,43 +119,7 @@ def _launch_cuda(kernel: Kernel, items: int, arrays: tuple[Any, ...], sums: int)
     xp = namespace(on_device)
     out = xp.zeros((items, sums), dtype=xp.float32) if kernel.sums else None
     if items > 0:
-        run_cuda(kernel, items, arrays, out=out)
+        # Here and not above: numba-cuda is needed where there is a GPU, and nowhere else.
+        cuda = importlib.import_module("dspa.device.cuda")
+        cuda.run(kernel, items, arrays, out=out)
     return out
-
-
-def run_cuda(
-    kernel: Kernel,
-    items: int,
-    arrays: tuple[Any, ...],
-    *,
-    out: NDArray[np.float32] | Any | None = None,
-    lanes: int = LANES,
-) -> None:
-    """Run a kernel on the GPU, or in numba's simulator of one.
-
-    Parameters
-    ----------
-    kernel : Kernel
-        What to run.
-    items : int
-        Number of blocks.
-    arrays : tuple of arrays
-        Arguments of the body; NumPy arrays only in the simulator.
-    out : (items, sums) float32, optional
-        Where a kernel that sums leaves its sums.
-    lanes : int
-        Threads of a block, a power of two, at most `LANES`.
-    """
-    cuda = importlib.import_module("numba.cuda")
-    wrapped = tuple(cuda.as_cuda_array(a) if is_cuda(a) else a for a in arrays)
-    compiled = _compiled_cuda(kernel)
-    if kernel.sums:
-        compiled[items, lanes](out, wrapped)
-    else:
-        compiled[items, lanes](wrapped)
-
-
-@cache
-def _compiled_cuda(kernel: Kernel) -> Any:
-    cuda = importlib.import_module("numba.cuda")
-    return cuda.jit(fastmath=True)(cuda_function(kernel))
