@@ -1,0 +1,227 @@
+"""Export picks, particles or micrographs for RELION and cryoSPARC."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.data import store
+from dspa.data.errors import InputError
+from dspa.io import mrc
+from dspa.io.cs_particles import Orientation
+from dspa.io.cs_write import write_cs_particles
+from dspa.io.images import ParticleImages
+from dspa.io.micrographs import read_micrographs
+from dspa.io.particles import read_particles
+from dspa.io.star_micrographs import write_star_micrographs
+from dspa.io.star_picks import write_star_picks
+from dspa.io.star_write import write_star_particles
+from dspa.stages.stage import Context, Input, Stage, param
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import xarray as xr
+    from numpy.typing import NDArray
+
+_KINDS = ("particles", "picks", "micrographs")
+_JOB = re.compile(r"J(\d+)")
+_READ = 256  # images copied at a time
+
+
+@dataclass(frozen=True)
+class Params:
+    """Parameters of ``dspa export``."""
+
+    out: str = param(
+        help="File to write: .star or .cs; a folder for picks, one STAR file per micrograph."
+    )
+    to: str | None = param(
+        None, "Format; the suffix of OUT decides if it is left out.", choices=("star", "cs")
+    )
+    what: str = param("auto", "What to export; auto takes the latest.", choices=("auto", *_KINDS))
+    images: bool = param(
+        False, "Also copy the images to an MRC stack beside OUT, particles bright, 32 bit."
+    )
+    coordinate_origin: str = param(
+        "bottom-left",
+        "Corner from which a .cs file counts coordinates.",
+        choices=("bottom-left", "top-left"),
+    )
+    mirror_y: bool = param(
+        False, "Mirror poses, shifts and astigmatism of a .cs file in y (patch motion)."
+    )
+
+
+def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[str, Path]:
+    """Write one table for another program."""
+    kind, table = _choose(inputs, params)
+    target, form = _target(params, kind)
+    if form == "cs" and kind == "micrographs":
+        raise InputError("micrographs are exported to STAR files; use --to star")
+    if params.images:
+        if kind != "particles":
+            raise InputError(f"--images: {kind} have no particle images")
+        table = _with_copied_images(table, target.with_suffix(".mrcs"))
+    elif kind == "particles" and form == "star":
+        _advise(context, table)
+    if form == "cs":
+        corner = params.coordinate_origin == "bottom-left"
+        orientation = Orientation(bottom_left=corner, mirrored=params.mirror_y)
+        if kind == "picks" or "coordinate" in table.variables:
+            table = _with_micrograph_shapes(context, table, inputs)
+        write_cs_particles(table, target, orientation=orientation)
+    elif kind == "micrographs":
+        write_star_micrographs(table, target)
+    elif kind == "picks" and target.suffix != ".star":
+        write_star_picks(table, target)
+    else:
+        write_star_particles(table, target)
+    count = table.sizes["micrograph" if kind == "micrographs" else "particle"]
+    context.events.message(f"wrote {count} {kind} to {target}")
+    context.events.emit("result", **{kind: count})
+    return {}
+
+
+def _choose(inputs: Mapping[str, Any], params: Params) -> tuple[str, xr.Dataset]:
+    """Return the table to export: what is asked for, or that of the latest job."""
+    given = {kind: Path(inputs[kind]) for kind in _KINDS if inputs.get(kind) is not None}
+    if params.what != "auto":
+        if params.what not in given:
+            raise InputError(f"--what {params.what}: the job and those before it have none")
+        given = {params.what: given[params.what]}
+    if not given:
+        raise InputError("nothing to export: the job gives no particles, picks or micrographs")
+    path = max(given.values(), key=_job_number)
+    table = _read(path)
+    if table.attrs["kind"] == "particles":
+        return ("particles" if "image_stack" in table.variables else "picks"), table
+    return "micrographs", table
+
+
+def _job_number(path: Path) -> int:
+    match = _JOB.match(path.parent.name)
+    return int(match[1]) if match else 0
+
+
+def _read(path: Path) -> xr.Dataset:
+    if path.suffix == ".zarr":
+        return store.open(path)
+    try:
+        return read_particles(path)
+    except InputError:
+        if path.suffix != ".star":
+            raise
+    return read_micrographs(path)
+
+
+def _target(params: Params, kind: str) -> tuple[Path, str]:
+    """Return where to write, and the format: ``star`` or ``cs``."""
+    target = Path(params.out).expanduser().absolute()
+    form = params.to or {".cs": "cs"}.get(target.suffix, "star")
+    other = {"star": ".cs", "cs": ".star"}[form]
+    if target.suffix == other:
+        raise InputError(f"{params.out}: named {other} but --to {form}; make them agree")
+    folder = target.is_dir() or params.out.endswith("/")
+    if folder and kind == "picks" and form == "star":
+        return target, form
+    if folder:
+        return target / f"{kind}.{form}", form
+    return (target if target.suffix == f".{form}" else Path(f"{target}.{form}")), form
+
+
+def _advise(context: Context, table: xr.Dataset) -> None:
+    """Say what RELION would stumble over."""
+    if "image_sign" in table.variables and (table["image_sign"].values < 0).any():
+        context.events.warning(
+            "the particles are dark in their stacks, and RELION takes them as bright; "
+            "add --images to write a stack with bright particles"
+        )
+    for path in table["stack_path"].values:
+        if str(path).endswith(".zarr"):
+            context.events.message("images are named where they lie; --images copies them")
+            return
+
+
+def _with_copied_images(table: xr.Dataset, target: Path) -> xr.Dataset:
+    images = ParticleImages(table)
+    count, box = len(images), images.box
+    mrc.write(
+        target,
+        _bright(images),
+        shape=(count, box, box),
+        pixel_size=images.pixel_size,
+        stack=True,
+    )
+    table = table.drop_vars(["stack_path", "stack_name"], errors="ignore")
+    return table.assign(
+        image_stack=("particle", np.zeros(count, np.int32)),
+        image_index=("particle", np.arange(count, dtype=np.int64)),
+        image_sign=("particle", np.ones(count, np.int8)),
+        stack_path=("stack", np.array([str(target)], object)),
+        stack_name=("stack", np.array([str(target)], object)),
+        box_size=("optics", np.full(table.sizes["optics"], box, np.int32)),
+    )
+
+
+def _bright(images: ParticleImages) -> Iterator[NDArray[np.float32]]:
+    for start in range(0, len(images), _READ):
+        yield from images.read(np.arange(start, min(start + _READ, len(images))))
+
+
+def _with_micrograph_shapes(
+    context: Context, table: xr.Dataset, inputs: Mapping[str, Any]
+) -> xr.Dataset:
+    """Find the shapes of micrographs: cryoSPARC counts coordinates in fractions of them."""
+    if "micrograph_shape" in table.variables or "micrograph_name" not in table.variables:
+        return table
+    if inputs.get("micrographs") is not None:
+        source = _read(Path(inputs["micrographs"]))
+        if "shape" in source.variables:
+            shapes = source["shape"].values
+            known = dict(
+                zip(map(str, source["micrograph_name"].values), shapes.tolist(), strict=True)
+            )
+            names = [str(n) for n in table["micrograph_name"].values]
+            if all(name in known for name in names):
+                found = np.array([known[name] for name in names], np.int32)
+                return table.assign(micrograph_shape=(("micrograph", "yx"), found))
+    context.events.warning(
+        "the shapes of the micrographs are unknown, so the .cs file has no coordinates; "
+        "give --micrographs"
+    )
+    return table
+
+
+def plan(inputs: Mapping[str, Any], params: Params) -> Mapping[str, Any]:
+    """Say what would be written."""
+    kind, table = _choose(inputs, params)
+    target, form = _target(params, kind)
+    figures: dict[str, Any] = {
+        kind: table.sizes["micrograph" if kind == "micrographs" else "particle"],
+        "file": str(target),
+        "format": form,
+    }
+    if params.images and kind == "particles":
+        images = ParticleImages(table)
+        figures["stack"] = f"{math.ceil(len(images) * images.box**2 * 4 / 1e6)} MB"
+    return figures
+
+
+STAGE = Stage(
+    "export",
+    "write picks, particles or micrographs for other programs",
+    Params,
+    (
+        Input("particles", "particles", optional=True, help="particles of a job, or a file"),
+        Input("picks", "picks", optional=True),
+        Input("micrographs", "micrographs", optional=True),
+    ),
+    run,
+    plan,
+)
