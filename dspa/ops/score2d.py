@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.device import fft, is_host, like, namespace, to_host
-from dspa.device.cuda import LANES
 from dspa.device.launcher import launch
 from dspa.kernels.insert2d import INSERT2D
 from dspa.kernels.score2d import SCORE2D
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from dspa.geometry.band import Band
 
 SLICE_BYTES = 48 << 20  # slices held at a time
+LANES = 128  # at least as many as the launcher gives an item on a GPU
 
 
 def rotation_table(angles: Any) -> Any:
