@@ -99,12 +99,18 @@ def build(args: Sequence[str]) -> click.Group:
         first, _, second = entry.name.partition(" ")
         asked = words[: 2 if second else 1] == [first, second][: 2 if second else 1]
         name = second or first
-        command = _stage_command(name, entry) if asked else click.Command(name, help=entry.summary)
+        command = (
+            _stage_command(name, entry)
+            if asked
+            else click.Command(name, help=_sentence(entry.summary))
+        )
+        if second:
+            app.add_command(groups[first])
         (groups[first] if second else app).add_command(command)
-    for group in groups.values():
-        app.add_command(group)
     for command in _project_commands():
         app.add_command(command)
+    # In the order of the work, not of the alphabet.
+    app.list_commands = lambda context: list(app.commands)  # type: ignore[assignment, method-assign]
     return app
 
 
@@ -151,7 +157,7 @@ def _stage_command(name: str, entry: Entry) -> click.Command:
 
     return click.Command(
         name, params=params + _common_options(), callback=invoke, help=_sentence(stage.summary),
-        short_help=entry.summary, epilog=EPILOG,
+        short_help=_sentence(entry.summary), epilog=EPILOG,
     )  # fmt: skip
 
 
@@ -301,7 +307,7 @@ def _status(project: str | None, *, as_json: bool) -> None:
 
 
 def _show(job: str, project: str | None, *, as_json: bool) -> None:
-    """Show a job: state, figures, parameters, inputs, outputs."""
+    """Show everything about a job."""
     from dspa.project import show
     from dspa.project.lineage import find_job
 
@@ -313,7 +319,7 @@ def _show(job: str, project: str | None, *, as_json: bool) -> None:
 
 
 def _resume(job: str, cluster: str, project: str | None) -> None:
-    """Go on with a killed or failed job, from its last checkpoint."""
+    """Go on with a killed or failed job."""
     from dspa.project import running
     from dspa.project.lineage import find_job
 
@@ -324,7 +330,7 @@ def _resume(job: str, cluster: str, project: str | None) -> None:
 
 
 def _workflow(workflow: str, cluster: str, seed: int, project: str | None) -> None:
-    """Run the stages that a YAML file lists, one after another."""
+    """Run the stages that a YAML file lists."""
     from dspa.project.running import closing_lines
     from dspa.project.workflow import read_workflow, run_workflow
 
@@ -336,7 +342,7 @@ def _workflow(workflow: str, cluster: str, seed: int, project: str | None) -> No
 
 
 def _demo(folder: str, micrographs: int, cluster: str, seed: int) -> None:
-    """Simulate a small session and take it to a map, measured against the truth."""
+    """Simulate a small session and take it to a map."""
     from dspa.project.demo import demo
 
     demo(Path(folder), cluster=cluster, seed=seed, micrographs=micrographs)
@@ -356,14 +362,14 @@ def _worker_options() -> list[click.Parameter]:
 
 
 def _worker(address: str, **options: Any) -> None:
-    """Lend this machine to the scheduler at ADDRESS, until stopped."""
+    """Lend this machine to a scheduler."""
     from dspa.dataflow.worker import serve
 
     serve(address, **options)
 
 
 def _app(port: int, project: str | None) -> None:
-    """Show the project in the browser, on this machine only, until stopped."""
+    """Show the project in the browser."""
     from dspa.app.serve import serve
 
     serve(_must(_find_project(project)), port=port, told=click.echo)

@@ -1,0 +1,13 @@
+"""The example of docs/reductions.md runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reductions.md"
+
+
+def test_the_page_tells_the_truth():
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    exec(compile(code, str(PAGE), "exec"), {"__name__": "__main__"})
