@@ -8,10 +8,14 @@ import numpy as np
 
 from dspa.device import fft, like, namespace
 from dspa.ops.backproject import Accumulator, grid_shells, hermitian, shell_weights
+from dspa.ops.mask import soft_sphere
 from dspa.ops.project import gridding
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+
+
+_CORNER_EDGE = 3.0  # voxels over which the corners of the box fade out
 
 
 def reconstruct(
@@ -46,7 +50,8 @@ def reconstruct(
     Returns
     -------
     (box, box, box) float32
-        Density (z, y, x), on the device of the sums.
+        Density (z, y, x), on the device of the sums; zero on average near the rim of the box
+        and zero in its corners.
     """
     numerator, weight = hermitian(source)
     prior = like(
@@ -71,7 +76,10 @@ def reconstruct(
     )
     # Bands leave the origin out, so the mean is free: let the solvent near the rim be zero.
     rim = like(_rim(source.box), reference=density)
-    return density - xp.sum(density * rim) / xp.sum(rim)
+    density = density - xp.sum(density * rim) / xp.sum(rim)
+    # The corners hold noise that the gridding correction has amplified, and no particle.
+    ball = soft_sphere(source.box, source.box / 2, pixel_size=1.0, edge=_CORNER_EDGE)
+    return density * like(ball, reference=density)
 
 
 def shell_prior(
