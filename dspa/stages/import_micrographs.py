@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,7 @@ _CTF = ("defocus_u", "defocus_v", "defocus_angle", "phase_shift", "ctf_resolutio
 # Header pixel sizes closer than this are one.
 _SAME_SIZE = 5e-3
 _LISTED = 20
+_FEW = 16
 
 
 @dataclass(frozen=True)
@@ -76,22 +77,46 @@ class Found:
     fault: str = ""
 
 
-def look(path: str, *, full: bool) -> Found:
-    """Look at one micrograph: its header, and its pixels if asked to.
+def look(path: str) -> Found:
+    """Look at the header of one micrograph.
 
     Parameters
     ----------
     path : str
-    full : bool
-        Read the pixels, so that damaged, empty and NaN images are found.
     """
     try:
         info = micrograph_info(path)
-        if full:
-            read_micrograph_image(path)
     except InputError as error:
         return Found(fault=str(error))
     return Found(info.frames, info.rows, info.columns, info.pixel_size)
+
+
+def fault_of_pixels(path: str) -> str:
+    """Read a micrograph whole; return what is wrong with it, or nothing.
+
+    Parameters
+    ----------
+    path : str
+    """
+    try:
+        read_micrograph_image(path)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def _look_at_pixels(context: Context, table: xr.Dataset, found: list[Found]) -> list[Found]:
+    """Add the faults that show in the pixels: damaged, empty and NaN images."""
+    rows = [row for row, each in enumerate(found) if not each.fault]
+    paths = [str(table["path"].values[row]) for row in rows]
+    if len(paths) <= _FEW:  # not worth the start of a cluster
+        faults = [fault_of_pixels(path) for path in paths]
+    else:
+        faults = context.runner.map(fault_of_pixels, paths, name="look")
+    checked = list(found)
+    for row, fault in zip(rows, faults, strict=True):
+        checked[row] = replace(found[row], fault=fault)
+    return checked
 
 
 def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[str, Path]:
@@ -139,11 +164,11 @@ def _import(context: Context, params: Params, *, kind: str) -> xr.Dataset:
         )
     else:
         table = _from_pattern(context, params)
-    found = context.runner.map(
-        partial(look, full=params.check == "full"),
-        [str(path) for path in table["path"].values],
-        name="look",
-    )
+    # Headers first: what the user must mend is said before hours of reading.
+    found = [look(str(path)) for path in table["path"].values]
+    table = _with_optics(context, table, params, [f for f in found if not f.fault])
+    if params.check == "full":
+        found = _look_at_pixels(context, table, found)
     good = np.array([not f.fault for f in found])
     _report(context, table["micrograph_name"].values[~good], [f.fault for f in found if f.fault])
     if not good.any():
@@ -160,7 +185,6 @@ def _import(context: Context, params: Params, *, kind: str) -> xr.Dataset:
     if "contrast_sign" not in table.variables:
         sign = np.full(len(kept), -1 if params.dark_particles else 1, np.int8)
         table = table.assign(contrast_sign=("micrograph", sign))
-    table = _with_optics(context, table, params, kept)
     if params.ctf_from is not None:
         table = _with_ctf(context, table, params.ctf_from)
     table.attrs["kind"] = kind

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 MM = 1e7  # mm to A
 RUN = 1024  # images a task looks at
-_LISTED = 10
+FEW_RUNS = 4
+_LISTED = 3
 
 
 @dataclass(frozen=True)
@@ -233,9 +234,11 @@ def _look(context: Context, table: xr.Dataset, params: Params) -> xr.Dataset:
     starts = range(0, len(images), RUN)
     order = np.lexsort((table["image_index"].values, table["image_stack"].values))
     runs = [order[start : start + RUN] for start in starts]
-    reports: list[ImageReport] = context.runner.map(
-        examine, [images.select(rows) for rows in runs], name="look"
-    )
+    parts = [images.select(rows) for rows in runs]
+    if len(parts) <= FEW_RUNS:  # not worth the start of a cluster
+        reports = [examine(part) for part in parts]
+    else:
+        reports = context.runner.map(examine, parts, name="look")
     fault = next((r.fault for r in reports if r.fault), "")
     if fault:
         raise InputError(fault)
