@@ -25,6 +25,7 @@ COARSE_ORDER = 2  # 15 degrees
 COARSE_POSES = 6000  # most poses of an asymmetric unit for which the coarse grid is a step finer
 LOCAL_ORDER = 4  # from 3.8 degrees on, searches may be local
 GLOBAL_EVERY = 4
+KEPT = (48, 24, 12)  # most poses that go on from the first, second and later levels
 SEEN = 8.5  # coarse radius, in resolution elements across the particle
 
 
@@ -137,12 +138,11 @@ def search_levels(radius: int, diameter: float, *, box: int, group: int) -> tupl
         first += 1
     coarse = min(float(radius), SEEN / diameter * (1.3 if first > COARSE_ORDER else 1.0))
     count = last - first
-    caps = {0: 32, 1: 16}
     steps = shift_steps(coarse, radius, box=box, levels=count + 1)
     levels = []
     for number in range(count + 1):
         grown = coarse * (radius / coarse) ** (number / count)
-        cap = 12 if number == count else caps.get(number, 12)
+        cap = KEPT[min(number, len(KEPT) - 1)]
         levels.append(Level(first + number, min(radius, round(grown)), steps[number], cap))
     return tuple(levels)
 
