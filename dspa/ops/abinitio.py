@@ -256,3 +256,21 @@ def move_sums(
     phase = np.exp(-2j * np.pi * turns)
     values = (sums[..., 0] + 1j * sums[..., 1]) * phase
     return np.stack([values.real, values.imag, sums[..., 2]], axis=-1).astype(np.float32)
+
+
+def widen_sums(sums: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Put sums of slices into a grid that reaches at least as far, zero where nothing is known.
+
+    Parameters
+    ----------
+    sums : (k, 2h + 1, 2h + 1, h + 1, 3) float32
+    shape : tuple of int
+        The same with a larger or equal h.
+    """
+    old, new = sums.shape[3], shape[3]
+    if old > new:
+        raise ValueError(f"sums of {old} cannot go into {new} grid points along x")
+    wide = np.zeros(shape, np.float32)
+    low = new - old
+    wide[:, low : low + 2 * old - 1, low : low + 2 * old - 1, :old] = sums
+    return wide

@@ -62,7 +62,7 @@ class AbInitioParams:
         12.0, "finest resolution to go to", unit="A", minimum=3.0, maximum=100.0
     )
     initial_iterations: int = param(
-        150, "steps over all poses, while the resolution grows", minimum=10, maximum=5000
+        150, "steps over all poses, while the resolution grows", minimum=1, maximum=5000
     )
     final_iterations: int = param(
         30, "steps that carry the map to the finest resolution", minimum=0, maximum=5000

@@ -22,6 +22,7 @@ from dspa.ops.abinitio import (
     expectation,
     move_sums,
     polish,
+    widen_sums,
 )
 from dspa.ops.backproject import Accumulator, accumulator, insert_into
 from dspa.ops.noise import spread_shells
@@ -111,7 +112,7 @@ class AbInitioStep:
         """Return empty sums."""
         settings = self.plan.settings
         spec, classes = settings.spec, settings.classes
-        empty = accumulator(spec.crop, spec.radius, padding=PADDING).sums
+        empty = accumulator(spec.crop, self.plan.sums_radius, padding=PADDING).sums
         return {
             "sums": np.zeros((classes, *empty.shape), np.float32),
             "occupancy": np.zeros(classes),
@@ -201,8 +202,8 @@ class AbInitioStep:
 
     def _target(self, partial: Sums, k: int) -> Accumulator:
         """View the sums of a class as an accumulator: insertion changes the partial."""
-        spec = self.plan.settings.spec
-        return Accumulator(partial["sums"][k], spec.crop, spec.radius, PADDING)
+        box = self.plan.settings.spec.crop
+        return Accumulator(partial["sums"][k], box, self.plan.sums_radius, PADDING)
 
     def merge(self, a: Sums, b: Sums) -> Sums:
         """Add up two partial results."""
@@ -218,7 +219,7 @@ class AbInitioStep:
             sums, occupancy = fresh, share
         else:
             step = np.float32(plan.step)
-            sums = (1 - step) * model["sums"] + step * fresh
+            sums = (1 - step) * widen_sums(model["sums"], fresh.shape) + step * fresh
             occupancy = (1.0 - plan.step) * model["occupancy"] + plan.step * share
         density = volumes(plan, sums)
         if plan.act != "start" and plan.iteration % CENTRE_EVERY == 0:
@@ -242,8 +243,8 @@ def volumes(plan: StepPlan, sums: NDArray[np.float32]) -> NDArray[np.float32]:
     made = []
     for own in sums:
         blend = own if mean is None else own + np.float32(plan.similarity) * (mean - own)
-        source = Accumulator(np.asarray(blend, np.float32), spec.crop, spec.radius, PADDING)
-        raw = reconstruct(source, epsilon=EPSILON, radius=min(spec.radius, plan.whole_radius + 1))
+        source = Accumulator(np.asarray(blend, np.float32), spec.crop, plan.sums_radius, PADDING)
+        raw = reconstruct(source, epsilon=EPSILON, radius=plan.sums_radius)
         made.append(polish(raw, radius=plan.radius, negative=settings.negative, mask=mask))
     return np.stack(made)
 

@@ -139,6 +139,11 @@ class StepPlan:
         """The radius as a shell."""
         return int(min(self.settings.spec.radius, np.ceil(self.radius)))
 
+    @property
+    def sums_radius(self) -> int:
+        """Radius of the accumulators: no larger than needed, for they travel at every step."""
+        return int(min(self.settings.spec.radius, self.whole_radius + 1))
+
     def shift_lattice(self) -> NDArray[np.float64]:
         """Shifts of the coarse act, (t, 2) pixels of the cropped image."""
         spec = self.settings.spec

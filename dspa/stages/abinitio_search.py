@@ -126,10 +126,10 @@ def fine_sums(
     share = share / total
     peak = 2.5 * 2.0 * np.pi / (TURNS << plan.levels[-1].order)
     estimates = [estimate(spread, peak) for spread in found]
-    size = members.size(min(spec.radius, plan.whole_radius + 1))
+    size = members.size(plan.sums_radius)
     square = np.zeros(len(y))
     for k, spread in enumerate(found):
-        target = Accumulator(sums[k], spec.crop, spec.radius, 2)
+        target = Accumulator(sums[k], spec.crop, plan.sums_radius, 2)
         _insert(target, spread, share[:, k], seen, size=size, members=members)
         row = spread.image[spread.owner]
         square += np.bincount(row, (spread.weight * share[row, k]) ** 2, minlength=len(y))

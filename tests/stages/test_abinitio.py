@@ -1,0 +1,178 @@
+"""Ab initio as a user runs it: files out, the same bits however it is cut, a map that is true."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+
+from dspa.data import schema
+from dspa.data.errors import InputError
+from dspa.dataflow.events import Events
+from dspa.geometry.band import band
+from dspa.geometry.rotation import random_rotations
+from dspa.io.particles import read_particles, write_particles
+from dspa.io.volumes import read_volume, write_image_stack
+from dspa.ops.abinitio import centre_of_mass
+from dspa.ops.align import align
+from dspa.ops.project import prepare_volume, project
+from dspa.ops.transform import band_to_images, shift_phases
+from dspa.stages.abinitio import STAGE, AbInitioParams
+from dspa.stages.abinitio_reduction import AbInitioStep
+from dspa.stages.abinitio_schedule import Settings, plan_step
+from dspa.stages.particle_chunks import image_spec, particle_chunks
+from dspa.stages.stage import Context
+
+BOX, PIXEL = 24, 6.0
+SHORT = AbInitioParams(initial_iterations=4, final_iterations=1, initial_minibatch=24,
+                       final_minibatch=48, max_resolution=20.0)  # fmt: skip
+
+
+def molecule():
+    """A compact chiral density of a few Gaussians."""
+    rng = np.random.default_rng(5)
+    z, y, x = np.mgrid[:BOX, :BOX, :BOX] - BOX // 2
+    density = np.zeros((BOX, BOX, BOX), np.float32)
+    for centre in rng.uniform(-5, 5, (9, 3)):
+        r2 = (x - centre[0]) ** 2 + (y - centre[1]) ** 2 + (z - centre[2]) ** 2
+        density += np.exp(-r2 / 5).astype(np.float32)
+    return density
+
+
+@pytest.fixture
+def stack(tmp_path):
+    """``stack(count, snr)``: a particles file of projections in white noise, one image NaN."""
+
+    def make(count, snr):
+        rng = np.random.default_rng(6)
+        members = band(BOX, 11)
+        poses = random_rotations(count, seed=7)
+        slices = project(prepare_volume(molecule(), 11), poses, members)
+        shifts = rng.uniform(-1, 1, (count, 2))
+        images = band_to_images(slices * np.conj(shift_phases(members, shifts)), members)
+        images += rng.standard_normal(images.shape) * images.std() / np.sqrt(snr)
+        images[3, 4, 5] = np.nan
+        write_image_stack(tmp_path / "stack.mrcs", images.astype(np.float32), pixel_size=PIXEL)
+        variables = {
+            "uid": np.arange(count), "optics": np.zeros(count), "image_stack": np.zeros(count),
+            "image_index": np.arange(count), "image_sign": np.ones(count),
+            "stack_path": [str(tmp_path / "stack.mrcs")], "optics_name": ["one"],
+            "voltage": [300.0], "spherical_aberration": [2.7e7], "amplitude_contrast": [0.1],
+            "pixel_size": [PIXEL], "box_size": [BOX],
+        }  # fmt: skip
+        path = tmp_path / "particles.zarr"
+        write_particles(schema.make("particles", variables), path)
+        return path
+
+    return make
+
+
+def run_stage(runner, path, params, seed=1):
+    runner.folder.mkdir(exist_ok=True)
+    return STAGE.run(
+        Context(runner.folder, runner, Events(runner.folder), seed), {"particles": path}, params
+    )
+
+
+def test_two_classes_end_in_maps_and_assigned_particles(stack, make_runner):
+    path = stack(60, 0.5)
+    outputs = run_stage(make_runner("inline"), path, dataclasses.replace(SHORT, classes=2))
+    for number in (1, 2):
+        volume = read_volume(outputs[f"volume_class{number}"])
+        assert volume.density.shape == (BOX,) * 3
+        assert volume.pixel_size == pytest.approx(PIXEL)
+        assert np.isfinite(volume.density).all()
+    done = read_particles(outputs["particles"])
+    assert done.sizes["particle"] == 59  # the one with NaN is set aside
+    assert 3 not in done["uid"].values
+    assert set(np.unique(done["class_index"])) <= {0, 1}
+    assert np.allclose(np.linalg.det(done["pose"].values), 1)
+    assert (done["posterior"].values > 0.49).all()
+    assert outputs["particles_star"].exists()
+
+
+def test_resuming_gives_the_same_bits(stack, make_runner, tmp_path):
+    path = stack(60, 0.5)
+    whole = make_runner("inline", tmp_path / "whole")
+    first = run_stage(whole, path, SHORT)
+    broken = make_runner("inline", tmp_path / "broken")
+
+    class Stop(Exception):
+        pass
+
+    run, passes = broken.run, []
+
+    def stop_at_five(*args, name, **kwargs):
+        passes.append(name)
+        if len(passes) == 5:
+            raise Stop
+        return run(*args, name=name, **kwargs)
+
+    broken.run = stop_at_five
+    with pytest.raises(Stop):
+        run_stage(broken, path, SHORT)
+    again = make_runner("inline", tmp_path / "broken")
+    second = run_stage(again, path, SHORT)
+    assert again.checkpoints.latest("it").iteration == SHORT.initial_iterations + 1
+    assert first["volume"].read_bytes() == second["volume"].read_bytes()
+    assert np.array_equal(
+        read_particles(first["particles"])["pose"], read_particles(second["particles"])["pose"]
+    )
+
+
+@pytest.mark.parametrize("iteration", [0, 2, 11])
+def test_a_batch_may_be_cut_anywhere(stack, iteration):
+    particles = read_particles(stack(60, 0.5))
+    spec = image_spec(particles, max_resolution=20.0)
+    settings = Settings(spec, coarse_steps=10, fine_steps=2, max_resolution=20.0)
+    (chunk,) = particle_chunks(particles, spec)
+    noise = np.ones(spec.radius + 1)
+    random = AbInitioStep(plan_step(settings, 0)).bind({"noise": noise})
+    model = random.finish(random.add(random.start(), chunk.batch(0, 60))[0])
+    step = AbInitioStep(plan_step(settings, iteration))
+    bound = step.bind(model)
+    whole, _ = bound.add(bound.start(), chunk.batch(0, 60))
+    parts = [bound.add(bound.start(), chunk.batch(a, b))[0] for a, b in ((0, 25), (25, 60))]
+    before = parts[0]["sums"].copy()
+    merged = step.merge(*parts)
+    assert np.array_equal(parts[0]["sums"], before)
+    assert merged["figures"][0] == 59
+    scale = np.abs(whole["sums"]).max()
+    assert np.allclose(merged["sums"], whole["sums"], atol=1e-3 * scale)
+    density = bound.finish(merged)["density"]
+    assert density.shape == (1, spec.crop, spec.crop, spec.crop)
+
+
+def test_the_schedule_goes_from_coarse_to_fine():
+    from dspa.stages.particle_chunks import ImageSpec
+
+    settings = Settings(ImageSpec(64, 3.5, 48, 18, 200.0))
+    plans = [plan_step(settings, it) for it in range(settings.steps + 2)]
+    assert [plans[0].act, plans[1].act, plans[-2].act, plans[-1].act] == [
+        "start", "coarse", "fine", "final",
+    ]  # fmt: skip
+    radii = [plan.radius for plan in plans]
+    assert all(b >= a for a, b in itertools.pairwise(radii))
+    assert radii[0] == pytest.approx(64 * 3.5 / 35)
+    assert radii[-1] == pytest.approx(18)
+    assert plans[1].temperature > plans[100].temperature == 1
+    assert plans[1].batch < plans[-2].batch == 300
+    # A box of few pixels cannot reach 12 A: the schedule ends at what there is.
+    small = Settings(ImageSpec(16, 8.0, 16, 7, 100.0))
+    assert plan_step(small, small.steps + 1).radius == 7
+
+
+def test_too_few_particles_are_refused(stack, make_runner):
+    path = stack(10, 0.5)
+    with pytest.raises(InputError, match="10 particles"):
+        run_stage(make_runner("inline"), path, SHORT)
+
+
+@pytest.mark.slow
+def test_a_map_is_found(stack, make_runner):
+    path = stack(1200, 0.1)
+    params = AbInitioParams(max_resolution=20.0, initial_iterations=100, final_iterations=10)
+    outputs = run_stage(make_runner(2), path, params)
+    found = read_volume(outputs["volume"]).density
+    assert np.abs(centre_of_mass(found)).max() < 2
+    assert align(found, molecule(), radius=7).score > 0.9
