@@ -192,13 +192,14 @@ def hermitian(source: Accumulator) -> tuple[Any, Any]:
         Sum of weights.
     """
     sums = source.sums
-    xp = np if is_host(sums) else namespace(sums)
-    numerator = sums[..., 0] + xp.asarray(1j, dtype=xp.complex64) * sums[..., 1]
-    weight = xp.asarray(sums[..., 2], copy=True)
-    plane = numerator[:, :, 0]
-    numerator[:, :, 0] = plane + xp.conj(plane[::-1, ::-1])
-    weight[:, :, 0] = weight[:, :, 0] + weight[::-1, ::-1, 0]
-    return numerator, weight
+    xp = namespace(sums)
+    imaginary = xp.astype(sums[..., 1], xp.complex64)
+    numerator = xp.astype(sums[..., 0], xp.complex64) + imaginary * 1j
+    weight = sums[..., 2]
+    mirrored = xp.conj(numerator[::-1, ::-1, :1])
+    numerator = xp.concat([numerator[:, :, :1] + mirrored, numerator[:, :, 1:]], axis=2)
+    edge = weight[:, :, :1] + weight[::-1, ::-1, :1]
+    return numerator, xp.concat([edge, weight[:, :, 1:]], axis=2)
 
 
 def symmetrise(source: Accumulator, operators: Any) -> Accumulator:

@@ -90,7 +90,7 @@ def prepare_volume(density: Any, radius: int, *, padding: int = 2) -> Reference:
     flattened = xp.astype(density, xp.float32, copy=False) / gridding(
         box, padding=padding, dims=3, reference=density
     )
-    values = centred_transform(flattened, half, padded=padding * box) / np.float32(box)
+    values = centred_transform(flattened, half, padded=padding * box) / float(box)
     return Reference(values, box, radius, padding)
 
 

@@ -54,23 +54,20 @@ def reconstruct(
         and zero in its corners.
     """
     numerator, weight = hermitian(source)
-    prior = like(
-        shell_prior(source, tau2=tau2, fsc=fsc, epsilon=epsilon).astype(np.float32),
-        reference=weight,
-    )
+    prior = shell_prior(source, tau2=tau2, fsc=fsc, epsilon=epsilon).astype(np.float32)
     limit = source.radius if radius is None else min(radius, source.radius)
-    shell = grid_shells(source.half, source.padding)
-    keep = like(_inside(source.half, limit * source.padding), reference=weight)
-    index = like(np.minimum(shell, source.radius), reference=weight)
-    denominator = weight + prior[index]
+    shell = np.minimum(grid_shells(source.half, source.padding), source.radius)
+    keep = _inside(source.half, limit * source.padding)
     xp = namespace(weight)
-    positive = keep & (denominator > 0)
-    values = xp.where(positive, numerator, 0) / xp.where(positive, denominator, 1)
+    # The prior is positive, so nothing is divided by zero.
+    gain = like(keep.astype(np.float32), reference=weight) / (
+        weight + like(prior[shell], reference=weight)
+    )
     density = centred_inverse(
-        xp.astype(values, xp.complex64), source.box, padded=source.padding * source.box
+        numerator * xp.astype(gain, xp.complex64), source.box, padded=source.padding * source.box
     )
     # The slices hold F / box; the sum over the padded grid carries 1 / (padded size)^3.
-    scale = np.float32(source.box)
+    scale = float(source.box)
     density = (
         density * scale / gridding(source.box, padding=source.padding, dims=3, reference=density)
     )

@@ -1,3 +1,6 @@
+from dataclasses import replace
+
+import array_api_strict
 import numpy as np
 import pytest
 
@@ -111,3 +114,16 @@ def test_priors_shrink_as_they_say():
     assert tiny < 1e-3 * plain
     huge = np.linalg.norm(reconstruct(acc, tau2=[1e9], epsilon=1e-6))
     assert huge == pytest.approx(plain, rel=1e-3)
+
+
+def test_array_api_strict_gives_the_same():
+    rotations, values, weights = slices(20)
+    acc = accumulator(BOX, RADIUS)
+    insert_into(acc, rotations, values, weights=weights, band=BAND)
+    strict = replace(acc, sums=array_api_strict.asarray(acc.sums))
+    expected = reconstruct(acc)
+    np.testing.assert_allclose(np.asarray(reconstruct(strict)), expected, atol=1e-5)
+    reference = prepare_volume(array_api_strict.asarray(expected), 8)
+    np.testing.assert_allclose(
+        np.asarray(reference.values), prepare_volume(expected, 8).values, atol=1e-4
+    )
