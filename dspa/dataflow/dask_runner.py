@@ -71,6 +71,8 @@ class DaskRunner:
         self._id = new_run_id()
         self._calls = 0
         self._seconds: dict[str, float] = {}
+        self._watch: _Watch | None = None
+        self._listening = False
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -103,19 +105,16 @@ class DaskRunner:
             Ends in the number of the pass: ``it003``.
         """
         plan = make_plan(reduction, chunks, name=name, memory=self.memory)
-        prefix = self._prefix(name)
         stored = self._checkpoints.store(model)
-        watch = _Watch(prefix, len(plan.chunks), name, self.events)
-        client = self.cluster.client
-        client.subscribe_topic(prefix, watch)
+        self._listen()
+        turn = self._turn(name)
+        self._watch = _Watch(turn, len(plan.chunks), name, self.events)
         try:
-            handles = self._submit(plan, stored, prefix).result()
+            handles = self._submit(plan, stored, turn).result()
         except KilledWorker as error:
             raise RuntimeError(self._obituary(name)) from error
-        finally:
-            client.unsubscribe_topic(prefix)
-        watch.finished()
-        self._seconds[type(reduction).__qualname__] = watch.seconds_per_chunk
+        self._watch.finished()
+        self._seconds[type(reduction).__qualname__] = self._watch.seconds_per_chunk
         new, rows = handles
         self._checkpoints.record(name, new, rows, **plan.about())
         return Result(load(new), load(rows))
@@ -135,13 +134,13 @@ class DaskRunner:
         items = list(items)
         if not items:
             return []
-        client, prefix = self.cluster.client, self._prefix(name)
+        client, turn = self.cluster.client, self._turn(name)
         blob = cloudpickle.dumps(function, protocol=5)
         carried: Any = blob
         if len(blob) > LARGE_FUNCTION:
-            carried = client.submit(bytes, blob, key=f"{prefix}-function", pure=False)
+            carried = client.submit(bytes, blob, key=("function-" + turn, 0), pure=False)
         futures = [
-            client.submit(_apply, carried, item, key=f"{prefix}-{number:06d}", pure=False)
+            client.submit(_apply, carried, item, key=("map-" + turn, number), pure=False)
             for number, item in enumerate(items)
         ]
         try:
@@ -157,29 +156,47 @@ class DaskRunner:
         return results
 
     def close(self) -> None:
-        """Nothing to give back: the cluster belongs to whoever made it."""
+        """Stop listening; the cluster belongs to whoever made it."""
+        if self._listening:
+            self._listening = False
+            self.cluster.client.unsubscribe_topic(self._topic)
 
-    def _submit(self, plan: Plan, stored: Stored, prefix: str) -> Future:
+    @property
+    def _topic(self) -> str:
+        return f"dspa-progress-{self._id}"
+
+    def _listen(self) -> None:
+        """Hear from workers, on one topic, which chunks are done."""
+
+        def heard(event: tuple[float, Any]) -> None:
+            if self._watch is not None:
+                self._watch(event[1])
+
+        if not self._listening:
+            self.cluster.client.subscribe_topic(self._topic, heard)
+            self._listening = True
+
+    def _submit(self, plan: Plan, stored: Stored, turn: str) -> Future:
+        """Submit the whole plan, children before parents; keys are (kind and pass, number)."""
         client = self.cluster.client
         blob = cloudpickle.dumps(plan.reduction, protocol=5)
-        reduction = client.submit(pickle.loads, blob, key=f"{prefix}-reduction", pure=False)
-        model = client.submit(load, stored, key=f"{prefix}-model", pure=False)
+        reduction = client.submit(pickle.loads, blob, key=("reduction-" + turn, 0), pure=False)
+        model = client.submit(load, stored, key=("model-" + turn, 0), pure=False)
         merges = iter(range(len(plan.chunks)))
 
         def leaf(chunks: Sequence[Chunk]) -> Future:
-            task = _ChunkTask(prefix, plan.batch, cloudpickle.dumps(tuple(chunks), protocol=5))
-            key = f"{prefix}-chunk-{chunks[0].number:06d}"
+            blob = cloudpickle.dumps(tuple(chunks), protocol=5)
+            task = _ChunkTask(self._topic, turn, plan.batch, blob)
+            key = ("chunk-" + turn, chunks[0].number)
             return client.submit(_reduce, reduction, model, task, key=key, pure=False)
 
         def node(parts: list[Future]) -> Future:
-            key = f"{prefix}-merge-{next(merges):06d}"
+            key = ("merge-" + turn, next(merges))
             return client.submit(merge_parts, reduction, *parts, key=key, pure=False)
 
         total = fold_tree(plan.chunks, leaf, node, leaf_size=self._group(plan))
-        folder = self._checkpoints.folder
-        return client.submit(
-            _finish, reduction, model, total, folder, prefix, key=f"{prefix}-finish", pure=False
-        )
+        folder, key = self._checkpoints.folder, ("finish-" + turn, 0)
+        return client.submit(_finish, reduction, model, total, folder, turn, key=key, pure=False)
 
     def _group(self, plan: Plan) -> int:
         """Chunks per task: more when they were short last time and workers stay busy."""
@@ -192,9 +209,10 @@ class DaskRunner:
             group *= FAN_IN
         return group
 
-    def _prefix(self, name: str) -> str:
+    def _turn(self, name: str) -> str:
+        """Return a name for a pass that no other pass of any job shares."""
         self._calls += 1
-        return f"dspa-{Path(self.folder).name}-{self._id}-{self._calls}-{name}"
+        return f"{self._id}.{Path(self.folder).name}.{self._calls}.{name}"
 
     def _obituary(self, name: str) -> str:
         return (
@@ -210,7 +228,8 @@ def runner_for(client: Any, folder: Path, events: Events) -> DaskRunner:
 
 @dataclass(frozen=True)
 class _ChunkTask:
-    prefix: str
+    topic: str
+    turn: str
     batch: int
     chunks: bytes
 
@@ -218,12 +237,13 @@ class _ChunkTask:
 class _Watch:
     """Counts the chunks that workers report, and how long they took."""
 
-    def __init__(self, prefix: str, total: int, name: str, events: Events) -> None:
-        self.prefix, self.total, self.name, self.events = prefix, total, name, events
+    def __init__(self, turn: str, total: int, name: str, events: Events) -> None:
+        self.turn, self.total, self.name, self.events = turn, total, name, events
         self.times: dict[int, float] = {}
 
-    def __call__(self, event: tuple[float, Any]) -> None:
-        _, message = event
+    def __call__(self, message: dict[str, Any]) -> None:
+        if message["turn"] != self.turn or len(self.times) >= self.total:
+            return
         for number in message["chunks"]:
             self.times[number] = message["seconds"] / len(message["chunks"])
         self._tell()
@@ -231,6 +251,7 @@ class _Watch:
     def finished(self) -> None:
         """Tell that all is done, even if a report is still under way."""
         if len(self.times) < self.total:
+            self.turn = ""
             self.events.emit("progress", task=self.name, done=self.total, total=self.total)
 
     def _tell(self) -> None:
@@ -243,13 +264,13 @@ class _Watch:
         return sum(self.times.values()) / len(self.times) if self.times else SHORT_TASK
 
 
-def _bound(prefix: str, reduction: Reduction, model: Model) -> Reduction:
+def _bound(turn: str, reduction: Reduction, model: Model) -> Reduction:
     """Bind once per pass and process; the last two stay."""
-    if prefix not in _BOUND:
+    if turn not in _BOUND:
         while len(_BOUND) > 1:
             del _BOUND[next(iter(_BOUND))]
-        _BOUND[prefix] = reduction.bind(model)
-    return _BOUND[prefix]
+        _BOUND[turn] = reduction.bind(model)
+    return _BOUND[turn]
 
 
 def _reduce(reduction: Reduction, model: Model, task: _ChunkTask) -> Part:
@@ -259,17 +280,18 @@ def _reduce(reduction: Reduction, model: Model, task: _ChunkTask) -> Part:
     chunks = pickle.loads(task.chunks)
     start = time.perf_counter()
     with one_thread():
-        part = reduce_group(_bound(task.prefix, reduction, model), chunks, task.batch)
+        part = reduce_group(_bound(task.turn, reduction, model), chunks, task.batch)
     numbers = [int(chunk.number) for chunk in chunks]
-    worker.log_event(task.prefix, {"chunks": numbers, "seconds": time.perf_counter() - start})
+    seconds = time.perf_counter() - start
+    worker.log_event(task.topic, {"turn": task.turn, "chunks": numbers, "seconds": seconds})
     return part
 
 
 def _finish(
-    reduction: Reduction, model: Model, part: Part, folder: Path, prefix: str
+    reduction: Reduction, model: Model, part: Part, folder: Path, turn: str
 ) -> tuple[Stored, Stored]:
     with one_thread():
-        return finish_part(_bound(prefix, reduction, model), part, folder)
+        return finish_part(_bound(turn, reduction, model), part, folder)
 
 
 def _apply(carried: bytes, item: Any) -> Any:

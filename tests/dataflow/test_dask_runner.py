@@ -66,7 +66,7 @@ def test_killed_worker_changes_no_bits(make_runner, expected):
     assert rows["best"].tobytes() == expected[1]["best"].tobytes()
 
 
-def test_killed_client_resumes_to_the_same_bits(tmp_path, make_runner, expected):
+def test_killed_client_resumes_to_the_same_bits(tmp_path, make_runner):
     script = tmp_path / "client.py"
     script.write_text(
         textwrap.dedent(f"""
@@ -79,23 +79,23 @@ def test_killed_client_resumes_to_the_same_bits(tmp_path, make_runner, expected)
             from dspa.dataflow.dask_runner import DaskRunner
             cluster = connect("local:2")
             chunks = [toy.ToyChunk(i, delay=0.03) for i in range({CHUNKS})]
-            toy.passes(DaskRunner(cluster, Path({str(tmp_path)!r})), chunks, count=50)
+            toy.passes(DaskRunner(cluster, Path({str(tmp_path)!r})), chunks, count=500)
         """)
     )
     process = subprocess.Popen([sys.executable, str(script)])
     checkpoints = Checkpoints(tmp_path / "checkpoints")
-    for _ in range(600):
+    for _ in range(900):
         if checkpoints.names():
             break
-        time.sleep(0.05)
+        time.sleep(0.1)
     time.sleep(0.15)
     process.send_signal(signal.SIGKILL)
     process.wait()
     found = checkpoints.latest()
     assert found is not None
-    if found.iteration > 2:
-        pytest.fail(f"too slow a test machine: already at iteration {found.iteration}")
-    model, rows = toy.passes(make_runner(2, tmp_path), chunks())
+    count = found.iteration + 2
+    expected = toy.passes(make_runner("inline"), chunks(), count=count)
+    model, rows = toy.passes(make_runner(2, tmp_path), chunks(), count=count)
     assert model["volume"].tobytes() == expected[0]["volume"].tobytes()
     assert rows["value"].tobytes() == expected[1]["value"].tobytes()
 
@@ -169,11 +169,11 @@ def test_cluster_files(tmp_path):
         connect(str(path))
 
 
-def test_start_is_quick_and_closes(tmp_path):
-    start = time.perf_counter()
+def test_starts_when_needed_and_closes(tmp_path):
     cluster = connect("local:2")
-    assert DaskRunner(cluster, tmp_path).map(str, [1, 2]) == ["1", "2"]
-    elapsed = time.perf_counter() - start
+    runner = DaskRunner(cluster, tmp_path)
+    assert (runner.workers, cluster.started) == (2, False)
+    assert runner.map(str, [1, 2]) == ["1", "2"]
+    assert cluster.started
     cluster.close()
     assert not cluster.started
-    assert elapsed < 20
