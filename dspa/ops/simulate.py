@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
 
 from dspa.geometry.rotation import matrix_from_euler, random_rotations
@@ -26,6 +27,7 @@ Views = Literal["random", "top", "side"]
 
 _PREFERRED = 0.8  # share of the particles in the preferred view
 _CONE = np.deg2rad(15.0)
+_CLEAR = 0.75  # separations between a particle's centre and dirt
 
 
 @dataclass(frozen=True)
@@ -277,6 +279,9 @@ def expose(
     dirt, covered = contamination(
         shape, pixel_size=pixel_size, blobs=scene.blobs, edge=scene.edge, rng=rng
     )
+    # A particle that touches dirt can be told by nobody, so none is put there.
+    if covered.any():
+        covered = distance_transform_edt(~covered) < _CLEAR * separation / pixel_size
     extra = round(scene.junk * count)
     points = scatter(covered, count=count + extra, separation=separation / pixel_size, rng=rng)
     points = rng.permutation(points)

@@ -14,6 +14,7 @@ from dspa.geometry.rotation import view_direction
 from dspa.io.micrographs import read_micrograph_image
 from dspa.io.picture import Circles, angular_distribution, curves, image, montage, volume_slices
 from dspa.io.rendering import volume_rendering
+from dspa.io.star import read_star
 from dspa.io.volumes import read_images
 from dspa.ops import sharpen
 from dspa.ops.filter import low_pass
@@ -166,10 +167,22 @@ def _slices(findings: Findings, which: str) -> bytes:
 
 
 def _fsc(findings: Findings, jobs: dict[str, Job]) -> bytes:
+    """Draw the correlation with the truth beside what the half maps say of themselves."""
     agreement = findings.agreement
+    shown = {"map against the truth": agreement.curve}
+    path = jobs["refine"].output("fsc")
+    for block in read_star(path) if path is not None else []:
+        gold = block.columns.get("rlnFourierShellCorrelationCorrected")
+        index = block.columns.get("rlnSpectralIndex")
+        if gold is not None and index is not None and len(gold) > 1:
+            curve = np.full(agreement.curve.size, np.nan)
+            curve[0] = 1.0
+            kept = index < curve.size
+            curve[index[kept].astype(np.int64)] = gold[kept]
+            shown["half maps, corrected for the mask"] = curve
     return curves(
         agreement.frequency,
-        {"map against the truth": agreement.curve},
+        shown,
         ylabel="correlation",
         thresholds={"0.143": 0.143, "0.5": 0.5},
         resolution=True,
