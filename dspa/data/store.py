@@ -83,9 +83,9 @@ def open(path: str | Path) -> xr.Dataset:
     except InputError:
         raise
     except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
         raise InputError(
-            f"{path}: damaged dataset ({type(error).__name__}: {str(error)[:120]}); "
-            "run the job that made it again"
+            f"{path}: damaged dataset ({reason}); run the job that made it again"
         ) from error
     dataset = _decode(disk, source)
     validate(dataset, str(path))

@@ -69,7 +69,7 @@ def read_cs(path: str | Path) -> dict[str, NDArray[Any]]:
     except InputError:
         raise
     except Exception as error:
-        reason = getattr(error, "strerror", None) or str(error)[:120]
+        reason = " ".join((getattr(error, "strerror", None) or str(error)).split())[:120]
         raise InputError(f"{path}: damaged .cs file ({reason}); export it again") from error
     if "uid" not in fields or fields["uid"].dtype != np.uint64 or fields["uid"].ndim != 1:
         raise InputError(f"{path}: no field uid; not a cryoSPARC dataset")

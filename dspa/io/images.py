@@ -86,11 +86,11 @@ def _open(path: str) -> _Source:
         stat = Path(path, "zarr.json").stat() if Path(path).is_dir() else Path(path).stat()
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: the stack cannot be read; check the path") from error
-    return _open_version(path, stat.st_mtime_ns, stat.st_size)
+    return _open_version(path, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
 
 
 @lru_cache(maxsize=64)
-def _open_version(path: str, _mtime: int, _size: int) -> _Source:
+def _open_version(path: str, version: tuple[int, ...]) -> _Source:
     if Path(path).is_dir():
         return _open_store(path)
     header = mrc.read_header(path)
@@ -128,25 +128,38 @@ def _open_store(path: str) -> _Source:
         shards = indices // SHARD
         for shard in np.unique(shards):
             here = shards == shard
-            file = Path(path, "c", str(shard), "0", "0")
-            if not file.is_file():
-                raise InputError(f"{path}: shard {shard} was never written; extract again")
             held = min(SHARD, info.count - int(shard) * SHARD)
-            view = _shard_view(str(file), held, (info.rows, info.columns), dtype)
+            view = _shard(path, int(shard), (held, info.rows, info.columns), dtype)
             out[here] = view[indices[here] - shard * SHARD]
         return out
 
     return _Source(info, read)
 
 
+def _shard(
+    path: str, shard: int, shape: tuple[int, int, int], dtype: np.dtype[Any]
+) -> NDArray[Any]:
+    file = Path(path, "c", str(shard), "0", "0")
+    try:
+        stat = file.stat()
+    except OSError as error:
+        raise InputError(f"{path}: shard {shard} was never written; extract again") from error
+    # A map of a file that has been cut since would kill the process: a new version, a new map.
+    version = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+    return _shard_view(str(file), version, shape, dtype)
+
+
 @lru_cache(maxsize=64)
-def _shard_view(path: str, held: int, shape: tuple[int, int], dtype: np.dtype[Any]) -> NDArray[Any]:
+def _shard_view(
+    path: str, version: tuple[int, ...], shape: tuple[int, int, int], dtype: np.dtype[Any]
+) -> NDArray[Any]:
     """Map a shard as one (images, y, x) array; refuse it if its chunks are not back to back.
 
     The last shard ends with the last chunk that holds an image.
     """
+    held, rows, columns = shape
     mapped = np.memmap(path, np.uint8, "r")
-    chunks, chunk_bytes = -(-held // CHUNK), CHUNK * shape[0] * shape[1] * dtype.itemsize
+    chunks, chunk_bytes = -(-held // CHUNK), CHUNK * rows * columns * dtype.itemsize
     tail = 16 * (SHARD // CHUNK) + 4
     if mapped.size != mrc.HEADER_BYTES + chunks * chunk_bytes + tail:
         raise InputError(f"{path}: {mapped.size} bytes, a damaged shard; extract again")
@@ -154,7 +167,7 @@ def _shard_view(path: str, held: int, shape: tuple[int, int], dtype: np.dtype[An
         raise InputError(f"{path}: the shard's index is damaged; extract again")
     start = mrc.HEADER_BYTES
     view: NDArray[Any] = mapped[start : start + chunks * chunk_bytes].view(dtype)
-    return view.reshape(-1, *shape)
+    return view.reshape(-1, rows, columns)
 
 
 def _shard_index(chunks: int, chunk_bytes: int) -> bytes:

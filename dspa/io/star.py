@@ -38,6 +38,8 @@ _LOOP = re.compile(rb"^[ \t]*loop_[ \t]*\r?$", re.MULTILINE)
 _ODD_QUOTES = re.compile(rb'^[^"\n]*"(?:[^"\n]*"[^"\n]*")*[^"\n]*$', re.MULTILINE)
 _LEADING_ZERO = re.compile(r"[+-]?0\d+$")
 _PEEK_ROWS = 64
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_SEPARATOR, _NO_QUOTE = "\x1e", "\x1f"
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +182,7 @@ def _read_rows(where: str, labels: list[str], body: bytes) -> dict[str, NDArray[
                 engine="c",
             )
     except Exception as error:
-        reason = str(error).replace("Error tokenizing data. C error: ", "")[:120]
+        reason = " ".join(str(error).replace("Error tokenizing data. C error: ", "").split())[:120]
         raise InputError(f"{where}: {reason}; the rows do not match") from error
     if frame.shape[1] != len(labels):
         raise InputError(f"{where}: {len(labels)} labels but rows of {frame.shape[1]} values")
@@ -319,8 +321,27 @@ def _write_block(stream: io.TextIOBase | Any, block: Block) -> None:
     for number, label in enumerate(columns, 1):
         stream.write(f"_{label} #{number}\n")
     frame = pd.DataFrame(dict(enumerate(columns.values())))
-    frame.to_csv(stream, sep=" ", header=False, index=False, na_rep="nan", quoting=csv.QUOTE_NONE)
+    spaced: Any = _Spaced(stream)
+    frame.to_csv(
+        spaced,
+        sep=_SEPARATOR,
+        quotechar=_NO_QUOTE,
+        header=False,
+        index=False,
+        na_rep="nan",
+        quoting=csv.QUOTE_NONE,
+    )
     stream.write("\n")
+
+
+@dataclass(frozen=True)
+class _Spaced:
+    """Puts blanks between values: tokens are quoted already, the csv module must not see them."""
+
+    stream: Any
+
+    def write(self, piece: str) -> int:
+        return int(self.stream.write(piece.replace(_SEPARATOR, " ")))
 
 
 def _written(label: str, values: NDArray[Any]) -> NDArray[Any]:
@@ -335,5 +356,5 @@ def _written(label: str, values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _token(value: str) -> str:
-    value = value.replace("\n", " ").replace("\r", " ").replace('"', "'")
+    value = _CONTROL.sub(" ", value.replace('"', "'"))
     return f'"{value}"' if any(c.isspace() for c in value) else value

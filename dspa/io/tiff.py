@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -22,20 +23,43 @@ _MAXIMUM_EDGE = 65536
 _EER_COMPRESSIONS = (65000, 65001, 65002)
 
 
+class _Complaints(logging.Handler):
+    """Collects what tifffile logs of a damaged file and goes on: it would give fewer frames."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[tifffile.TiffFile]:
     """Open a TIFF file; whatever the library finds wrong becomes one clear sentence."""
+    logger, complaints = logging.getLogger("tifffile"), _Complaints()
+    propagated, logger.propagate = logger.propagate, False
+    logger.addHandler(complaints)
     try:
         with tifffile.TiffFile(path, _multifile=False) as tiff:
             if not len(tiff.pages):
                 raise InputError(f"{path}: a TIFF file without images")
             yield tiff
+        if complaints.texts:
+            raise InputError(f"{path}: damaged TIFF file ({complaints.texts[0][:100]})")
     except InputError:
         raise
     except Exception as error:
         raise InputError(
-            f"{path}: damaged or unknown TIFF file ({type(error).__name__}: {str(error)[:100]})"
+            f"{path}: damaged or unknown TIFF file ({type(error).__name__}: {_line(error)})"
         ) from error
+    finally:
+        logger.removeHandler(complaints)
+        logger.propagate = propagated
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:100]
 
 
 def _check(path: Path, tiff: tifffile.TiffFile) -> tuple[int, int, int]:

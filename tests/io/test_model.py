@@ -24,10 +24,7 @@ HEADER = (
 
 def model_text(count: int = 20) -> str:
     rng = np.random.default_rng(0)
-    rows = [
-        ATOM.format(n, n, *rng.normal((20, 0, 0), 8), 1.0, 30.0)
-        for n in range(1, count + 1)
-    ]
+    rows = [ATOM.format(n, n, *rng.normal((20, 0, 0), 8), 1.0, 30.0) for n in range(1, count + 1)]
     return HEADER + "".join(rows) + "END\n"
 
 
