@@ -76,7 +76,7 @@ def write_demo_report(
     )
     parts = [
         f"<header><h1>dspa demo <small>{html.escape(headline)}</small></h1></header>",
-        _section("Picks on a micrograph", [("green: picked; red: true particles missed or not, "
+        _section("Picks on a micrograph", [("green: picked; red: where the particles are, "
                  "drawn smaller", _picks(findings))]),
         _section("Class averages", _classes(jobs)),
         _section(
