@@ -134,7 +134,7 @@ def _correlate(field: SearchField, spectrum: Any, kernels: NDArray[np.float32]) 
     placed[:, start : start + size, start : start + size] = kernels
     backend = fft(field.image)
     transformed = backend.rfftn(like(placed, reference=field.image), axes=(-2, -1))
-    product = spectrum * transformed.conj()
+    product = spectrum * namespace(field.image).conj(transformed)
     result = backend.irfftn(product, s=field.padded_shape, axes=(-2, -1))
     return result[:, :height, :width]
 
@@ -143,8 +143,8 @@ def local_moments(field: SearchField, mask: NDArray[np.float32]) -> tuple[Any, A
     """Sum squares, and squared deviations from the local mean, within a mask: (y, x) twice."""
     xp = namespace(field.image)
     weight = float(mask.sum())
-    total = _correlate(field, field.spectrum, mask[None])[0]
-    squares = _correlate(field, field.square_spectrum, mask[None])[0]
+    total = _correlate(field, field.spectrum, mask[None])[0, ...]
+    squares = _correlate(field, field.square_spectrum, mask[None])[0, ...]
     floor = FAINT * weight * float(xp.mean(field.image * field.image))
     deviation = squares - total * total / weight
     return squares, xp.where(deviation > floor, deviation, xp.asarray(np.inf, dtype=squares.dtype))

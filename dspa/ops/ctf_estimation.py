@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.interpolate import BSpline
 
-from dspa.device import namespace
+from dspa.device import fft, like, namespace
 from dspa.ops.ctf import wavelength
 
 if TYPE_CHECKING:
@@ -348,30 +348,30 @@ def power_spectrum(image: Any, tile: int) -> Any:
     height, width = image.shape
     if tile > min(height, width):
         raise ValueError(f"tiles of {tile} px do not fit a micrograph of {width} x {height} px")
-    axis = xp.asarray(np.hanning(tile + 2)[1:-1].astype(np.float32))
+    axis = like(np.hanning(tile + 2)[1:-1].astype(np.float32), reference=image)
     window = axis[:, None] * axis[None, :]
     norm = float(xp.sum(window * window))
-    high = xp.asarray(_outer_ring(tile))
-    total = xp.zeros((tile, tile // 2 + 1), dtype=xp.float32)
+    high = like(_outer_ring(tile), reference=image)
+    count = float(xp.sum(high))
+    total = xp.zeros_like(high)
     used = 0
     for top in tile_starts(height, tile):
         for left in tile_starts(width, tile):
             piece = image[top : top + tile, left : left + tile]
             piece = (piece - xp.mean(piece)) * window
-            power = xp.abs(xp.fft.rfft2(piece)) ** 2 / norm
-            level = float(xp.mean(power[high]))
+            power = xp.abs(fft(image).rfftn(piece, axes=(-2, -1))) ** 2 / norm
+            level = float(xp.sum(power * high)) / count
             if math.isfinite(level) and level > 0:
                 total = total + power / level
                 used += 1
     if not used:
         raise ValueError("the micrograph has no variance; its power spectrum is empty")
-    return (total / used).astype(xp.float32)
+    return xp.astype(total / used, xp.float32)
 
 
-def _outer_ring(tile: int) -> NDArray[np.bool_]:
-    """Mask of the half plane between 0.6 and 0.95 Nyquist."""
+def _outer_ring(tile: int) -> NDArray[np.float32]:
+    """Weight of the half plane between 0.6 and 0.95 Nyquist."""
     ky = np.fft.fftfreq(tile)[:, None]
     kx = np.arange(tile // 2 + 1)[None, :] / tile
     radius = np.hypot(ky, kx)
-    mask: NDArray[np.bool_] = (radius > 0.3) & (radius < 0.475)
-    return mask
+    return np.asarray((radius > 0.3) & (radius < 0.475), np.float32)

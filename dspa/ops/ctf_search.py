@@ -335,7 +335,10 @@ def _candidates(
                 peaks.append(peak)
     if not peaks:
         return [_Peak(0.0, float(defocus.mean()), search.phase_minimum, 0.0)]
-    return sorted(peaks, reverse=True)[: 2 * CANDIDATES]
+    peaks = sorted(peaks, reverse=True)
+    # Astigmatism blurs the true peak of the radial average, but not below others by much.
+    likely = [p for p in peaks if p.evidence > 0.3 * peaks[0].evidence]
+    return peaks[: max(3, min(len(likely), CANDIDATES))]
 
 
 def fit_ctf(

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.ndimage import binary_dilation, binary_opening, gaussian_filter
+from scipy.ndimage import (
+    binary_dilation,
+    binary_fill_holes,
+    gaussian_filter,
+    label,
+    maximum,
+    median_filter,
+)
 
 from dspa.device import fft, like, namespace, to_host
 from dspa.ops.filter import frequency_radius, gaussian_smooth, good_length
@@ -21,6 +28,9 @@ COARSENESS = 1.0 / 3.0
 OUTLIER = 8.0
 # The flat image is clipped here, so that one crystal does not set the scale around it.
 FLAT_LIMIT = 8.0
+# Robust deviations of blocks an eighth of a particle wide from their surroundings: no particle.
+EXTREME = 7.0
+GLARING = 30.0
 
 
 @dataclass(frozen=True)
@@ -97,13 +107,11 @@ def coarsen(
     """
     xp = namespace(image)
     height, width = int(image.shape[0]), int(image.shape[1])
-    tall, wide = good_length(height), good_length(width)
-    mean = xp.mean(image)
-    padded = image - mean
-    if tall > height:
-        padded = xp.concat([padded, xp.flip(padded[2 * height - tall :, :], axis=0)], axis=0)
-    if wide > width:
-        padded = xp.concat([padded, xp.flip(padded[:, 2 * width - wide :], axis=1)], axis=1)
+    margin = math.ceil(4.0 * resolution / pixel_size)
+    tall, wide = good_length(height + margin), good_length(width + margin)
+    padded = _joined_ends(image - xp.mean(image), tall - height, axis=0)
+    padded = _joined_ends(padded, wide - width, axis=1)
+    tall, wide = int(padded.shape[0]), int(padded.shape[1])
     factor = max(1.0, COARSENESS * resolution / pixel_size)
     small = (_even(tall / factor), _even(wide / factor))
     spectrum = fft(image).rfftn(padded, axes=(-2, -1))
@@ -119,6 +127,22 @@ def coarsen(
     coarse = fft(image).irfftn(cropped, s=small, axes=(-2, -1))
     inside = coarse[: math.ceil(height / scale[1]), : math.ceil(width / scale[0])]
     return xp.astype(inside, xp.float32, copy=False), coarse_pixel, scale
+
+
+def _joined_ends(image: Any, count: int, *, axis: int) -> Any:
+    """Append ``count`` lines that fade from the last lines to the first ones, mirrored.
+
+    A transform takes the image as periodic; a step from one edge to the other would ring.
+    """
+    xp = namespace(image)
+    size = int(image.shape[axis])
+    count = min(count, size)
+    lines = np.arange(count)
+    shape = (count, 1) if axis == 0 else (1, count)
+    fade = like(((lines + 0.5) / count).astype(np.float32).reshape(shape), reference=image)
+    after = xp.take(image, xp.asarray(size - 1 - lines), axis=axis)
+    before = xp.take(image, xp.asarray(count - 1 - lines), axis=axis)
+    return xp.concat([image, after * (1.0 - fade) + before * fade], axis=axis)
 
 
 def _even(length: float) -> int:
@@ -147,40 +171,78 @@ def search_image(
     clipped = clip_outliers(xp.astype(image, xp.float32, copy=False))
     coarse, coarse_pixel, scale = coarsen(clipped, pixel_size=pixel_size, resolution=resolution)
     coarse = coarse * float(sign)
-    background = gaussian_smooth(coarse, diameter / coarse_pixel)
-    flat = coarse - background
+    junk = junk_mask(to_host(coarse), diameter=diameter / coarse_pixel)
+    clean = like((~junk).astype(np.float32), reference=coarse)
+    # The background of what is clean: junk neither darkens nor brightens what lies around it.
+    width = diameter / coarse_pixel
+    weight = gaussian_smooth(clean, width)
+    middle = float(np.median(to_host(coarse)[~junk])) if not junk.all() else 0.0
+    background = gaussian_smooth((coarse - middle) * clean, width) / xp.maximum(
+        weight, xp.asarray(1e-3, dtype=weight.dtype)
+    )
+    flat = (coarse - middle - background) * clean
     host = to_host(flat)
-    spread = robust_deviation(host)
+    spread = robust_deviation(host[~junk]) if not junk.all() else 0.0
     if not spread > 0:
         raise ValueError("the micrograph has no variance at the resolution of the search")
-    flat = xp.clip(flat / spread, -FLAT_LIMIT, FLAT_LIMIT)
-    junk = junk_mask(
-        host / spread, to_host(background) / spread, radius=0.5 * diameter / coarse_pixel
-    )
-    return SearchImage(flat, coarse_pixel, scale, junk)
+    return SearchImage(xp.clip(flat / spread, -FLAT_LIMIT, FLAT_LIMIT), coarse_pixel, scale, junk)
 
 
-def junk_mask(flat: NDArray[Any], background: NDArray[Any], *, radius: float) -> NDArray[np.bool_]:
+def junk_mask(coarse: NDArray[Any], *, diameter: float) -> NDArray[np.bool_]:
     """Mark ice crystals, carbon and grid edges, and other contamination.
 
-    Three signs, each against the micrograph's own robust statistics: local energy at the scale of
-    a particle far above the rest; pixels far outside the range of particles, in blobs; a
-    background that steps (edges of carbon, gold).
+    Three signs, each against the micrograph's own robust statistics, on a copy with pixels of an
+    eighth of a particle: values far from the local median; local energy at the scale of a particle
+    far above the rest; a local median that steps (edges of carbon, gold). What is no larger than
+    a particle may be one of high contrast (negative stain), and is left to the power score.
 
     Parameters
     ----------
-    flat, background : (y, x) float32
-        Flat image and what was taken off, in units of the flat image's robust deviation.
-    radius : float
-        Particle radius in pixels.
+    coarse : (y, x) float32
+        Low-passed micrograph.
+    diameter : float
+        Particle diameter in pixels.
     """
-    energy = np.log(gaussian_filter(np.square(np.clip(flat, -12.0, 12.0)), radius) + 1e-6)
-    loud = energy > np.median(energy) + max(6.0 * robust_deviation(energy), 1.0)
-    extreme = binary_opening(np.abs(flat) > 6.5, iterations=1)
-    down, right = np.gradient(background)
-    slope = np.hypot(down, right) * radius
-    steep = slope > max(6.0 * float(np.median(slope)), 0.5)
-    grown = max(1, round(0.5 * radius))
-    disk = np.hypot(*np.mgrid[-grown : grown + 1, -grown : grown + 1]) <= grown
-    result: NDArray[np.bool_] = binary_dilation(loud | extreme | steep, structure=disk)
+    factor = max(1, int(diameter / 8.0))
+    blocks = _block_means(coarse, factor)
+    width = diameter / factor
+    window = max(3, 2 * round(0.75 * width) + 1)
+    median = median_filter(blocks, size=window, mode="nearest")
+    rest = blocks - median
+    spread = max(robust_deviation(rest), 1e-12)
+    rest = rest / spread
+    extreme = np.abs(rest) > EXTREME
+    energy = np.log(gaussian_filter(np.square(np.clip(rest, -4.0, 4.0)), 0.35 * width) + 1e-6)
+    loud = energy > np.median(energy) + max(6.0 * robust_deviation(energy), 0.9)
+    down, right = np.gradient(gaussian_filter(median, 1.0))
+    slope = np.hypot(down, right) * width / spread
+    steep = slope > np.median(slope) + max(8.0 * robust_deviation(slope), 3.0)
+    bad = binary_fill_holes(_large(extreme | loud, np.abs(rest), 0.25 * np.pi * width**2) | steep)
+    grown = max(1, round(0.2 * width))
+    disk = np.hypot(*np.mgrid[-grown : grown + 1, -grown : grown + 1]) <= grown + 0.5
+    bad = binary_dilation(bad, structure=disk)
+    rows = np.minimum(np.arange(coarse.shape[0]) // factor, bad.shape[0] - 1)
+    columns = np.minimum(np.arange(coarse.shape[1]) // factor, bad.shape[1] - 1)
+    result: NDArray[np.bool_] = bad[rows][:, columns]
     return result
+
+
+def _large(
+    mask: NDArray[np.bool_], strength: NDArray[np.float64], area: float
+) -> NDArray[np.bool_]:
+    """Keep the connected parts of a mask that are larger than a particle, or glaring."""
+    parts, count = label(mask)
+    if not count:
+        return mask
+    sizes = np.bincount(parts.ravel(), minlength=count + 1)
+    strongest = np.asarray(maximum(strength, parts, np.arange(count + 1)))
+    keep = (sizes > area) | (strongest > GLARING)
+    keep[0] = False
+    return np.asarray(keep[parts])
+
+
+def _block_means(image: NDArray[Any], factor: int) -> NDArray[np.float64]:
+    """Mean of blocks of ``factor`` squared pixels; the rest at the far edges is left out."""
+    rows, columns = image.shape[0] // factor, image.shape[1] // factor
+    cut = image[: rows * factor, : columns * factor].astype(np.float64)
+    return np.asarray(cut.reshape(rows, factor, columns, factor).mean(axis=(1, 3)))
