@@ -152,7 +152,7 @@ def write_results(
     write_image_stack(
         outputs["classes"], resize_images(averages, spec.box), pixel_size=spec.pixel_size
     )
-    write_table(outputs["class_table"], table)
+    write_table(outputs["class_table"], table, spec)
     classified = assign(particles, rows, spec)
     write_particles(classified, outputs["particles"])
     write_particles(classified, outputs["particles_star"])
@@ -196,9 +196,15 @@ def assign(particles: xr.Dataset, rows: Rows, spec: ImageSpec) -> xr.Dataset:
     )
 
 
-def write_table(path: Path, table: ClassTable) -> None:
+def write_table(path: Path, table: ClassTable, spec: ImageSpec) -> None:
     """Write the table of classes, with RELION's labels where it has them."""
     number = np.arange(1, table.count.size + 1)
+    general = {
+        "rlnOriginalImageSize": np.array([spec.box]),
+        "rlnPixelSize": np.array([spec.pixel_size]),
+        "rlnNrClasses": np.array([number.size]),
+        "dspaMaskDiameter": np.array([spec.mask_diameter]),
+    }
     share = table.count / max(int(table.count.sum()), 1)
     names = np.array([f"{n:06d}@{AVERAGES}" for n in number], object)
     columns = {
@@ -212,7 +218,7 @@ def write_table(path: Path, table: ClassTable) -> None:
         "dspaMeanLogLikelihood": table.log_likelihood,
         "dspaEffectiveClasses": table.spread,
     }
-    write_star(path, [Block("model_classes", columns)])
+    write_star(path, [Block("model_general", general, loop=False), Block("model_classes", columns)])
 
 
 def _report_set_aside(context: Context, rows: Rows) -> None:

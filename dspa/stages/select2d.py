@@ -1,0 +1,262 @@
+"""Keep the particles of good 2D classes: those named, or those that look like particles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.data.errors import InputError
+from dspa.io.particles import read_particles, write_particles
+from dspa.io.picture import montage
+from dspa.io.star import Block, find_block, numbers, read_star, write_star
+from dspa.io.volumes import read_images, write_image_stack
+from dspa.ops.class_quality import ClassQuality, judge_classes
+from dspa.stages.class2d_output import AVERAGES, TABLE
+from dspa.stages.stage import Context, Input, Stage, param
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import xarray as xr
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Params:
+    """Parameters of ``dspa select2d``."""
+
+    classes: tuple[int, ...] = param(
+        (), "Numbers of the classes to keep, from 1, as in the pictures and in rlnClassNumber."
+    )
+    auto: bool = param(False, "Keep the classes that look like particles.")
+    threshold: float = param(
+        0.5, "With --auto: lowest score (0 to 1) that is kept.", minimum=0, maximum=1
+    )
+    min_particles: int = param(0, "With --auto: fewest particles of a class.", minimum=0)
+
+
+@dataclass(frozen=True, eq=False)
+class Classes:
+    """Class averages and what is known of them.
+
+    Attributes
+    ----------
+    averages : (classes, y, x) float32
+    pixel_size : float
+        A.
+    count : (classes,) int64
+        Particles, counted in the table of particles.
+    resolution : (classes,) float64
+        A; the box where it is not known.
+    log_likelihood : (classes,) float64 or None
+    mask_diameter : float
+        A.
+    """
+
+    averages: NDArray[np.float32]
+    pixel_size: float
+    count: NDArray[np.int64]
+    resolution: NDArray[np.float64]
+    log_likelihood: NDArray[np.float64] | None
+    mask_diameter: float
+
+
+def read_classes(path: Path, member: NDArray[np.integer[Any]]) -> Classes:
+    """Read class averages and, where it lies beside them, their table.
+
+    Parameters
+    ----------
+    path : Path
+        Stack of averages.
+    member : (n,) int
+        Class of each particle, from 0; -1 none.
+
+    Raises
+    ------
+    InputError
+        If particles name classes that the stack does not hold.
+    """
+    stack = read_images(path)
+    averages = np.asarray(stack.images, np.float32)
+    classes = len(averages)
+    if member.size and int(member.max()) >= classes:
+        raise InputError(
+            f"{path}: holds {classes} averages and the particles name class "
+            f"{int(member.max()) + 1}; give the averages and the particles of the same job"
+        )
+    if not np.isfinite(averages).all():
+        raise InputError(f"{path}: holds averages that are not finite; classify again")
+    count = np.bincount(member[member >= 0], minlength=classes)
+    extent = averages.shape[-1] * stack.pixel_size
+    table = path.with_name(TABLE)
+    columns: dict[str, NDArray[np.float64]] = {}
+    mask = 0.9 * extent
+    if table.exists():
+        blocks = read_star(table)
+        found = find_block(blocks, "model_classes")
+        if found is not None and found.rows == classes:
+            for label in ("rlnEstimatedResolution", "dspaMeanLogLikelihood"):
+                if label in found.columns:
+                    columns[label] = numbers(table, label, found.columns[label])
+        general = find_block(blocks, "model_general")
+        if general is not None and "dspaMaskDiameter" in general.columns:
+            mask = float(numbers(table, "dspaMaskDiameter", general.columns["dspaMaskDiameter"])[0])
+    resolution = columns.get("rlnEstimatedResolution", np.full(classes, extent))
+    gains = columns.get("dspaMeanLogLikelihood")
+    return Classes(averages, stack.pixel_size, count, resolution, gains, mask)
+
+
+def judge(classes: Classes) -> ClassQuality:
+    """Score the classes by their averages."""
+    return judge_classes(
+        classes.averages,
+        classes.count,
+        radius=classes.mask_diameter / classes.pixel_size / 2.0,
+        resolution=classes.resolution,
+        log_likelihood=classes.log_likelihood,
+    )
+
+
+def choose(classes: Classes, quality: ClassQuality, params: Params) -> NDArray[np.bool_]:
+    """Say which classes are kept: (classes,) bool.
+
+    Raises
+    ------
+    InputError
+        If neither or both of ``classes`` and ``auto`` are given, a number is not there, or
+        nothing would be kept.
+    """
+    total = len(classes.averages)
+    if bool(params.classes) == params.auto:
+        raise InputError("give either --classes with numbers such as 3,7,9, or --auto")
+    if params.auto:
+        keep = (quality.score >= params.threshold) & (classes.count >= params.min_particles)
+        if not keep.any():
+            raise InputError(
+                f"no class scores {params.threshold:g} or more; lower --threshold (the best has "
+                f"{quality.score.max():.2f}) or name --classes"
+            )
+        return keep
+    wrong = [c for c in params.classes if not 1 <= c <= total]
+    if wrong:
+        raise InputError(f"--classes {wrong[0]}: there are classes 1 to {total}")
+    keep = np.zeros(total, bool)
+    keep[np.array(params.classes) - 1] = True
+    if not classes.count[keep].sum():
+        raise InputError("the chosen classes hold no particles; choose others")
+    return keep
+
+
+def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str, Path]:
+    """Split particles by the quality of their classes.
+
+    Parameters
+    ----------
+    context : Context
+    inputs : mapping
+        ``particles`` with classes, ``averages`` (their class averages).
+    params : Params
+
+    Returns
+    -------
+    outputs : dict
+        ``particles``, ``particles_star``, ``rejected``, ``classes``, ``class_table``.
+    """
+    particles = read_particles(inputs["particles"])
+    if "class_index" not in particles:
+        raise InputError(f"{inputs['particles']}: the particles have no classes; run class2d first")
+    member = np.asarray(particles["class_index"].values, np.int64)
+    classes = read_classes(Path(inputs["averages"]), member)
+    quality = judge(classes)
+    keep = choose(classes, quality, params)
+    inside = (member >= 0) & keep[np.clip(member, 0, None)]
+    _pictures(context, classes, quality, keep)
+    outputs = _write(context.folder, particles, inside)
+    write_image_stack(
+        context.folder / AVERAGES, classes.averages[keep], pixel_size=classes.pixel_size
+    )
+    write_scores(context.folder / TABLE, classes, quality, keep)
+    context.events.emit(
+        "result",
+        particles=int(inside.sum()),
+        rejected=int((~inside).sum()),
+        classes=int(keep.sum()),
+        of=len(keep),
+    )
+    return outputs | {
+        "classes": context.folder / AVERAGES,
+        "class_table": context.folder / TABLE,
+    }
+
+
+def _write(folder: Path, particles: xr.Dataset, inside: NDArray[np.bool_]) -> dict[str, Path]:
+    """Write selected and rejected particles."""
+    outputs = {
+        "particles": folder / "particles.zarr",
+        "particles_star": folder / "particles.star",
+        "rejected": folder / "rejected.zarr",
+    }
+    selected = particles.isel(particle=np.flatnonzero(inside))
+    write_particles(selected, outputs["particles"])
+    write_particles(selected, outputs["particles_star"])
+    write_particles(particles.isel(particle=np.flatnonzero(~inside)), outputs["rejected"])
+    return outputs
+
+
+def write_scores(
+    path: Path, classes: Classes, quality: ClassQuality, keep: NDArray[np.bool_]
+) -> None:
+    """Write what every class was judged by; ``rlnReferenceImage`` names the averages kept."""
+    place = np.cumsum(keep)
+    names = [f"{p:06d}@{AVERAGES}" if k else "none" for p, k in zip(place, keep, strict=True)]
+    columns: dict[str, NDArray[Any]] = {
+        "rlnReferenceImage": np.array(names, object),
+        "rlnClassNumber": np.arange(1, keep.size + 1),
+        "rlnEstimatedResolution": classes.resolution,
+        "dspaParticles": classes.count,
+        "dspaSelected": keep.astype(np.int64),
+        "dspaClassScore": quality.score,
+    }
+    for name, values in quality.figures.items():
+        columns[f"dspaFigure{_label(name)}"] = values
+    for name, values in quality.penalty.items():
+        columns[f"dspaPenalty{_label(name)}"] = values
+    write_star(path, [Block("model_classes", columns)])
+
+
+def _label(name: str) -> str:
+    return "".join(part.capitalize() for part in name.split("_"))
+
+
+def _pictures(
+    context: Context, classes: Classes, quality: ClassQuality, keep: NDArray[np.bool_]
+) -> None:
+    """Draw what is kept and what is not, each by falling score."""
+    for name, chosen in (("selected", keep), ("rejected", ~keep & (classes.count > 0))):
+        order = np.flatnonzero(chosen)
+        order = order[np.lexsort((-classes.count[order], -quality.score[order]))]
+        if order.size == 0:
+            continue
+        labels = [
+            f"{c + 1}: {classes.count[c]}, {classes.resolution[c]:.0f} A, {quality.score[c]:.2f}"
+            for c in order
+        ]
+        title = f"{name} classes: number, particles, resolution, score"
+        context.events.picture(
+            f"classes_{name}", montage(classes.averages[order], labels=labels), title=title
+        )
+
+
+STAGE = Stage(
+    name="select2d",
+    summary="keep the particles of good 2D classes",
+    params=Params,
+    inputs=(
+        Input("particles", "particles", help="Particles with classes."),
+        Input("averages", "classes", help="Their class averages; classes.star is read beside."),
+    ),
+    run=run,
+)
