@@ -64,8 +64,8 @@ def run(args: list[str]) -> int:
         return _complain(error.format_message(), 2)
     except InputError as error:
         return _complain(str(error), 2)
-    except (KeyboardInterrupt, click.Abort):
-        return _complain("stopped; dspa resume goes on from the last checkpoint", 130)
+    except (KeyboardInterrupt, click.Abort) as error:
+        return _complain(str(error.__cause__ or error) or "stopped", 130)
     except BrokenPipeError:
         return 1
     except Exception as error:
@@ -73,7 +73,7 @@ def run(args: list[str]) -> int:
         return _complain(f"{type(error).__name__}: {first} (see traceback.txt in the job)", 1)
     except BaseException as error:
         if type(error).__name__ == "Killed":
-            return _complain(f"ended by {error}; dspa resume goes on", 143)
+            return _complain(str(error), 143)
         raise
     return 0
 

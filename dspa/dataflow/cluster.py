@@ -173,6 +173,7 @@ def _local(name: str, workers: int, options: Mapping[str, Any], routes: tuple[st
             worker_dashboard_address="127.0.0.1:0",
             security=Security.temporary(),
             local_directory=folder,
+            preload=["dspa.dataflow.worker_setup"],
             silence_logs=50,
         )
         return Client(cluster, set_as_default=False), (cluster, _Folder(folder))

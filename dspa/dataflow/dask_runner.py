@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import cloudpickle
 from distributed import Future, KilledWorker, as_completed, get_worker
 
-from dspa.dataflow.cache import CACHE
 from dspa.dataflow.checkpoint import Checkpoints, Stored, load
 from dspa.dataflow.cluster import Cluster, adopt
 from dspa.dataflow.events import Events
@@ -32,6 +31,7 @@ from dspa.dataflow.runner import (
     new_run_id,
     reduce_group,
 )
+from dspa.dataflow.worker_setup import size_cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -275,8 +275,7 @@ def _bound(turn: str, reduction: Reduction, model: Model) -> Reduction:
 
 def _reduce(reduction: Reduction, model: Model, task: _ChunkTask) -> Part:
     worker = get_worker()
-    limit = worker.memory_manager.memory_limit
-    CACHE.resize(int(0.25 * limit) if limit else CACHE.budget)
+    size_cache(worker)
     chunks = pickle.loads(task.chunks)
     start = time.perf_counter()
     with one_thread():

@@ -171,9 +171,10 @@ def _run(job: Job, stage: Stage, inputs: Mapping[str, Any], params: Any, options
             finally:
                 runner.close()
             end.completed(outputs)
-    except (KeyboardInterrupt, Killed):
-        end.broken("killed", "stopped by the user or the system; dspa resume goes on")
-        raise
+    except (KeyboardInterrupt, Killed) as error:
+        sentence = f"stopped; dspa resume {job.name} goes on from the last checkpoint"
+        end.broken("killed", sentence)
+        raise type(error)(sentence) from error
     except InputError as error:
         end.broken("failed", str(error))
         _empty(job.folder)
