@@ -130,6 +130,10 @@ def score(
     host = [np.asarray(a, np.int32) for a in (image, start, shift)]
     image, start, shift = host
     counts = np.diff(start)
+    _check_rows(image, len(y), "image")
+    _check_rows(shift, len(phases), "shift")
+    if start.size != image.size + 1 or counts.min(initial=0) < 0 or start[-1] > shift.size:
+        raise ValueError("start does not divide the list of shifts among the candidates")
     on_cuda = is_cuda(grid)
     if on_cuda and counts.max(initial=0) > MAXIMUM_SUMS - 1:
         raise ValueError(f"at most {MAXIMUM_SUMS - 1} shifts per candidate on a GPU: split them")
@@ -149,6 +153,12 @@ def score(
     candidate = np.repeat(np.arange(image.size), counts)
     column = 1 + np.arange(shift.size) - start[candidate]
     return sums[like(candidate, reference=grid), like(column, reference=grid)], sums[:, 0]
+
+
+def _check_rows(index: Any, rows: int, name: str) -> None:
+    """Refuse an index that compiled code would read beyond an array with."""
+    if index.size and not 0 <= index.min() <= index.max() < rows:
+        raise ValueError(f"{name} names rows {index.min()}..{index.max()} of {rows}")
 
 
 def _parts(values: Any) -> Any:

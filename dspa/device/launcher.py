@@ -102,13 +102,12 @@ def launch(kernel: Kernel, items: int, *arrays: Any, sums: int = 0) -> Any:
 @cache
 def cpu_function(kernel: Kernel) -> Callable[..., None]:
     """Compile the loop of a kernel for the CPU; numba keeps it on disk for the next process."""
-    options: Mapping[str, Any] = {
-        "cache": True,
-        "nogil": True,
-        "fastmath": FAST_MATH,
-        "error_model": "numpy",
-    }
-    compiled: Callable[..., None] = njit(**options)(kernel.loop)
+    options: Mapping[str, Any] = {"nogil": True, "fastmath": FAST_MATH, "error_model": "numpy"}
+    compiled: Callable[..., None]
+    try:
+        compiled = njit(cache=True, **options)(kernel.loop)
+    except RuntimeError:  # nowhere to write: a read-only installation without a home
+        compiled = njit(**options)(kernel.loop)
     return compiled
 
 

@@ -129,9 +129,8 @@ def insert_into(
         arrays = (frames, interleaved(numerators), weights, kx, ky, one, target.sums)
         launch(INSERT, frames.shape[0], *arrays)
         return
-    largest = max(float(xp.max(xp.abs(numerators))), float(xp.max(weights)), 1e-30)
-    room = largest * _HITS * frames.shape[0] * frames.shape[1]
-    scale = 2.0 ** math.floor(62 - math.log2(room))
+    largest = max(float(xp.max(xp.abs(numerators))), float(xp.max(weights)))
+    scale = fixed_point_scale(largest, frames.shape[0] * frames.shape[1])
     fixed = xp.zeros(target.sums.shape, dtype=xp.int64)
     factor = xp.full((1,), scale, dtype=xp.float32)
     launch(
@@ -146,6 +145,25 @@ def insert_into(
         fixed,
     )
     target.sums[...] += xp.astype(xp.astype(fixed, xp.float64) / scale, xp.float32)
+
+
+def fixed_point_scale(largest: float, slices: int) -> float:
+    """Choose the factor that makes int64 of what is inserted on a GPU, and cannot overflow.
+
+    Parameters
+    ----------
+    largest : float
+        Largest magnitude of any entry.
+    slices : int
+        How many slices meet in one grid point at most.
+
+    Returns
+    -------
+    float
+        A power of two, representable in float32.
+    """
+    bits = 62 - math.log2(max(largest, 1e-30) * _HITS * max(slices, 1))
+    return float(2.0 ** min(100, math.floor(bits)))
 
 
 def insert(

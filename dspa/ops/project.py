@@ -175,6 +175,9 @@ def _transform_axis(array: Any, half: int, *, axis: int, padded: int) -> Any:
 def frames_of(rotations: Any, *, padding: int) -> NDArray[np.float32]:
     """Give the first two rows of poses times the padding, (..., 2, 3) float32, for kernels."""
     matrices = np.asarray(rotations, np.float64)
+    lengths = np.sqrt((matrices[..., :2, :] ** 2).sum(axis=-1))
+    if not np.all(np.abs(lengths - 1.0) < 1e-3):  # kernels would read beyond the grid, or NaN
+        raise ValueError("these poses are not rotation matrices: a row has not length 1")
     return np.ascontiguousarray(matrices[..., :2, :] * padding, dtype=np.float32)
 
 

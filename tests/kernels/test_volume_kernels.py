@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from dspa.device.launcher import launch
+from dspa.kernels import score
 
 HERE = Path(__file__).parent
 SPEC = importlib.util.spec_from_file_location("volume_cases", HERE / "volume_cases.py")
@@ -48,6 +49,21 @@ def test_simulated_cuda_matches_the_reference():
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_score_refuses_rows_that_are_not_there():
+    grid, frames, image, start, shift, _, y, c2, kx, ky = cases.Score().arrays
+    phases = np.ones((4, kx.size), np.complex64)
+    arguments = {
+        "image": image, "start": start, "shift": shift, "phases": phases,
+        "y": y.view(np.complex64)[..., 0], "c2": c2, "kx": kx, "ky": ky,
+    }  # fmt: skip
+    cross, norm = score.score(grid, frames, **arguments)
+    assert cross.shape == shift.shape
+    assert norm.shape == image.shape
+    for name, bad in (("image", image + 1), ("shift", shift - 1), ("start", start[:-1])):
+        with pytest.raises(ValueError, match=name):
+            score.score(grid, frames, **{**arguments, name: bad})
 
 
 @pytest.fixture(scope="module")

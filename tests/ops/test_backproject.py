@@ -8,6 +8,7 @@ from dspa.geometry.band import band
 from dspa.geometry.rotation import random_rotations, rotation_about_z
 from dspa.ops.backproject import (
     accumulator,
+    fixed_point_scale,
     grid_shells,
     hermitian,
     insert,
@@ -127,3 +128,12 @@ def test_array_api_strict_gives_the_same():
     np.testing.assert_allclose(
         np.asarray(reference.values), prepare_volume(expected, 8).values, atol=1e-4
     )
+
+
+def test_fixed_point_neither_overflows_nor_loses_bits():
+    for largest, slices in ((1e-20, 1), (1.0, 100), (1e12, 10**6), (0.0, 0)):
+        scale = fixed_point_scale(largest, slices)
+        assert np.isfinite(np.float32(scale))
+        assert largest * slices * 8 * scale < 2**63
+        if largest >= 1.0:
+            assert largest * scale > 2**36

@@ -72,5 +72,7 @@ def test_prefix_and_pickle():
         project(reference, rotations, b)
     with pytest.raises(ValueError, match="box 18"):
         project(reference, rotations, band(18, 5))
+    with pytest.raises(ValueError, match="not rotation matrices"):
+        project(reference, np.full((1, 3, 3), np.nan), b, count=count)
     with pytest.raises(ValueError, match="cube"):
         prepare_volume(density[:-1], 5)

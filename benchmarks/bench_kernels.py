@@ -1,0 +1,62 @@
+"""Coefficients per second of the volume kernels, one thread."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from benchmarks.rows import Row, best_time
+from dspa.geometry.band import band
+from dspa.geometry.rotation import random_rotations
+from dspa.kernels import project as project_kernel
+from dspa.kernels import score as score_kernel
+from dspa.ops.backproject import accumulator, insert_into
+from dspa.ops.project import frames_of, prepare_volume, project
+from dspa.ops.transform import shift_phases
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BOX, SHIFTS, IMAGES = 128, 9, 20
+
+
+def run() -> Iterator[Row]:
+    """Yield rates at three radii, and the error of a slice against its float64 reference."""
+    rng = np.random.default_rng(0)
+    density = rng.standard_normal((BOX,) * 3).astype(np.float32)
+    for radius, poses in ((12, 2000), (30, 400), (60, 100)):
+        b = band(BOX, radius)
+        reference = prepare_volume(density, radius)
+        rotations = random_rotations(poses, 1)
+        frames = frames_of(rotations, padding=reference.padding)
+        work = poses * b.count / 1e6
+        slices = project(reference, rotations, b)
+        exact = project_kernel.reference(reference.values, frames[:3], b.kx, b.ky)
+        error = float(np.abs(slices[:3] - exact).max() / np.abs(exact).max())
+        yield Row(f"project, radius {radius}: error", error, "relative")
+        seconds = best_time(lambda r=reference, a=rotations, b=b: project(r, a, b))
+        yield Row(f"project, radius {radius} (best)", work / seconds, "M coefficients/s")
+        weights = np.ones(slices.shape, np.float32)
+        acc = accumulator(BOX, radius)
+        seconds = best_time(
+            lambda t=acc, a=rotations, s=slices, w=weights, b=b: insert_into(
+                t, a, s, weights=w, band=b
+            )
+        )
+        yield Row(f"insert, radius {radius} (best)", work / seconds, "M coefficients/s")
+        arguments = {
+            "image": np.sort(rng.integers(0, IMAGES, poses)),
+            "start": np.arange(poses + 1) * SHIFTS,
+            "shift": np.tile(np.arange(SHIFTS), poses),
+            "phases": shift_phases(b, rng.uniform(-3, 3, (SHIFTS, 2))),
+            "y": slices[:IMAGES],
+            "c2": weights[:IMAGES],
+            "kx": b.kx,
+            "ky": b.ky,
+        }
+        seconds = best_time(
+            lambda g=reference.grid, f=frames, a=arguments: score_kernel.score(g, f, **a)
+        )
+        yield Row(f"score, radius {radius}, {SHIFTS} shifts (best)", work * SHIFTS / seconds,
+                  "M coefficients/s")  # fmt: skip
