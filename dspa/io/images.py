@@ -362,7 +362,8 @@ class ImageWriter:
             )
         if images.shape[1:] != (self.box, self.box):
             raise ShardError(f"{self.path}: images of {images.shape[1:]}, not {self.box} squared")
-        block = np.ascontiguousarray(images, np.dtype(self.dtype))
+        with np.errstate(over="ignore"):
+            block = np.ascontiguousarray(images, np.dtype(self.dtype))
         if self.dtype == "float16" and np.isinf(block).any() and np.isfinite(images).all():
             raise ShardError(f"{self.path}: values beyond float16; normalise, or use float32")
         self._write_once(shard, low, block)

@@ -357,4 +357,5 @@ def _written(label: str, values: NDArray[Any]) -> NDArray[Any]:
 
 def _token(value: str) -> str:
     value = _CONTROL.sub(" ", value.replace('"', "'"))
-    return f'"{value}"' if any(c.isspace() for c in value) else value
+    quoted = value.startswith("#") or any(c.isspace() for c in value)
+    return f'"{value}"' if quoted else value

@@ -1,0 +1,104 @@
+"""The store: whole or not at all, equal on the way back, movable."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from dspa.data import schema, store
+from dspa.data.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import xarray as xr
+
+
+def _table(path: str = "/elsewhere/a.mrcs", count: int = 5) -> xr.Dataset:
+    rng = np.random.default_rng(0)
+    return schema.make(
+        "particles",
+        {
+            "uid": rng.integers(0, 2**63, count, dtype=np.uint64) * 2 + 1,
+            "optics": np.zeros(count),
+            "optics_name": ["opticsGröup 1"],
+            "pixel_size": [1.5],
+            "image_stack": np.zeros(count),
+            "image_index": np.arange(count),
+            "stack_path": [path],
+            "defocus_u": np.where(np.arange(count) % 2, np.nan, 1e4),
+            "class_index": np.full(count, -1),
+            "extra:alignments3D/../alpha": ("particle", rng.normal(size=(count, 3))),
+            "extra:rlnGroupName": (
+                "particle",
+                np.array(["", "a b", "c", "d", "e"], object)[:count],
+            ),
+        },
+        note="kept",
+    )
+
+
+def test_what_is_saved_is_what_is_opened(tmp_path: Path) -> None:
+    table = _table()
+    store.save(table, tmp_path / "p.zarr")
+    again = store.open(tmp_path / "p.zarr")
+    assert again.identical(table)
+    assert [p.name for p in tmp_path.iterdir()] == ["p.zarr"]
+    meta = json.loads((tmp_path / "p.zarr" / "zarr.json").read_text())
+    assert meta["zarr_format"] == 3
+    assert "consolidated_metadata" not in meta
+
+
+def test_an_empty_table_can_be_saved(tmp_path: Path) -> None:
+    store.save(_table(count=0), tmp_path / "p.zarr")
+    assert store.open(tmp_path / "p.zarr").sizes["particle"] == 0
+
+
+def test_a_failed_save_leaves_the_old_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "p.zarr"
+    store.save(_table(), path)
+
+    def fail(folder: Path) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(store, "_sync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        store.save(_table(count=3), path)
+    assert store.open(path).sizes["particle"] == 5
+    assert [p.name for p in tmp_path.iterdir()] == ["p.zarr"]
+
+
+def test_an_invalid_table_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="optics"):
+        store.save(_table().drop_vars("optics"), tmp_path / "p.zarr")
+    assert not list(tmp_path.iterdir())
+
+
+def test_paths_inside_a_project_move_with_it(tmp_path: Path) -> None:
+    jobs = tmp_path / "jobs"
+    inside, outside = str(jobs / "J1" / "a.zarr"), "/data/b.mrcs"
+    for stack in (inside, outside):
+        store.save(_table(stack), jobs / "J2" / "p.zarr")
+        assert store.open(jobs / "J2" / "p.zarr")["stack_path"].values.tolist() == [stack]
+    store.save(_table(inside), jobs / "J2" / "p.zarr")
+    shutil.move(tmp_path / "jobs", tmp_path / "moved")
+    moved = store.open(tmp_path / "moved" / "J2" / "p.zarr")
+    assert moved["stack_path"].values.tolist() == [str(tmp_path / "moved" / "J1" / "a.zarr")]
+
+
+def test_a_shape_its_chunks_cannot_explain_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "p.zarr"
+    store.save(_table(), path)
+    file = path / "uid" / "zarr.json"
+    meta = json.loads(file.read_text())
+    meta["shape"] = [10**12]
+    meta["chunk_grid"]["configuration"]["chunk_shape"] = [10**12]
+    file.write_text(json.dumps(meta))
+    with pytest.raises(InputError, match="absurd"):
+        store.open(path)
