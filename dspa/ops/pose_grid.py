@@ -1,10 +1,10 @@
 """A nested grid over poses, for searches that subdivide.
 
-Orders o = 0, 1, 2, ...: view directions are the HEALPix pixels of nside 2^o (12 * 4^o of them), in-plane
-angles are 6 * 2^o, so the step is 60 / 2^o degrees in both (15 degrees at order 2, 1.9 at order 5). A
-cell (pixel, turn) has eight children at the next order, four pixels times two turns, and the cells of
-an order share out all rotations. The grid is turned as a whole by a rotation of its own, so that
-no direction is favoured over many iterations.
+Orders o = 0, 1, 2, ...: view directions are the 12 * 4^o HEALPix pixels of nside 2^o, in-plane
+angles are 6 * 2^o, so the step is 60 / 2^o degrees in both (15 degrees at order 2, 1.9 at order 5).
+A cell (pixel, turn) has eight children at the next order, four pixels times two turns, and the
+cells of an order share out all rotations. The grid is turned as a whole by a rotation of its own,
+so that no direction is favoured over many iterations.
 
 HEALPix: https://doi.org/10.1086/427976.
 """

@@ -50,7 +50,8 @@ class Posterior:
     @property
     def pose_weight(self) -> NDArray[np.float64]:
         """Posterior of each pose, (m,)."""
-        return np.bincount(self.owner, self.weight, minlength=self.image.size)
+        sums = np.bincount(self.owner, self.weight, minlength=self.image.size)
+        return np.asarray(sums, np.float64)
 
 
 def posterior(

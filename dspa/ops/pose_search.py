@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dspa.geometry.rotation import matrix_from_rotvec
-from dspa.ops.pose_grid import TURNS, PoseGrid, children
 from dspa.kernels.score import score
+from dspa.ops.pose_grid import TURNS, PoseGrid, children
 from dspa.ops.project import frames_of, project
 from dspa.ops.transform import shift_phases
 
@@ -171,8 +171,9 @@ class Searcher:
     ) -> NDArray[np.float32]:
         """Combine cross term and norm into the score."""
         if self.profile:
-            return np.maximum(cross, 0.0) ** 2 / np.maximum(norm, np.float32(1e-12))
-        return np.float32(2.0) * cross - norm
+            profile = np.maximum(cross, np.float32(0.0)) ** 2
+            return np.asarray(profile / np.maximum(norm, np.float32(1e-12)), np.float32)
+        return np.asarray(np.float32(2.0) * cross - norm, np.float32)
 
 
 def coarse_slices(

@@ -4,9 +4,9 @@ After a level the score is known over |k| <= r for the centre of a cell. Two thi
 change it, both stated by the model's power per shell:
 
 * The unseen shells r < |k| <= L. With X = C A* + noise, their part of the score is at most
-  ``T = sum C2 P_max`` (over the half plane; P_max the largest slice power of the model in the shell)
-  plus noise, which is Gaussian with variance ``2 T``: at most ``T + n_sigma sqrt(2 T)``. A model of nothing
-  scores 0 there, so what the winner gains there is taken as at least 0.
+  ``T = sum C2 P_max`` (over the half plane; P_max the largest slice power of the model in the
+  shell) plus noise, Gaussian with variance ``2 T``: at most ``T + n_sigma sqrt(2 T)``. A model of
+  nothing scores 0 there, so what the winner gains there is taken as at least 0.
 * The cell: its best point scores more than its centre, on average by
   ``E = sum C2 |A(centre) - A(point)|^2`` over the seen shells, measured on the model by turning and
   shifting slices by half a cell.

@@ -46,9 +46,7 @@ class PostprocessParams:
     )  # fmt: skip
 
 
-def run(
-    context: Context, inputs: Mapping[str, Any], params: PostprocessParams
-) -> dict[str, Path]:
+def run(context: Context, inputs: Mapping[str, Any], params: PostprocessParams) -> dict[str, Path]:
     """Sharpen a map and measure its resolution.
 
     Parameters
@@ -137,9 +135,7 @@ def _write(
     for name, density in maps.items():
         write_volume(outputs[name], density, pixel_size=pixel_size)
     outputs["fsc"] = folder / "fsc.star"
-    write_fsc(
-        outputs["fsc"], measured.curves, extent=extent, shells=shells, resolution=resolution
-    )
+    write_fsc(outputs["fsc"], measured.curves, extent=extent, shells=shells, resolution=resolution)
     how = "fitted" if sharp.fitted else "given"
     if not sharp.fitted and sharp.fit.points == 0:
         how = "given, or none for want of shells beyond the start of the fit"

@@ -1,8 +1,8 @@
 """Homogeneous refinement: one map to high resolution, the two halves of the data kept apart.
 
 Particles are divided once, by the seed, into two half sets that never share anything beyond the
-initial low-pass. Every iteration searches the poses of all particles (branch and bound, marginalised
-over what remains), backprojects them by their posterior, measures the FSC of the halves and lets
+initial low-pass. Every iteration searches the poses of all particles (branch and bound,
+marginalised over what remains), backprojects them by their posterior, measures the FSC of the halves and lets
 radius, angular step and filters follow it, until the resolution stops improving.
 See ``docs/refinement.md``.
 """
@@ -117,9 +117,11 @@ def run(context: Context, inputs: Mapping[str, Any], params: RefineParams) -> di
     valid[order] = noise.rows["valid"]
     _report_images(context, valid, halves)
     found = context.runner.checkpoints.latest("it")
+    model: Model
+    rows: Rows
     if found is None:
-        start = _first(context, inputs, settings, noise.model["noise"])
-        model, rows, iteration = start, {}, 0
+        model = _first(context, inputs, settings, noise.model["noise"])
+        rows, iteration = {}, 0
     else:
         iteration, model, rows = found
         state = _advance(state, rows, halves)
@@ -183,8 +185,9 @@ def _first(
         mask = np.clip(mask, 0.0, 1.0).astype(np.float32)
     density = place_axes(density, settings, context.events)
     context.events.message(
-        f"starting from {inputs['volume']} low-passed to {spec.extent / settings.initial_radius:.1f}"
-        " A; below that the halves' references share their average, beyond it nothing"
+        f"starting from {inputs['volume']} low-passed to "
+        f"{spec.extent / settings.initial_radius:.1f} A; coarser than that the references of the "
+        "halves share their average, finer they share nothing"
     )
     return first_model(settings, density, noise=noise, mask=mask)
 

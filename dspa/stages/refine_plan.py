@@ -1,7 +1,7 @@
 """What an iteration of refinement does: radii, angles, shifts. All follow from the resolution.
 
-Everything here is a pure function of the settings and of figures kept in the model, so that a resumed
-job plans the same iterations as an undisturbed one.
+Everything here is a pure function of the settings and of figures kept in the model, so that a
+resumed job plans the same iterations as an undisturbed one.
 """
 
 from __future__ import annotations

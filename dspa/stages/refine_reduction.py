@@ -7,6 +7,7 @@ only the reference of its own half, and the noise is estimated for each.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,8 +21,8 @@ from dspa.ops.pose_grid import TURNS, random_grid
 from dspa.ops.pose_posterior import Estimate, Posterior, estimate, posterior, weighted_phases
 from dspa.ops.pose_search import (
     Candidates,
-    SearchImages,
     Searcher,
+    SearchImages,
     coarse_slices,
     neighbours,
     search,
@@ -142,7 +143,7 @@ class Refinement:
         members = self.plan.spec.band()
         levels = self.plan.levels
         scored = 0
-        for above, level in zip(levels, levels[1:], strict=False):
+        for above, level in pairwise(levels):
             scored = max(scored, 8 * above.poses * (8 * members.size(level.radius) + 600))
         inserted = 2 * levels[-1].poses * 8 * members.size(self.plan.insert_radius) * 3
         return 40 * members.count + scored + inserted

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # A map obeys its symmetry if it correlates with its mates this well, and this much better than
 # with copies turned about any other axis.
 FAITHFUL, DISTINCT = 0.6, 0.15
+IN_PLACE = 0.01  # loss of correlation for which axes are left where they are
 AXES_BEYOND = 1.6  # axes are looked for in shells up to this multiple of the initial low-pass
 
 
@@ -191,17 +192,25 @@ def place_axes(
     smooth = resize_volume(low_shells(density, radius), small)
     found = align_to_symmetry(smooth, settings.symmetry)
     events.message(
-        f"symmetry {settings.symmetry}: axes found; the map correlates {found.correlation:.2f} with "
-        f"its symmetry mates ({found.typical:.2f} about a typical axis)"
+        f"symmetry {settings.symmetry}: axes found; the map correlates {found.correlation:.2f} "
+        f"with its symmetry mates ({found.typical:.2f} about a typical axis)"
     )
     if found.correlation < max(FAITHFUL, found.typical + DISTINCT):
         events.warning(
             f"the map obeys {settings.symmetry} poorly (correlation {found.correlation:.2f}; "
-            f"{FAITHFUL} or more, and well above {found.typical:.2f}, is usual): check the symmetry, "
-            "or refine in C1"
+            f"{FAITHFUL} or more, and well above {found.typical:.2f}, is usual): check the "
+            "symmetry, or refine in C1"
         )
     turned = aligned_density(smooth, found)
-    return np.asarray(resize_volume(symmetric_mean(turned, operators), box), np.float32)
+    # A map whose axes are in place already stays as it is: nobody wants it permuted.
+    as_given, as_found = symmetric_mean(smooth, operators), symmetric_mean(turned, operators)
+    in_place = _likeness(smooth, as_given) >= _likeness(turned, as_found) - IN_PLACE
+    return np.asarray(resize_volume(as_given if in_place else as_found, box), np.float32)
+
+
+def _likeness(density: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Correlate two maps."""
+    return float(np.corrcoef(density.ravel(), other.ravel())[0, 1])
 
 
 def symmetric_mean(
@@ -219,9 +228,7 @@ def symmetric_mean(
     total = np.zeros(density.shape, np.float64)
     for operator in operators:
         matrix = operator[::-1, ::-1]  # arrays are (z, y, x)
-        total += ndimage.affine_transform(
-            density, matrix, offset=centre - matrix @ centre, order=3
-        )
+        total += ndimage.affine_transform(density, matrix, offset=centre - matrix @ centre, order=3)
     return np.asarray(total / len(operators), np.float32)
 
 

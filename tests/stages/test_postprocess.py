@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+
+from dspa.data.errors import InputError
+from dspa.dataflow.events import Events
+from dspa.dataflow.runner import InlineRunner
+from dspa.io.star import find_block, read_star
+from dspa.io.volumes import read_volume, write_volume
+from dspa.ops.mask import soft_sphere
+from dspa.ops.sharpen import low_pass
+from dspa.stages.postprocess import PostprocessParams, run
+from dspa.stages.stage import Context
+
+BOX, PIXEL = 32, 3.0
+
+
+@pytest.fixture
+def halves(tmp_path, rng):
+    """Half maps of a ball of noise, alike out to 12 A."""
+    ball = soft_sphere(BOX, 24.0, pixel_size=PIXEL, edge=6.0)
+    signal = rng.standard_normal((BOX,) * 3).astype(np.float32) * ball
+    signal = 3.0 * low_pass(signal, 12.0, pixel_size=PIXEL) + ball
+    for number in (1, 2):
+        noise = 0.2 * rng.standard_normal((BOX,) * 3).astype(np.float32)
+        write_volume(tmp_path / f"half{number}.mrc", signal + noise, pixel_size=PIXEL)
+    write_volume(tmp_path / "volume.mrc", signal, pixel_size=PIXEL)
+    return tmp_path
+
+
+def process(folder, inputs, params=PostprocessParams()):  # noqa: B008
+    events = []
+    job = folder / "job"
+    job.mkdir(exist_ok=True)
+    context = Context(job, InlineRunner(job), Events(job, (events.append,)), seed=0)
+    return run(context, inputs, params), events
+
+
+def test_resolution_and_files(halves):
+    outputs, events = process(halves, {"volume": halves / "volume.mrc"})
+    result = next(event for event in events if event["kind"] == "result")
+    assert 9.0 < result["resolution"] < 13.5
+    table = find_block(read_star(outputs["fsc"]), "fsc")
+    corrected = table.columns["rlnFourierShellCorrelationCorrected"]
+    assert corrected[0] > 0.9
+    assert corrected.size == 15
+    assert read_volume(outputs["volume"]).pixel_size == pytest.approx(PIXEL)
+    assert read_volume(outputs["mask"]).density.max() <= 1.0
+
+
+def test_the_users_bfactor_sharpens(halves):
+    blunt, _ = process(halves, {"volume": halves / "volume.mrc"}, PostprocessParams(bfactor=0.0))
+    first = read_volume(blunt["volume"]).density.copy()
+    sharp, events = process(
+        halves, {"volume": halves / "volume.mrc"}, PostprocessParams(bfactor=-300.0)
+    )
+    assert (
+        np.abs(np.diff(read_volume(sharp["volume"]).density)).mean() > np.abs(np.diff(first)).mean()
+    )
+    assert any(e["kind"] == "result" and e["bfactor"] == -300.0 for e in events)
+
+
+def test_missing_or_unlike_halves_are_named(halves):
+    write_volume(halves / "half2.mrc", np.ones((16,) * 3, np.float32), pixel_size=PIXEL)
+    with pytest.raises(InputError, match="both must be one cube"):
+        process(halves, {"volume": halves / "volume.mrc"})
+    (halves / "half2.mrc").unlink()
+    with pytest.raises(InputError, match=r"half2\.mrc not found"):
+        process(halves, {"volume": halves / "volume.mrc"})

@@ -1,0 +1,248 @@
+"""Refinement end to end on a tiny set: the truth, the bits, and the halves kept apart."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from dspa.data import schema
+from dspa.data.errors import InputError
+from dspa.dataflow.events import Events
+from dspa.dataflow.runner import InlineRunner
+from dspa.geometry.band import band
+from dspa.geometry.rotation import matrix_from_rotvec, random_rotations
+from dspa.geometry.symmetry import symmetric_angle, symmetry_operators
+from dspa.io.particles import read_particles, write_particles
+from dspa.io.volumes import Volume, read_images, read_volume, write_image_stack, write_volume
+from dspa.ops.fsc import fsc, resolution_shell
+from dspa.ops.project import prepare_volume, project
+from dspa.ops.transform import band_to_images, shift_phases
+from dspa.stages.refine import STAGE, RefineParams, run
+from dspa.stages.refine_plan import converged
+from dspa.stages.refine_start import assign_half_sets, resample
+from dspa.stages.stage import Context
+
+BOX, PIXEL, COUNT = 24, 4.0, 160
+
+
+def phantom():
+    """Blobs of D2 symmetry in a box of 24."""
+    rng = np.random.default_rng(2)
+    points = rng.normal(size=(9, 3))
+    points *= (rng.uniform(1.5, 8.0, 9) / np.linalg.norm(points, axis=1))[:, None]
+    everywhere = np.einsum("gij,nj->gni", symmetry_operators("D2"), points).reshape(-1, 3)
+    axis = np.arange(BOX) - BOX // 2
+    profile = np.exp(-((axis - everywhere[..., None]) ** 2) / (2 * 1.1**2))
+    x, y, z = np.moveaxis(profile, 1, 0)
+    return np.einsum("nz,ny,nx->zyx", z, y, x, optimize=True).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A folder with particles (one of them broken), the map they come from, and the truth."""
+    folder = tmp_path_factory.mktemp("tiny")
+    density, rng = phantom(), np.random.default_rng(3)
+    members = band(BOX, 11)
+    poses, shift = random_rotations(COUNT, seed=4), rng.uniform(-1.0, 1.0, (COUNT, 2))
+    clean = project(prepare_volume(density, 11), poses, members)
+    images = band_to_images(clean * np.conj(shift_phases(members, shift)), members)
+    images = images + 1.5 * images.std() * rng.standard_normal(images.shape)
+    images[7] = np.nan
+    write_image_stack(folder / "stack.mrcs", images.astype(np.float32), pixel_size=PIXEL)
+    write_volume(folder / "truth.mrc", density, pixel_size=PIXEL)
+    particles = schema.make(
+        "particles",
+        {
+            "uid": np.arange(COUNT, dtype=np.uint64),
+            "optics": np.zeros(COUNT, np.int32),
+            "image_stack": np.zeros(COUNT, np.int32),
+            "image_index": np.arange(COUNT),
+            "image_sign": np.ones(COUNT, np.int8),
+            "stack_path": [str(folder / "stack.mrcs")],
+            "optics_name": ["one"],
+            "voltage": [300.0],
+            "spherical_aberration": [2.7e7],
+            "amplitude_contrast": [0.1],
+            "pixel_size": [PIXEL],
+            "box_size": [BOX],
+        },
+    )
+    write_particles(particles, folder / "particles.zarr")
+    return folder, density, poses, shift * PIXEL
+
+
+PARAMS = RefineParams(symmetry="D2", iterations=2, initial_lowpass=24.0)
+
+
+def refine(tiny, runner, folder, params=PARAMS, listeners=()):
+    folder.mkdir(exist_ok=True)
+    context = Context(folder, runner, Events(folder, listeners), seed=1)
+    inputs = {"particles": tiny[0] / "particles.zarr", "volume": tiny[0] / "truth.mrc"}
+    return run(context, inputs, params)
+
+
+@pytest.fixture(scope="module")
+def reference(tiny, tmp_path_factory):
+    """The outputs of the inline runner, and its events."""
+    folder = tmp_path_factory.mktemp("reference")
+    events = []
+    outputs = refine(
+        tiny, InlineRunner(folder / "runner"), folder / "job", PARAMS, (events.append,)
+    )
+    return outputs, events
+
+
+def bits(outputs):
+    names = ("volume", "half1", "half2", "mask", "volume_sharpened")
+    maps = [read_volume(outputs[name]).density.tobytes() for name in names]
+    table = read_particles(outputs["particles"])
+    return maps + [table[name].values.tobytes() for name in ("pose", "shift", "half_set")]
+
+
+def test_it_comes_to_the_truth_and_says_so_truly(tiny, reference):
+    outputs, events = reference
+    _, density, poses, shift = tiny
+    mask = read_volume(outputs["mask"]).density
+    curve = fsc(read_volume(outputs["volume"]).density, density, mask=mask)
+    assert resolution_shell(curve, threshold=0.5) > 7.5
+    table = read_particles(outputs["particles"])
+    kept = np.delete(np.arange(COUNT), 7)
+    assert table.sizes["particle"] == COUNT - 1  # the broken image is left out
+    error = np.degrees(symmetric_angle(table["pose"].values, poses[kept], "D2"))
+    assert np.median(error) < 6.5
+    assert np.median(np.abs(table["shift"].values - shift[kept])) < 0.4 * PIXEL
+    warnings = [event["text"] for event in events if event["kind"] == "warning"]
+    assert any("1 of 160 images" in text and ": 8" in text for text in warnings)
+    figures = [event for event in events if event["kind"] == "iteration"]
+    assert len(figures) == 2
+    assert figures[-1]["resolution"] <= figures[0]["resolution"]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_any_number_of_workers_gives_the_same_bits(tiny, reference, make_runner, tmp_path, workers):
+    outputs = refine(tiny, make_runner(workers), tmp_path / "job")
+    assert bits(outputs) == bits(reference[0])
+
+
+def test_a_resumed_run_gives_the_same_bits(tiny, reference, tmp_path):
+    short = RefineParams(symmetry="D2", iterations=1, initial_lowpass=24.0)
+    refine(tiny, InlineRunner(tmp_path / "runner"), tmp_path / "job", short)
+    outputs = refine(tiny, InlineRunner(tmp_path / "runner"), tmp_path / "job")
+    assert bits(outputs) == bits(reference[0])
+
+
+def test_a_killed_worker_changes_no_bits(tiny, reference, make_runner, tmp_path):
+    runner = make_runner(2)
+    killed = []
+
+    def kill(event):
+        if event["kind"] == "iteration" and event["iteration"] == 1:
+            pid = next(iter(runner.cluster.client.run(os.getpid).values()))
+            killed.append(pid)
+            threading.Timer(0.1, lambda: os.kill(pid, signal.SIGKILL)).start()
+
+    outputs = refine(tiny, runner, tmp_path / "job", PARAMS, (kill,))
+    assert killed
+    assert bits(outputs) == bits(reference[0])
+
+
+def test_halves_share_nothing_beyond_the_first_low_pass(tiny, reference, tmp_path):
+    """With the images of half 2 replaced by noise, half 1 keeps every bit of its first half map."""
+    folder, *_ = tiny
+    outputs = reference[0]
+    table = read_particles(folder / "particles.zarr")
+    halves = assign_half_sets(table, 1, existing=False)
+    stack = np.array(read_images(folder / "stack.mrcs").images)
+    rng = np.random.default_rng(0)
+    stack[halves == 2] = rng.standard_normal(stack[halves == 2].shape)
+    spoilt = tmp_path / "spoilt"
+    spoilt.mkdir()
+    write_image_stack(spoilt / "stack.mrcs", stack.astype(np.float32), pixel_size=PIXEL)
+    table = table.assign(stack_path=("stack", np.array([str(spoilt / "stack.mrcs")], object)))
+    write_particles(table, spoilt / "particles.zarr")
+    write_volume(spoilt / "truth.mrc", tiny[1], pixel_size=PIXEL)
+    once = RefineParams(symmetry="D2", iterations=1, initial_lowpass=24.0)
+    clean = refine(tiny, InlineRunner(tmp_path / "a"), tmp_path / "clean", once)
+    other = refine((spoilt,), InlineRunner(tmp_path / "b"), tmp_path / "other", once)
+    first, second = (read_volume(each["half1"]).density for each in (clean, other))
+    assert fsc(first, second)[1:11].min() > 0.99
+    apart = fsc(read_volume(clean["half2"]).density, read_volume(other["half2"]).density)
+    assert np.abs(apart[6:11]).mean() < 0.5
+    assert outputs["half1"].exists()
+
+
+def test_half_sets_are_even_fixed_by_the_seed_and_kept_when_asked(tiny):
+    table = read_particles(tiny[0] / "particles.zarr")
+    halves = assign_half_sets(table, 5, existing=False)
+    assert sorted(np.bincount(halves)[1:]) == [80, 80]
+    assert np.array_equal(halves, assign_half_sets(table, 5, existing=False))
+    assert not np.array_equal(halves, assign_half_sets(table, 6, existing=False))
+    with pytest.raises(InputError, match="no half sets"):
+        assign_half_sets(table, 5, existing=True)
+    kept = assign_half_sets(table.assign(half_set=("particle", halves)), 6, existing=True)
+    assert np.array_equal(kept, halves)
+
+
+def test_a_map_of_another_box_and_pixel_size_is_brought_to_the_particles(tiny):
+    density = tiny[1]
+    fine = resample(Volume(density, PIXEL), box=40, pixel_size=3.0)
+    back = resample(Volume(fine, 3.0), box=BOX, pixel_size=PIXEL)
+    assert fsc(back, density)[1:9].min() > 0.98
+
+
+def test_a_turned_map_has_its_axes_found(tiny, tmp_path):
+    turn = matrix_from_rotvec([0.4, -0.7, 0.5])
+    centre = np.full(3, BOX // 2)
+    turned = ndimage.affine_transform(tiny[1], turn, offset=centre - turn @ centre, order=3)
+    folder = tmp_path / "turned"
+    folder.mkdir()
+    write_volume(folder / "truth.mrc", turned, pixel_size=PIXEL)
+    write_particles(read_particles(tiny[0] / "particles.zarr"), folder / "particles.zarr")
+    events = []
+    once = RefineParams(symmetry="D2", iterations=2, initial_lowpass=24.0)
+    outputs = refine(
+        (folder,), InlineRunner(tmp_path / "r"), tmp_path / "job", once, (events.append,)
+    )
+    said = [event["text"] for event in events if event["kind"] == "message"]
+    assert any("axes found" in text for text in said)
+    density = read_volume(outputs["volume"]).density
+    operators = symmetry_operators("D2")
+    matrix = operators[1][::-1, ::-1]
+    mate = ndimage.affine_transform(density, matrix, offset=centre - matrix @ centre, order=1)
+    assert (
+        np.corrcoef(mate[4:-4, 4:-4, 4:-4].ravel(), density[4:-4, 4:-4, 4:-4].ravel())[0, 1] > 0.9
+    )
+
+
+def test_a_map_without_the_symmetry_is_warned_about(tiny, tmp_path):
+    events = []
+    once = RefineParams(symmetry="C5", iterations=1, initial_lowpass=24.0)
+    refine(tiny, InlineRunner(tmp_path / "r"), tmp_path / "job", once, (events.append,))
+    assert any(e["kind"] == "warning" and "obeys C5 poorly" in e["text"] for e in events)
+
+
+def test_it_stops_when_resolution_no_longer_improves():
+    rising = np.array([[5.0, 5], [8.0, 9], [10.0, 12], [11.0, 14], [12.0, 15]])
+    assert not converged(rising)
+    flat = np.concatenate([rising, np.tile([[12.05, 16.0]], (3, 1))])
+    assert converged(flat)
+    assert not converged(flat[:-1])
+
+
+def test_bad_input_is_one_sentence(tiny, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    write_volume(empty / "truth.mrc", np.zeros((BOX,) * 3, np.float32), pixel_size=PIXEL)
+    write_particles(read_particles(tiny[0] / "particles.zarr"), empty / "particles.zarr")
+    with pytest.raises(InputError, match="empty"):
+        refine((empty,), InlineRunner(tmp_path / "r"), tmp_path / "job")
+    with pytest.raises(ValueError, match="Q9"):
+        refine(tiny, InlineRunner(tmp_path / "s"), tmp_path / "job2", RefineParams(symmetry="Q9"))
+    assert STAGE.plan is not None
+    figures = STAGE.plan({"particles": tiny[0] / "particles.zarr"}, PARAMS)
+    assert figures["particles"] == COUNT
