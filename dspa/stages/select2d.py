@@ -174,7 +174,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
     keep = choose(classes, quality, params)
     inside = (member >= 0) & keep[np.clip(member, 0, None)]
     _pictures(context, classes, quality, keep)
-    outputs = _write(context.folder, particles, inside)
+    outputs = _write(context.folder, particles, inside, renumber(keep))
     write_image_stack(
         context.folder / AVERAGES, classes.averages[keep], pixel_size=classes.pixel_size
     )
@@ -192,14 +192,23 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
     }
 
 
-def _write(folder: Path, particles: xr.Dataset, inside: NDArray[np.bool_]) -> dict[str, Path]:
-    """Write selected and rejected particles."""
+def renumber(keep: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Give the classes that are kept numbers from 0, the others -1, as in the stack written."""
+    return np.where(keep, np.cumsum(keep) - 1, -1).astype(np.int32)
+
+
+def _write(
+    folder: Path, particles: xr.Dataset, inside: NDArray[np.bool_], number: NDArray[np.int32]
+) -> dict[str, Path]:
+    """Write selected particles, in their new class numbers, and rejected ones."""
     outputs = {
         "particles": folder / "particles.zarr",
         "particles_star": folder / "particles.star",
         "rejected": folder / "rejected.zarr",
     }
     selected = particles.isel(particle=np.flatnonzero(inside))
+    member = number[np.asarray(selected["class_index"].values)]
+    selected = selected.assign(class_index=("particle", member))
     write_particles(selected, outputs["particles"])
     write_particles(selected, outputs["particles_star"])
     write_particles(particles.isel(particle=np.flatnonzero(~inside)), outputs["rejected"])
@@ -209,22 +218,40 @@ def _write(folder: Path, particles: xr.Dataset, inside: NDArray[np.bool_]) -> di
 def write_scores(
     path: Path, classes: Classes, quality: ClassQuality, keep: NDArray[np.bool_]
 ) -> None:
-    """Write what every class was judged by; ``rlnReferenceImage`` names the averages kept."""
-    place = np.cumsum(keep)
-    names = [f"{p:06d}@{AVERAGES}" if k else "none" for p, k in zip(place, keep, strict=True)]
-    columns: dict[str, NDArray[Any]] = {
-        "rlnReferenceImage": np.array(names, object),
-        "rlnClassNumber": np.arange(1, keep.size + 1),
-        "rlnEstimatedResolution": classes.resolution,
-        "dspaParticles": classes.count,
+    """Write the classes that are kept, in their new numbers, and the scores of all."""
+    kept = np.flatnonzero(keep)
+    number = np.arange(1, kept.size + 1)
+    general: dict[str, NDArray[Any]] = {
+        "rlnPixelSize": np.array([classes.pixel_size]),
+        "rlnNrClasses": np.array([kept.size]),
+        "dspaMaskDiameter": np.array([classes.mask_diameter]),
+    }
+    selected: dict[str, NDArray[Any]] = {
+        "rlnReferenceImage": np.array([f"{n:06d}@{AVERAGES}" for n in number], object),
+        "rlnClassNumber": number,
+        "rlnEstimatedResolution": classes.resolution[kept],
+        "dspaParticles": classes.count[kept],
+        "dspaClassBefore": kept + 1,
+    }
+    if classes.log_likelihood is not None:
+        selected["dspaMeanLogLikelihood"] = classes.log_likelihood[kept]
+    judged: dict[str, NDArray[Any]] = {
+        "dspaClassBefore": np.arange(1, keep.size + 1),
         "dspaSelected": keep.astype(np.int64),
         "dspaClassScore": quality.score,
+        "dspaParticles": classes.count,
+        "rlnEstimatedResolution": classes.resolution,
     }
     for name, values in quality.figures.items():
-        columns[f"dspaFigure{_label(name)}"] = values
+        judged[f"dspaFigure{_label(name)}"] = values
     for name, values in quality.penalty.items():
-        columns[f"dspaPenalty{_label(name)}"] = values
-    write_star(path, [Block("model_classes", columns)])
+        judged[f"dspaPenalty{_label(name)}"] = values
+    blocks = (
+        Block("model_general", general, loop=False),
+        Block("model_classes", selected),
+        Block("class_scores", judged),
+    )
+    write_star(path, blocks)
 
 
 def _label(name: str) -> str:
