@@ -70,7 +70,8 @@ def run(args: list[str]) -> int:
         return 1
     except Exception as error:
         first = (str(error).splitlines() or [""])[0]
-        return _complain(f"{type(error).__name__}: {first} (see traceback.txt in the job)", 1)
+        notes = "; ".join(["", *getattr(error, "__notes__", [])])
+        return _complain(f"{type(error).__name__}: {first}{notes}", 1)
     except BaseException as error:
         if type(error).__name__ == "Killed":
             return _complain(str(error), 143)

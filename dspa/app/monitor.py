@@ -134,6 +134,7 @@ class Monitor:
     def _draw(self) -> None:
         assert self.tail is not None
         names = list(self.tail.series)
+        self.plot.visible = self.choice.visible = bool(names)
         self.choice.options = names
         if self.choice.value not in names and names:
             self.choice.value = "resolution" if "resolution" in names else names[0]

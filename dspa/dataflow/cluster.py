@@ -31,7 +31,7 @@ SPELLINGS = "local, local:N, cuda, cuda:N, tcp://HOST:PORT, tls://HOST:PORT or a
 # A task is charged each time a worker dies under it; on machines that come and go that is no
 # sign of a bad task.
 SETTINGS: dict[str, Any] = {
-    "distributed.scheduler.allowed-failures": 20,
+    "distributed.scheduler.allowed-failures": 10,
     "distributed.scheduler.worker-saturation": 1.1,
     "distributed.scheduler.no-workers-timeout": "600s",
     "distributed.worker.memory.target": 0.7,

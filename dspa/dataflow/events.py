@@ -20,6 +20,8 @@ import numpy as np
 
 Event = Mapping[str, Any]
 
+# Seconds between the progress events that are written; listeners hear all of them.
+PROGRESS_INTERVAL = 1.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -46,6 +48,7 @@ class Events:
         self.folder = None if folder is None else Path(folder)
         self.listeners = listeners
         self._lock = threading.RLock()
+        self._progress = 0.0
 
     def emit(self, kind: str, **fields: Any) -> None:
         """Write one event and tell every listener.
@@ -60,12 +63,21 @@ class Events:
         """
         event = {"time": time.time(), "kind": kind} | {k: plain(v) for k, v in fields.items()}
         with self._lock:
-            if self.folder is not None:
+            if self.folder is not None and self._worth_a_line(event):
                 line = json.dumps(event, allow_nan=False) + "\n"
                 with (self.folder / "events.jsonl").open("a", encoding="utf-8") as stream:
                     stream.write(line)
             for listener in self.listeners:
                 listener(event)
+
+    def _worth_a_line(self, event: Event) -> bool:
+        """Leave out most of the progress events of many short tasks."""
+        if event["kind"] != "progress" or event.get("done") == event.get("total"):
+            return True
+        due = event["time"] - self._progress >= PROGRESS_INTERVAL
+        if due:
+            self._progress = event["time"]
+        return due
 
     def picture(self, name: str, png: bytes, *, title: str = "") -> None:
         """Save a picture as ``pictures/NAME.png`` and emit it; replacing an older one.

@@ -53,6 +53,8 @@ class Record:
     process : dict
         Host, process id and start of the process that runs or ran it.
     versions : dict
+    folder : str
+        Current folder when it was started; relative file names in the parameters start there.
     """
 
     number: int
@@ -72,6 +74,7 @@ class Record:
     error: str = ""
     process: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    folder: str = ""
     layout_version: int = LAYOUT_VERSION
 
 
@@ -110,6 +113,8 @@ class Job:
             raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path} is not a readable job record ({error})") from error
+        if not isinstance(record.outputs, dict) or not isinstance(record.inputs, dict):
+            raise InputError(f"{path}: inputs and outputs must be mappings")
         if record.state not in STATES:
             raise InputError(f"{path}: state {record.state!r} is none of {', '.join(STATES)}")
         if record.state == "running" and not is_alive(record.process):
@@ -126,7 +131,20 @@ class Job:
         record = self.read()
         if name not in record.outputs:
             return None
-        return self.folder / record.outputs[name]
+        return self.inside(record.outputs[name])
+
+    def inside(self, relative: str) -> Path:
+        """Return the path of a file of the job, which must lie in its folder.
+
+        Parameters
+        ----------
+        relative : str
+            As in the record.
+        """
+        path = self.folder / relative
+        if Path(relative).is_absolute() or ".." in Path(relative).parts:
+            raise InputError(f"{self.folder / 'job.json'}: output {relative!r} is not in the job")
+        return path
 
     @property
     def parents(self) -> list[int]:

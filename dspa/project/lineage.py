@@ -183,7 +183,7 @@ def _search(project: Project | None, item: Input, level: list[Job]) -> Given | N
             if job.number in first and record.state != "completed":
                 raise InputError(f"{job.name} is {record.state}; use a job that is completed")
             if item.kind in record.outputs:
-                found[job.number] = job.folder / record.outputs[item.kind]
+                found[job.number] = job.inside(record.outputs[item.kind])
         if len(found) > 1:
             names = " and ".join(f"J{number}" for number in sorted(found))
             raise InputError(f"{names} both have {item.kind}; say which with --{item.name}")

@@ -96,6 +96,7 @@ def start(
         },
         seed=options.seed,
         cluster=options.cluster,
+        folder=str(Path.cwd()),
     )
     job = project.new_job(record)
     _run(job, stage, paths(inputs), params, options)
@@ -124,7 +125,9 @@ def resume(job: Job, *, options: Options) -> Job:
             inputs[name] = tuple(Path(item["path"]) for item in given)
         else:
             inputs[name] = Path(given["path"]) if given else None
-    _run(job, stage, inputs, params, dataclasses.replace(options, seed=record.seed))
+    place = record.folder if Path(record.folder).is_dir() else Path.cwd()
+    with contextlib.chdir(place):
+        _run(job, stage, inputs, params, dataclasses.replace(options, seed=record.seed))
     return job
 
 
@@ -182,6 +185,7 @@ def _run(job: Job, stage: Stage, inputs: Mapping[str, Any], params: Any, options
     except BaseException as error:
         (job.folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
         end.broken("failed", f"{type(error).__name__}: {error}".splitlines()[0])
+        error.add_note(f"the whole story is in {job.folder / 'traceback.txt'}")
         raise
     finally:
         screen.close()

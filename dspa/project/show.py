@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
 from rich.table import Table
 
+from dspa.data.errors import InputError
 from dspa.dataflow.events import plain, read_events
 from dspa.project.figures import duration, figure, figures_of, line, words
 from dspa.project.job import now
@@ -27,7 +29,13 @@ def status(project: Project) -> list[dict[str, Any]]:
     ----------
     project : Project
     """
-    return [describe(job) for job in project.jobs]
+    found = []
+    for job in project.jobs:
+        try:
+            found.append(describe(job))
+        except InputError as error:
+            found.append({"job": job.name, "state": "damaged", "error": str(error)})
+    return found
 
 
 def describe(job: Job) -> dict[str, Any]:
@@ -39,7 +47,7 @@ def describe(job: Job) -> dict[str, Any]:
     """
     record = job.read()
     fields: dict[str, Any] = plain(dataclasses.asdict(record))
-    outputs = {name: str(job.folder / path) for name, path in record.outputs.items()}
+    outputs = {name: str(job.inside(path)) for name, path in record.outputs.items()}
     return fields | {
         "job": job.name,
         "folder": str(job.folder),
@@ -76,10 +84,14 @@ def print_status(project: Project, console: Console) -> None:
     for name in ("job", "stage", "inputs", "state", "took", "figures"):
         table.add_column(name, overflow="fold")
     for job in jobs:
-        record = job.read()
+        try:
+            record = job.read()
+        except InputError as error:
+            table.add_row(job.name, "", "", "[red]damaged[/]", "", escape(str(error)))
+            continue
         parents = " ".join(f"J{number}" for number in job.parents)
         colour = COLOURS.get(record.state, "white")
-        figures = line(record.figures or latest_figures(job)) or record.error
+        figures = escape(line(record.figures or latest_figures(job)) or record.error)
         state = f"[{colour}]{record.state}[/]"
         table.add_row(job.name, record.stage, parents, state, _took(record), figures)
     console.print(table)

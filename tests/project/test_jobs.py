@@ -15,7 +15,7 @@ import pytest
 
 from dspa import cli
 from dspa.data.errors import InputError
-from dspa.project.job import Job, Record, is_alive, this_process
+from dspa.project.job import Record, is_alive, this_process
 from dspa.project.project import find, init
 from dspa.stages import registry
 
@@ -187,12 +187,24 @@ def test_status_and_show_as_json(dspa):
 
 def test_damaged_record_is_a_sentence(dspa):
     dspa("toy make one")
-    (job(1).folder / "job.json").write_text('{"layout_version": 1, "number"')
-    status, _, err = dspa("status")
-    assert status == 2 and "is not a readable job record" in err
-    (job(1).folder / "job.json").write_text("[]")
-    with pytest.raises(InputError, match="not a readable"):
-        Job(job(1).folder).read()
+    dspa("toy make two")
+    text = (job(1).folder / "job.json").read_text()
+    for damage in ('{"layout_version": 1, "number"', "[]", text.replace('"completed"', '"done"'),
+                   text.replace('"particles.zarr"', '"../../secret.zarr"')):  # fmt: skip
+        (job(1).folder / "job.json").write_text(damage)
+        status, _, err = dspa("toy iterate J1")
+        assert status == 2 and "job.json" in err and err.count("\n") == 1
+    status, out, _ = dspa("status")
+    assert status == 0 and "J2" in out
+    with pytest.raises(InputError, match="not in the job"):
+        job(1).output("particles")
+
+
+def test_project_that_cannot_be(dspa, tmp_path):
+    (tmp_path / "file").write_text("")
+    for line in ("status --project absent", "init file", "init file/below"):
+        status, _, err = dspa(line)
+        assert status == 2 and err.count("\n") == 1
 
 
 def test_a_process_is_told_from_another_with_its_number():
