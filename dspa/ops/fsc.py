@@ -7,7 +7,6 @@ pixel_size). Sums are taken in float64 on the host.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -21,27 +20,6 @@ if TYPE_CHECKING:
 
 # The two conventional readings: gold-standard half maps, and a map against its truth.
 HALF_MAPS, TRUTH = 0.143, 0.5
-# Shells past the randomised one that still show leakage from it (Chen 2013, as RELION does).
-_MARGIN = 2
-
-
-@dataclass(frozen=True, eq=False)
-class CorrectedFSC:
-    """FSC of half maps, corrected for the mask by phase randomisation.
-
-    Attributes
-    ----------
-    unmasked, masked, randomised, corrected : (box // 2 + 1,) float64
-        Curves; ``randomised`` is that of the masked half maps with random phases.
-    randomised_from : int
-        First shell whose phases were randomised.
-    """
-
-    unmasked: NDArray[np.float64]
-    masked: NDArray[np.float64]
-    randomised: NDArray[np.float64]
-    corrected: NDArray[np.float64]
-    randomised_from: int
 
 
 def fsc(a: Any, b: Any, *, mask: Any = None) -> NDArray[np.float64]:
@@ -106,50 +84,11 @@ def spectral_power(array: Any, *, dims: int) -> NDArray[np.float64]:
     return mean.reshape((*values.shape[:-dims], mean.shape[-1]))
 
 
-def corrected_fsc(
-    a: Any, b: Any, *, mask: Any, seed: Any = 0, threshold: float = 0.8
-) -> CorrectedFSC:
-    """Correct the FSC of half maps for what their common mask adds.
-
-    Phases are made random from the shell where the unmasked FSC first falls below ``threshold``;
-    what then remains of the correlation is the mask's own, FSC_n, and
-    FSC = (FSC_masked - FSC_n) / (1 - FSC_n) beyond (Chen et al. 2013,
-    doi:10.1016/j.ultramic.2013.06.004).
-
-    Parameters
-    ----------
-    a, b : (z, y, x) float32
-        Unmasked half maps.
-    mask : (z, y, x) float32
-        Soft mask, 0..1.
-    seed : int or sequence of int
-        Seed of the random phases.
-    threshold : float
-        0.8 as RELION has it; cryoSPARC takes 0.143.
-
-    Returns
-    -------
-    CorrectedFSC
-        All four curves.
-    """
-    unmasked = fsc(a, b)
-    masked = fsc(a, b, mask=mask)
-    below = np.flatnonzero(unmasked[1:] < threshold)
-    start = int(below[0]) + 1 if below.size else unmasked.size - 1
-    rng = np.random.default_rng(seed)
-    noise_a, noise_b = (
-        randomise_phases(half, start, seed=rng) for half in (to_host(a), to_host(b))
-    )
-    randomised = fsc(noise_a, noise_b, mask=mask)
-    corrected = masked.copy()
-    tail = slice(start + _MARGIN, None)
-    bounded = np.minimum(randomised[tail], 0.999)
-    corrected[tail] = (masked[tail] - bounded) / (1.0 - bounded)
-    return CorrectedFSC(unmasked, masked, randomised, corrected, start)
-
-
 def randomise_phases(density: Any, start: int, *, seed: Any) -> NDArray[np.float32]:
     """Replace the phases of all shells from ``start`` on by those of white noise.
+
+    What correlation two half maps keep under a mask after this is the mask's own (Chen et al. 2013,
+    doi:10.1016/j.ultramic.2013.06.004); `dspa.ops.resolution` takes it off.
 
     Parameters
     ----------
@@ -226,23 +165,6 @@ def resolution_at(
     """
     shell = resolution_shell(curve, threshold=threshold)
     return box * pixel_size / shell if shell > 0 else math.inf
-
-
-def spectral_snr(curve: ArrayLike) -> NDArray[np.float64]:
-    """Turn the FSC of half maps into the signal-to-noise ratio of one half map, FSC / (1 - FSC).
-
-    Parameters
-    ----------
-    curve : (n,) float
-        FSC.
-
-    Returns
-    -------
-    (n,) float64
-        SNR per shell, from 0 up to 999.
-    """
-    value = np.clip(np.nan_to_num(np.asarray(curve, np.float64)), 0.0, 0.999)
-    return np.asarray(value / (1.0 - value))
 
 
 def full_map_fsc(curve: ArrayLike) -> NDArray[np.float64]:
