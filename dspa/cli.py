@@ -402,7 +402,8 @@ def _must(project: Project | None) -> Project:
 def _console(*, stderr: bool = True) -> Console:
     from rich.console import Console
 
-    return Console(stderr=stderr)
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(stderr=stderr, width=None if terminal else 160)
 
 
 def _complain(sentence: str, status: int) -> int:

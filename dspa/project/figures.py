@@ -9,7 +9,8 @@ if TYPE_CHECKING:
 
 # Fields of events that are not figures.
 HIDDEN = frozenset({"time", "kind", "task", "done", "total", "iteration", "iterations", "name"})
-ANGSTROM = ("resolution", "defocus", "shift", "diameter", "pixel_size", "radius", "gsfsc", "fsc")
+# Words in a figure's name that say it is a length in A.
+ANGSTROM = frozenset({"resolution", "defocus", "shift", "diameter", "radius", "gsfsc", "lowpass"})
 
 
 def figures_of(event: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,10 +41,29 @@ def figure(name: str, value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         text = f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
-        return f"{text} A" if name.startswith(ANGSTROM) else text
+        return f"{text} A" if ANGSTROM.intersection(name.split("_")) else text
     if isinstance(value, int):
         return f"{value:,}"
     return "-" if value is None else str(value)
+
+
+def setting(value: Any, unit: str) -> str:
+    """Return a parameter's value with its unit.
+
+    Parameters
+    ----------
+    value : Any
+    unit : str
+        As people type it; may be empty.
+    """
+    if isinstance(value, list | tuple):
+        text = ", ".join(setting(item, "") for item in value)
+    elif isinstance(value, float):
+        text = f"{value:g}"
+    else:
+        text = figure("", value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"{text} {unit}" if unit and (number or isinstance(value, list)) else text
 
 
 def line(figures: Mapping[str, Any]) -> str:

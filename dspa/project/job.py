@@ -34,6 +34,8 @@ class Record:
         One of ``STATES``.
     params : dict
         All parameters, as people type them.
+    units : dict
+        Of the parameters that have one.
     inputs : dict
         Per input name: ``given`` (what was typed), ``path`` and ``job`` (a number or None);
         a list of those where several were given.
@@ -61,6 +63,7 @@ class Record:
     stage: str
     state: str = "created"
     params: dict[str, Any] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=dict)
     inputs: dict[str, Any] = field(default_factory=dict)
     outputs: dict[str, str] = field(default_factory=dict)
     figures: dict[str, Any] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dspa.dataflow.checkpoint import write_atomically
 from dspa.dataflow.events import read_events
-from dspa.project.figures import duration, figure, figures_of, words
+from dspa.project.figures import duration, figure, figures_of, setting, words
 from dspa.project.job import Job, Record
 
 if TYPE_CHECKING:
@@ -162,7 +162,13 @@ def _facts(record: Record) -> str:
         "host": record.process.get("host", ""),
     }
     tables = (
-        ("Parameters", {words(name): figure("", value) for name, value in record.params.items()}),
+        (
+            "Parameters",
+            {
+                words(name): setting(value, record.units.get(name, ""))
+                for name, value in record.params.items()
+            },
+        ),
         ("Inputs", inputs),
         ("Outputs", dict(record.outputs)),
         ("Run", place | {f"{name} version": value for name, value in record.versions.items()}),

@@ -84,10 +84,12 @@ def start(
         Completed; anything else raises.
     """
     check(params)
+    fields = dataclasses.fields(params)
     record = Record(
         number=0,
         stage=stage.name,
-        params={f.name: plain(getattr(params, f.name)) for f in dataclasses.fields(params)},
+        params={f.name: plain(getattr(params, f.name)) for f in fields},
+        units={f.name: f.metadata["unit"] for f in fields if f.metadata.get("unit")},
         inputs={
             name: [item.record() for item in given]
             if isinstance(given, tuple)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from dspa.data.errors import InputError
 from dspa.dataflow.events import plain, read_events
-from dspa.project.figures import duration, figure, figures_of, line, words
+from dspa.project.figures import duration, figure, figures_of, line, setting, words
 from dspa.project.job import now
 
 if TYPE_CHECKING:
@@ -118,7 +118,9 @@ def print_job(job: Job, console: Console) -> None:
         inputs[name] = ", ".join(f"{i['given']} -> {i['path']}" for i in items if i)
     sections = {
         "figures": {words(k): figure(k, v) for k, v in about["figures"].items()},
-        "parameters": {words(k): figure("", v) for k, v in record.params.items()},
+        "parameters": {
+            words(k): setting(v, record.units.get(k, "")) for k, v in record.params.items()
+        },
         "inputs": {k: v for k, v in inputs.items() if v},
         "outputs": about["outputs"],
         "files": {"report": about["report"], "log": about["log"]},
