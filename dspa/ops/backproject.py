@@ -121,9 +121,9 @@ def insert_into(
         poses = poses @ np.asarray(operators, np.float64)
     frames = like(frames_of(poses, padding=target.padding), reference=target.sums)
     kx, ky = (like(k[:limit].astype(np.float32), reference=target.sums) for k in (band.kx, band.ky))
-    xp = np if is_host(weights) else namespace(weights)
-    numerators = xp.asarray(numerators, dtype=xp.complex64)
-    weights = xp.asarray(weights, dtype=xp.float32)
+    xp = np if is_host(target.sums) else namespace(target.sums)
+    numerators = xp.asarray(like(numerators, reference=target.sums), dtype=xp.complex64)
+    weights = xp.asarray(like(weights, reference=target.sums), dtype=xp.float32)
     if not is_cuda(target.sums):
         one = np.ones(1, np.float32)
         arrays = (frames, interleaved(numerators), weights, kx, ky, one, target.sums)

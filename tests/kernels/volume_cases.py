@@ -26,15 +26,21 @@ def noise(*shape, seed=0):
     return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(np.complex64)
 
 
+def poses(count, seed):
+    """Random poses, and those whose slices run along the edges of the grid's cells."""
+    upright = [np.eye(3), np.diag([1.0, -1, -1]), np.eye(3)[[1, 2, 0]], -np.eye(3)[[1, 0, 2]]]
+    return np.concatenate([np.stack(upright), random_rotations(count - len(upright), seed)])
+
+
 GRID = noise(2 * HALF + 1, 2 * HALF + 1, HALF + 1)
 
 
 class Project:
     kernel: Kernel = project.PROJECT
-    items = 3
+    items = 6
 
     def __init__(self, cuda=False):
-        frames = frames_of(random_rotations(self.items, 1), padding=PADDING)
+        frames = frames_of(poses(self.items, 1), padding=PADDING)
         self.out = np.zeros((self.items, BAND.count, 2), np.float32)
         self.arrays = (interleaved(GRID), frames, KX, KY, self.out)
         self.sums = 0
@@ -46,11 +52,11 @@ class Project:
 
 class Insert:
     kernel: Kernel = insert.INSERT
-    items = 2
+    items = 5
 
     def __init__(self, cuda=False):
-        poses = random_rotations(self.items, 2)[:, None] @ random_rotations(2, 3)
-        frames = frames_of(poses, padding=PADDING)
+        copies = poses(self.items, 2)[:, None] @ np.stack([np.eye(3), random_rotations(1, 3)[0]])
+        frames = frames_of(copies, padding=PADDING)
         numerators = noise(self.items, BAND.count, seed=4)
         weights = np.abs(noise(self.items, BAND.count, seed=5))
         dtype, scale = (np.int64, FIXED_POINT) if cuda else (np.float32, 1.0)
