@@ -62,14 +62,10 @@ def euler_from_matrix(
     m = np.asarray(matrix, np.float64)
     sine = np.hypot(m[..., 0, 2], m[..., 1, 2])
     pole = sine < _POLE
-    psi = np.where(
-        pole,
-        np.arctan2(-np.sign(m[..., 2, 2]) * m[..., 1, 0], np.sign(m[..., 2, 2]) * m[..., 0, 0]),
-        np.arctan2(m[..., 1, 2], -m[..., 0, 2]),
-    )
-    # With rot = 0: tilt 0 leaves A00 = cos psi, A10 = -sin psi; tilt pi turns the sign of A00 only.
-    flipped = pole & (m[..., 2, 2] < 0)
-    psi = np.where(flipped, np.arctan2(m[..., 1, 0], -m[..., 0, 0]), psi)
+    # With rot = 0, tilt 0 leaves A00 = cos psi, A10 = -sin psi; tilt pi turns both signs.
+    up = np.where(m[..., 2, 2] < 0, -1.0, 1.0)
+    at_pole = np.arctan2(-up * m[..., 1, 0], up * m[..., 0, 0])
+    psi = np.where(pole, at_pole, np.arctan2(m[..., 1, 2], -m[..., 0, 2]))
     rot = np.where(pole, 0.0, np.arctan2(m[..., 2, 1], m[..., 2, 0]))
     tilt = np.arctan2(np.where(pole, 0.0, sine), m[..., 2, 2])
     return rot, tilt, psi
