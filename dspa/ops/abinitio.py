@@ -24,8 +24,8 @@ from dspa.device import fft, like, namespace
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Scores of one block of images stay near the cache: 4 million float32.
-_BLOCK_SCORES = 1 << 22
+# Scores of one block of images stay near the cache: a million float32.
+_BLOCK_SCORES = 1 << 20
 # (image, shift) pairs that hold less of the posterior than this are left out of the sums.
 _NEGLIGIBLE = 1e-4
 

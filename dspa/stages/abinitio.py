@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 RUN = 48  # images per task: a mini-batch is two tasks at first and six at the end
 NOISE_IMAGES = 2000
 SHOW_EVERY = 10
+JUDGED = 10  # last coarse steps whose likelihood chooses among the starts
 FEWEST = 20
 
 
@@ -62,10 +63,13 @@ class AbInitioParams:
         12.0, "finest resolution to go to", unit="A", minimum=3.0, maximum=100.0
     )
     initial_iterations: int = param(
-        150, "steps over all poses, while the resolution grows", minimum=1, maximum=5000
+        300, "steps over all poses, while the resolution grows", minimum=1, maximum=5000
     )
     final_iterations: int = param(
         30, "steps that carry the map to the finest resolution", minimum=0, maximum=5000
+    )
+    starts: int = param(
+        1, "independent starts; the likeliest after the first steps goes on", minimum=1, maximum=20
     )
     initial_minibatch: int = param(90, "images per step at the start", minimum=10, maximum=100_000)
     final_minibatch: int = param(300, "images per step at the end", minimum=10, maximum=100_000)
@@ -133,6 +137,7 @@ def make_settings(spec: ImageSpec, params: AbInitioParams, *, seed: int) -> Sett
         coarse_steps=params.initial_iterations,
         fine_steps=params.final_iterations,
         initial_batch=params.initial_minibatch,
+        starts=params.starts,
         final_batch=max(params.final_minibatch, params.initial_minibatch),
         similarity=params.class_similarity,
         reach=reach,
@@ -193,43 +198,83 @@ def _runs(plan: StepPlan) -> int:
 
 
 def _march(context: Context, settings: Settings, runs: MiniBatches) -> Model:
-    """Make all steps that no checkpoint holds yet."""
+    """Make all steps that no checkpoint holds yet: the starts, then the best of them onwards."""
     found = context.runner.checkpoints.latest("it")
-    if found is None:
-        noise = context.runner.run(
-            BackgroundNoise(settings.spec), runs.first(NOISE_IMAGES), {}, name="noise000"
-        )
-        if not float(noise.model["count"]) > 0:
-            raise InputError("no particle image can be used: all hold NaN or do not vary")
-        model: Model = {"noise": noise.model["noise"]}
-        first = 0
-    else:
-        model, first = found.model, found.iteration + 1
+    if found is not None:
         context.events.message(f"going on after step {found.iteration}")
-    for iteration in range(first, settings.steps + 1):
+        model, first = found.model, found.iteration + 1
+    else:
+        model, first = _best_start(context, settings, runs), settings.coarse_steps + 1
+    settings = dataclasses.replace(settings, start=int(model["start"]))
+    return _steps(context, settings, runs, model, range(first, settings.steps + 1), name="it")
+
+
+def _best_start(context: Context, settings: Settings, runs: MiniBatches) -> Model:
+    """Carry every start through the coarse act, and choose the likeliest."""
+    noise = context.runner.run(
+        BackgroundNoise(settings.spec), runs.first(NOISE_IMAGES), {}, name="noise000"
+    ).model
+    if not float(noise["count"]) > 0:
+        raise InputError("no particle image can be used: all hold NaN or do not vary")
+    ends: list[Model] = []
+    for start in range(settings.starts):
+        name = f"start{start + 1}-"
+        found = context.runner.checkpoints.latest(name)
+        model: Model = {"noise": noise["noise"], "start": np.asarray(start)}
+        first = 0
+        if found is not None:
+            model, first = found.model, found.iteration + 1
+        own = dataclasses.replace(settings, start=start)
+        steps = range(first, settings.coarse_steps + 1)
+        ends.append(_steps(context, own, runs, model, steps, name=name))
+    scores = [float(np.mean(end["history"][-JUDGED:, 1])) for end in ends]
+    best = int(np.argmax(scores))
+    if len(ends) > 1:
+        listed = ", ".join(f"{score:.2f}" for score in scores)
+        context.events.message(
+            f"log-likelihood per image of the {len(ends)} starts: {listed}; going on with "
+            f"start {best + 1}"
+        )
+    return ends[best]
+
+
+def _steps(
+    context: Context,
+    settings: Settings,
+    runs: MiniBatches,
+    model: Model,
+    steps: range,
+    *,
+    name: str,
+) -> Model:
+    """Make a range of steps."""
+    for iteration in steps:
         plan = plan_step(settings, iteration)
-        step = AbInitioStep(plan)
         chunks = runs.batch(settings, iteration)
-        model = context.runner.run(step, chunks, model, name=f"it{iteration:04d}").model
+        step = AbInitioStep(plan)
+        model = context.runner.run(step, chunks, model, name=f"{name}{iteration:04d}").model
         _report(context, plan, model)
     return model
 
 
 def _report(context: Context, plan: StepPlan, model: Model) -> None:
     """Emit the figures of a step, and now and then its picture."""
-    images, evidence, spread = (float(value) for value in model["figures"])
+    resolution, evidence, spread, images = (float(value) for value in model["history"][-1])
+    settings = plan.settings
+    which = {"start": settings.start + 1} if settings.starts > 1 and plan.act != "fine" else {}
     context.events.emit(
         "iteration",
         iteration=plan.iteration,
-        of=plan.settings.steps,
-        resolution=plan.settings.spec.extent / plan.radius,
-        log_likelihood=evidence / max(1.0, images),
-        ess=float(np.exp(spread / max(1.0, images))),
+        of=settings.steps,
+        **which,
+        resolution=resolution,
+        log_likelihood=evidence,
+        ess=spread,
         images=int(images),
         occupancy=np.round(model["occupancy"], 3),
     )
-    if plan.iteration % SHOW_EVERY == 0 or plan.iteration == plan.settings.steps:
-        show_progress(context.events, model["density"], plan)
+    if plan.iteration % SHOW_EVERY == 0 or plan.iteration == settings.steps:
+        show_progress(context.events, model, plan)
 
 
 def _finish(
@@ -249,7 +294,7 @@ def _finish(
     rows = {name: np.asarray(values)[order] for name, values in rows.items()}
     outputs = write_volumes(context.folder, model["density"], settings.spec)
     outputs |= write_particle_results(context.folder, particles, rows)
-    show_result(context.events, model["density"], rows, settings.spec)
+    show_result(context.events, model, rows, settings.spec)
     used = int((rows["class_index"] >= 0).sum())
     if used < order.size:
         context.events.warning(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dspa.dataflow.events import Events
+    from dspa.dataflow.reduction import Model
     from dspa.stages.abinitio_schedule import StepPlan
     from dspa.stages.particle_chunks import ImageSpec
 
@@ -68,20 +69,22 @@ def write_particle_results(
     return {"particles": folder / "particles.zarr", "particles_star": folder / "particles.star"}
 
 
-def show_progress(events: Events, density: NDArray[np.float32], plan: StepPlan) -> None:
-    """Emit the central slices of all maps after a step."""
+def show_progress(events: Events, model: Model, plan: StepPlan) -> None:
+    """Emit the central slices of all maps after a step, and how the steps went."""
     resolution = plan.settings.spec.extent / plan.radius
     events.picture(
         "slices",
-        _slices(density, plan.settings.spec),
+        _slices(model["density"], plan.settings.spec),
         title=f"maps after step {plan.iteration}, {resolution:.1f} A",
     )
+    _show_history(events, np.asarray(model["history"]))
 
 
 def show_result(
-    events: Events, density: NDArray[np.float32], rows: Mapping[str, NDArray[Any]], spec: ImageSpec
+    events: Events, model: Model, rows: Mapping[str, NDArray[Any]], spec: ImageSpec
 ) -> None:
     """Emit slices and renderings of the maps, and where the particles went."""
+    density = np.asarray(model["density"])
     events.picture("slices", _slices(density, spec), title="central slices of the maps")
     classes = rows["class_index"]
     used = classes >= 0
@@ -106,6 +109,17 @@ def show_result(
             picture.histogram(rows["posterior"][used], xlabel="posterior of the class"),
             title="how certain the classes are",
         )
+
+
+def _show_history(events: Events, history: NDArray[np.float64]) -> None:
+    """Emit how resolution and effective sample size went, step by step."""
+    if len(history) < 3:
+        return
+    series = {"resolution, A": history[1:, 0], "poses per image (effective)": history[1:, 2]}
+    drawn = picture.curves(
+        np.arange(1, len(history)), series, xlabel="step", logarithmic=True, title="steps"
+    )
+    events.picture("steps", drawn, title="resolution and spread of the poses")
 
 
 def _slices(density: NDArray[np.float32], spec: ImageSpec) -> bytes:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dspa.dataflow.reduction import Model, Rows
-    from dspa.stages.abinitio_schedule import Settings, StepPlan
+    from dspa.stages.abinitio_schedule import StepPlan
     from dspa.stages.particle_chunks import ParticleBatch
 
 Sums = dict[str, Any]
@@ -158,7 +158,7 @@ class AbInitioStep:
         for k in range(settings.classes):
             poses = np.concatenate(
                 [
-                    random_rotations(1, seed=[settings.seed, k, int(index)])
+                    random_rotations(1, seed=[settings.seed, settings.start, k, int(index)])
                     for index in batch.indices[chosen]
                 ]
             )
@@ -229,9 +229,19 @@ class AbInitioStep:
             "sums": np.asarray(sums, np.float32),
             "occupancy": occupancy,
             "noise": model["noise"],
-            "figures": partial["figures"],
+            "start": np.asarray(plan.settings.start),
+            "history": _history(model, plan, partial["figures"]),
             "iteration": np.asarray(plan.iteration),
         }
+
+
+def _history(model: Model, plan: StepPlan, figures: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Append this step: resolution (A), log-likelihood, effective sample size, images; (s, 4)."""
+    images = max(1.0, float(figures[0]))
+    spread = float(np.exp(figures[2] / images))
+    now = [plan.settings.spec.extent / plan.radius, figures[1] / images, spread, figures[0]]
+    before = np.asarray(model.get("history", np.zeros((0, 4))))
+    return np.concatenate([before, np.asarray([now], np.float64)])
 
 
 def volumes(plan: StepPlan, sums: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -306,8 +316,3 @@ def _known(value: Any) -> Any:
     if value is None:
         raise RuntimeError("an ab initio step must be bound to a model before it works")
     return value
-
-
-def initial_model(settings: Settings, noise: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
-    """Make the model that the random start is bound to."""
-    return {"noise": np.asarray(noise, np.float64)}

@@ -25,7 +25,7 @@ COARSE_ORDER = 2  # 15 degrees
 # Fourier pixels, for a mask as wide as the box, that a grid of 15 degrees carries a map to.
 COARSE_RADIUS = 10.5
 INITIAL_RADIUS = 7.0
-SHIFT_STEPS = 2.5  # coarse shifts: reach in steps of the lattice
+MOST_SHIFT_STEPS = 2.5  # a reach of more steps than this gets a wider lattice: 21 shifts
 
 
 @dataclass(frozen=True)
@@ -46,26 +46,35 @@ class Settings:
         Factor on the noise power at the start; falls to 1.
     similarity : float
         Weight of the mean of the classes in each class at the start; falls to 0.
+    coarse_step, fine_step : float
+        Weight of a mini-batch in the sums at the end of the coarse act (0.6 at its start), and in
+        the fine act: how many EM iterations a step is worth.
     negative : float
         Factor on negative density, see `dspa.ops.abinitio.polish`.
     reach : float
         Shifts searched, as a fraction of the diameter of the mask.
     seed : int
+    starts, start : int
+        How many starts, and which this is: each has random poses and grids of its own.
     """
 
     spec: ImageSpec
     classes: int = 1
     initial_resolution: float = 35.0
     max_resolution: float = 12.0
-    coarse_steps: int = 150
+    coarse_steps: int = 300
     fine_steps: int = 30
     initial_batch: int = 90
     final_batch: int = 300
-    temperature: float = 2.0
+    temperature: float = 1.5
     similarity: float = 0.1
+    coarse_step: float = 0.35
+    fine_step: float = 0.15
     negative: float = 0.5
     reach: float = 0.07
     seed: int = 0
+    starts: int = 1
+    start: int = 0
 
     @property
     def steps(self) -> int:
@@ -132,7 +141,7 @@ class StepPlan:
     @property
     def seeds(self) -> tuple[int, ...]:
         """Of the grid of this step."""
-        return (self.settings.seed, self.iteration, 0xAB)
+        return (self.settings.seed, self.settings.start, self.iteration, 0xAB)
 
     @property
     def whole_radius(self) -> int:
@@ -146,13 +155,13 @@ class StepPlan:
 
     def shift_lattice(self) -> NDArray[np.float64]:
         """Shifts of the coarse act, (t, 2) pixels of the cropped image."""
-        spec = self.settings.spec
-        step = spec.crop / (4.5 * self.radius)
-        step = max(step, self.settings.reach_pixels / SHIFT_STEPS)
-        axis = np.arange(-2, 3)
-        cells = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
-        near = cells[(cells**2).sum(axis=1) <= SHIFT_STEPS**2]
-        return np.asarray(step * near, np.float64)
+        reach = self.settings.reach_pixels
+        step = self.settings.spec.crop / (4.5 * self.radius)
+        step = max(step, reach / MOST_SHIFT_STEPS)
+        count = int(np.ceil(reach / step))
+        axis = np.arange(-count, count + 1)
+        lattice = step * np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
+        return np.asarray(lattice[np.hypot(*lattice.T) <= reach + 1e-6], np.float64)
 
     def shifts(self) -> Shifts:
         """Shifts of the branch and bound."""
@@ -177,7 +186,7 @@ def plan_step(settings: Settings, iteration: int) -> StepPlan:
     )
     early = min(1.0, 2.0 * iteration / max(1, coarse))
     temperature = 1.0 + (settings.temperature - 1.0) * (1.0 - early)
-    step = 0.6 - 0.5 * early
+    step = 0.6 - (0.6 - settings.coarse_step) * early
     similarity = settings.similarity * (1.0 - min(1.0, 1.4 * iteration / max(1, coarse)))
     if iteration == 0:
         first = max(settings.final_batch, settings.initial_batch)
@@ -191,7 +200,15 @@ def plan_step(settings: Settings, iteration: int) -> StepPlan:
         radius = settings.coarse_radius + grown * (settings.last_radius - settings.coarse_radius)
         levels = _levels(settings, radius)
         return StepPlan(
-            settings, iteration, "fine", radius, settings.final_batch, 1.0, 0.15, 0.0, levels
+            settings,
+            iteration,
+            "fine",
+            radius,
+            settings.final_batch,
+            1.0,
+            settings.fine_step,
+            0.0,
+            levels,
         )
     levels = _levels(settings, settings.last_radius)
     return StepPlan(settings, iteration, "final", settings.last_radius, 0, 1.0, 1.0, 0.0, levels)
