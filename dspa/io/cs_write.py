@@ -57,6 +57,8 @@ def write_cs_particles(
     kept = _kept_fields(dataset)
     prefix = _alignment_prefix(dataset, kept)
     made = _made_fields(dataset, prefix, orientation)
+    if "posterior" not in dataset.variables and any(k.startswith(prefix) for k in kept):
+        made.pop(f"{prefix}/class_posterior", None)
     fields: dict[str, NDArray[Any]] = {"uid": dataset["uid"].values.astype(np.uint64)}
     if not kept:
         fields |= made

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import imagecodecs
 import numpy as np
 import tifffile
 
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 # Deflate and LZW expand by less than this; EER frames store events only.
 _MAXIMUM_RATIO = 1100
 _MAXIMUM_EDGE = 65536
+_MAXIMUM_EER_EDGE = 16384  # events say nothing of the size of the frame
 _EER_COMPRESSIONS = (65000, 65001, 65002)
+_EER_BITS = ((65007, 7), (65008, 2), (65009, 2))
 
 
 class _Complaints(logging.Handler):
@@ -62,18 +65,29 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:100]
 
 
-def _check(path: Path, tiff: tifffile.TiffFile) -> tuple[int, int, int]:
-    page = tiff.pages[0]
+def _frames(path: Path, tiff: tifffile.TiffFile) -> list[Any]:
+    """Return the pages to sum: of an EER movie not the image its camera has summed already."""
+    pages = [tiff.pages[number].aspage() for number in range(len(tiff.pages))]
+    events = [page for page in pages if int(page.compression) in _EER_COMPRESSIONS]
+    frames = events or pages
+    rows, columns = frames[0].imagelength, frames[0].imagewidth
+    limit = _MAXIMUM_EER_EDGE if events else _MAXIMUM_EDGE
+    if not (1 <= rows <= limit and 1 <= columns <= limit):
+        raise InputError(f"{path}: header says {columns} x {rows} pixels; damaged")
+    for number, page in enumerate(frames, 1):
+        if (page.imagelength, page.imagewidth) != (rows, columns):
+            raise InputError(f"{path}: frame {number} has another shape than the first")
+        if not events:
+            _check_grey(path, page)
+    return frames
+
+
+def _check_grey(path: Path, page: Any) -> None:
     if page.ndim != 2 or page.dtype is None or page.dtype.kind not in "buif":
         raise InputError(f"{path}: a TIFF file of shape {page.shape}; use grey images")
-    rows, columns = page.shape
-    if not (1 <= rows <= _MAXIMUM_EDGE and 1 <= columns <= _MAXIMUM_EDGE):
-        raise InputError(f"{path}: header says {columns} x {rows} pixels; damaged")
     size = path.stat().st_size
-    eer = int(page.compression) in _EER_COMPRESSIONS
-    if not eer and rows * columns * page.dtype.itemsize > _MAXIMUM_RATIO * size:
-        raise InputError(f"{path}: header says {columns} x {rows} pixels in {size} bytes; damaged")
-    return len(tiff.pages), rows, columns
+    if page.imagelength * page.imagewidth * page.dtype.itemsize > _MAXIMUM_RATIO * size:
+        raise InputError(f"{path}: header says {page.shape} pixels in {size} bytes; damaged")
 
 
 def tiff_shape(path: Path) -> tuple[int, int, int]:
@@ -84,7 +98,8 @@ def tiff_shape(path: Path) -> tuple[int, int, int]:
     path : path
     """
     with _opened(path) as tiff:
-        return _check(path, tiff)
+        frames = _frames(path, tiff)
+        return len(frames), int(frames[0].imagelength), int(frames[0].imagewidth)
 
 
 def read_tiff_sum(path: Path) -> NDArray[np.float32]:
@@ -99,11 +114,34 @@ def read_tiff_sum(path: Path) -> NDArray[np.float32]:
     image : (y, x) float32
     """
     with _opened(path) as tiff:
-        frames, rows, columns = _check(path, tiff)
-        total = np.zeros((rows, columns), np.float32)
-        for number in range(frames):
-            page = tiff.pages[number]
-            if page.shape != (rows, columns):
-                raise InputError(f"{path}: frame {number + 1} has another shape")
-            total += page.asarray(maxworkers=1)
+        frames = _frames(path, tiff)
+        total = np.zeros((frames[0].imagelength, frames[0].imagewidth), np.float32)
+        for page in frames:
+            events = int(page.compression) in _EER_COMPRESSIONS
+            total += _decode_events(tiff, page) if events else page.asarray(maxworkers=1)
         return total
+
+
+def _decode_events(tiff: tifffile.TiffFile, page: Any) -> NDArray[Any]:
+    """Decode the electrons of one EER frame to counts per physical pixel.
+
+    Electrons are runs of empty pixels and a sub-pixel position, of 8 + 4 bits (65000), 7 + 4 bits
+    (65001), or as tags 65007 to 65009 say (65002).
+    """
+    skip, across, down = {65000: (8, 2, 2), 65001: (7, 2, 2)}.get(
+        int(page.compression),
+        tuple(int(page.tags.valueof(tag, default)) for tag, default in _EER_BITS),
+    )
+    pieces = [
+        _read_at(tiff, offset, count)
+        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)
+    ]
+    shape = (int(page.imagelength), int(page.imagewidth))
+    return np.asarray(imagecodecs.eer_decode(b"".join(pieces), shape, skip, across, down))
+
+
+def _read_at(tiff: tifffile.TiffFile, offset: int, count: int) -> bytes:
+    if offset + count > tiff.filehandle.size:
+        raise ValueError("a frame beyond the end of the file")
+    tiff.filehandle.seek(offset)
+    return bytes(tiff.filehandle.read(count))

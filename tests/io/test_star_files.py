@@ -266,8 +266,8 @@ def test_relion_opens_what_is_written(tmp_path: Path) -> None:
     )
     write_particles(table, tmp_path / "p.star")
     command = (
-        "relion_refine --i p.star --o out/run --K 1 --iter 1 --ctf --particle_diameter 60 --zero_mask "
-        "--oversampling 0 --psi_step 60 --j 1 --dont_check_norm"
+        "relion_refine --i p.star --o out/run --K 1 --iter 1 --ctf --particle_diameter 60 "
+        "--zero_mask --oversampling 0 --psi_step 60 --j 1 --dont_check_norm"
     ).split()
     (tmp_path / "out").mkdir()
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
