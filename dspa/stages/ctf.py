@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dspa.data.schema import MICROGRAPHS
 from dspa.io.micrographs import read_micrographs, write_micrographs
 from dspa.io.picture import curves, histogram, image, scatter, side_by_side
 from dspa.ops.ctf_estimation import (
@@ -171,9 +170,8 @@ def _with_fits(table: xr.Dataset, done: Sequence[tuple[MicrographTask, CTFFit]])
     }
     for name, values in columns.items():
         result[name] = ("micrograph", np.asarray(values, np.float64))
-    if "ctf_quality" in MICROGRAPHS.variables:
-        quality = np.array([QUALITIES.index(fit.quality) for fit in fits], np.int8)
-        result["ctf_quality"] = ("micrograph", quality)
+    quality = np.array([QUALITIES.index(fit.quality) for fit in fits], np.int8)
+    result["ctf_quality"] = ("micrograph", quality)
     return result
 
 
