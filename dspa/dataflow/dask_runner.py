@@ -6,6 +6,7 @@ again; nothing is scattered. Keys name run, pass and chunk. Only handles pass th
 
 from __future__ import annotations
 
+import math
 import pickle
 import time
 from dataclasses import dataclass, field
@@ -41,8 +42,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 S = TypeVar("S")
 
-# Tasks shorter than this are joined, whole subtrees at a time, which changes no bits.
-SHORT_TASK = 0.5
+# Seconds that Dask spends on a task, and a chunk's time where nothing is known of it yet.
+OVERHEAD = 0.004
+SLOW_CHUNK = 1.0
 LARGE_FUNCTION = 2**16
 # Reductions bound to a model in this process, newest last: two, for the two half sets.
 _BOUND: dict[str, Reduction] = {}
@@ -199,15 +201,9 @@ class DaskRunner:
         return client.submit(_finish, reduction, model, total, folder, turn, key=key, pure=False)
 
     def _group(self, plan: Plan) -> int:
-        """Chunks per task: more when they were short last time and workers stay busy."""
-        seconds = self._seconds.get(type(plan.reduction).__qualname__, SHORT_TASK)
-        group = 1
-        while (
-            seconds * group * 2 < SHORT_TASK
-            and len(plan.chunks) >= group * FAN_IN * self.workers * 2
-        ):
-            group *= FAN_IN
-        return group
+        """Chunks per task, from how long they took last time: whole subtrees, so the same bits."""
+        seconds = self._seconds.get(type(plan.reduction).__qualname__, SLOW_CHUNK)
+        return chunks_per_task(len(plan.chunks), seconds, workers=self.workers)
 
     def _turn(self, name: str) -> str:
         """Return a name for a pass that no other pass of any job shares."""
@@ -219,6 +215,29 @@ class DaskRunner:
             f"workers kept dying during {name}, most likely for want of memory "
             f"({self.memory / 2**30:.1f} GiB each): use fewer with --cluster local:N"
         )
+
+
+def chunks_per_task(count: int, seconds: float, *, workers: int) -> int:
+    """Return how many chunks to join in a task: the power of the fan-in that ends soonest.
+
+    Parameters
+    ----------
+    count : int
+        Chunks in the pass.
+    seconds : float
+        Time of one chunk.
+    workers : int
+    """
+
+    def cost(group: int) -> float:
+        tasks = math.ceil(count / group)
+        merges = math.ceil(tasks / (FAN_IN - 1))
+        # A quarter of a task more: the last one makes the others wait when workers are uneven.
+        rounds = math.ceil(tasks / workers) + 0.25
+        return rounds * min(group, count) * seconds + (tasks + merges) * OVERHEAD
+
+    powers = range(1 + math.ceil(math.log(max(count, 1), FAN_IN)))
+    return min((FAN_IN**power for power in powers), key=cost)
 
 
 def runner_for(client: Any, folder: Path, events: Events) -> DaskRunner:
@@ -261,7 +280,7 @@ class _Watch:
     @property
     def seconds_per_chunk(self) -> float:
         """Mean time of a chunk in its worker."""
-        return sum(self.times.values()) / len(self.times) if self.times else SHORT_TASK
+        return sum(self.times.values()) / len(self.times) if self.times else SLOW_CHUNK
 
 
 def _bound(turn: str, reduction: Reduction, model: Model) -> Reduction:

@@ -19,7 +19,7 @@ import pytest
 from dspa.data.errors import InputError
 from dspa.dataflow.checkpoint import Checkpoints
 from dspa.dataflow.cluster import connect
-from dspa.dataflow.dask_runner import DaskRunner
+from dspa.dataflow.dask_runner import DaskRunner, chunks_per_task
 from dspa.dataflow.events import Events
 
 HERE = Path(__file__).parent
@@ -76,7 +76,7 @@ def test_killed_client_resumes_to_the_same_bits(tmp_path, make_runner):
             from pathlib import Path
             import toy_reduction as toy
             from dspa.dataflow.cluster import connect
-            from dspa.dataflow.dask_runner import DaskRunner
+            from dspa.dataflow.dask_runner import DaskRunner, chunks_per_task
             cluster = connect("local:2")
             chunks = [toy.ToyChunk(i, delay=0.03) for i in range({CHUNKS})]
             toy.passes(DaskRunner(cluster, Path({str(tmp_path)!r})), chunks, count=500)
@@ -100,13 +100,22 @@ def test_killed_client_resumes_to_the_same_bits(tmp_path, make_runner):
     assert rows["value"].tobytes() == expected[1]["value"].tobytes()
 
 
-def test_short_tasks_are_joined_without_changing_bits(make_runner, tmp_path):
+def test_short_tasks_are_joined_without_changing_bits(make_runner, monkeypatch):
     many = [toy.ToyChunk(i, items=4) for i in range(40)]
     inline, _ = toy.passes(make_runner("inline"), many)
-    runner = make_runner(2)
-    grouped, _ = toy.passes(runner, many)
-    assert runner._group(type("P", (), {"reduction": toy.ToyReduction(), "chunks": many})()) > 1
-    assert grouped["volume"].tobytes() == inline["volume"].tobytes()
+    for group in (4, 16, 64):
+        runner = make_runner(2)
+        monkeypatch.setattr(runner, "_group", lambda plan, group=group: group)
+        grouped, _ = toy.passes(runner, many)
+        assert grouped["volume"].tobytes() == inline["volume"].tobytes()
+
+
+def test_short_chunks_share_a_task_and_long_ones_do_not():
+    assert chunks_per_task(1000, 2.0, workers=4) == 1
+    assert chunks_per_task(8, 0.3, workers=2) == 1
+    assert chunks_per_task(1, 0.001, workers=2) == 1
+    assert chunks_per_task(1000, 0.001, workers=2) >= 16
+    assert chunks_per_task(6, 0.002, workers=2) == 4
 
 
 def test_map_is_ordered_and_reports(runner):
