@@ -1,0 +1,197 @@
+"""Export: the right table, in the right format, that others can open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from dspa.data import schema
+from dspa.data.errors import InputError
+from dspa.dataflow.events import Events
+from dspa.dataflow.runner import InlineRunner
+from dspa.io.images import write_images
+from dspa.io.micrographs import read_micrographs, write_micrographs
+from dspa.io.particles import read_particles, write_particles
+from dspa.io.picks import read_picks
+from dspa.io.star import read_star
+from dspa.io.volumes import read_images
+from dspa.stages.export import STAGE, Params
+from dspa.stages.stage import Context, check
+
+COUNT, BOX = 10, 8
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(COUNT, BOX, BOX)).astype("f4")
+
+
+@pytest.fixture
+def jobs(tmp_path: Path, images: np.ndarray) -> dict[str, Path]:
+    """Micrographs of J1, picks of J2, particles of J3."""
+    paths = {
+        "micrographs": tmp_path / "jobs" / "J001-import" / "micrographs.zarr",
+        "picks": tmp_path / "jobs" / "J002-pick-blob" / "picks.zarr",
+        "particles": tmp_path / "jobs" / "J003-extract" / "particles.zarr",
+    }
+    optics = {"voltage": [300.0], "spherical_aberration": [2.7e7], "amplitude_contrast": [0.1]}
+    micrographs = {
+        "path": ["/d/a.mrc", "/d/b.mrc"],
+        "micrograph_name": ["a.mrc", "b.mrc"],
+        "shape": [[400, 500]] * 2,
+        "optics": [0, 0],
+        "defocus_u": [1e4, 2e4],
+        "defocus_v": [1e4, 2e4],
+        "defocus_angle": [0.1, 0.2],
+        "pixel_size": [1.5],
+    }
+    write_micrographs(schema.make("micrographs", micrographs | optics), paths["micrographs"])
+    rng = np.random.default_rng(1)
+    picks = {
+        "uid": np.arange(COUNT) + 100,
+        "optics": np.zeros(COUNT),
+        "micrograph": np.arange(COUNT) % 2,
+        "micrograph_name": ["a.mrc", "b.mrc"],
+        "coordinate": rng.uniform(0, 600, (COUNT, 2)),
+        "ncc": rng.uniform(size=COUNT),
+        "micrograph_pixel_size": [1.5],
+        **optics,
+    }
+    write_particles(schema.make("particles", picks), paths["picks"])
+    store = paths["particles"].with_name("images.zarr")
+    writer = write_images(store, COUNT, BOX, dtype="float32", pixel_size=3.0)
+    writer.write(0, images)
+    writer.close()
+    more = {
+        "pixel_size": [3.0],
+        "box_size": [BOX],
+        "image_stack": np.zeros(COUNT),
+        "image_index": np.arange(COUNT),
+        "stack_path": [str(store)],
+        "pose": np.tile(np.eye(3), (COUNT, 1, 1)),
+        "shift": rng.normal(size=(COUNT, 2)),
+        "class_index": np.arange(COUNT),
+        "defocus_u": np.full(COUNT, 1e4),
+        "defocus_v": np.full(COUNT, 1e4),
+        "defocus_angle": np.zeros(COUNT),
+    }
+    write_particles(schema.make("particles", picks | more), paths["particles"])
+    return paths
+
+
+def _export(folder: Path, inputs: dict[str, Path], **params: Any) -> str:
+    heard: list[Any] = []
+    made = Params(**params)
+    check(made)
+    folder = folder / "jobs" / "J009-export"
+    folder.mkdir(parents=True, exist_ok=True)
+    events = Events(folder, (heard.append,))
+    STAGE.run(Context(folder, InlineRunner(folder), events), inputs, made)
+    return " | ".join(e["text"] for e in heard if e["kind"] in ("message", "warning"))
+
+
+def test_the_latest_table_is_exported_unless_asked_otherwise(
+    jobs: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "o.star"
+    assert "10 particles" in _export(tmp_path, jobs, out=str(out))
+    assert "10 picks" in _export(tmp_path, jobs, out=str(out), what="picks")
+    only = {"micrographs": jobs["micrographs"]}
+    assert "2 micrographs" in _export(tmp_path, only, out=str(out))
+    with pytest.raises(InputError, match="have none"):
+        _export(tmp_path, only, out=str(out), what="particles")
+    with pytest.raises(InputError, match="nothing to export"):
+        _export(tmp_path, {}, out=str(out))
+
+
+def test_particles_with_poses_and_classes(
+    jobs: dict[str, Path], tmp_path: Path, images: np.ndarray
+) -> None:
+    _export(tmp_path, jobs, out=str(tmp_path / "o.star"))
+    optics, particles = (b.columns for b in read_star(tmp_path / "o.star"))
+    for label in ("rlnVoltage", "rlnSphericalAberration", "rlnImagePixelSize", "rlnImageSize"):
+        assert label in optics
+    assert particles["rlnClassNumber"].tolist() == list(range(1, COUNT + 1))
+    number, _, stack = particles["rlnImageName"][3].partition("@")
+    assert number == "000004"
+    np.testing.assert_array_equal(read_images(stack).images, images)
+    assert {"rlnAngleRot", "rlnOriginXAngst", "rlnCoordinateX"} <= set(particles)
+
+
+def test_images_are_copied_when_asked(
+    jobs: dict[str, Path], tmp_path: Path, images: np.ndarray
+) -> None:
+    table = read_particles(jobs["particles"])
+    dark = table.assign(image_sign=("particle", np.full(COUNT, -1, np.int8)))
+    write_particles(dark.isel(particle=slice(2, 7)), tmp_path / "p.zarr")
+    inputs = {"particles": tmp_path / "p.zarr"}
+    said = _export(tmp_path, inputs, out=str(tmp_path / "o.star"))
+    assert "dark" in said
+    _export(tmp_path, inputs, out=str(tmp_path / "o.star"), images=True)
+    copied = read_images(tmp_path / "o.mrcs")
+    np.testing.assert_array_equal(copied.images, -images[2:7])
+    assert copied.pixel_size == pytest.approx(3.0)
+    again = read_particles(tmp_path / "o.star")
+    assert "image_sign" not in again
+    assert again["uid"].values.tolist() == table["uid"].values[2:7].tolist()
+
+
+def test_picks_as_relion_writes_them(jobs: dict[str, Path], tmp_path: Path) -> None:
+    picks = read_particles(jobs["picks"])
+    inputs = {"picks": jobs["picks"], "micrographs": jobs["micrographs"]}
+    _export(tmp_path, inputs, out=str(tmp_path / "one.star"))
+    columns = read_star(tmp_path / "one.star")[1].columns
+    np.testing.assert_allclose(columns["rlnCoordinateX"] * 1.5, picks["coordinate"][:, 0])
+    np.testing.assert_allclose(columns["rlnAutopickFigureOfMerit"], picks["ncc"], rtol=1e-6)
+    _export(tmp_path, inputs, out=f"{tmp_path}/many/")
+    listing = read_star(tmp_path / "many" / "autopick.star")[0]
+    assert listing.columns["rlnMicrographName"].tolist() == ["a.mrc", "b.mrc"]
+    again = read_picks(listing.columns["rlnMicrographCoordinates"].tolist(), pixel_size=1.5)
+    order = np.argsort(picks["micrograph"].values, kind="stable")
+    np.testing.assert_allclose(again["coordinate"], picks["coordinate"][order], atol=1e-5)
+    whole = read_star(tmp_path / "many" / "a_autopick.star")[0].columns
+    assert "rlnAutopickFigureOfMerit" in whole
+
+
+def test_cryosparc_coordinates_need_the_shapes_of_micrographs(
+    jobs: dict[str, Path], tmp_path: Path
+) -> None:
+    picks = read_particles(jobs["particles"])
+    assert "unknown" in _export(tmp_path, {"particles": jobs["particles"]}, out=f"{tmp_path}/a.cs")
+    assert "coordinate" not in read_particles(tmp_path / "a.cs")
+    _export(tmp_path, jobs, out=f"{tmp_path}/b.cs")
+    again = read_particles(tmp_path / "b.cs")
+    np.testing.assert_allclose(again["coordinate"], picks["coordinate"], atol=1e-3)
+    np.testing.assert_allclose(again["shift"], picks["shift"], atol=1e-5)
+
+
+def test_micrographs_with_their_ctf(jobs: dict[str, Path], tmp_path: Path) -> None:
+    _export(tmp_path, {"micrographs": jobs["micrographs"]}, out=f"{tmp_path}/m.star")
+    again = read_micrographs(tmp_path / "m.star")
+    expected = read_micrographs(jobs["micrographs"])
+    for name in ("defocus_u", "defocus_angle", "pixel_size", "spherical_aberration"):
+        np.testing.assert_allclose(again[name], expected[name])
+    with pytest.raises(InputError, match="--to star"):
+        _export(tmp_path, {"micrographs": jobs["micrographs"]}, out=f"{tmp_path}/m.cs")
+
+
+@pytest.mark.parametrize(
+    ("params", "name"),
+    [
+        ({"out": "a"}, "a.star"),
+        ({"out": "a", "to": "cs"}, "a.cs"),
+        ({"out": "d/"}, "d/particles.star"),
+        ({"out": "a.v2"}, "a.v2.star"),
+    ],
+)
+def test_the_name_decides_the_format(
+    params: dict[str, Any], name: str, jobs: dict[str, Path], tmp_path: Path
+) -> None:
+    _export(tmp_path, jobs, **(params | {"out": f"{tmp_path}/{params['out']}"}))
+    assert isinstance(read_particles(tmp_path / name), xr.Dataset)
+    with pytest.raises(InputError, match="make them agree"):
+        _export(tmp_path, jobs, out="a.cs", to="star")

@@ -1,0 +1,298 @@
+"""Import: what is taken up, what is set aside, what is refused, and in which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+
+from dspa.data.errors import InputError
+from dspa.dataflow.events import Events
+from dspa.dataflow.runner import InlineRunner
+from dspa.io.cs import write_cs
+from dspa.io.images import ParticleImages
+from dspa.io.micrographs import read_micrograph_image, read_micrographs
+from dspa.io.particles import read_particles
+from dspa.io.star import Block, write_star
+from dspa.io.volumes import read_volume, write_image_stack, write_volume
+from dspa.stages import import_micrographs, import_particles, import_volume
+from dspa.stages.import_ import STAGES
+from dspa.stages.stage import Context, check
+
+OPTICS = {"pixel_size": 1.5, "voltage": 300.0, "cs": 2.7}
+BOX = 32
+
+
+class Desk:
+    """Runs one stage in a folder of its own and keeps what it says."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.heard = folder, []
+        self.count = 0
+
+    def run(self, stage: Any, **params: Any) -> dict[str, Path]:
+        made = stage.params(**params)
+        check(made)
+        self.count += 1
+        folder = self.folder / "jobs" / f"J{self.count:03d}-test"
+        folder.mkdir(parents=True)
+        events = Events(folder, (self.heard.append,))
+        return dict(stage.run(Context(folder, InlineRunner(folder), events), {}, made))
+
+    def said(self, kind: str = "") -> str:
+        texts = [e["text"] for e in self.heard if e["kind"] in (kind or ("message", "warning"))]
+        return " | ".join(texts)
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    monkeypatch.chdir(tmp_path)
+    return Desk(tmp_path)
+
+
+def _micrograph(path: Path, seed: int = 0, shape: tuple[int, int] = (40, 50)) -> None:
+    image = np.random.default_rng(seed).normal(size=(1, *shape)).astype("f4")
+    write_image_stack(path, image, pixel_size=1.5)
+
+
+def _particles(count: int, *, sign: float = 1.0) -> np.ndarray:
+    y, x = np.mgrid[:BOX, :BOX] - BOX // 2
+    blob = np.exp(-(x * x + y * y) / (2 * (BOX / 10) ** 2))
+    noise = np.random.default_rng(1).normal(size=(count, BOX, BOX))
+    return (noise + sign * 0.5 * blob).astype("f4")
+
+
+def _star(path: Path, stack: str, count: int, **more: Any) -> None:
+    columns = {
+        "rlnImageName": np.array([f"{i + 1:06d}@{stack}" for i in range(count)], object),
+        "rlnVoltage": np.full(count, 300.0),
+        "rlnSphericalAberration": np.full(count, 2.7),
+        "rlnAmplitudeContrast": np.full(count, 0.1),
+        "rlnImagePixelSize": np.full(count, 2.0),
+        "rlnDefocusU": np.full(count, 1e4),
+        "rlnDefocusV": np.full(count, 1e4),
+        "rlnDefocusAngle": np.zeros(count),
+        **more,
+    }
+    write_star(path, [Block("particles", columns)])
+
+
+def test_micrographs_of_a_pattern(desk: Desk, tmp_path: Path) -> None:
+    for number in range(3):
+        _micrograph(tmp_path / f"m{number}.mrc", number, (40, 50 + 10 * (number == 2)))
+    (tmp_path / "note.txt").write_text("x")
+    (tmp_path / "cut.mrc").write_bytes((tmp_path / "m0.mrc").read_bytes()[:3000])
+    write_image_stack(tmp_path / "flat.mrc", np.ones((1, 9, 9), "f4"), pixel_size=1.5)
+    nan = np.random.default_rng(0).normal(size=(1, 9, 9)).astype("f4")
+    nan[0, 4, 4] = np.nan
+    write_image_stack(tmp_path / "nan.mrc", nan, pixel_size=1.5)
+    outputs = desk.run(import_micrographs.MICROGRAPHS_STAGE, files="*", **OPTICS)
+    table = read_micrographs(outputs["micrographs"])
+    assert table["micrograph_name"].values.tolist() == ["m0.mrc", "m1.mrc", "m2.mrc"]
+    assert table["shape"].values.tolist() == [[40, 50], [40, 50], [40, 60]]
+    assert (table["contrast_sign"] == -1).all()
+    np.testing.assert_allclose(table["spherical_aberration"], [2.7e7])
+    assert all(Path(p).is_absolute() for p in table["path"].values)
+    for words in ("cut.mrc", "truncated", "flat.mrc", "nan.mrc", "NaN", "2 shapes", "1 .txt"):
+        assert words in desk.said(), words
+    listed = (outputs["micrographs"].parent / "set_aside.txt").read_text()
+    assert listed.count("\n") == 3
+    assert read_micrographs(outputs["micrographs"].parent / "micrographs.star").sizes == {
+        "micrograph": 3,
+        "optics": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("params", "complaint"),
+    [
+        ({"files": "*.mrc", "pixel_size": 1.5, "cs": 2.7}, "give --voltage"),
+        ({"files": "*.mrc", "pixel_size": 1.5, "voltage": 300.0}, "give --cs"),
+        ({"files": "*.tif", **OPTICS}, "matches no image file"),
+        ({"files": ".", **OPTICS}, "is a folder"),
+        ({"files": "[", **OPTICS}, "matches no image file"),
+        ({"files": "none.star", **OPTICS}, "none.star"),
+        ({"files": "*.png", "voltage": 300.0, "cs": 2.7}, "give --pixel-size"),
+        ({"files": "*.mrc", **OPTICS, "ctf_from": "ctf.star"}, "has the name of"),
+    ],
+)
+def test_what_is_missing_is_named(
+    params: dict[str, Any], complaint: str, desk: Desk, tmp_path: Path
+) -> None:
+    _micrograph(tmp_path / "m.mrc")
+    (tmp_path / "m.png").write_bytes(
+        imagecodecs.png_encode(np.arange(64, dtype="u1").reshape(8, 8))
+    )
+    write_star(
+        tmp_path / "ctf.star",
+        [Block("", {"rlnMicrographName": np.array(["x.mrc"], object), "rlnDefocusU": np.ones(1)})],
+    )
+    with pytest.raises(InputError, match=complaint):
+        desk.run(import_micrographs.MICROGRAPHS_STAGE, **params)
+
+
+def test_pixel_sizes_of_headers(desk: Desk, tmp_path: Path) -> None:
+    stage = import_micrographs.MICROGRAPHS_STAGE
+    optics = {"voltage": 300.0, "cs": 2.7}
+    _micrograph(tmp_path / "a.mrc")
+    outputs = desk.run(stage, files="*.mrc", **optics)
+    assert read_micrographs(outputs["micrographs"])["pixel_size"].values == pytest.approx(1.5)
+    desk.run(stage, files="*.mrc", pixel_size=0.75, **optics)
+    assert "the headers say 1.5 A per pixel; 0.75 A is used" in desk.said("warning")
+    image = np.random.default_rng(0).normal(size=(1, 9, 9))
+    write_image_stack(tmp_path / "b.mrc", image, pixel_size=2.0)
+    with pytest.raises(InputError, match=r"mixed pixel sizes in the headers \(1.5 A: 1, 2 A: 1\)"):
+        desk.run(stage, files="*.mrc", **optics)
+
+
+def test_ctf_by_name(desk: Desk, tmp_path: Path) -> None:
+    for name in "abc":
+        _micrograph(tmp_path / f"{name}.mrc")
+    names = np.array(["other/b.mrc", "other/a.tif"], object)
+    columns = {"rlnMicrographName": names, "rlnDefocusU": np.array([2e4, 1e4])}
+    write_star(tmp_path / "ctf.star", [Block("micrographs", columns)])
+    outputs = desk.run(
+        import_micrographs.MICROGRAPHS_STAGE, files="*.mrc", ctf_from="ctf.star", **OPTICS
+    )
+    found = read_micrographs(outputs["micrographs"])["defocus_u"].values
+    np.testing.assert_array_equal(found, [1e4, 2e4, np.nan])
+    assert "no CTF for 1 micrographs" in desk.said("warning")
+
+
+def test_movies_are_summed_with_their_gain(desk: Desk, tmp_path: Path) -> None:
+    movie = np.random.default_rng(0).integers(0, 9, (3, 12, 16)).astype("u1")
+    tifffile.imwrite(tmp_path / "a.tif", movie, photometric="minisblack")
+    gain = np.random.default_rng(1).uniform(0.5, 1.5, (1, 12, 16)).astype("f4")
+    write_image_stack(tmp_path / "gain.mrc", gain, pixel_size=1.0)
+    outputs = desk.run(import_micrographs.MOVIES_STAGE, files="a.tif", gain="gain.mrc", **OPTICS)
+    movies, sums = (read_micrographs(outputs[k]) for k in ("movies", "micrographs"))
+    assert movies["frames"].values.tolist() == [3]
+    summed = read_micrograph_image(sums["path"].values[0])
+    np.testing.assert_allclose(summed, movie.sum(0) * gain[0], rtol=1e-6)
+
+
+def test_particles_stay_in_place_and_bad_ones_are_set_aside(desk: Desk, tmp_path: Path) -> None:
+    images = _particles(60)
+    images[7, 3, 3], images[9] = np.inf, 5.0
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    write_image_stack(tmp_path / "s.mrcs", images, pixel_size=2.0)
+    defocus = np.full(60, 1e4)
+    defocus[20] = np.nan
+    _star(tmp_path / "deep" / "er" / "p.star", "s.mrcs", 60, rlnDefocusU=defocus)
+    outputs = desk.run(import_particles.PARTICLES_STAGE, file="deep/er/p.star")
+    table = read_particles(outputs["particles"])
+    kept = [i for i in range(60) if i not in (7, 9, 20)]
+    assert table["image_index"].values.tolist() == kept
+    assert table["stack_path"].values.tolist() == [str(tmp_path / "s.mrcs")]
+    assert table["box_size"].values.tolist() == [BOX]
+    warnings = desk.said("warning")
+    assert "1 images with NaN or infinite pixels: 8@" in warnings
+    assert "1 images with one value only: 10@" in warnings
+    assert "no number: 21@" in warnings
+    np.testing.assert_array_equal(ParticleImages(table).read(np.arange(3)), images[:3])
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_contrast_is_found_from_the_images(sign: int, desk: Desk, tmp_path: Path) -> None:
+    images = _particles(80, sign=sign)
+    write_image_stack(tmp_path / "s.mrcs", images, pixel_size=2.0)
+    _star(tmp_path / "p.star", "s.mrcs", 80)
+    outputs = desk.run(import_particles.PARTICLES_STAGE, file="p.star")
+    table = read_particles(outputs["particles"])
+    assert (table["image_sign"] == sign).all()
+    assert f"look {'bright' if sign > 0 else 'dark'}" in desk.said("message")
+    np.testing.assert_array_equal(ParticleImages(table).read([5]), sign * images[5:6])
+    star = read_particles(outputs["particles"].parent / "particles.star")
+    assert ("image_sign" in star) == (sign < 0)
+    outputs = desk.run(import_particles.PARTICLES_STAGE, file="p.star", contrast="dark")
+    assert (read_particles(outputs["particles"])["image_sign"] == -1).all()
+
+
+def test_noise_has_no_contrast(desk: Desk, tmp_path: Path) -> None:
+    write_image_stack(tmp_path / "s.mrcs", _particles(200, sign=0.0), pixel_size=2.0)
+    _star(tmp_path / "p.star", "s.mrcs", 200)
+    desk.run(import_particles.PARTICLES_STAGE, file="p.star")
+    assert "cannot be told" in desk.said("warning")
+
+
+def test_cryosparc_particles(desk: Desk, tmp_path: Path) -> None:
+    count = 50
+    (tmp_path / "project" / "J1").mkdir(parents=True)
+    write_image_stack(tmp_path / "project" / "J1" / "s.mrc", _particles(count), pixel_size=2.0)
+    fields = {
+        "uid": np.arange(count, dtype="u8"),
+        "blob/path": np.full(count, b">J1/s.mrc"),
+        "blob/idx": np.arange(count, dtype="u4"),
+        "blob/psize_A": np.full(count, 2.0, "f4"),
+        "blob/sign": np.full(count, -1, "f4"),
+    }
+    (tmp_path / "elsewhere").mkdir()
+    write_cs(tmp_path / "elsewhere" / "p.cs", fields)
+    stage = import_particles.PARTICLES_STAGE
+    with pytest.raises(InputError, match=r"1 of 1 stacks are not there .*--images-root"):
+        desk.run(stage, file="elsewhere/p.cs")
+    outputs = desk.run(stage, file="elsewhere/p.cs", images_root="project")
+    table = read_particles(outputs["particles"])
+    assert (table["image_sign"] == -1).all()  # the file's word counts, the images disagree
+    warnings = desk.said("warning")
+    assert "but the file says dark, which is used" in warnings
+    assert "no defocus" in warnings
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        ({"stack": "other.mrcs"}, "1 of 1 stacks are not there"),
+        ({"count": 9}, "row 9 wants image 9 .* which holds 8"),
+        ({"rlnImagePixelSize": np.array([2.0, 3.0] * 4)}, "mixed pixel sizes"),
+        ({"rlnVoltage": np.full(8, np.nan)}, "voltage is unknown; give --voltage"),
+    ],
+)
+def test_particles_that_cannot_be_used(
+    more: dict[str, Any], complaint: str, desk: Desk, tmp_path: Path
+) -> None:
+    write_image_stack(tmp_path / "s.mrcs", _particles(8), pixel_size=2.0)
+    count, stack = more.pop("count", 8), more.pop("stack", "s.mrcs")
+    _star(tmp_path / "p.star", stack, count, **more)
+    with pytest.raises(InputError, match=complaint):
+        desk.run(import_particles.PARTICLES_STAGE, file="p.star")
+
+
+def test_picks_are_imported_as_picks(desk: Desk, tmp_path: Path) -> None:
+    (tmp_path / "a.box").write_text("1 2 10 10\n")
+    (tmp_path / "b.box").write_text("3 4 10 10\n")
+    outputs = desk.run(import_particles.PARTICLES_STAGE, file="*.box", pixel_size=2.0)
+    table = read_particles(outputs["picks"])
+    np.testing.assert_allclose(table["coordinate"], [[12, 14], [16, 18]])
+    with pytest.raises(InputError, match="--pixel-size"):
+        desk.run(import_particles.PARTICLES_STAGE, file="*.box")
+
+
+def test_volumes(desk: Desk, tmp_path: Path) -> None:
+    density = np.random.default_rng(0).normal(size=(8, 8, 8)).astype("f4")
+    write_volume(tmp_path / "v.mrc", density, pixel_size=2.0)
+    outputs = desk.run(import_volume.VOLUME_STAGE, file="v.mrc")
+    np.testing.assert_array_equal(read_volume(outputs["volume"]).density, density)
+    write_volume(tmp_path / "w.mrc", density[:4], pixel_size=2.0)
+    with pytest.raises(InputError, match="8 x 8 x 4 voxels; give a cubic map"):
+        desk.run(import_volume.VOLUME_STAGE, file="w.mrc")
+
+
+def test_the_stages_have_names_and_help() -> None:
+    names = [stage.name for stage in STAGES]
+    assert names == ["import micrographs", "import movies", "import particles", "import volume"]
+
+
+@pytest.mark.data
+def test_real_micrographs(desk: Desk, data_dir: Path) -> None:
+    outputs = desk.run(
+        import_micrographs.MICROGRAPHS_STAGE,
+        files=f"{data_dir}/apoferritin/May08_03*.png",
+        **OPTICS,
+    )
+    table = read_micrographs(outputs["micrographs"])
+    assert table["shape"].values.tolist() == [[1200, 1240]] * 2
