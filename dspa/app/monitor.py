@@ -97,7 +97,11 @@ class Monitor:
         self.log = Div(name="log", sizing_mode="stretch_width")
         self.gallery = Div(name="gallery", sizing_mode="stretch_width")
         self.root = column(
-            Div(text=f"<h2>{html.escape(str(project.folder))}</h2>"),
+            Div(
+                text=f"<h2>{html.escape(str(project.folder))}</h2>"
+                f"<a href='{links}../picks'>inspect picks</a> &nbsp; "
+                f"<a href='{links}../classes'>select classes</a>"
+            ),
             self.table, self.head, row(column(self.choice, self.plot, sizing_mode="stretch_width"),
             self.log, sizing_mode="stretch_width"), self.gallery, sizing_mode="stretch_width",
         )  # fmt: skip

@@ -16,7 +16,7 @@ from bokeh.application.handlers.function import FunctionHandler
 from bokeh.server.server import Server
 from tornado.web import HTTPError, RequestHandler
 
-from dspa.app.monitor import page
+from dspa.app import classes, monitor, picks
 from dspa.data.errors import InputError
 from dspa.project.lineage import find_job
 
@@ -73,10 +73,14 @@ def make_server(project: Project, *, port: int = 0, token: str = "") -> tuple[An
     token = token or secrets.token_urlsafe(24)
     prefix = f"/{token}"
     port = port or _free_port()
-    show = FunctionHandler(partial(page, project, f"{prefix}/report/"), trap_exceptions=True)
+    pages = {
+        "/": partial(monitor.page, project, f"{prefix}/report/"),
+        "/picks": partial(picks.page, project),
+        "/classes": partial(classes.page, project),
+    }
     try:
         server = Server(
-            {"/": Application(show)},
+            {name: Application(FunctionHandler(fill)) for name, fill in pages.items()},
             port=port,
             address=HOST,
             prefix=prefix,

@@ -1,0 +1,98 @@
+"""The pages that choose: what is chosen on them becomes the command that is shown and run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dspa.app.classes import ClassPage
+from dspa.app.picks import PickPage
+from dspa.data import schema
+from dspa.io.micrographs import write_micrographs
+from dspa.io.particles import write_particles
+from dspa.io.volumes import write_image_stack, write_volume
+from dspa.project.job import Record
+from dspa.project.project import init
+
+OPTICS = {
+    "optics_name": ["a"], "voltage": [300.0], "spherical_aberration": [2.7e7],
+    "amplitude_contrast": [0.1], "pixel_size": [2.0],
+}  # fmt: skip
+
+
+def finished(project, stage, outputs, parents=()):
+    inputs = {f"in{n}": {"given": f"J{n}", "path": "x", "job": n} for n in parents}
+    return project.new_job(Record(0, stage, state="completed", inputs=inputs, outputs=outputs))
+
+
+@pytest.fixture
+def project(tmp_path, rng):
+    project = init(tmp_path)
+    first = finished(project, "ctf", {"micrographs": "micrographs.zarr"})
+    write_volume(tmp_path / "m.mrc", rng.normal(size=(1, 64, 80)).astype("f4"), pixel_size=2.0)
+    table = {"path": [str(tmp_path / "m.mrc")], "micrograph_name": ["m.mrc"],
+             "shape": [[64, 80]], "optics": [0], "contrast_sign": [-1]}  # fmt: skip
+    write_micrographs(schema.make("micrographs", table | OPTICS), first.folder / "micrographs.zarr")
+    second = finished(project, "pick blob", {"picks": "picks.zarr"}, [1])
+    ncc = np.concatenate([rng.normal(0.15, 0.03, 60), rng.normal(0.5, 0.05, 40)])
+    picks = {
+        "uid": np.arange(100, dtype="u8"), "micrograph": np.zeros(100, "i4"),
+        "optics": np.zeros(100, "i4"), "coordinate": rng.uniform(0, 120, (100, 2)),
+        "ncc": ncc.astype("f4"), "power": rng.uniform(500, 900, 100).astype("f4"),
+        "micrograph_name": ["m.mrc"],
+    }  # fmt: skip
+    write_particles(schema.make("particles", picks | OPTICS), second.folder / "picks.zarr")
+    third = finished(project, "class2d", {"classes": "c.mrcs", "particles": "particles.zarr"}, [2])
+    images = np.zeros((4, 16, 16), np.float32)
+    images[:, 2, 3] = 1
+    write_image_stack(third.folder / "c.mrcs", images, pixel_size=2.0)
+    classes = picks | {"class_index": np.repeat([0, 1, 1, 3], 25).astype("i4")}
+    write_particles(schema.make("particles", classes | OPTICS), third.folder / "particles.zarr")
+    return project
+
+
+def test_chosen_classes_become_a_command(project):
+    page = ClassPage(project)
+    assert page.jobs.value == "J3" and page.command.button.disabled
+    assert page.frames.data["label"] == ["1: 25", "2: 50", "3: 0", "4: 25"]
+    shown = page.images.data["image"][0]
+    assert np.argwhere(shown == 1).tolist() == [[13, 3]]  # row 2 from the top
+    page.frames.selected.indices = [3, 1]
+    assert page.command.words == ["select2d", "J3", "--classes", "2,4"]
+    assert "75 of 100 particles" in page.message.text
+
+
+def test_thresholds_become_a_command(project):
+    page = PickPage(project)
+    assert page.jobs.value == "J2"
+    assert 0.2 < page.ncc.value < 0.45
+    assert page.message.text.startswith("4") or page.message.text.startswith("3")
+    page.ncc.value = 0.35
+    page.power.value = (400.0, 1000.0)
+    page.choose()
+    assert page.command.words == [
+        "inspect-picks",
+        "J2",
+        "--min-ncc",
+        "0.35",
+        "--power",
+        "400",
+        "1000",
+    ]
+    assert "40 of 100 here" in page.message.text
+    colours = page.points.data["colour"]
+    assert colours.count("#00e08a") == 40
+
+
+def test_empty_project_says_so(tmp_path):
+    project = init(tmp_path)
+    assert "no 2D classification" in ClassPage(project).message.text
+    assert "no picking job" in PickPage(project).message.text
+
+
+def test_button_starts_a_job(project):
+    page = ClassPage(project)
+    page.command.show(["show", "J3"])
+    page.command.start()
+    assert "started" in page.command.text.text and page.command.button.disabled
+    assert [process.wait(60) for process in page.command.processes] == [0]
