@@ -111,6 +111,12 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
         f"{likely.size} above an NCC of {suggested.ncc:.2f}, median diameter {diameter:.0f} A; "
         "next: dspa inspect-picks"
     )
+    context.events.emit(
+        "result",
+        candidates=int(picks.sizes["particle"]),
+        likely=int(likely.size),
+        diameter=diameter,
+    )
     return outputs
 
 

@@ -204,6 +204,12 @@ def _summarise(context: Context, done: Sequence[tuple[MicrographTask, CTFFit]]) 
         f"{counts['failed']} failed; median defocus {np.median(defocus):.0f} A, median fit "
         f"resolution {np.median(resolution):.1f} A; a picture of each is in ctf/"
     )
+    context.events.emit(
+        "result",
+        **counts,
+        defocus=float(np.median(defocus)),
+        resolution=float(np.median(resolution)),
+    )
 
 
 def plan(inputs: Mapping[str, Any], params: Params) -> Mapping[str, Any]:

@@ -219,6 +219,9 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
         f"{int(valid.sum())} particles in boxes of {recipe.size} px at {pixel_size:.3f} A "
         f"({recipe.size * pixel_size:.0f} A)"
     )
+    context.events.emit(
+        "result", particles=int(valid.sum()), box=recipe.size, pixel_size=pixel_size
+    )
     return {"particles": context.folder / "particles.zarr"}
 
 

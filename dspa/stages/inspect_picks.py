@@ -92,6 +92,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
         f"{int(keep.sum())} of {keep.size} candidates kept: --min-ncc {limits.ncc:.3f} "
         f"--power {limits.power_low:.0f} {limits.power_high:.0f}"
     )
+    context.events.emit("result", kept=int(keep.sum()), candidates=int(keep.size))
     return outputs
 
 

@@ -196,6 +196,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
         f"{len(templates.images)} templates at {_angles(params).size} angles; {likely} above an "
         f"NCC of {suggested.ncc:.2f}; next: dspa inspect-picks"
     )
+    context.events.emit("result", candidates=int(picks.sizes["particle"]), likely=likely)
     return outputs
 
 
