@@ -159,7 +159,8 @@ class _Borrowed:
 
 
 def _local(name: str, workers: int, options: Mapping[str, Any], routes: tuple[str, ...]) -> Cluster:
-    memory = int(options.get("memory_limit", MEMORY_LIMIT // workers))
+    # Half a worker's share is left to this process, which holds the client and the scheduler.
+    memory = int(options.get("memory_limit", MEMORY_LIMIT / (workers + 0.5)))
 
     def start() -> tuple[Client, tuple[Any, ...]]:
         folder = tempfile.mkdtemp(prefix="dspa-spill-", dir=options.get("local_directory"))

@@ -463,5 +463,7 @@ def _saved(figure: Figure) -> bytes:
 
 def _png(canvas: Image.Image) -> bytes:
     stream = io.BytesIO()
-    canvas.save(stream, format="PNG", optimize=True)
+    canvas.save(
+        stream, format="PNG", compress_level=3
+    )  # noise hardly shrinks, however long one tries
     return stream.getvalue()
