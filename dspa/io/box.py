@@ -8,6 +8,7 @@ import numpy as np
 
 from dspa.data.errors import InputError
 from dspa.io.coordinates import Coordinates
+from dspa.io.locate import regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,6 +47,7 @@ def read_lines(path: Path) -> list[str]:
     ----------
     path : path
     """
+    regular(path)
     try:
         return path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:

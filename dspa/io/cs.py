@@ -21,6 +21,7 @@ import lz4.block
 import numpy as np
 
 from dspa.data.errors import InputError
+from dspa.io.locate import regular
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,7 +55,7 @@ def read_cs(path: str | Path) -> dict[str, NDArray[Any]]:
     InputError
         If the file is damaged, is no dataset, or holds pickled objects.
     """
-    file = Path(path)
+    file = regular(path)
     try:
         size = file.stat().st_size
         with file.open("rb") as stream, warnings.catch_warnings():

@@ -8,6 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from dspa.data.errors import InputError
+from dspa.io.locate import regular
 
 _MAXIMUM_BYTES = 16 << 20
 # Movie and sum files share the name of the exposure, with more at the end.
@@ -46,7 +47,7 @@ def read_epu(path: str | Path) -> Exposure:
     ----------
     path : path
     """
-    file = Path(path)
+    file = regular(path)
     try:
         size = file.stat().st_size
         raw = file.read_bytes() if size <= _MAXIMUM_BYTES else b""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from dspa.data.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -54,6 +57,28 @@ def _candidates(name: str, source: Path, roots: list[Path]) -> Iterable[Path]:
         yield Path.cwd() / given
     yield from (root / given.name for root in roots)
     yield source.parent / given.name
+
+
+def regular(path: str | Path) -> Path:
+    """Return a path, if it is a file that can be read: a pipe or a device would block for ever.
+
+    Parameters
+    ----------
+    path : path
+
+    Raises
+    ------
+    InputError
+    """
+    file = Path(path)
+    try:
+        mode = file.stat().st_mode
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{path}: cannot be read ({reason}); check the path") from error
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{path}: not a file; check the path")
+    return file
 
 
 def matching(pattern: str) -> list[Path]:

@@ -11,6 +11,7 @@ import numpy as np
 from dspa.data import store
 from dspa.data.errors import InputError
 from dspa.io import mrc
+from dspa.io.locate import regular
 from dspa.io.png import png_shape, read_png
 from dspa.io.star_micrographs import read_star_micrographs, write_star_micrographs
 from dspa.io.tiff import read_tiff_sum, tiff_shape
@@ -134,14 +135,7 @@ def _present(path: str | Path) -> Path:
     file = Path(path)
     if file.suffix.lower() not in SUFFIXES:
         raise InputError(f"{path}: micrographs are {', '.join(SUFFIXES)} files")
-    try:
-        if not file.is_file():
-            raise InputError(f"{path}: no such file")
-        with file.open("rb"):
-            pass
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
-    return file
+    return regular(file)
 
 
 def _read_mrc_sum(file: Path) -> NDArray[np.float32]:

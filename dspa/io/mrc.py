@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.data.errors import InputError
+from dspa.io.locate import regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -92,7 +93,7 @@ def read_header(path: str | Path) -> MrcHeader:
     InputError
         If it is no MRC file, is truncated, or holds a mode that is not an image.
     """
-    file = Path(path)
+    file = regular(path)
     try:
         size = file.stat().st_size
         with file.open("rb") as stream:
@@ -100,6 +101,8 @@ def read_header(path: str | Path) -> MrcHeader:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{path}: cannot be read ({reason}); check the path") from error
+    if raw[:2] == b"\x1f\x8b" or raw[:3] == b"BZh":
+        raise InputError(f"{path}: compressed; unpack it first (gunzip, bunzip2)")
     if len(raw) < HEADER_BYTES:
         raise InputError(f"{path}: {len(raw)} bytes, shorter than an MRC header; copy it again")
     return _parse(str(path), raw, size)

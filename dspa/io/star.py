@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from dspa.data.errors import InputError
+from dspa.io.locate import regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -78,8 +79,9 @@ def read_star(path: str | Path) -> list[Block]:
     InputError
         If the file is not a STAR file; the message names the block and the row.
     """
+    file = regular(path)
     try:
-        raw = Path(path).read_bytes()
+        raw = file.read_bytes()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{path}: cannot be read ({reason}); check the path") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import struct
@@ -251,12 +252,16 @@ def test_a_file_of_another_kind_is_refused(name: str, content: bytes, tmp_path: 
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_missing_file_and_a_folder_are_refused(name: str, tmp_path: Path) -> None:
+def test_a_missing_file_a_folder_and_a_pipe_are_refused(name: str, tmp_path: Path) -> None:
     file, _, read = CASES[name]
     with pytest.raises(InputError):
         read(tmp_path / file)
     (tmp_path / file).mkdir()
     with pytest.raises(InputError):
+        read(tmp_path / file)
+    (tmp_path / file).rmdir()
+    os.mkfifo(tmp_path / file)  # opening it would wait for a writer for ever
+    with pytest.raises(InputError, match="not a file"):
         read(tmp_path / file)
 
 
