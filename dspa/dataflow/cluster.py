@@ -55,16 +55,19 @@ class Cluster:
         As the user spelled it.
     start : callable
         Returns a connected client, and what to close after it.
-    workers : int or None
+    known_workers : int or None
         Known before the start for local clusters; else asked of the scheduler.
-    memory : int or None
+    known_memory : int or None
         Bytes per worker; as above.
+    remote : bool
+        Whether it runs already, so that connecting early costs nothing and tells of mistakes.
     """
 
     name: str
     start: Callable[[], tuple[Client, tuple[Any, ...]]]
     known_workers: int | None = None
     known_memory: int | None = None
+    remote: bool = False
     _client: Client | None = None
     _closing: tuple[Any, ...] = field(default=())
 
@@ -248,13 +251,18 @@ def check_address(address: str) -> str:
 
 def _remote(address: str, security: Security | None) -> Cluster:
     plain = check_address(address)
+    security = security or Security()
+    if plain.startswith("tls://") and not security.tls_client_cert:
+        raise InputError(
+            f"--cluster {address} needs certificates: name them in a FILE.yaml with kind: tls, "
+            "or in Dask's configuration (distributed.comm.tls)"
+        )
 
     def start() -> tuple[Client, tuple[Any, ...]]:
         _settle(())
-        options = {} if security is None else {"security": security}
-        return Client(plain, timeout=30, set_as_default=False, **options), ()
+        return Client(plain, timeout=30, set_as_default=False, security=security), ()
 
-    return Cluster(address, start)
+    return Cluster(address, start, remote=True)
 
 
 def _from_file(path: Path, routes: tuple[str, ...]) -> Cluster:

@@ -42,7 +42,9 @@ class Machines:
     def __post_init__(self) -> None:
         # Dask takes a third of a second to load; a job that spreads no work should not pay it.
         if self.spelling != "inline" and not re.fullmatch(r"local(:[1-9]\d*)?", self.spelling):
-            self.cluster()
+            cluster = self.cluster()
+            if cluster.remote:
+                _ = cluster.client
 
     def make_runner(self, folder: Path, events: Events) -> Runner:
         """Return a runner for a job; nothing starts yet.

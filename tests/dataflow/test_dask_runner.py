@@ -155,6 +155,7 @@ def test_nothing_listens_beyond_loopback(clusters):
         ("local:two", "1 to 4096"),
         ("tcp://10.0.0.7:8786", "anyone on the network"),
         ("tls://", "not an address"),
+        ("tls://10.0.0.7:8786", "needs certificates"),
         ("ftp://a:1", "not an address"),
         ("missing.yaml", "cannot read"),
     ],
