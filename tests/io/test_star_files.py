@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import starfile
 
 from dspa.data import schema
 from dspa.data.errors import InputError
@@ -275,3 +276,17 @@ def test_relion_opens_what_is_written(tmp_path: Path) -> None:
     again = read_particles(tmp_path / "out" / "run_it001_data.star")
     assert set(again["uid"].values.tolist()) == set(table["uid"].values.tolist())
     assert again["extra:cs:ctf/tetra_A:f4"].shape == (count + 8, 4)
+
+
+def test_another_reader_sees_what_was_written(tmp_path: Path) -> None:
+    source, back = tmp_path / "a.star", tmp_path / "c.star"
+    source.write_text(PARTICLES.replace("m#1", "m 1").replace("O'Hara", "OHara"))
+    source.write_text(source.read_text().replace("m 1.mrc", '"m 1.mrc"'))
+    table = read_particles(source)
+    write_particles(table, back)
+    other = starfile.read(back)
+    assert other["particles"]["rlnMicrographName"].tolist() == ["m 1.mrc", "m2.mrc"]
+    np.testing.assert_allclose(
+        other["particles"][["rlnOriginXAngst", "rlnOriginYAngst"]], table["shift"].values
+    )
+    assert other["optics"]["rlnImageSize"].tolist() == [64, 64]
