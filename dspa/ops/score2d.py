@@ -144,14 +144,34 @@ def coarse_bank(slices: Any, phases: Any) -> CoarseBank:
     )
 
 
-def coarse_scores(y: Any, c2: Any, bank: CoarseBank) -> Any:
-    """Score images against the whole coarse grid by two matrix products.
+def moved_images(y: Any, bank: CoarseBank) -> Any:
+    """Shift images by every coarse shift, real and imaginary part side by side.
 
     Parameters
     ----------
     y : (n, F) complex64
         Its first ``bank.count`` coefficients are used.
+    bank : CoarseBank
+
+    Returns
+    -------
+    moved : (n * shifts, 2 f) float32
+    """
+    xp = namespace(y)
+    moved = y[:, None, : bank.count] * bank.phases[None]  # (n, shifts, f)
+    rows = xp.concat([xp.real(moved), xp.imag(moved)], axis=-1)
+    return xp.reshape(rows, (-1, 2 * bank.count))
+
+
+def coarse_scores(moved: Any, c2: Any, bank: CoarseBank) -> Any:
+    """Score images against the whole coarse grid by two matrix products.
+
+    Parameters
+    ----------
+    moved : (n * shifts, 2 f) float32
+        From `moved_images`.
     c2 : (n, F) float32
+        Its first f coefficients are used.
     bank : CoarseBank
 
     Returns
@@ -159,13 +179,10 @@ def coarse_scores(y: Any, c2: Any, bank: CoarseBank) -> Any:
     scores : (n, shifts, poses) float32
         Poses run over classes, then angles.
     """
-    xp = namespace(y)
-    f = bank.count
-    moved = y[:, None, :f] * bank.phases[None]  # (n, shifts, f)
-    rows = xp.concat([xp.real(moved), xp.imag(moved)], axis=-1)
-    n, shifts = int(moved.shape[0]), int(moved.shape[1])
-    cross = xp.reshape(xp.reshape(rows, (n * shifts, 2 * f)) @ bank.cross, (n, shifts, -1))
-    cross -= (c2[:, :f] @ bank.norm)[:, None, :]
+    xp = namespace(moved)
+    n = int(c2.shape[0])
+    cross = xp.reshape(moved @ bank.cross, (n, -1, int(bank.norm.shape[1])))
+    cross -= (c2[:, : bank.count] @ bank.norm)[:, None, :]
     return cross
 
 

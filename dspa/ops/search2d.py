@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dspa.device import to_host
+from dspa.device import namespace, to_host
 from dspa.ops.score2d import (
     Candidates,
     coarse_bank,
     coarse_scores,
+    moved_images,
     prepare_references,
     rotated_slices,
     rotation_table,
@@ -183,24 +184,109 @@ class Searcher:
         return 4 * poses * self.grid.coarse_shifts.size * 3
 
 
-def make_searcher(averages: Any, grid: SearchGrid) -> Searcher:
-    """Prepare class averages (classes, y, x) for the search."""
+def make_searchers(references: Any, grid: SearchGrid) -> tuple[Searcher, ...]:
+    """Prepare sets of class averages (sets, classes, y, x) for the search, one searcher each."""
     band = grid.band
-    grids = prepare_references(averages, band)
     fine = 1 << grid.levels
     turn = grid.angle(np.arange(grid.angles))
     count = band.size(grid.radii[0])
     # The images move by the shift; the conjugate that Y holds moves by its inverse phase.
     phases = np.conj(shift_phases(band, grid.shift_pixels, count=band.size(grid.reach)))
-    slices = rotated_slices(grids, turn[::fine], band, count=count)
-    return Searcher(
-        grid,
-        int(averages.shape[0]),
-        coarse_bank(slices, phases[grid.coarse_shifts, :count]),
-        grids,
-        rotation_table(turn),
-        split(phases),
+    coarse, turns, planes = phases[grid.coarse_shifts, :count], rotation_table(turn), split(phases)
+    searchers = []
+    for averages in references:
+        grids = prepare_references(averages, band)
+        slices = rotated_slices(grids, turn[::fine], band, count=count)
+        bank = coarse_bank(slices, coarse)
+        searchers.append(Searcher(grid, len(averages), bank, grids, turns, planes))
+    return tuple(searchers)
+
+
+@dataclass(frozen=True, eq=False)
+class SoftSums:
+    """Posterior-weighted sums of a batch over the whole coarse lattice.
+
+    Attributes
+    ----------
+    numerator : (poses, 2, f) float32
+        sum over images and shifts of the posterior times Y phase, per pose (class, then angle).
+    weight : (poses, f) float32
+        sum of the posterior times C2.
+    best : Candidates
+        Most likely cell of the most likely class of each image.
+    score : (n,) float32
+        Its log-likelihood.
+    norm : (n,) float32
+        Score expected there of a perfect fit.
+    classes : (n, classes) float32
+        Class posterior of each image.
+    log_likelihood : (n,) float32
+    """
+
+    numerator: Any
+    weight: Any
+    best: Candidates
+    score: NDArray[np.float32]
+    norm: NDArray[np.float32]
+    classes: NDArray[np.float32]
+    log_likelihood: NDArray[np.float32]
+
+
+def soft_sums(searcher: Searcher, y: Any, c2: Any) -> SoftSums:
+    """Marginalise over every class, angle and shift of the coarse lattice.
+
+    Both steps are matrix products: scores from images and slices, and the sums of the M-step
+    from posteriors and images. Nothing is left out, so while the noise is annealed a class
+    averages over all the poses an image may have instead of following the noise to one of them.
+
+    Parameters
+    ----------
+    searcher : Searcher
+    y : (n, F) complex64
+    c2 : (n, F) float32
+    """
+    bank, grid = searcher.bank, searcher.grid
+    f, poses = bank.count, int(bank.norm.shape[1])
+    xp = namespace(y)
+    numerator = xp.zeros((poses, 2 * f), dtype=xp.float32)
+    weight = xp.zeros((poses, f), dtype=xp.float32)
+    parts: list[tuple[NDArray[Any], ...]] = []
+    n = int(y.shape[0])
+    block = max(1, (24 << 20) // searcher.coarse_bytes)
+    for first in range(0, n, block):
+        rows = slice(first, min(n, first + block))
+        moved = moved_images(y[rows], bank)  # (n * shifts, 2 f)
+        scores = coarse_scores(moved, c2[rows], bank)
+        count, shifts = int(scores.shape[0]), int(scores.shape[1])
+        top = xp.max(scores, axis=(1, 2))
+        share = xp.exp(scores - top[:, None, None])
+        total = xp.sum(share, axis=(1, 2))
+        share /= total[:, None, None]
+        numerator += xp.reshape(share, (count * shifts, poses)).T @ moved
+        per_pose = xp.sum(share, axis=1)  # (n, poses)
+        weight += per_pose.T @ c2[rows, :f]
+        per_class = xp.sum(xp.reshape(per_pose, (count, searcher.classes, -1)), axis=2)
+        member = to_host(xp.argmax(per_class, axis=1))
+        own = to_host(scores).reshape(count, shifts, searcher.classes, -1)[
+            np.arange(count), :, member
+        ]  # (n, shifts, angles)
+        cell = own.reshape(count, -1).argmax(axis=1)
+        shift, angle = np.divmod(cell, own.shape[2])
+        norm = to_host(c2[rows, :f] @ bank.norm)[np.arange(count), member * own.shape[2] + angle]
+        score = own[np.arange(count), shift, angle]
+        gain = to_host(top + xp.log(total))
+        parts.append((member, angle, shift, score, norm, to_host(per_class), gain))
+    member, angle, shift, score, norm, classes, gain = (
+        np.concatenate([part[i] for part in parts]) for i in range(7)
     )
+    best = Candidates(
+        np.arange(n, dtype=np.int32),
+        member.astype(np.int32),
+        (angle << grid.levels).astype(np.int32),
+        grid.coarse_shifts[shift],
+    )
+    planes = xp.reshape(numerator, (poses, 2, f))
+    return SoftSums(planes, weight, best, score, norm, classes, gain)
 
 
 def search(
@@ -254,7 +340,9 @@ def _coarse_cells(searcher: Searcher, y: Any, c2: Any, pruning: Pruning) -> Cand
     parts = []
     for first in range(0, n, block):
         rows = slice(first, min(n, first + block))
-        scores = to_host(coarse_scores(y[rows], c2[rows], searcher.bank))
+        scores = to_host(
+            coarse_scores(moved_images(y[rows], searcher.bank), c2[rows], searcher.bank)
+        )
         parts.append(_pick(scores, searcher.grid, pruning, first))
     image, pose, shift = (np.concatenate([part[i] for part in parts]) for i in range(3))
     around = searcher.grid.coarse_angles

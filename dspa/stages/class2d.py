@@ -10,7 +10,7 @@ import numpy as np
 from dspa.data.errors import InputError
 from dspa.io.particles import read_particles
 from dspa.stages.class2d_output import Progress, write_results
-from dspa.stages.class2d_reduction import Class2D
+from dspa.stages.class2d_reduction import FOLDS, Class2D
 from dspa.stages.class2d_schedule import Schedule, classify
 from dspa.stages.particle_chunks import (
     ctf_arguments,
@@ -63,10 +63,10 @@ class Params:
     hard: bool = param(False, "Last pass: the best pose of a class, not the average over poses.")
 
 
-def half_sets(count: int, seed: int) -> NDArray[np.int8]:
-    """Draw two halves of equal size, for the correlation of half averages: (count,) of 1 or 2."""
-    drawn = np.random.default_rng([seed, 0x4A1F]).permutation(np.arange(count) % 2)
-    return (drawn + 1).astype(np.int8)
+def draw_folds(count: int, seed: int) -> NDArray[np.int8]:
+    """Draw the fold of every particle, 0 to 3, equally many of each: (count,) int8."""
+    drawn = np.random.default_rng([seed, 0x4A1F]).permutation(np.arange(count) % FOLDS)
+    return drawn.astype(np.int8)
 
 
 def make_schedule(params: Params, spec: ImageSpec, seed: int) -> Schedule:
@@ -136,7 +136,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
         f"{spec.crop_pixel_size:.3g} A, to {spec.extent / spec.radius:.3g} A, "
         f"mask {spec.mask_diameter:.0f} A"
     )
-    state = {"half_set": half_sets(count, context.seed)}
+    state = {"fold": draw_folds(count, context.seed)}
     chunks = particle_chunks(particles, spec, seed=context.seed, state=state)
     schedule = make_schedule(params, spec, context.seed)
     result = classify(context, chunks, schedule, report=Progress(events, spec, schedule.passes))

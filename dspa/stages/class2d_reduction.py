@@ -2,7 +2,10 @@
 
 Online EM (Cappe & Moulines 2009, doi:10.1111/j.1467-9868.2009.00698.x): the sufficient statistics
 of a mini-batch are blended into those so far with a decaying step. The statistics of a class are
-its numerator and weight on the doubled Fourier grid, separately for two halves of the particles.
+its numerator and weight on the doubled Fourier grid, separately for four folds of the particles.
+The images of a fold are compared with averages of the other folds only: an average that holds an
+image's own noise draws that image to itself, and with few images a class nothing would ever move.
+Folds 0 and 1 against 2 and 3 are the halves whose correlation measures resolution.
 """
 
 from __future__ import annotations
@@ -29,10 +32,11 @@ from dspa.ops.search2d import (
     Pruning,
     Searcher,
     SearchGrid,
-    make_searcher,
+    make_searchers,
     posterior,
     search,
     search_grid,
+    soft_sums,
 )
 
 if TYPE_CHECKING:
@@ -43,6 +47,7 @@ if TYPE_CHECKING:
 
 Sums = dict[str, "NDArray[Any]"]
 DEFAULT_PRUNING = Pruning()
+FOLDS = 4
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,8 @@ class ClassPlan:
         Factor on the noise power.
     reseed, recentre : bool
         Whether dead classes start again; whether averages are moved to the centre.
+    soft : bool
+        Average over the whole coarse lattice instead of following the best candidates.
     hard : bool
         Maximise over angle and shift within a class instead of averaging.
     seed : int
@@ -83,6 +90,7 @@ class ClassPlan:
     uncertainty: float = 1.0
     reseed: bool = True
     recentre: bool = True
+    soft: bool = False
     hard: bool = False
     seed: int = 0
     pruning: Pruning = DEFAULT_PRUNING
@@ -110,24 +118,24 @@ class Class2D:
 
     plan: ClassPlan
     model: Model | None = None
-    searcher: Searcher | None = None
+    searchers: tuple[Searcher, ...] = ()
 
     def bind(self, model: Model) -> Class2D:
         """Prepare the class averages for the search."""
         if self.plan.iteration == 0:
             return replace(self, model=model)
         return replace(
-            self, model=model, searcher=make_searcher(model["averages"], self.plan.grid())
+            self, model=model, searchers=make_searchers(model["references"], self.plan.grid())
         )
 
     def start(self) -> Sums:
-        """Return empty statistics: 2 halves, then the worst-fitting of the largest classes."""
+        """Return empty statistics: every fold, then the worst-fitting of the largest classes."""
         plan, band = self.plan, self.plan.spec.band()
-        grids = 2 * (plan.classes + plan.slots)
+        grids = FOLDS * (plan.classes + plan.slots)
         return {
             "sums": empty_sums(grids, band),
-            "counts": np.zeros((2, plan.classes)),
-            "poor_counts": np.zeros((2, plan.classes)),
+            "counts": np.zeros((FOLDS, plan.classes)),
+            "poor_counts": np.zeros((FOLDS, plan.classes)),
             "fit": np.zeros((2, plan.classes)),  # sum of fits, number
             "total": np.zeros(4),  # images, log-likelihood, effective classes, cells
         }
@@ -147,47 +155,115 @@ class Class2D:
         transfer = batch.ctf[valid]
         y = np.conj(batch.images[valid]) * (transfer / noise)
         c2 = transfer * transfer / noise
-        if self.searcher is None:
-            return self._add_random(partial, batch, valid, y=y, c2=c2), rows
-        cells, scores, norms = search(self.searcher, y, c2, pruning=plan.pruning)
-        found = posterior(cells, scores, valid.size, hard=plan.hard)
-        norm = np.maximum(norms[found.kept[found.best]], 1e-6)
-        fit = (scores[found.kept[found.best]] - norm) / np.sqrt(2.0 * norm)
-        self._insert(partial, batch.state["half_set"][valid], found, fit, y=y, c2=c2)
-        partial["total"] += [
-            valid.size,
-            float(found.log_likelihood.sum(dtype=np.float64)),
-            float(found.spread.sum(dtype=np.float64)),
-            float(cells.size),
-        ]
-        best, grid = found.cells.take(found.best), self.searcher.grid
-        rows["class_index"][valid] = best.member
-        rows["angle"][valid] = grid.angle(best.angle)
-        rows["shift"][valid] = grid.shift_pixels[best.shift]
-        rows["posterior"][valid] = found.class_posterior
-        rows["log_likelihood"][valid] = found.log_likelihood
-        rows["fit"][valid] = fit
-        rows["spread"][valid] = found.spread
+        fold = batch.state["fold"][valid]
+        if not self.searchers:
+            return self._add_random(partial, batch.indices[valid], fold, y=y, c2=c2), rows
+        for number, searcher in enumerate(self.searchers):
+            mine = np.flatnonzero(fold == number)
+            if mine.size:
+                one = (number, valid[mine], searcher)
+                add = self._add_soft if plan.soft else self._add_fold
+                add(partial, rows, one, y=y[mine], c2=c2[mine])
         return partial, rows
 
-    def _insert(
+    def _add_fold(
         self,
         partial: Sums,
-        half_set: NDArray[np.int8],
-        found: Posterior,
-        fit: NDArray[np.float32],
+        rows: dict[str, NDArray[Any]],
+        fold: tuple[int, NDArray[np.int64], Searcher],
         *,
         y: Any,
         c2: Any,
     ) -> None:
-        """Add a batch to the averages of its halves, the worst-fitting also to their own."""
-        model, searcher = _known(self.model), _known(self.searcher)
-        classes = self.plan.classes
+        """Search the images of one fold, at ``place`` of the batch, and add them up."""
+        number, place, searcher = fold
+        plan, grid = self.plan, searcher.grid
+        cells, scores, norms = search(searcher, y, c2, pruning=plan.pruning)
+        found = posterior(cells, scores, place.size, hard=plan.hard)
+        top = found.kept[found.best]
+        norm = np.maximum(norms[top], 1e-6)
+        fit = (scores[top] - norm) / np.sqrt(2.0 * norm)
+        self._insert(partial, (number, found, fit), searcher, y=y, c2=c2)
+        partial["total"] += [
+            place.size,
+            float(found.log_likelihood.sum(dtype=np.float64)),
+            float(found.spread.sum(dtype=np.float64)),
+            float(cells.size),
+        ]
+        best = found.cells.take(found.best)
+        rows["class_index"][place] = best.member
+        rows["angle"][place] = grid.angle(best.angle)
+        rows["shift"][place] = grid.shift_pixels[best.shift]
+        rows["posterior"][place] = found.class_posterior
+        rows["log_likelihood"][place] = found.log_likelihood
+        rows["fit"][place] = fit
+        rows["spread"][place] = found.spread
+
+    def _add_soft(
+        self,
+        partial: Sums,
+        rows: dict[str, NDArray[Any]],
+        fold: tuple[int, NDArray[np.int64], Searcher],
+        *,
+        y: Any,
+        c2: Any,
+    ) -> None:
+        """Marginalise the images of one fold over the coarse lattice and add them up."""
+        number, place, searcher = fold
+        plan, grid, band = self.plan, searcher.grid, self.plan.spec.band()
+        found = soft_sums(searcher, y, c2)
+        poses, count = int(found.weight.shape[0]), int(found.weight.shape[1])
+        pose = np.arange(poses, dtype=np.int32)
+        member, angle = np.divmod(pose, grid.coarse_angles)
+        still = np.zeros((1, 2, count), np.float32)
+        still[:, 0] = 1.0
+        insert_candidates(
+            partial["sums"],
+            (number * plan.classes + member).astype(np.int32),
+            Candidates(pose, member, angle << grid.levels, np.zeros(poses, np.int32)),
+            weight=np.ones(poses, np.float32),
+            turns=searcher.turns,
+            phases=still,
+            y=found.numerator,
+            c2=found.weight,
+            band=band,
+        )
+        partial["counts"][number] += found.classes.sum(axis=0, dtype=np.float64)
+        fit = (found.score - found.norm) / np.sqrt(2.0 * np.maximum(found.norm, 1e-6))
+        owner = found.best.member
+        partial["fit"] += np.stack(
+            [np.bincount(owner, fit, plan.classes), np.bincount(owner, minlength=plan.classes)]
+        )
+        spread = 1.0 / (found.classes.astype(np.float64) ** 2).sum(axis=1)
+        partial["total"] += [
+            place.size,
+            float(found.log_likelihood.sum(dtype=np.float64)),
+            float(spread.sum()),
+            float(place.size * poses * grid.coarse_shifts.size),
+        ]
+        rows["class_index"][place] = owner
+        rows["angle"][place] = grid.angle(found.best.angle)
+        rows["shift"][place] = grid.shift_pixels[found.best.shift]
+        rows["posterior"][place] = found.classes.max(axis=1)
+        rows["log_likelihood"][place] = found.log_likelihood
+        rows["fit"][place] = fit
+        rows["spread"][place] = spread
+
+    def _insert(
+        self,
+        partial: Sums,
+        result: tuple[int, Posterior, NDArray[np.float32]],
+        searcher: Searcher,
+        *,
+        y: Any,
+        c2: Any,
+    ) -> None:
+        """Add images to the averages of their fold, the worst-fitting also to their own."""
+        model, classes, slots = _known(self.model), self.plan.classes, self.plan.slots
+        fold, found, fit = result
         cells, weight = found.cells, found.weight
-        half = (half_set[cells.image] == 2).astype(np.int64)
-        place = half * classes + cells.member
-        partial["counts"] += np.bincount(place, weight, 2 * classes).reshape(2, classes)
         owner = cells.member[found.best]
+        partial["counts"][fold] += np.bincount(cells.member, weight, classes)
         partial["fit"] += np.stack(
             [np.bincount(owner, fit, classes), np.bincount(owner, minlength=classes)]
         )
@@ -195,10 +271,9 @@ class Class2D:
         # Only the image's own class, and only where the fit is below the average of that class.
         poor = (fit < model["fit"][owner])[cells.image] & (owner[cells.image] == cells.member)
         poor &= slot >= 0
-        partial["poor_counts"] += np.bincount(place[poor], weight[poor], 2 * classes).reshape(
-            2, classes
-        )
-        apart = 2 * classes + half[poor] * self.plan.slots + slot[poor]
+        partial["poor_counts"][fold] += np.bincount(cells.member[poor], weight[poor], classes)
+        target = fold * classes + cells.member
+        apart = FOLDS * classes + fold * slots + slot[poor]
         both = Candidates(
             *(
                 np.concatenate([values, values[poor]])
@@ -207,7 +282,7 @@ class Class2D:
         )
         insert_candidates(
             partial["sums"],
-            np.concatenate([place, apart]).astype(np.int32),
+            np.concatenate([target, apart]).astype(np.int32),
             both,
             weight=np.concatenate([weight, weight[poor]]),
             turns=searcher.turns,
@@ -218,35 +293,34 @@ class Class2D:
         )
 
     def _add_random(
-        self, partial: Sums, batch: ParticleBatch, valid: NDArray[np.int64], *, y: Any, c2: Any
+        self, partial: Sums, indices: NDArray[np.int64], fold: NDArray[np.int8], *, y: Any, c2: Any
     ) -> Sums:
         """Put every image into a class drawn from its index, as it lies."""
-        plan = self.plan
+        plan, band = self.plan, self.plan.spec.band()
         drawn = np.array(
             [
                 np.random.default_rng([plan.seed, int(index), 0xC1A5]).integers(plan.classes)
-                for index in batch.indices[valid]
+                for index in indices
             ],
             np.int32,
         )
-        half = (batch.state["half_set"][valid] == 2).astype(np.int32)
-        count = valid.size
+        count = indices.size
         zero = np.zeros(count, np.int32)
-        place = half * plan.classes + drawn
-        still = np.zeros((1, 2, batch.band.size(plan.reach)), np.float32)
+        target = fold.astype(np.int32) * plan.classes + drawn
+        still = np.zeros((1, 2, band.size(plan.reach)), np.float32)
         still[:, 0] = 1.0
         insert_candidates(
             partial["sums"],
-            place,
+            target,
             Candidates(np.arange(count, dtype=np.int32), drawn, zero, zero),
             weight=np.ones(count, np.float32),
             turns=rotation_table(np.zeros(1)),
             phases=still,
             y=split(y),
             c2=c2,
-            band=batch.band,
+            band=band,
         )
-        partial["counts"] += np.bincount(place, minlength=2 * plan.classes).reshape(2, -1)
+        partial["counts"] += np.bincount(target, minlength=FOLDS * plan.classes).reshape(FOLDS, -1)
         partial["total"][0] += count
         return partial
 
@@ -258,34 +332,35 @@ class Class2D:
         """Blend the statistics into those so far and make the class averages (M-step)."""
         model, plan = _known(self.model), self.plan
         band, classes = plan.spec.band(), plan.classes
-        grids = partial["sums"][: 2 * classes].reshape(2, classes, *partial["sums"].shape[1:])
-        poor = partial["sums"][2 * classes :].reshape(2, plan.slots, *partial["sums"].shape[1:])
+        shape = partial["sums"].shape[1:]
+        grids = partial["sums"][: FOLDS * classes].reshape(FOLDS, classes, *shape)
+        poor = partial["sums"][FOLDS * classes :].reshape(FOLDS, plan.slots, *shape)
         statistics = Statistics(grids, partial["counts"])
         if plan.iteration > 0:
-            statistics = statistics.blend(
-                Statistics(model["sums"], model["counts"]), step=plan.step
-            )
+            old = Statistics(model["sums"], model["counts"])
+            statistics = statistics.blend(old, step=plan.step)
         seeded = np.zeros(classes, bool)
-        if plan.reseed and plan.iteration > 1:
+        if plan.reseed and not plan.soft and plan.iteration > 1:
             statistics, seeded = reseed(
                 statistics, Statistics(poor, partial["poor_counts"]), model["slots"]
             )
-        averages, curve = solve(statistics, plan)
+        solved = solve(statistics, plan)
         if plan.recentre and plan.iteration > 0:
-            offsets = np.clip(centre_offsets(averages), -plan.max_shift, plan.max_shift)
+            offsets = np.clip(centre_offsets(solved.averages), -plan.max_shift, plan.max_shift)
             offsets[np.hypot(*offsets.T) < 0.25] = 0.0
             statistics = Statistics(
-                np.stack([move_sums(half, -offsets, band) for half in statistics.sums]),
+                np.stack([move_sums(fold, -offsets, band) for fold in statistics.sums]),
                 statistics.counts,
             )
-            averages, curve = solve(statistics, plan)
+            solved = solve(statistics, plan)
         return {
-            "averages": averages,
+            "averages": solved.averages,
+            "references": references(statistics, solved.prior, plan),
             "sums": statistics.sums,
             "counts": statistics.counts,
             "noise": model["noise"],
-            "frc": curve,
-            "shell": crossing(curve, 0.5),
+            "frc": solved.curve,
+            "shell": crossing(solved.curve, 0.5),
             "slots": largest_slots(statistics.counts.sum(axis=0), plan.slots),
             "fit": partial["fit"][0] / np.maximum(partial["fit"][1], 1.0),
             "seeded": seeded,
@@ -296,12 +371,12 @@ class Class2D:
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Sufficient statistics of all classes in two halves.
+    """Sufficient statistics of all classes in every fold.
 
     Attributes
     ----------
-    sums : (2, classes, 2 limit + 1, limit + 1, 3) float32
-    counts : (2, classes) float64
+    sums : (folds, classes, 2 limit + 1, limit + 1, 3) float32
+    counts : (folds, classes) float64
         Particles in each, by posterior.
     """
 
@@ -368,28 +443,51 @@ def reseed(
     return Statistics(sums, shares), seeded
 
 
-def solve(
-    statistics: Statistics, plan: ClassPlan
-) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Make class averages, filtered by the correlation of their halves.
+@dataclass(frozen=True, eq=False)
+class Solved:
+    """Class averages and what filters them.
 
-    Returns
-    -------
+    Attributes
+    ----------
     averages : (classes, y, x) float32
+        Of all folds.
     curve : (classes, radius + 1) float64
         Ring correlation of the halves.
+    prior : (classes, radius + 1) float64
+        Noise-to-signal ratio that follows from it.
     """
-    band = plan.spec.band()
-    mask = plan.spec.crop_mask()
+
+    averages: NDArray[np.float32]
+    curve: NDArray[np.float64]
+    prior: NDArray[np.float64]
+
+
+def solve(statistics: Statistics, plan: ClassPlan) -> Solved:
+    """Make class averages, filtered by the correlation of their halves."""
+    band, mask = plan.spec.band(), plan.spec.crop_mask()
     flat = np.zeros((1, band.radius + 1))
-    halves = [solve_averages(half, band, prior=flat, mask=mask) for half in statistics.sums]
+    sums = statistics.sums
+    halves = [
+        solve_averages(sums[first] + sums[first + 1], band, prior=flat, mask=mask)
+        for first in (0, FOLDS // 2)
+    ]
     curve = ring_correlation(halves[0], halves[1], band)
     # Beyond what was added up there is only what the mask smears out, equal in both halves.
     curve[:, plan.reach + 1 :] = 0.0
     prior = wiener_prior(smooth_curve(curve))
     prior[:, :3] = np.minimum(prior[:, :3], 1.0)
-    whole = statistics.sums[0] + statistics.sums[1]
-    return solve_averages(whole, band, prior=prior, mask=mask), curve
+    return Solved(solve_averages(sums.sum(axis=0), band, prior=prior, mask=mask), curve, prior)
+
+
+def references(
+    statistics: Statistics, prior: NDArray[np.float64], plan: ClassPlan
+) -> NDArray[np.float32]:
+    """Make for each fold the averages of the other folds: (folds, classes, y, x) float32."""
+    band, mask = plan.spec.band(), plan.spec.crop_mask()
+    others = [np.delete(statistics.sums, fold, axis=0).sum(axis=0) for fold in range(FOLDS)]
+    # Fewer images, more noise: the ratio grows as the number falls.
+    ratio = prior * (FOLDS / (FOLDS - 1))
+    return np.stack([solve_averages(sums, band, prior=ratio, mask=mask) for sums in others])
 
 
 def _known(value: Any) -> Any:

@@ -91,16 +91,21 @@ class Schedule:
         step = 1.0 if final else max(share, float(max(iteration, 1)) ** -STEP_POWER)
         coarse = min(COARSE_RADIUS, spec.radius)
         radius = next_radius(spec, model)
+        factor = self.noise_factor(iteration)
+        soft = 0 < iteration <= self.online and factor > 1.0
+        if soft:
+            radius = coarse
         return ClassPlan(
             classes=self.classes,
             spec=spec,
             radius=radius,
-            reach=min(radius + MARGIN, spec.radius),
+            reach=coarse if soft else min(radius + MARGIN, spec.radius),
             coarse_radius=coarse,
             max_shift=self.max_shift,
             iteration=iteration,
             step=step,
-            uncertainty=self.noise_factor(iteration),
+            uncertainty=factor,
+            soft=soft,
             reseed=iteration <= self.online - SETTLE,
             recentre=self.recentre and iteration < self.passes,
             hard=self.hard and iteration == self.passes,
@@ -130,7 +135,7 @@ def classify(
     context : Context
         Its runner and events.
     chunks : sequence of ParticleChunk
-        With ``half_set`` in their state.
+        With ``fold`` in their state.
     schedule : Schedule
     report : callable
         ``report(iteration, plan, result)`` after each pass.
