@@ -36,7 +36,7 @@ MM = 1e7  # mm to A
 _CTF = ("defocus_u", "defocus_v", "defocus_angle", "phase_shift", "ctf_resolution", "ctf_score")
 # Header pixel sizes closer than this are one.
 _SAME_SIZE = 5e-3
-_LISTED = 20
+_LISTED = 10
 _FEW = 16
 
 
@@ -164,6 +164,7 @@ def _import(context: Context, params: Params, *, kind: str) -> xr.Dataset:
         )
     else:
         table = _from_pattern(context, params)
+    _check_presence(table, params)
     # Headers first: what the user must mend is said before hours of reading.
     found = [look(str(path)) for path in table["path"].values]
     table = _with_optics(context, table, params, [f for f in found if not f.fault])
@@ -190,6 +191,17 @@ def _import(context: Context, params: Params, *, kind: str) -> xr.Dataset:
     table.attrs["kind"] = kind
     _summarise(context, table, kind)
     return table
+
+
+def _check_presence(table: xr.Dataset, params: Params) -> None:
+    """Say where files were looked for if none is there; single ones are set aside later."""
+    paths = [str(path) for path in table["path"].values]
+    if not any(Path(path).exists() for path in paths):
+        shown = ", ".join(paths[:3]) + (", ..." if len(paths) > 3 else "")
+        raise InputError(
+            f"{params.files}: none of its {len(paths)} files is there ({shown}); run from the "
+            "folder their paths are relative to, or give it with --images-root"
+        )
 
 
 def _roots(params: Params) -> list[str]:
@@ -360,8 +372,8 @@ def _unique_names(paths: NDArray[Any]) -> list[str]:
 
 
 def _report(context: Context, names: Sequence[str], faults: Sequence[str]) -> None:
-    for name, fault in list(zip(names, faults, strict=True))[:_LISTED]:
-        context.events.warning(f"set aside {name}: {fault}")
+    for fault in faults[:_LISTED]:
+        context.events.warning(f"set aside {fault}")
     if len(faults) > _LISTED:
         context.events.warning(f"and {len(faults) - _LISTED} more were set aside")
     if faults:

@@ -92,16 +92,17 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
 
 def _read(params: Params) -> xr.Dataset:
     files = matching(params.file)
+    if Path(params.file).suffix == ".zarr":
+        return read_particles(params.file)
     if not files:
-        raise InputError(f"{params.file}: no such file; check the path")
+        what = "a folder" if Path(params.file).is_dir() else "no such file"
+        raise InputError(f"{params.file}: {what}; name a .star or .cs file")
     suffix = files[0].suffix.lower()
     roots = [] if params.images_root is None else [params.images_root]
     if suffix == ".cs":
         corner = params.coordinate_origin == "bottom-left"
         orientation = Orientation(bottom_left=corner, mirrored=params.mirror_y)
         return read_cs_particles(_only(params, files), roots=roots, orientation=orientation)
-    if suffix == ".zarr" or Path(params.file).is_dir():
-        return read_particles(params.file)
     size = params.micrograph_pixel_size or params.pixel_size
     if suffix == ".star" and len(files) == 1:
         return read_star_particles(
