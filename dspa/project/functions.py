@@ -6,6 +6,7 @@ the results live in a temporary folder that goes with the result.
 
 from __future__ import annotations
 
+import inspect
 import re
 import shutil
 import tempfile
@@ -140,6 +141,7 @@ def function(name: str) -> Callable[..., Outcome]:
 
     call.__name__ = call.__qualname__ = name
     call.__doc__ = _docstring(stage)
+    call.__signature__ = _signature(stage)  # type: ignore[attr-defined]
     return call
 
 
@@ -287,6 +289,20 @@ def _kind_by_suffix(path: Path) -> str:
     if kind is None:
         raise InputError(f"{path} is none of the kinds that open as arrays; read it as a file")
     return kind
+
+
+def _signature(stage: Stage) -> inspect.Signature:
+    """Return what editors and ``help`` show: inputs, parameters and their defaults."""
+    taken = {each.name for each in fields_of(stage.params)}
+    names = [item.name for item in stage.inputs if item.name not in taken]
+    made = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=None) for n in names]
+    for each in fields_of(stage.params):
+        default = inspect.Parameter.empty if each.required else each.default
+        made.append(inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=default))
+    for name, default in (("on", None), ("folder", None), ("seed", 0), ("quiet", True)):
+        made.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default))
+    given = inspect.Parameter("given", inspect.Parameter.VAR_POSITIONAL)
+    return inspect.Signature([given, *made])
 
 
 def _docstring(stage: Stage) -> str:

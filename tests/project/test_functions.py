@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,7 @@ def test_every_function_has_help():
     for name in dir(dspa):
         if not name.startswith("_") and name in dspa._functions():
             assert "Parameters" in getattr(dspa, name).__doc__
+            assert "folder" in inspect.signature(getattr(dspa, name)).parameters
 
 
 @pytest.mark.parametrize("module", ["dspa", "dspa.cli", "dspa.stages.registry"])
