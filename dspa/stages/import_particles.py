@@ -30,6 +30,11 @@ MM = 1e7  # mm to A
 RUN = 1024  # images a task looks at
 FEW_RUNS = 4
 _LISTED = 3
+_PREMULTIPLIED = ("rlnCtfDataAreCtfPremultiplied",)
+_CORRECTIONS = frozenset(
+    "rlnBeamTiltX rlnBeamTiltY rlnOddZernike rlnEvenZernike rlnMagMat00 rlnMagMat01 rlnMagMat10 "
+    "rlnMagMat11 ctf/tilt_A ctf/shift_A ctf/trefoil_A ctf/tetra_A ctf/anisomag".split()
+)
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     if "image_stack" not in table.variables:
         return _finish(context, table, "picks")
     table = _with_optics(context, table, params)
+    _name_unused(context, table)
     infos = _check_stacks(table, params)
     table = _with_pixel_size(context, table, infos)
     table = _without_nan(context, table)
@@ -151,6 +157,29 @@ def _with_optics(context: Context, table: xr.Dataset, params: Params) -> xr.Data
         context.events.warning("the file has no amplitude contrast; 0.1 is used")
         table = table.assign(amplitude_contrast=("optics", np.nan_to_num(contrast, nan=0.1)))
     return table
+
+
+def _name_unused(context: Context, table: xr.Dataset) -> None:
+    """Say which optical corrections the file has that dspa keeps but does not apply."""
+    found = []
+    for name, array in table.variables.items():
+        words = str(name).removeprefix("extra:").removeprefix("cs:").split(":")[0]
+        if words in _PREMULTIPLIED and bool(np.any(array.values == 1)):
+            raise InputError(
+                f"{words}: the images are multiplied by their CTF already, which is not supported; "
+                "extract them without --premultiply"
+            )
+        if words in _CORRECTIONS and _says_something(words, array.values):
+            found.append(words)
+    if found:
+        context.events.warning(f"kept for the way back but not applied: {', '.join(sorted(found))}")
+
+
+def _says_something(name: str, values: NDArray[Any]) -> bool:
+    if values.dtype.kind not in "iuf":  # lists of Zernike coefficients
+        return any(c in "123456789" for text in values.ravel().tolist() for c in str(text))
+    nothing = 1.0 if name in ("rlnMagMat00", "rlnMagMat11") else 0.0
+    return bool((np.nan_to_num(values, nan=nothing) != nothing).any())
 
 
 def _check_stacks(table: xr.Dataset, params: Params) -> dict[str, StackInfo]:

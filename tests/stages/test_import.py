@@ -262,6 +262,18 @@ def test_particles_that_cannot_be_used(
         desk.run(import_particles.PARTICLES_STAGE, file="p.star")
 
 
+def test_corrections_that_are_not_applied_are_named(desk: Desk, tmp_path: Path) -> None:
+    write_image_stack(tmp_path / "s.mrcs", _particles(8), pixel_size=2.0)
+    tilt = {"rlnBeamTiltX": np.full(8, 0.25), "rlnBeamTiltY": np.zeros(8)}
+    matrix = {"rlnMagMat00": np.ones(8), "rlnMagMat01": np.zeros(8)}
+    _star(tmp_path / "p.star", "s.mrcs", 8, **tilt, **matrix)
+    desk.run(import_particles.PARTICLES_STAGE, file="p.star")
+    assert "kept for the way back but not applied: rlnBeamTiltX" in desk.said("warning")
+    _star(tmp_path / "p.star", "s.mrcs", 8, rlnCtfDataAreCtfPremultiplied=np.ones(8, int))
+    with pytest.raises(InputError, match="multiplied by their CTF already"):
+        desk.run(import_particles.PARTICLES_STAGE, file="p.star")
+
+
 def test_picks_are_imported_as_picks(desk: Desk, tmp_path: Path) -> None:
     (tmp_path / "a.box").write_text("1 2 10 10\n")
     (tmp_path / "b.box").write_text("3 4 10 10\n")
