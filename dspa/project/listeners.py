@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.progress import TimeElapsedColumn as Elapsed
+from rich.table import Column
 
 from dspa.project.figures import figures_of, line
 from dspa.project.report import write_report
@@ -90,7 +91,9 @@ class Refresher:
 
 
 class Screen:
-    """Shows a bar with the figures that users watch; plain lines where there is no terminal.
+    """Shows bars with the figures that users watch; plain lines where there is no terminal.
+
+    One bar counts what is under way (micrographs, chunks of a pass), another the iterations.
 
     Parameters
     ----------
@@ -104,63 +107,65 @@ class Screen:
         self.console = console
         self.title = title
         self._figures = ""
-        self._task: TaskID | None = None
-        self._bar: Progress | None = None
+        self._bars: dict[str, TaskID] = {}
+        self._progress: Progress | None = None
         self._shown = time.monotonic()
         if console.is_terminal:
-            self._bar = Progress(
-                TextColumn("[bold]{task.description}"),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                Elapsed(),
-                TextColumn("{task.fields[figures]}"),
+            self._progress = Progress(
+                TextColumn("[bold]{task.description}", table_column=Column(no_wrap=True)),
+                BarColumn(bar_width=20),
+                MofNCompleteColumn(table_column=Column(no_wrap=True)),
+                Elapsed(table_column=Column(no_wrap=True)),
+                TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=True, ratio=1)),
                 console=console,
                 transient=True,
+                expand=True,
             )
-            self._bar.start()
+            self._progress.start()
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
         kind = event["kind"]
         if kind == "progress":
-            self._progress(event)
+            what = str(event.get("task", "")) or "progress"
+            self._step("part", f"  {what}", event.get("done"), event.get("total"))
             return
         if kind == "iteration":
-            self._figures = line(figures_of(event))
-            if self._bar is not None:
-                self._move(event, "iteration")
+            self._figures = line(_leading(figures_of(event)))
+            if self._progress is not None:
+                number, total = event.get("iteration"), event.get("iterations")
+                self._step("whole", f"{self.title} iteration", number, total)
                 return
         text = sentence(event)
         if text and kind in ("message", "warning", "iteration"):
             self._say(f"{self.title}: {text}")
 
     def close(self) -> None:
-        """Take the bar away."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        """Take the bars away."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
 
-    def _progress(self, event: Event) -> None:
-        figures = figures_of(event)
-        if figures:
-            self._figures = line(figures)
-        if self._bar is not None:
-            self._move(event, str(event.get("task", "")))
-        elif time.monotonic() - self._shown > 30:
-            self._shown = time.monotonic()
-            text = f"{self.title}: {event.get('task', '')} {event.get('done')} of "
-            self._say(f"{text}{event.get('total')} {self._figures}")
+    def _step(self, bar: str, label: str, done: Any, total: Any) -> None:
+        if self._progress is None:
+            if bar == "part" and time.monotonic() - self._shown > 30:
+                self._shown = time.monotonic()
+                self._say(f"{self.title}: {label.strip()} {done} of {total} {self._figures}")
+            return
+        if not self._bars and bar == "part":
+            self._bars["whole"] = self._progress.add_task(self.title, total=None, figures="")
+        if bar not in self._bars:
+            self._bars[bar] = self._progress.add_task(label, total=total, figures="")
+        figures = self._figures if bar == "whole" else ""
+        self._progress.update(
+            self._bars[bar], description=label, completed=done, total=total, figures=figures
+        )
 
     def _say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def _move(self, event: Event, what: str) -> None:
-        assert self._bar is not None
-        total: Any = event.get("total", event.get("iterations"))
-        done: Any = event.get("done", event.get("iteration"))
-        label = f"{self.title} {what}".strip()
-        if self._task is None:
-            self._task = self._bar.add_task(label, total=total, figures="")
-        self._bar.update(
-            self._task, description=label, completed=done, total=total, figures=self._figures
-        )
+
+def _leading(figures: dict[str, Any]) -> dict[str, Any]:
+    """Return the few figures that fit beside a bar: resolution, and the next two."""
+    names = sorted(figures, key=lambda name: "resolution" not in name)[:3]
+    return {name: figures[name] for name in names}
