@@ -68,7 +68,7 @@ class Settings:
     final_batch: int = 300
     temperature: float = 1.5
     similarity: float = 0.1
-    coarse_step: float = 0.35
+    coarse_step: float = 0.4
     fine_step: float = 0.15
     negative: float = 0.5
     reach: float = 0.07
@@ -180,10 +180,6 @@ def plan_step(settings: Settings, iteration: int) -> StepPlan:
         0 is the random start, ``settings.steps + 1`` the final pass over all particles.
     """
     coarse, steps = settings.coarse_steps, settings.steps
-    progress = min(1.0, iteration / max(1, steps))
-    batch = round(
-        settings.initial_batch + progress * (settings.final_batch - settings.initial_batch)
-    )
     early = min(1.0, 2.0 * iteration / max(1, coarse))
     temperature = 1.0 + (settings.temperature - 1.0) * (1.0 - early)
     step = 0.6 - (0.6 - settings.coarse_step) * early
@@ -192,7 +188,9 @@ def plan_step(settings: Settings, iteration: int) -> StepPlan:
         first = max(settings.final_batch, settings.initial_batch)
         return StepPlan(settings, 0, "start", settings.first_radius, first, 1.0, 1.0, 0.0)
     if iteration <= coarse:
-        grown = max(0.0, iteration / max(1, coarse) - 0.3) / 0.7
+        end = max(settings.initial_batch, 2 * settings.final_batch // 3)
+        batch = round(settings.initial_batch + iteration / coarse * (end - settings.initial_batch))
+        grown = iteration / max(1, coarse)
         radius = settings.first_radius + grown * (settings.coarse_radius - settings.first_radius)
         return StepPlan(settings, iteration, "coarse", radius, batch, temperature, step, similarity)
     if iteration <= steps:
