@@ -75,7 +75,7 @@ def make_runner(tmp_path, clusters):
         folder = folder or tmp_path / f"runner-{kind}-{len(made)}"
         folder.mkdir(exist_ok=True)
         if kind == "inline":
-            made.append(InlineRunner(folder))
+            made.append(InlineRunner(folder, strict=True))
         else:
             made.append(DaskRunner(clusters(kind), folder))
         return made[-1]

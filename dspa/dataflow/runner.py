@@ -250,10 +250,14 @@ class InlineRunner:
         Job folder; checkpoints go to its ``checkpoints/``. A temporary one if absent.
     events : Events
         Told of progress.
+    strict : bool
+        Refuse reductions whose ``merge`` changes its arguments or whose ``add`` changes the
+        reduction: on a cluster, where tasks share and repeat, those give other results.
     """
 
     folder: Path | None = None
     events: Events = field(default_factory=Events)
+    strict: bool = False
 
     def __post_init__(self) -> None:
         if self.folder is None:
@@ -296,15 +300,18 @@ class InlineRunner:
 
         def leaf(run: Sequence[Chunk]) -> Part:
             nonlocal done
-            part = travel(reduce_chunk(bound, travel(run[0]), plan.batch))
+            part = travel(self._unchanged(reduce_chunk, bound, travel(run[0]), plan.batch))
             done += 1
             self.events.emit("progress", task=name, done=done, total=len(plan.chunks))
             return part
 
+        def node(parts: list[Part]) -> Part:
+            return travel(self._unchanged(merge_parts, unbound, *parts))
+
         with one_thread():
             bound = travel(reduction).bind(load(self._checkpoints.store(model)))
             unbound = travel(reduction)
-            part = fold_tree(plan.chunks, leaf, lambda parts: travel(merge_parts(unbound, *parts)))
+            part = fold_tree(plan.chunks, leaf, node)
             stored, rows = finish_part(bound, part, self._checkpoints.folder)
         self._checkpoints.record(name, stored, rows, **plan.about())
         return Result(load(stored), load(rows))
@@ -329,6 +336,15 @@ class InlineRunner:
                 results.append(travel(host(carried(travel(item)))))
                 self.events.emit("progress", task=name, done=number + 1, total=len(items))
         return results
+
+    def _unchanged(self, function: Callable[..., Part], *arguments: Any) -> Part:
+        """Call a function; if strict, compare its arguments before and after."""
+        before = [pickle.dumps(item) for item in arguments] if self.strict else []
+        part = function(*arguments)
+        for item, old in zip(arguments, before, strict=False):
+            if pickle.dumps(item) != old:
+                raise AssertionError(f"{function.__name__} changed its {type(item).__name__}")
+        return part
 
     def close(self) -> None:
         """Remove the temporary folder, if this runner made one."""

@@ -77,3 +77,17 @@ def test_map_keeps_order_and_pickles(tmp_path):
     assert runner.map(lambda x: x * x, range(5), name="squares") == [0, 1, 4, 9, 16]
     with pytest.raises(TypeError, match="pickle"):
         runner.map(lambda x: x, [threading.Lock()], name="bad")
+
+
+class Careless(toy.ToyReduction):
+    def merge(self, a, b):
+        a["sum"] += b["sum"]
+        return a
+
+
+def test_strict_runner_finds_a_merge_that_changes_its_arguments(tmp_path):
+    start = {"volume": np.zeros(512, np.float32)}
+    chunks = [toy.ToyChunk(i) for i in range(3)]
+    InlineRunner(tmp_path, strict=True).run(toy.ToyReduction(), chunks, start, name="it1")
+    with pytest.raises(AssertionError, match="merge_parts changed its Part"):
+        InlineRunner(tmp_path, strict=True).run(Careless(), chunks, start, name="it1")
