@@ -50,14 +50,17 @@ class Params:
         100, "Particles per class in a mini-batch (200 for small or noisy particles).", minimum=5
     )
     online_iterations: int = param(
-        20, "Passes over mini-batches (40 for small or noisy particles).", minimum=1, maximum=1000
+        20,
+        "Iterations over mini-batches (40 for small or noisy particles).",
+        minimum=1,
+        maximum=1000,
     )
     full_iterations: int = param(1, "Passes over all particles at the end.", minimum=1)
     uncertainty: float = param(
-        2.0, "Factor on the noise at first: larger tries more before it decides.", minimum=1
+        1.0, "Factor on the noise at first; above 1.2 or so classes merge at first.", minimum=1
     )
-    anneal_from: int = param(2, "Pass at which the factor begins to fall.", minimum=1)
-    anneal: int = param(15, "Passes over which the factor falls to 1.", minimum=1)
+    anneal_from: int = param(2, "Iteration at which the factor begins to fall.", minimum=1)
+    anneal: int = param(15, "Iterations over which the factor falls to 1.", minimum=1)
     max_shift: float = param(0.0, "Largest shift (0: 8 percent of the box).", unit="A", minimum=0)
     recenter: bool = param(True, "Move class averages to the centre of the box.")
     hard: bool = param(False, "Last pass: the best pose of a class, not the average over poses.")
@@ -69,7 +72,7 @@ def draw_folds(count: int, seed: int) -> NDArray[np.int8]:
     return drawn.astype(np.int8)
 
 
-def make_schedule(params: Params, spec: ImageSpec, seed: int) -> Schedule:
+def make_schedule(params: Params, spec: ImageSpec, *, particles: int, seed: int) -> Schedule:
     """Turn the parameters people gave into what the passes need."""
     shift = params.max_shift / spec.crop_pixel_size if params.max_shift else SHIFT * spec.crop
     return Schedule(
@@ -84,6 +87,7 @@ def make_schedule(params: Params, spec: ImageSpec, seed: int) -> Schedule:
         recentre=params.recenter,
         hard=params.hard,
         seed=seed,
+        particles=particles,
     )
 
 
@@ -138,7 +142,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
     )
     state = {"fold": draw_folds(count, context.seed)}
     chunks = particle_chunks(particles, spec, seed=context.seed, state=state)
-    schedule = make_schedule(params, spec, context.seed)
+    schedule = make_schedule(params, spec, particles=count, seed=context.seed)
     result = classify(context, chunks, schedule, report=Progress(events, spec, schedule.passes))
     return write_results(context, particles, spec, result)
 
@@ -146,10 +150,10 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
 def plan(inputs: Mapping[str, Any], params: Params) -> dict[str, Any]:
     """Say what a run would take: particles, chunks, memory, an estimate of the time."""
     particles, spec = _prepare(inputs["particles"], params)
-    schedule = make_schedule(params, spec, 0)
     count = int(particles.sizes["particle"])
+    schedule = make_schedule(params, spec, particles=count, seed=0)
     chunks = particle_chunks(particles, spec)
-    first = schedule.plan(spec, None, 1, share=1.0)
+    first = schedule.plan(spec, None, 1)
     grid, band = first.grid(), spec.band()
     poses = params.classes * grid.coarse_angles
     coarse = 4.0 * band.size(grid.radii[0]) * poses * grid.coarse_shifts.size

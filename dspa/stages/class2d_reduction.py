@@ -72,6 +72,8 @@ class ClassPlan:
         Factor on the noise power.
     reseed, recentre : bool
         Whether dead classes start again; whether averages are moved to the centre.
+    renew : int
+        Weakest classes that start again although they live.
     soft : bool
         Average over the whole coarse lattice instead of following the best candidates.
     hard : bool
@@ -90,6 +92,7 @@ class ClassPlan:
     uncertainty: float = 1.0
     reseed: bool = True
     recentre: bool = True
+    renew: int = 0
     soft: bool = False
     hard: bool = False
     seed: int = 0
@@ -136,7 +139,7 @@ class Class2D:
             "sums": empty_sums(grids, band),
             "counts": np.zeros((FOLDS, plan.classes)),
             "poor_counts": np.zeros((FOLDS, plan.classes)),
-            "fit": np.zeros((2, plan.classes)),  # sum of fits, number
+            "fit": np.zeros((3, plan.classes)),  # sums of fits and log-likelihoods, number
             "total": np.zeros(4),  # images, log-likelihood, effective classes, cells
         }
 
@@ -231,9 +234,7 @@ class Class2D:
         partial["counts"][number] += found.classes.sum(axis=0, dtype=np.float64)
         fit = (found.score - found.norm) / np.sqrt(2.0 * np.maximum(found.norm, 1e-6))
         owner = found.best.member
-        partial["fit"] += np.stack(
-            [np.bincount(owner, fit, plan.classes), np.bincount(owner, minlength=plan.classes)]
-        )
+        partial["fit"] += tally(owner, fit, found.log_likelihood, plan.classes)
         spread = 1.0 / (found.classes.astype(np.float64) ** 2).sum(axis=1)
         partial["total"] += [
             place.size,
@@ -264,9 +265,7 @@ class Class2D:
         cells, weight = found.cells, found.weight
         owner = cells.member[found.best]
         partial["counts"][fold] += np.bincount(cells.member, weight, classes)
-        partial["fit"] += np.stack(
-            [np.bincount(owner, fit, classes), np.bincount(owner, minlength=classes)]
-        )
+        partial["fit"] += tally(owner, fit, found.log_likelihood, classes)
         slot = model["slots"][cells.member]
         # Only the image's own class, and only where the fit is below the average of that class.
         poor = (fit < model["fit"][owner])[cells.image] & (owner[cells.image] == cells.member)
@@ -340,9 +339,16 @@ class Class2D:
             old = Statistics(model["sums"], model["counts"])
             statistics = statistics.blend(old, step=plan.step)
         seeded = np.zeros(classes, bool)
+        members = np.maximum(partial["fit"][2], 1.0)
+        fit, gain = partial["fit"][0] / members, partial["fit"][1] / members
         if plan.reseed and not plan.soft and plan.iteration > 1:
+            weak = weak_classes(statistics.counts.sum(axis=0), gain, plan.renew)
             statistics, seeded = reseed(
-                statistics, Statistics(poor, partial["poor_counts"]), model["slots"]
+                statistics,
+                Statistics(poor, partial["poor_counts"]),
+                model["slots"],
+                weak=weak,
+                gain=gain,
             )
         solved = solve(statistics, plan)
         if plan.recentre and plan.iteration > 0:
@@ -362,7 +368,7 @@ class Class2D:
             "frc": solved.curve,
             "shell": crossing(solved.curve, 0.5),
             "slots": largest_slots(statistics.counts.sum(axis=0), plan.slots),
-            "fit": partial["fit"][0] / np.maximum(partial["fit"][1], 1.0),
+            "fit": fit,
             "seeded": seeded,
             "total": partial["total"],
             "iteration": np.asarray(plan.iteration),
@@ -404,15 +410,60 @@ def largest_slots(counts: NDArray[np.float64], slots: int) -> NDArray[np.int32]:
 
 DEAD = 0.25  # share of the mean class below which a class counts as dead
 SPLIT = 1.2  # share of the mean class above which a class may be split
+CLEAR = 0.7  # of the median gain: below it a class is no particle's, and is not split
+
+
+def tally(
+    owner: NDArray[np.int32], fit: NDArray[Any], gain: NDArray[Any], classes: int
+) -> NDArray[np.float64]:
+    """Sum fits, log-likelihoods and numbers of images per class: (3, classes) float64."""
+    return np.stack(
+        [
+            np.bincount(owner, fit, classes),
+            np.bincount(owner, gain, classes),
+            np.bincount(owner, minlength=classes).astype(np.float64),
+        ]
+    )
+
+
+def weak_classes(
+    counts: NDArray[np.float64], gain: NDArray[np.float64], renew: int
+) -> NDArray[np.int64]:
+    """Rank classes by what they explain, and return those to start again, weakest first.
+
+    Classes that mix views are blurred: they explain their images less well (low mean
+    log-likelihood) and draw fewer of them. Dead classes come first; ``renew`` of the others follow.
+    """
+    rank = np.argsort(np.argsort(counts, kind="stable")).astype(np.float64)
+    rank += np.argsort(np.argsort(gain, kind="stable"))
+    dead = counts < DEAD * counts.mean()
+    order = np.lexsort((rank, ~dead))
+    return order[: int(dead.sum()) + renew]
 
 
 def reseed(
-    statistics: Statistics, poor: Statistics, slots: NDArray[np.int32]
+    statistics: Statistics,
+    poor: Statistics,
+    slots: NDArray[np.int32],
+    *,
+    weak: NDArray[np.int64],
+    gain: NDArray[np.float64],
 ) -> tuple[Statistics, NDArray[np.bool_]]:
-    """Start dead classes again from the worst-fitting images of the largest ones.
+    """Start weak classes again from the worst-fitting images of the largest ones.
 
-    A dead class takes over the statistics of the images that fit a large class less well than its
+    A weak class takes over the statistics of the images that fit a large class less well than its
     average, and half of its expectation; the large class goes on with the other images.
+
+    Parameters
+    ----------
+    statistics, poor : Statistics
+        All images; the worst-fitting ones of the classes that have a slot.
+    slots : (classes,) int32
+        Slot of each class in ``poor``, -1 none.
+    weak : (w,) int64
+        Classes to start again, in this order.
+    gain : (classes,) float64
+        Mean log-likelihood of the images of each class.
 
     Returns
     -------
@@ -421,20 +472,22 @@ def reseed(
         Classes that were started again.
     """
     counts = statistics.counts.sum(axis=0)
-    mean = counts.mean()
-    dead = [int(c) for c in np.argsort(counts, kind="stable") if counts[c] < DEAD * mean]
+    clear = CLEAR * float(np.median(gain[counts > 0])) if (counts > 0).any() else 0.0
     donors = [
         int(c)
         for c in np.argsort(-counts, kind="stable")
-        if counts[c] > SPLIT * mean and slots[c] >= 0 and poor.counts[:, c].min() >= 1.0
+        if counts[c] > SPLIT * counts.mean()
+        and gain[c] >= clear
+        and slots[c] >= 0
+        and poor.counts[:, c].min() >= 0.5
+        and c not in weak
     ]
     sums, shares = statistics.sums.copy(), statistics.counts.copy()
     seeded = np.zeros(counts.size, bool)
-    for c, donor in zip(dead, donors, strict=False):
+    for c, donor in zip(weak.tolist(), donors, strict=False):
         taken = poor.sums[:, slots[donor]]
-        share = poor.counts[:, donor].sum()
         # Scaled to half of the donor, so that both stand equally against the next mini-batch.
-        scale = np.float32(0.5 * counts[donor] / share)
+        scale = np.float32(0.5 * counts[donor] / poor.counts[:, donor].sum())
         sums[:, c] = scale * taken
         sums[:, donor] *= np.float32(0.5)
         shares[:, c] = scale * poor.counts[:, donor]

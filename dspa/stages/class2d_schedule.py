@@ -19,12 +19,18 @@ if TYPE_CHECKING:
     from dspa.stages.particle_chunks import ImageSpec, ParticleChunk
     from dspa.stages.stage import Context
 
-# Fourier pixels: the coarse search and the first averages look no further than this.
+# Fourier pixels: the coarse search looks no further than this, the first fine passes a bit more.
 COARSE_RADIUS = 12
 START_RADIUS = 14
 MARGIN = 3  # shells compared beyond what the averages have reached, and added up beyond that
 STEP_POWER = 0.6  # of the decay 1 / t^p of the online step
-SETTLE = 3  # last online passes without re-seeding
+LEAST_STEP = 0.3  # memory stays a few mini-batches long, so that classes can still move
+SOFT = 0.6  # share of the online steps that average over the whole coarse lattice
+SETTLE = 0.1  # share of the online steps at the end without re-seeding
+RENEW = 0.04  # share of the classes that start again in a step
+# A set is gone through in at least this many steps, however small it is: small steps on other
+# images each time find classes that passes over all of them do not.
+FEWEST_STEPS = 5
 
 
 @dataclass(frozen=True)
@@ -34,17 +40,19 @@ class Schedule:
     Attributes
     ----------
     classes, online, full : int
-        Classes; online passes; full passes after them.
+        Classes; online iterations; full passes after them.
     batch : int
-        Particles of a mini-batch.
+        Particles of an online iteration.
     uncertainty : float
         Factor on the noise's standard deviation at first.
     anneal_from, anneal : int
-        Pass at which the factor begins to fall, and passes until it is 1.
+        Iteration at which the factor begins to fall, and iterations until it is 1.
     max_shift : float
         Pixels of the cropped image.
     recentre, hard : bool
     seed : int
+    particles : int
+        Of the whole set.
     """
 
     classes: int
@@ -58,59 +66,73 @@ class Schedule:
     recentre: bool
     hard: bool
     seed: int
+    particles: int
+
+    @property
+    def steps_each(self) -> int:
+        """Steps that one online iteration is made in: more than one where the set is small."""
+        whole = min(self.batch, self.particles)
+        return max(1, round(FEWEST_STEPS * whole / self.particles))
+
+    @property
+    def step_size(self) -> int:
+        """Particles of one step."""
+        return -(-min(self.batch, self.particles) // self.steps_each)
+
+    @property
+    def steps(self) -> int:
+        """Number of online steps."""
+        return self.online * self.steps_each
 
     @property
     def passes(self) -> int:
-        """Number of passes after the random start."""
-        return self.online + self.full
+        """Number of passes after the random start: online steps and full passes."""
+        return self.steps + self.full
 
-    def noise_factor(self, iteration: int) -> float:
-        """Factor on the noise power in pass ``iteration`` (1, 2, ...)."""
-        # Whatever was asked for, the factor is 1 before the last online passes.
-        passes = max(1, min(self.anneal, self.online - SETTLE - self.anneal_from + 1))
-        done = np.clip((iteration - self.anneal_from + 1) / passes, 0.0, 1.0)
-        if iteration > self.online - SETTLE:
+    def noise_factor(self, number: int) -> float:
+        """Factor on the noise power in pass ``number`` (1, 2, ...)."""
+        iteration = 1 + (number - 1) / self.steps_each
+        done = np.clip((iteration - self.anneal_from + 1) / max(self.anneal, 1), 0.0, 1.0)
+        if number > (1.0 - SETTLE) * self.steps:
             done = 1.0
         return float((self.uncertainty ** (1.0 - done)) ** 2)
 
-    def plan(self, spec: ImageSpec, model: Model | None, iteration: int, *, share: float
-             ) -> ClassPlan:  # fmt: skip
-        """Say what pass ``iteration`` does; a function of the model and the schedule only.
+    def plan(self, spec: ImageSpec, model: Model | None, number: int) -> ClassPlan:
+        """Say what pass ``number`` does; a function of the model and the schedule only.
 
         Parameters
         ----------
         spec : ImageSpec
         model : mapping
             Of the pass before.
-        iteration : int
+        number : int
             0 is the random start.
-        share : float
-            Mini-batch over all particles: a pass over everything has nothing to remember.
         """
-        final = iteration > self.online
-        step = 1.0 if final else max(share, float(max(iteration, 1)) ** -STEP_POWER)
         coarse = min(COARSE_RADIUS, spec.radius)
-        radius = next_radius(spec, model)
-        factor = self.noise_factor(iteration)
-        soft = 0 < iteration <= self.online and factor > 1.0
-        if soft:
-            radius = coarse
+        soft = 0 < number <= SOFT * self.steps
+        restless = not soft and number <= (1.0 - SETTLE) * self.steps
+        radius = coarse if soft else next_radius(spec, model)
         return ClassPlan(
             classes=self.classes,
             spec=spec,
             radius=radius,
-            reach=coarse if soft else min(radius + MARGIN, spec.radius),
+            reach=min(radius + MARGIN, spec.radius),
             coarse_radius=coarse,
             max_shift=self.max_shift,
-            iteration=iteration,
-            step=step,
-            uncertainty=factor,
+            iteration=number,
+            step=1.0 if number > self.steps else max(LEAST_STEP, max(number, 1) ** -STEP_POWER),
+            uncertainty=self.noise_factor(number),
+            reseed=restless,
+            renew=round(RENEW * self.classes) if restless else 0,
+            # Every few steps is enough, and each costs another solution of all averages.
+            recentre=self.recentre and number < self.passes and number % RECENTRE == 0,
             soft=soft,
-            reseed=iteration <= self.online - SETTLE,
-            recentre=self.recentre and iteration < self.passes,
-            hard=self.hard and iteration == self.passes,
+            hard=self.hard and number == self.passes,
             seed=self.seed,
         )
+
+
+RECENTRE = 3
 
 
 def next_radius(spec: ImageSpec, model: Model | None) -> int:
@@ -146,10 +168,13 @@ def classify(
         Model and rows of the last pass.
     """
     spec = chunks[0].spec
-    total = sum(len(chunk) for chunk in chunks)
     runner = context.runner
     latest = runner.checkpoints.latest()
-    if latest is None:
+    if latest is not None:
+        done, model = latest.iteration, latest.model
+        context.events.message(f"going on after pass {done} of {schedule.passes}")
+        result = Result(model, latest.rows)
+    else:
         first = minibatch(chunks, schedule.batch, 0)
         noise = runner.run(BackgroundNoise(spec), first, {}, name="noise000").model
         if float(noise["count"]) == 0.0:
@@ -157,20 +182,13 @@ def classify(
                 "no particle of the first mini-batch has an image that varies and holds no NaN; "
                 "look at the images"
             )
-        plan = schedule.plan(spec, None, 0, share=1.0)
+        plan = schedule.plan(spec, None, 0)
         result = runner.run(Class2D(plan), first, noise, name="it000")
-        model, done = result.model, 0
-    else:
-        done, model = latest.iteration, latest.model
-        context.events.message(f"going on after pass {done} of {schedule.passes}")
-        if done >= schedule.passes:
-            return Result(latest.model, latest.rows)
-    for iteration in range(done + 1, schedule.passes + 1):
-        final = iteration > schedule.online
-        part = tuple(chunks) if final else minibatch(chunks, schedule.batch, iteration - 1)
-        share = sum(len(chunk) for chunk in part) / total
-        plan = schedule.plan(spec, model, iteration, share=share)
-        result = runner.run(Class2D(plan), part, model, name=f"it{iteration:03d}")
-        model = result.model
-        report(iteration, plan, result)
+        done = 0
+    for number in range(done + 1, schedule.passes + 1):
+        final = number > schedule.steps
+        part = tuple(chunks) if final else minibatch(chunks, schedule.step_size, number - 1)
+        plan = schedule.plan(spec, result.model, number)
+        result = runner.run(Class2D(plan), part, result.model, name=f"it{number:03d}")
+        report(number, plan, result)
     return result
