@@ -184,8 +184,8 @@ class _Fields:
                 "voltage": self.or_nan("ctf/accel_kv"),
                 "cs": self.or_nan("ctf/cs_mm"),
                 "contrast": self.or_nan("ctf/amp_contrast"),
-                "pixel": self.or_nan("blob/psize_A"),
-                "micrograph": self.or_nan("location/micrograph_psize_A"),
+                "pixel": self._size("blob/psize_A"),
+                "micrograph": self._size("location/micrograph_psize_A"),
                 "box": self._box(),
             }
         )
@@ -206,6 +206,11 @@ class _Fields:
             "micrograph_pixel_size": np.where(np.isnan(coordinate), single["pixel"], coordinate),
             "box_size": table["box"].to_numpy(),
         }
+
+    def _size(self, name: str) -> NDArray[np.float64]:
+        """Return a pixel size, NaN where it is none."""
+        values = self.or_nan(name)
+        return np.where(values > 0, values, np.nan)
 
     def _box(self) -> NDArray[np.int64]:
         shape = self.number("blob/shape", 2)

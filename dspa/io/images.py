@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 SHARD = 1024
 CHUNK = 16
 MAXIMUM_BOX = 8192
+_DIGEST = 16
 _DTYPES = ("float16", "float32")
 PIXEL_TOLERANCE = 1e-3
 
@@ -369,7 +370,7 @@ class ImageWriter:
         self._write_once(shard, low, block)
 
     def _write_once(self, shard: int, low: int, block: NDArray[Any]) -> None:
-        digest = hashlib.blake2b(block.data, digest_size=16).hexdigest()
+        digest = hashlib.blake2b(block.data, digest_size=_DIGEST).hexdigest()
         record = Path(f"{self.path}.writers", f"{shard}")
         record.parent.mkdir(exist_ok=True)
         with record.open("a+") as lock:
@@ -377,13 +378,13 @@ class ImageWriter:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise ShardError(f"{self.path}: another writer is at shard {shard}") from error
-            lock.seek(0)
-            before = lock.read().strip()
+            before = _note(record)
             if before and before != digest:
                 raise ShardError(f"{self.path}: shard {shard} was written with other images")
             if before:
                 return
             self._write_shard(shard, block)
+            lock.truncate(0)
             lock.write(digest)
             lock.flush()
             os.fsync(lock.fileno())
@@ -414,7 +415,7 @@ class ImageWriter:
     def missing(self) -> list[int]:
         """Return the shards that have not been written."""
         folder = Path(f"{self.path}.writers")
-        return [s for s in range(self.shards) if not (folder / str(s)).is_file()]
+        return [s for s in range(self.shards) if not _note(folder / str(s))]
 
     def close(self) -> None:
         """Check that every shard is there and drop the writers' records."""
@@ -422,6 +423,15 @@ class ImageWriter:
         if missing:
             raise ShardError(f"{self.path}: shards {missing[:8]} were never written")
         shutil.rmtree(f"{self.path}.writers", ignore_errors=True)
+
+
+def _note(record: Path) -> str:
+    """Return the hash noted when a shard was written; nothing if its writer died before that."""
+    try:
+        note = record.read_text(encoding="ascii")
+    except OSError:
+        return ""
+    return note if len(note) == 2 * _DIGEST else ""
 
 
 def write_images(

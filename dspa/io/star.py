@@ -85,6 +85,7 @@ def read_star(path: str | Path) -> list[Block]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{path}: cannot be read ({reason}); check the path") from error
+    raw = raw.removeprefix(b"\xef\xbb\xbf")
     if b"\0" in raw:
         raise InputError(f"{path}: not a text file, so not a STAR file")
     try:

@@ -134,7 +134,7 @@ def _group_values(
         found = np.full(length, np.nan)
         for label in labels:
             there = _numbers_or_nan(path, label, columns, length)
-            found = np.where(np.isnan(found) | (found <= 0), there, found)
+            found = np.where(np.isnan(found), np.where(there > 0, there, np.nan), found)
         values[name] = found
     return values
 
@@ -158,7 +158,8 @@ def _own_columns(
             used.add(label)
     for name, labels in sizes.items():
         if labels[0] in rows.columns:
-            own[name] = numbers(path, labels[0], rows.columns[labels[0]])
+            given = numbers(path, labels[0], rows.columns[labels[0]])
+            own[name] = np.where(given > 0, given, np.nan)
             used.add(labels[0])
     magnified = {"rlnMagnification", "rlnDetectorPixelSize"} <= set(rows.columns)
     if table is None and "pixel_size" not in own and magnified:

@@ -287,7 +287,9 @@ def _with_optics(
             raise InputError(f"{params.files}: the pixel size is unknown; give --pixel-size")
         context.events.message(f"pixel size {header:.4g} A, from the headers")
         size = np.where(np.isnan(size), header, size)
-    elif np.ptp(size) > _SAME_SIZE * size.max():
+    if not ((size > 0.01) & (size < 1000)).all():
+        raise InputError(f"{params.files}: a pixel size of {size.max():.4g} A; give --pixel-size")
+    if np.ptp(size) > _SAME_SIZE * size.max():
         sizes = ", ".join(f"{s:.4g}" for s in np.unique(size))
         raise InputError(
             f"{params.files}: mixed pixel sizes ({sizes} A); import each size as a job of its own"

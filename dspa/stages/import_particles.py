@@ -30,6 +30,7 @@ MM = 1e7  # mm to A
 RUN = 1024  # images a task looks at
 FEW_RUNS = 4
 _LISTED = 3
+_SMALLEST, _LARGEST = 0.01, 1000.0  # A; what is beyond is no pixel size
 _PREMULTIPLIED = ("rlnCtfDataAreCtfPremultiplied",)
 _CORRECTIONS = frozenset(
     "rlnBeamTiltX rlnBeamTiltY rlnOddZernike rlnEvenZernike rlnMagMat00 rlnMagMat01 rlnMagMat10 "
@@ -111,12 +112,15 @@ def _read(params: Params) -> xr.Dataset:
         return read_cs_particles(_only(params, files), roots=roots, orientation=orientation)
     size = params.micrograph_pixel_size or params.pixel_size
     if suffix == ".star" and len(files) == 1:
-        return read_star_particles(
+        table = read_star_particles(
             files[0],
             roots=roots,
             pixel_size=params.pixel_size,
             micrograph_pixel_size=params.micrograph_pixel_size,
         )
+        # A file of picks that names no micrograph is named after it.
+        if size is None or {"micrograph", "image_stack"} & set(table.variables):
+            return table
     if suffix in (".box", ".cbox", ".csv", ".star"):
         if size is None:
             raise InputError(f"{params.file}: picks in pixels; give --pixel-size")
@@ -234,6 +238,8 @@ def _with_pixel_size(
         size = np.where(np.isnan(size), headers[0], size)
         table = table.assign(pixel_size=("optics", size))
     used = size[np.unique(table["optics"].values)]
+    if not ((used > _SMALLEST) & (used < _LARGEST)).all():
+        raise InputError(f"a pixel size of {used.max():.4g} A; give the right --pixel-size")
     if np.ptp(used) > 1e-3 * used.max():
         text = ", ".join(f"{s:.4g}" for s in np.unique(used))
         raise InputError(f"mixed pixel sizes ({text} A); import one size at a time")

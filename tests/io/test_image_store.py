@@ -107,6 +107,10 @@ def test_a_shard_has_one_writer(tmp_path: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(ShardError, match="another writer"):
             writer.write(SHARD, data[SHARD:])
+    # A writer that died left its record empty or torn: the shard counts as not written.
+    for torn in ("", "abc"):
+        Path(f"{writer.path}.writers", "1").write_text(torn)
+        assert writer.missing() == [1]
     writer.write(SHARD, data[SHARD:])
     writer.close()
     assert not Path(f"{writer.path}.writers").exists()
