@@ -1,66 +1,44 @@
-"""Particle images, read in place by index and written in shards.
-
-An image store is one uncompressed, sharded Zarr v3 array (particle, y, x) of float16 or float32:
-shards of 1,024 images, chunks of 16. A shard file is
-
-    MRC header (1,024 bytes) | chunks back to back | shard index (offset, length) | CRC-32C
-
-Zarr finds the chunks by the index at the end and never looks at the header; a memory map takes
-them as one array; and other programs open the same file as an MRC stack, under the name of a
-link in a folder beside the store (``images.zarr`` -> ``images/0000.mrcs``). Nothing is stored
-twice. MRC stacks of other programs are mapped where they are.
-"""
+"""Particle images, read by index from wherever they are: MRC stacks in place, image stores."""
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import json
 import math
-import os
-import shutil
-import uuid
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import google_crc32c
 import numpy as np
-import zarr
 
-from dspa.data.errors import InputError, ShardError
+from dspa.data.errors import InputError
 from dspa.io import mrc
+from dspa.io.image_store import (
+    SHARD,
+    ImageWriter,
+    StackInfo,
+    read_store,
+    stack_link,
+    store_header,
+    write_images,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     import xarray as xr
     from numpy.typing import ArrayLike, NDArray
 
-SHARD = 1024
-CHUNK = 16
-MAXIMUM_BOX = 8192
-_DIGEST = 16
-_DTYPES = ("float16", "float32")
+__all__ = [
+    "SHARD",
+    "ImageWriter",
+    "ParticleImages",
+    "StackInfo",
+    "stack_info",
+    "stack_link",
+    "write_images",
+]
+
 PIXEL_TOLERANCE = 1e-3
-
-
-@dataclass(frozen=True)
-class StackInfo:
-    """What a stack of images holds.
-
-    Attributes
-    ----------
-    count, rows, columns : int
-    pixel_size : float
-        A, NaN where the file does not say.
-    """
-
-    count: int
-    rows: int
-    columns: int
-    pixel_size: float
 
 
 def stack_info(path: str | Path) -> StackInfo:
@@ -93,91 +71,13 @@ def _open(path: str) -> _Source:
 @lru_cache(maxsize=64)
 def _open_version(path: str, version: tuple[int, ...]) -> _Source:
     if Path(path).is_dir():
-        return _open_store(path)
+        store = store_header(path)
+        return _Source(store.info, lambda indices: read_store(path, store, indices))
     header = mrc.read_header(path)
     count, rows, columns = header.shape
     stored = mrc.memory_map(header)
     info = StackInfo(count, rows, columns, header.pixel_size)
     return _Source(info, lambda indices: mrc.samples(header, stored[indices]))
-
-
-def _store_header(path: str) -> StackInfo:
-    file = Path(path, "zarr.json")
-    try:
-        if file.stat().st_size > 1 << 20:
-            raise ValueError("header of more than 1 MiB")
-        meta = json.loads(file.read_text())
-        attributes, shape = meta["attributes"], meta["shape"]
-        kind, size = attributes["kind"], float(attributes["pixel_size"] or math.nan)
-        count, rows, columns = (int(n) for n in shape)
-        dtype, grid = meta["data_type"], meta["chunk_grid"]["configuration"]["chunk_shape"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{path}: not an image store ({error}); extract again") from error
-    sane = 0 <= count < 1 << 40 and 1 <= rows <= MAXIMUM_BOX and 1 <= columns <= MAXIMUM_BOX
-    if kind != "images" or not sane or dtype not in _DTYPES or grid != [SHARD, rows, columns]:
-        raise InputError(f"{path}: not an image store that dspa wrote; extract again")
-    return StackInfo(count, rows, columns, size)
-
-
-def _open_store(path: str) -> _Source:
-    info = _store_header(path)
-    meta = json.loads(Path(path, "zarr.json").read_text())
-    dtype = np.dtype(meta["data_type"])
-
-    def read(indices: NDArray[np.int64]) -> NDArray[np.float32]:
-        out = np.empty((len(indices), info.rows, info.columns), np.float32)
-        shards = indices // SHARD
-        for shard in np.unique(shards):
-            here = shards == shard
-            held = min(SHARD, info.count - int(shard) * SHARD)
-            view = _shard(path, int(shard), (held, info.rows, info.columns), dtype)
-            out[here] = view[indices[here] - shard * SHARD]
-        return out
-
-    return _Source(info, read)
-
-
-def _shard(
-    path: str, shard: int, shape: tuple[int, int, int], dtype: np.dtype[Any]
-) -> NDArray[Any]:
-    file = Path(path, "c", str(shard), "0", "0")
-    try:
-        stat = file.stat()
-    except OSError as error:
-        raise InputError(f"{path}: shard {shard} was never written; extract again") from error
-    # A map of a file that has been cut since would kill the process: a new version, a new map.
-    version = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-    return _shard_view(str(file), version, shape, dtype)
-
-
-@lru_cache(maxsize=64)
-def _shard_view(
-    path: str, version: tuple[int, ...], shape: tuple[int, int, int], dtype: np.dtype[Any]
-) -> NDArray[Any]:
-    """Map a shard as one (images, y, x) array; refuse it if its chunks are not back to back.
-
-    The last shard ends with the last chunk that holds an image.
-    """
-    held, rows, columns = shape
-    mapped = np.memmap(path, np.uint8, "r")
-    chunks, chunk_bytes = -(-held // CHUNK), CHUNK * rows * columns * dtype.itemsize
-    tail = 16 * (SHARD // CHUNK) + 4
-    if mapped.size != mrc.HEADER_BYTES + chunks * chunk_bytes + tail:
-        raise InputError(f"{path}: {mapped.size} bytes, a damaged shard; extract again")
-    if mapped[-tail:].tobytes() != _shard_index(chunks, chunk_bytes):
-        raise InputError(f"{path}: the shard's index is damaged; extract again")
-    start = mrc.HEADER_BYTES
-    view: NDArray[Any] = mapped[start : start + chunks * chunk_bytes].view(dtype)
-    return view.reshape(-1, rows, columns)
-
-
-def _shard_index(chunks: int, chunk_bytes: int) -> bytes:
-    """Return the index of a shard whose chunks lie back to back behind the MRC header."""
-    index = np.full((SHARD // CHUNK, 2), np.iinfo(np.uint64).max, "<u8")
-    index[:chunks, 0] = mrc.HEADER_BYTES + np.arange(chunks, dtype=np.uint64) * chunk_bytes
-    index[:chunks, 1] = chunk_bytes
-    raw = index.tobytes()
-    return raw + int(google_crc32c.value(raw)).to_bytes(4, "little")
 
 
 class ParticleImages:
@@ -304,203 +204,3 @@ def _table_pixel_size(dataset: xr.Dataset) -> float:
         text = ", ".join(f"{size:.4g}" for size in np.unique(used))
         raise InputError(f"mixed pixel sizes ({text} A); import sets of one pixel size")
     return float(used[0])
-
-
-@dataclass(frozen=True)
-class ImageWriter:
-    """A picklable handle that writes an image store, a whole shard at a time.
-
-    Attributes
-    ----------
-    path : str
-    count, box : int
-    dtype : str
-    pixel_size : float
-        A.
-    """
-
-    path: str
-    count: int
-    box: int
-    dtype: str
-    pixel_size: float
-
-    @property
-    def shards(self) -> int:
-        """Number of shards."""
-        return -(-self.count // SHARD)
-
-    def span(self, shard: int) -> tuple[int, int]:
-        """Return the images ``start, stop`` of a shard.
-
-        Parameters
-        ----------
-        shard : int
-        """
-        return shard * SHARD, min((shard + 1) * SHARD, self.count)
-
-    def write(self, start: int, images: NDArray[Any]) -> None:
-        """Write one whole shard. Writing the same images again is allowed, others are not.
-
-        Parameters
-        ----------
-        start : int
-            First image, a multiple of the shard size.
-        images : (n, y, x)
-            All images of the shard.
-
-        Raises
-        ------
-        ShardError
-            If it is not a whole shard, another writer is at it, or it holds other images.
-        """
-        shard = start // SHARD
-        low, high = self.span(shard)
-        if start != low or not 0 <= shard < self.shards or len(images) != high - low:
-            raise ShardError(
-                f"{self.path}: images {start} to {start + len(images)} are not a whole shard "
-                f"(of {SHARD}); one writer writes one shard at once"
-            )
-        if images.shape[1:] != (self.box, self.box):
-            raise ShardError(f"{self.path}: images of {images.shape[1:]}, not {self.box} squared")
-        with np.errstate(over="ignore"):
-            block = np.ascontiguousarray(images, np.dtype(self.dtype))
-        if self.dtype == "float16" and np.isinf(block).any() and np.isfinite(images).all():
-            raise ShardError(f"{self.path}: values beyond float16; normalise, or use float32")
-        self._write_once(shard, low, block)
-
-    def _write_once(self, shard: int, low: int, block: NDArray[Any]) -> None:
-        digest = hashlib.blake2b(block.data, digest_size=_DIGEST).hexdigest()
-        record = Path(f"{self.path}.writers", f"{shard}")
-        record.parent.mkdir(exist_ok=True)
-        with record.open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise ShardError(f"{self.path}: another writer is at shard {shard}") from error
-            before = _note(record)
-            if before and before != digest:
-                raise ShardError(f"{self.path}: shard {shard} was written with other images")
-            if before:
-                return
-            self._write_shard(shard, block)
-            lock.truncate(0)
-            lock.write(digest)
-            lock.flush()
-            os.fsync(lock.fileno())
-
-    def _write_shard(self, shard: int, block: NDArray[Any]) -> None:
-        target = Path(self.path, "c", str(shard), "0", "0")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f"0.{uuid.uuid4().hex[:12]}.partial")
-        chunks = -(-len(block) // CHUNK)
-        padding = np.zeros((chunks * CHUNK - len(block), *block.shape[1:]), block.dtype)
-        header = mrc.stack_header(block, pixel_size=self.pixel_size)
-        try:
-            with temporary.open("wb") as stream:
-                stream.write(header)
-                stream.write(block.data)
-                stream.write(padding.data)
-                stream.write(_shard_index(chunks, CHUNK * block[0].nbytes))
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
-        link = Path(stack_link(self.path, shard))
-        link.parent.mkdir(exist_ok=True)
-        link.unlink(missing_ok=True)
-        link.symlink_to(os.path.relpath(target, link.parent))
-
-    def missing(self) -> list[int]:
-        """Return the shards that have not been written."""
-        folder = Path(f"{self.path}.writers")
-        return [s for s in range(self.shards) if not _note(folder / str(s))]
-
-    def close(self) -> None:
-        """Check that every shard is there and drop the writers' records."""
-        missing = self.missing()
-        if missing:
-            raise ShardError(f"{self.path}: shards {missing[:8]} were never written")
-        shutil.rmtree(f"{self.path}.writers", ignore_errors=True)
-
-
-def _note(record: Path) -> str:
-    """Return the hash noted when a shard was written; nothing if its writer died before that."""
-    try:
-        note = record.read_text(encoding="ascii")
-    except OSError:
-        return ""
-    return note if len(note) == 2 * _DIGEST else ""
-
-
-def write_images(
-    path: str | Path, count: int, box: int, *, dtype: str = "float16", pixel_size: float = math.nan
-) -> ImageWriter:
-    """Make an empty image store and return the handle that fills it shard by shard.
-
-    Parameters
-    ----------
-    path : path
-        Folder to make, ``NAME.zarr``; what is there is replaced, the links in ``NAME/`` too.
-    count, box : int
-        Number of images and their edge in pixels.
-    dtype : {"float16", "float32"}
-    pixel_size : float
-        A, noted in the store.
-    """
-    if dtype not in _DTYPES:
-        raise ValueError(f"images are stored as {_DTYPES}, not {dtype}")
-    target = Path(path).absolute()
-    if target.suffix != ".zarr":
-        raise ValueError(f"{path}: an image store is named NAME.zarr")
-    temporary = target.with_name(f"{target.name}.tmp-{uuid.uuid4().hex[:12]}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    known = math.isfinite(pixel_size)
-    zarr.create_array(
-        str(temporary),
-        shape=(count, box, box),
-        dtype=dtype,
-        shards=(SHARD, box, box),
-        chunks=(CHUNK, box, box),
-        compressors=None,
-        fill_value=0,
-        config={"write_empty_chunks": True},
-        zarr_format=3,
-        dimension_names=("particle", "y", "x"),
-        attributes={
-            "kind": "images",
-            "layout_version": 1,
-            "pixel_size": pixel_size if known else None,
-        },
-    )
-    shutil.rmtree(f"{target}.writers", ignore_errors=True)
-    if target.exists():
-        shutil.rmtree(target)
-    for link in Path(stack_link(str(target), 0)).parent.glob("*.mrcs"):
-        if link.is_symlink():
-            link.unlink()
-    temporary.rename(target)
-    return ImageWriter(str(target), count, box, dtype, pixel_size)
-
-
-def stack_link(store: str, shard: int) -> str:
-    """Return the name under which other programs open a shard as an MRC stack.
-
-    Parameters
-    ----------
-    store : str
-        Folder of the image store.
-    shard : int
-    """
-    return str(Path(store).with_suffix("") / f"{shard:04d}.mrcs")
-
-
-def image_sources(paths: Sequence[str]) -> dict[str, StackInfo]:
-    """Return what each stack holds; the first that cannot be read raises.
-
-    Parameters
-    ----------
-    paths : sequence of str
-    """
-    return {path: stack_info(path) for path in paths}

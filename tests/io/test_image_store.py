@@ -14,8 +14,9 @@ import zarr
 
 from dspa.data import schema
 from dspa.data.errors import InputError, ShardError
-from dspa.io import images as images_module
-from dspa.io.images import CHUNK, ParticleImages, stack_link, write_images
+from dspa.io import image_store
+from dspa.io.image_store import CHUNK, stack_link, write_images
+from dspa.io.images import ParticleImages
 from dspa.io.volumes import write_image_stack
 
 SHARD = 64
@@ -23,7 +24,7 @@ SHARD = 64
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images_module, "SHARD", SHARD)
+    monkeypatch.setattr(image_store, "SHARD", SHARD)
 
 
 def _images(count: int, box: int = 8) -> np.ndarray:
