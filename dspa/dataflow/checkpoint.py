@@ -13,6 +13,7 @@ import os
 import re
 import uuid
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,11 @@ from numpy.typing import NDArray
 
 Arrays = Mapping[str, NDArray[Any]]
 
+# What NumPy and zipfile raise on damaged files.
+DAMAGE = (
+    OSError, ValueError, EOFError, KeyError, MemoryError, NotImplementedError, RuntimeError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -122,9 +128,12 @@ def store(arrays: Arrays, folder: Path, *, prefix: str = "model") -> Stored:
 def load(stored: Stored) -> dict[str, NDArray[Any]]:
     """Read the arrays of a handle and check that they are the ones that were written."""
     try:
-        with np.load(stored.path, allow_pickle=False) as archive:
+        with (
+            Path(stored.path).open("rb") as stream,
+            np.load(stream, allow_pickle=False) as archive,
+        ):
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    except DAMAGE as error:
         raise CheckpointError(f"cannot read checkpoint {stored.path}: {error}") from error
     if content_hash(arrays) != stored.sha256:
         raise CheckpointError(f"checkpoint {stored.path} was altered or damaged: its hash differs")

@@ -112,12 +112,11 @@ class Job:
             if fields["layout_version"] > LAYOUT_VERSION:
                 raise InputError(f"{path} was written by a newer dspa; update this one")
             record = Record(**{key: value for key, value in fields.items() if key in known})
+            _check_types(record)
         except InputError:
             raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path} is not a readable job record ({error})") from error
-        if not isinstance(record.outputs, dict) or not isinstance(record.inputs, dict):
-            raise InputError(f"{path}: inputs and outputs must be mappings")
         if record.state not in STATES:
             raise InputError(f"{path}: state {record.state!r} is none of {', '.join(STATES)}")
         if record.state == "running" and not is_alive(record.process):
@@ -158,6 +157,33 @@ class Job:
                 if item and item.get("job") is not None and item["job"] not in used:
                     used.append(int(item["job"]))
         return used
+
+
+def _check_types(record: Record) -> None:
+    """Raise TypeError if a field of a record is not of the type that all else relies on."""
+    for item in dataclasses.fields(Record):
+        value = getattr(record, item.name)
+        wanted = str(item.type).partition("[")[0]
+        right = {
+            "int": isinstance(value, int),
+            "float": isinstance(value, int | float),
+            "float | None": value is None or isinstance(value, int | float),
+            "str": isinstance(value, str),
+            "dict": isinstance(value, dict),
+        }[wanted]
+        if not right or isinstance(value, bool):
+            raise TypeError(f"{item.name} must be {wanted}")
+    for given in record.inputs.values():
+        for one in given if isinstance(given, list) else [given]:
+            if one is not None and not (
+                isinstance(one.get("given"), str)
+                and isinstance(one.get("path"), str)
+                and isinstance(one.get("job"), int | None)
+            ):
+                raise TypeError("inputs must have given, path and job")
+    texts = [*record.outputs.values(), *record.units.values(), *record.versions.values()]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("outputs, units and versions must be texts")
 
 
 def this_process() -> dict[str, Any]:
