@@ -14,7 +14,7 @@ from dspa.app.commands import Command
 from dspa.data.errors import InputError
 from dspa.io.micrographs import read_micrograph_image, read_micrographs
 from dspa.io.particles import read_particles
-from dspa.ops.trend import automatic_thresholds
+from dspa.ops.thresholds import automatic_thresholds
 from dspa.project.lineage import resolve
 from dspa.stages.stage import Input, Stage
 
