@@ -66,7 +66,6 @@ def clusters():
 def make_runner(tmp_path, clusters):
     """``make_runner("inline")``, ``make_runner(2)``: a runner with a folder of its own."""
     from dspa.dataflow.dask_runner import DaskRunner
-
     from dspa.dataflow.runner import InlineRunner
 
     made = []
