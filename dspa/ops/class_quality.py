@@ -9,7 +9,7 @@ of ice edges is bright off the centre and far too strong, a class of a few odd i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -102,7 +102,7 @@ def weighted_quantile(
 
 def judge_classes(
     averages: NDArray[np.float32],
-    counts: NDArray[np.integer],
+    counts: NDArray[np.integer[Any]],
     *,
     radius: float,
     resolution: NDArray[np.float64],
@@ -134,7 +134,7 @@ def judge_classes(
         figures["log_likelihood"] = np.log(np.maximum(log_likelihood, 1e-2))
     filled = counts > 0
     # Flat averages have no say in what a particle looks like, however many images they hold.
-    weights = counts * np.clip(figures["contrast"], 0.02, 1.5)
+    weights = counts.astype(np.float64) * np.clip(figures["contrast"], 0.02, 1.5)
     penalty = {}
     for name, (side, least) in RULES.items():
         if name not in figures or not filled.any():

@@ -110,7 +110,8 @@ def ring_correlation(a: Any, b: Any, band: Band) -> NDArray[np.float64]:
     x, y = images_to_band(a, band), images_to_band(b, band)
     cross = shell_mean(xp.real(x * xp.conj(y)), band)
     power = shell_mean(xp.abs(x) ** 2, band) * shell_mean(xp.abs(y) ** 2, band)
-    curve = np.asarray(cross, np.float64) / np.sqrt(np.maximum(np.asarray(power), 1e-30))
+    curve: NDArray[np.float64] = np.asarray(cross, np.float64)
+    curve = curve / np.sqrt(np.maximum(np.asarray(power, np.float64), 1e-30))
     curve[..., 0] = 1.0
     return curve
 
@@ -139,7 +140,7 @@ def crossing(curve: NDArray[np.float64], level: float) -> NDArray[np.float64]:
         if under.size:
             j = int(under[0])
             result[i] = j - 1 + (line[j - 1] - level) / max(line[j - 1] - line[j], 1e-12)
-    return np.maximum(result, 1.0).reshape(curve.shape[:-1])
+    return np.asarray(np.maximum(result, 1.0), np.float64).reshape(curve.shape[:-1])
 
 
 def wiener_prior(curve: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.device import namespace, to_host
+from dspa.ops.posterior2d import best_cells, member_key
 from dspa.ops.score2d import (
     Candidates,
     coarse_bank,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 # Coarse shifts are this many per wavelength of the coarse radius: half a step is 1/5 wavelength.
 _SHIFTS_PER_WAVE = 2.67
-_CROSS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
+_AROUND = tuple((x, y) for y in (0, 1, -1) for x in (0, 1, -1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +84,7 @@ class SearchGrid:
     @property
     def shift_pixels(self) -> NDArray[np.float64]:
         """Shifts in pixels, (s, 2)."""
-        return self.shifts * self.unit
+        return np.asarray(self.shifts * self.unit, np.float64)
 
     def angle(self, index: NDArray[Any]) -> NDArray[np.float64]:
         """Fine angles in radians."""
@@ -317,7 +318,9 @@ def search(
     scores = norms = np.zeros(cells.size, np.float32)
     for level in range(1, grid.levels + 1):
         if level > 1:
-            cells = cells.take(_best(cells.image, scores, pruning.survivors, pruning.within))
+            cells = cells.take(
+                best_cells(cells.image, scores, most=pruning.survivors, within=pruning.within)
+            )
         cells = subdivide(cells, grid, step=1 << (grid.levels - level))
         count = band.size(grid.radii[level])
         scores, norms = score_candidates(
@@ -370,20 +373,6 @@ def _pick(
     return i + first, pose[i, j], shift[i, j, s]
 
 
-def _best(
-    image: NDArray[np.int32], scores: NDArray[np.float32], most: int, within: float
-) -> NDArray[np.int64]:
-    """Choose the best cells of each image: at most ``most``, none too far behind."""
-    order = np.lexsort((-scores, image))
-    lead = image[order]
-    start = np.flatnonzero(np.append(True, lead[1:] != lead[:-1]))
-    length = np.diff(np.append(start, lead.size))
-    rank = np.arange(lead.size) - np.repeat(start, length)
-    top = np.repeat(scores[order][start], length)
-    chosen = order[(rank < most) & (scores[order] >= top - within)]
-    return np.sort(chosen)
-
-
 def subdivide(cells: Candidates, grid: SearchGrid, *, step: int) -> Candidates:
     """Surround each cell by its neighbours ``step`` fine units away, each cell once.
 
@@ -403,114 +392,16 @@ def subdivide(cells: Candidates, grid: SearchGrid, *, step: int) -> Candidates:
     place = grid.shifts[cells.shift]  # (pairs, 2)
     keys = []
     whole = grid.shifts.shape[0]
-    for dx, dy in _CROSS:
+    for dx, dy in _AROUND:
         x, y = place[:, 0] + dx * step + reach, place[:, 1] + dy * step + reach
         inside = (x >= 0) & (x <= 2 * reach) & (y >= 0) & (y <= 2 * reach)
         row = np.where(inside, grid.row[y * inside, x * inside], -1).astype(np.int64)
         for turn in (-step, 0, step):
             angle = (cells.angle.astype(np.int64) + turn) % grid.angles
-            key = (_member_key(cells) * grid.angles + angle) * whole + row
+            key = (member_key(cells) * grid.angles + angle) * whole + row
             keys.append(key[row >= 0])
     key = np.unique(np.concatenate(keys))
     key, shift = np.divmod(key, whole)
     key, angle = np.divmod(key, grid.angles)
     image, member = key >> 16, key & 0xFFFF
     return Candidates(*(v.astype(np.int32) for v in (image, member, angle, shift)))
-
-
-def _member_key(cells: Candidates) -> NDArray[np.int64]:
-    return (cells.image.astype(np.int64) << 16) | cells.member
-
-
-@dataclass(frozen=True, eq=False)
-class Posterior:
-    """What a search says of each image.
-
-    Attributes
-    ----------
-    cells : Candidates
-        Cells that hold a share worth adding up.
-    weight : (pairs,) float32
-        Their posterior; sums to 1 over each image.
-    kept : (pairs,) int64
-        Positions of these cells among those that were scored.
-    best : (n,) int64
-        Position in ``cells`` of the most likely cell of the most likely class.
-    class_posterior : (n,) float32
-        Of that class.
-    log_likelihood : (n,) float32
-        log sum exp of all scores.
-    spread : (n,) float32
-        Effective number of classes, 1 / sum of squared class posteriors.
-    """
-
-    cells: Candidates
-    weight: NDArray[np.float32]
-    kept: NDArray[np.int64]
-    best: NDArray[np.int64]
-    class_posterior: NDArray[np.float32]
-    log_likelihood: NDArray[np.float32]
-    spread: NDArray[np.float32]
-
-
-def posterior(
-    cells: Candidates,
-    scores: NDArray[np.float32],
-    count: int,
-    *,
-    least: float = 1e-2,
-    most: int = 16,
-    hard: bool = False,
-) -> Posterior:
-    """Turn scores into the posterior over class, angle and shift.
-
-    Parameters
-    ----------
-    cells : Candidates
-        Every image 0..count-1 has at least one.
-    scores : (pairs,) float32
-    count : int
-        Number of images.
-    least : float
-        Cells with a smaller share than this of the best cell's are left out.
-    most : int
-        Cells kept per image.
-    hard : bool
-        Give all the weight of a class to its best cell (maximise over angle and shift).
-    """
-    top = np.full(count, -np.inf, np.float32)
-    np.maximum.at(top, cells.image, scores)
-    raw = np.exp((scores - top[cells.image]).astype(np.float64))
-    total = np.bincount(cells.image, raw, count)
-    share = raw / total[cells.image]
-    # Classes of an image are runs, since cells are sorted.
-    key = _member_key(cells)
-    start = np.flatnonzero(np.append(True, key[1:] != key[:-1]))
-    per_class = np.add.reduceat(share, start)
-    owner = cells.image[start]
-    spread = 1.0 / np.bincount(owner, per_class**2, count)
-    order = np.lexsort((per_class, owner))  # best class of each image last
-    last = order[np.flatnonzero(np.append(owner[order][1:] != owner[order][:-1], True))]
-    run = np.repeat(np.arange(start.size), np.diff(np.append(start, key.size)))
-    peak = np.lexsort((scores, run))
-    peak = peak[np.flatnonzero(np.append(run[peak][1:] != run[peak][:-1], True))]  # per run
-    if hard:
-        keep = np.zeros(key.size, bool)
-        keep[peak] = True
-        share = np.where(keep, per_class[run], 0.0)
-    keep = np.zeros(key.size, bool)
-    with np.errstate(divide="ignore"):
-        keep[_best(cells.image, np.log(share), most, -np.log(least))] = True
-    keep[peak[last]] = True
-    kept = np.flatnonzero(keep)
-    weight = share[kept] / np.bincount(cells.image[kept], share[kept], count)[cells.image[kept]]
-    position = np.cumsum(keep) - 1
-    return Posterior(
-        cells.take(kept),
-        weight.astype(np.float32),
-        kept,
-        position[peak[last]],
-        per_class[last].astype(np.float32),
-        (top + np.log(total)).astype(np.float32),
-        spread.astype(np.float32),
-    )

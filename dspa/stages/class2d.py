@@ -9,8 +9,9 @@ import numpy as np
 
 from dspa.data.errors import InputError
 from dspa.io.particles import read_particles
+from dspa.stages.class2d_mstep import FOLDS
 from dspa.stages.class2d_output import Progress, write_results
-from dspa.stages.class2d_reduction import FOLDS, Class2D
+from dspa.stages.class2d_reduction import Class2D
 from dspa.stages.class2d_schedule import Schedule, classify
 from dspa.stages.particle_chunks import (
     ctf_arguments,

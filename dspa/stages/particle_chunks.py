@@ -296,7 +296,7 @@ def normalise_background(
     n, box = len(images), spec.box
     ring = (_background(spec) > 0.5).ravel()
     flat = images.reshape(n, -1)
-    valid = np.isfinite(flat).all(axis=1)
+    valid = np.asarray(np.isfinite(flat).all(axis=1))
     flat = np.where(valid[:, None], flat, np.float32(0.0)).astype(np.float32)
     axis = (np.arange(box) - box // 2) / box
     plane = np.stack([np.ones(box * box), np.tile(axis, box), np.repeat(axis, box)])

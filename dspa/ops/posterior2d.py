@@ -1,0 +1,142 @@
+"""From the scores of candidate cells to the posterior of every image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dspa.ops.score2d import Candidates
+
+
+def best_cells(
+    image: NDArray[np.int32], scores: NDArray[np.float32], *, most: int, within: float
+) -> NDArray[np.int64]:
+    """Choose the best cells of each image.
+
+    Parameters
+    ----------
+    image : (pairs,) int32
+        Image of each cell.
+    scores : (pairs,) float32
+    most : int
+        Cells kept per image.
+    within : float
+        Score behind the best at which a cell is dropped.
+
+    Returns
+    -------
+    chosen : (kept,) int64
+        Indices, rising.
+    """
+    order = np.lexsort((-scores, image))
+    lead = image[order]
+    start = np.flatnonzero(np.append(True, lead[1:] != lead[:-1]))
+    length = np.diff(np.append(start, lead.size))
+    rank = np.arange(lead.size) - np.repeat(start, length)
+    top = np.repeat(scores[order][start], length)
+    chosen = order[(rank < most) & (scores[order] >= top - within)]
+    return np.sort(chosen)
+
+
+def member_key(cells: Candidates) -> NDArray[np.int64]:
+    """Return one number per image and class, in the order of the cells."""
+    return (cells.image.astype(np.int64) << 16) | cells.member
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """What a search says of each image.
+
+    Attributes
+    ----------
+    cells : Candidates
+        Cells that hold a share worth adding up.
+    weight : (pairs,) float32
+        Their posterior; sums to 1 over each image.
+    kept : (pairs,) int64
+        Positions of these cells among those that were scored.
+    best : (n,) int64
+        Position in ``cells`` of the most likely cell of the most likely class.
+    class_posterior : (n,) float32
+        Of that class.
+    log_likelihood : (n,) float32
+        log sum exp of all scores.
+    spread : (n,) float32
+        Effective number of classes, 1 / sum of squared class posteriors.
+    """
+
+    cells: Candidates
+    weight: NDArray[np.float32]
+    kept: NDArray[np.int64]
+    best: NDArray[np.int64]
+    class_posterior: NDArray[np.float32]
+    log_likelihood: NDArray[np.float32]
+    spread: NDArray[np.float32]
+
+
+def posterior(
+    cells: Candidates,
+    scores: NDArray[np.float32],
+    count: int,
+    *,
+    least: float = 1e-2,
+    most: int = 16,
+    hard: bool = False,
+) -> Posterior:
+    """Turn scores into the posterior over class, angle and shift.
+
+    Parameters
+    ----------
+    cells : Candidates
+        Every image 0..count-1 has at least one.
+    scores : (pairs,) float32
+    count : int
+        Number of images.
+    least : float
+        Cells with a smaller share than this of the best cell's are left out.
+    most : int
+        Cells kept per image.
+    hard : bool
+        Give all the weight of a class to its best cell (maximise over angle and shift).
+    """
+    top = np.full(count, -np.inf, np.float32)
+    np.maximum.at(top, cells.image, scores)
+    raw = np.exp((scores - top[cells.image]).astype(np.float64))
+    total = np.bincount(cells.image, raw, count)
+    share = raw / total[cells.image]
+    # Classes of an image are runs, since cells are sorted.
+    key = member_key(cells)
+    start = np.flatnonzero(np.append(True, key[1:] != key[:-1]))
+    per_class = np.add.reduceat(share, start)
+    owner = cells.image[start]
+    spread = 1.0 / np.bincount(owner, per_class**2, count)
+    order = np.lexsort((per_class, owner))  # best class of each image last
+    last = order[np.flatnonzero(np.append(owner[order][1:] != owner[order][:-1], True))]
+    run = np.repeat(np.arange(start.size), np.diff(np.append(start, key.size)))
+    peak = np.lexsort((scores, run))
+    peak = peak[np.flatnonzero(np.append(run[peak][1:] != run[peak][:-1], True))]  # per run
+    if hard:
+        keep = np.zeros(key.size, bool)
+        keep[peak] = True
+        share = np.where(keep, per_class[run], 0.0)
+    keep = np.zeros(key.size, bool)
+    with np.errstate(divide="ignore"):
+        keep[best_cells(cells.image, np.log(share), most=most, within=-np.log(least))] = True
+    keep[peak[last]] = True
+    kept = np.flatnonzero(keep)
+    weight = share[kept] / np.bincount(cells.image[kept], share[kept], count)[cells.image[kept]]
+    position = np.cumsum(keep) - 1
+    return Posterior(
+        cells.take(kept),
+        weight.astype(np.float32),
+        kept,
+        position[peak[last]],
+        per_class[last].astype(np.float32),
+        (top + np.log(total)).astype(np.float32),
+        spread.astype(np.float32),
+    )

@@ -1,0 +1,45 @@
+"""Ranking of class averages: particles kept; noise, ice edges and odd ones rejected."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dspa.ops.class_quality import judge_classes
+
+
+def averages_and_truth(rng, box=48):
+    axis = np.arange(box) - box // 2
+    x, y = np.meshgrid(axis, axis)
+    mask = np.hypot(x, y) < 0.45 * box
+    images, good = [], []
+    for _ in range(16):
+        spots = rng.uniform(-8, 8, (6, 2))
+        body = sum(np.exp(-((x - a) ** 2 + (y - b) ** 2) / 18) for a, b in spots)
+        images.append(body + 0.05 * rng.standard_normal((box, box)))
+        good.append(True)
+    for _ in range(4):
+        images.append(0.15 * rng.standard_normal((box, box)))
+        good.append(False)
+    for turn in rng.uniform(0, 6.3, 3):
+        images.append(4.0 / (1 + np.exp(-(x * np.cos(turn) + y * np.sin(turn)) / 2)))
+        good.append(False)
+    return (np.array(images) * mask).astype(np.float32), np.array(good)
+
+
+def test_noise_and_edges_are_told_from_particles(rng):
+    images, good = averages_and_truth(rng)
+    counts = np.where(good, rng.integers(40, 200, good.size), rng.integers(5, 150, good.size))
+    resolution = np.where(good, rng.uniform(10, 16, good.size), rng.uniform(12, 40, good.size))
+    found = judge_classes(images, counts, radius=21.0, resolution=resolution)
+    assert np.all(found.score[good] > 0.5)
+    assert np.all(found.score[~good] < 0.5)
+    assert set(found.penalty) <= set(found.figures)
+
+
+def test_empty_classes_score_nothing(rng):
+    images, good = averages_and_truth(rng)
+    counts = np.where(np.arange(good.size) == 3, 0, 50)
+    found = judge_classes(images, counts, radius=21.0, resolution=np.full(good.size, 12.0))
+    assert found.score[3] == 0.0
+    none = judge_classes(images, counts * 0, radius=21.0, resolution=np.full(good.size, 12.0))
+    assert not none.score.any()

@@ -1,0 +1,238 @@
+"""2D scores and sums against float64 references, and the search against all cells."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dspa.geometry.band import band
+from dspa.kernels import insert2d, score2d, slice2d
+from dspa.ops.classes import (
+    centre_offsets,
+    crossing,
+    empty_sums,
+    move_sums,
+    ring_correlation,
+    smooth_curve,
+    solve_averages,
+)
+from dspa.ops.posterior2d import posterior
+from dspa.ops.score2d import (
+    Candidates,
+    insert_candidates,
+    prepare_references,
+    rotated_slices,
+    score_candidates,
+    split,
+)
+from dspa.ops.search2d import Pruning, make_searchers, search, search_grid, soft_sums
+from dspa.ops.transform import band_to_images, images_to_band, shift_phases
+
+BLOBS = ((1.0, 8, 3, 3.0), (2.0, -7, 5, 2.5), (1.5, 2, -9, 2.5), (1.0, 10, 10, 2.5))
+
+
+def drawing(box, *, angle=0.0, blobs=BLOBS):
+    """Image of the class turned by ``angle``: image(u) = class(A^T u), A = Rz(angle) of RELION."""
+    axis = np.arange(box) - box // 2
+    x, y = np.meshgrid(axis, axis)
+    c, s = np.cos(angle), np.sin(angle)
+    u, v = c * x - s * y, s * x + c * y
+    parts = [a * np.exp(-((u - i) ** 2 + (v - j) ** 2) / (2 * w * w)) for a, i, j, w in blobs]
+    return np.sum(parts, axis=0).astype(np.float32)
+
+
+def small_grid(box, **changes):
+    members = band(box, (box - 1) // 2)
+    radius = members.radius
+    options = {
+        "radius": radius,
+        "reach": radius,
+        "coarse_radius": 8,
+        "max_shift": 3.0,
+        "particle_radius": 14.0,
+    }
+    return members, search_grid(members, **{**options, **changes})
+
+
+def random_cells(rng, grid, count, images, classes):
+    drawn = (
+        np.sort(rng.integers(0, images, count)),
+        rng.integers(0, classes, count),
+        rng.integers(0, grid.angles, count),
+        rng.integers(0, len(grid.shifts), count),
+    )
+    return Candidates(*(v.astype(np.int32) for v in drawn))
+
+
+@pytest.mark.parametrize("box", [40, 41])
+def test_slices_are_transforms_of_turned_images(box):
+    members = band(box, (box - 1) // 2)
+    angles = np.array([0.3, 2.0, -1.1])
+    grids = prepare_references(drawing(box)[None], members)
+    slices = rotated_slices(grids, angles, members, count=members.count)[0]
+    for angle, found in zip(angles, slices, strict=True):
+        truth = images_to_band(drawing(box, angle=angle), members)
+        assert np.abs(found - truth).max() < 0.03 * np.abs(truth).max()
+        k = np.stack([members.kx, members.ky], axis=1)
+        definition = slice2d.reference(grids[0], angle, k)
+        assert np.abs(found - definition).max() < 1e-5 * np.abs(truth).max()
+
+
+def test_scores_agree_with_the_definition_and_sums_are_their_adjoint(rng):
+    members, grid = small_grid(33)
+    classes, images = 3, 5
+    averages = np.stack([drawing(33, angle=0.4 * c) for c in range(classes)])
+    searcher = make_searchers(averages[None], grid)[0]
+    y = (rng.standard_normal((images, members.count, 2)) @ [1, 1j]).astype(np.complex64)
+    c2 = rng.random((images, members.count)).astype(np.float32)
+    cells = random_cells(rng, grid, 60, images, classes)
+    shared = {"phases": searcher.phases, "y": split(y), "c2": c2, "band": members}
+    scores, norms = score_candidates(searcher.grids, cells, searcher.turns, **shared)
+    k = np.stack([members.kx, members.ky], axis=1)
+    weight = rng.random(60).astype(np.float32)
+    limit = searcher.grids.shape[2] - 1
+    expected = np.zeros((classes, 2 * limit + 1, limit + 1, 3))
+    crosses = np.zeros(60)
+    for p in range(60):
+        i, c = cells.image[p], cells.member[p]
+        angle, shift = grid.angle(cells.angle[p]), grid.shift_pixels[cells.shift[p]]
+        phase = np.conj(shift_phases(members, shift))
+        a = slice2d.reference(searcher.grids[c], angle, k)
+        cross, norm = score2d.reference(a, y=y[i], c2=c2[i], phase=phase)
+        assert scores[p] == pytest.approx(2 * cross - norm, rel=1e-4, abs=1e-3)
+        assert norms[p] == pytest.approx(norm, rel=1e-4)
+        crosses[p] = cross
+        one = insert2d.reference(
+            angle, y=y[i], c2=weight[p] * c2[i], phase=weight[p] * phase, k=k, limit=limit
+        )
+        expected[c] += one
+    sums = empty_sums(classes, members)
+    insert_candidates(sums, cells.member, cells, weight=weight, turns=searcher.turns, **shared)
+    assert np.allclose(sums, expected, atol=1e-3)
+    inner = np.sum(sums[..., :2].astype(np.float64) * searcher.grids)
+    assert inner == pytest.approx(float(weight @ crosses), rel=1e-4, abs=1e-3)
+
+
+def test_sums_of_turned_images_give_the_class_back():
+    box, count = 40, 36
+    members, grid = small_grid(box)
+    searcher = make_searchers(drawing(box)[None, None], grid)[0]
+    angle = (np.arange(count) * grid.angles) // count
+    images = np.stack([drawing(box, angle=a) for a in grid.angle(angle)])
+    zero = np.zeros(count, np.int32)
+    still = np.full(count, grid.row[grid.row.shape[0] // 2, grid.row.shape[0] // 2], np.int32)
+    cells = Candidates(np.arange(count, dtype=np.int32), zero, angle.astype(np.int32), still)
+    sums = empty_sums(1, members)
+    insert_candidates(
+        sums,
+        zero,
+        cells,
+        weight=np.ones(count, np.float32),
+        turns=searcher.turns,
+        phases=searcher.phases,
+        y=split(np.conj(images_to_band(images, members))),
+        c2=np.ones((count, members.count), np.float32),
+        band=members,
+    )
+    nothing, whole = np.zeros((1, members.radius + 1)), np.ones((box, box), np.float32)
+    found = solve_averages(sums, members, prior=nothing, mask=whole)[0]
+    truth = band_to_images(images_to_band(drawing(box), members), members)
+    assert np.corrcoef(found.ravel(), truth.ravel())[0, 1] > 0.999
+    assert np.vdot(found, truth) / np.vdot(truth, truth) == pytest.approx(1.0, abs=0.04)
+    moved = solve_averages(
+        move_sums(sums, np.array([[2.0, -3.0]]), members), members, prior=nothing, mask=whole
+    )
+    offset = centre_offsets(np.stack([moved[0], found]))
+    assert np.allclose(offset[0] - offset[1], [2.0, -3.0], atol=0.25)
+
+
+def noisy_images(rng, grid, averages, count, *, noise):
+    """Images of classes at random fine angles and shifts, with their truth."""
+    members = grid.band
+    member = rng.integers(0, len(averages), count)
+    angle = rng.integers(0, grid.angles, count)
+    inner = np.flatnonzero(np.hypot(*grid.shift_pixels.T) < 2.5)
+    shift = inner[rng.integers(0, inner.size, count)]
+    grids = prepare_references(averages, members)
+    every = rotated_slices(grids, grid.angle(np.arange(grid.angles)), members, count=members.count)
+    pure = every[member, angle] / shift_phases(members, grid.shift_pixels[shift])
+    drawn = rng.standard_normal((count, members.count, 2)) @ [1, 1j] * np.sqrt(noise / 2)
+    x = (pure + drawn).astype(np.complex64)
+    y, c2 = np.conj(x) / np.float32(noise), np.full(x.shape, 1 / noise, np.float32)
+    return y.astype(np.complex64), c2, (member, angle, shift)
+
+
+def test_search_finds_what_all_cells_find(rng):
+    _, grid = small_grid(32, max_shift=2.0)
+    averages = np.stack([drawing(32), drawing(32, blobs=BLOBS[:3]), drawing(32, blobs=BLOBS[1:])])
+    averages -= averages.mean(axis=(1, 2), keepdims=True)
+    y, c2, truth = noisy_images(rng, grid, averages, 10, noise=4.0)
+    searcher = make_searchers(averages[None], grid)[0]
+    cells, scores, _ = search(searcher, y, c2, pruning=Pruning())
+    every = np.indices((3, grid.angles, len(grid.shifts))).reshape(3, -1).astype(np.int32)
+    all_cells = Candidates(np.zeros(every.shape[1], np.int32), *every)
+    shared = {"phases": searcher.phases, "band": grid.band}
+    gaps = []
+    for i in range(len(y)):
+        one = {"y": split(y[i : i + 1]), "c2": c2[i : i + 1]}
+        top = score_candidates(searcher.grids, all_cells, searcher.turns, **shared, **one)[0].max()
+        gaps.append(top - scores[cells.image == i].max())
+    assert min(gaps) > -0.01
+    assert np.mean(np.array(gaps) < 0.01) >= 0.8  # others end a fine step beside their best
+    assert max(gaps) < 0.5
+    found = posterior(cells, scores, len(y))
+    assert np.mean(found.cells.take(found.best).member == truth[0]) >= 0.9
+
+
+def test_soft_sums_are_the_posterior_over_every_coarse_cell(rng):
+    members, grid = small_grid(32, radius=10, reach=12)
+    averages = np.stack([drawing(32), drawing(32, angle=1.0, blobs=BLOBS[:2])])
+    y, c2, _ = noisy_images(rng, grid, averages, 6, noise=30.0)
+    searcher = make_searchers(averages[None], grid)[0]
+    found = soft_sums(searcher, y, c2)
+    f = searcher.bank.count
+    angles = grid.angle(np.arange(grid.coarse_angles) << grid.levels)
+    a = rotated_slices(searcher.grids, angles, members, count=f).reshape(-1, f).astype(complex)
+    phases = np.conj(shift_phases(members, grid.shift_pixels[grid.coarse_shifts], count=f))
+    cross = np.einsum("nf,tf,pf->ntp", y[:, :f], phases, a).real
+    scores = 2 * cross - (c2[:, :f] @ np.abs(a.T) ** 2)[:, None, :]
+    share = np.exp(scores - scores.max(axis=(1, 2), keepdims=True))
+    share /= share.sum(axis=(1, 2), keepdims=True)
+    numerator = np.einsum("ntp,nf,tf->pf", share, y[:, :f], phases)
+    assert np.allclose(found.numerator[:, 0], numerator.real, rtol=1e-3, atol=1e-3)
+    assert np.allclose(found.numerator[:, 1], numerator.imag, rtol=1e-3, atol=1e-3)
+    assert np.allclose(found.weight, np.einsum("ntp,nf->pf", share, c2[:, :f]), atol=1e-4)
+    assert np.allclose(found.classes.sum(axis=1), 1.0, atol=1e-5)
+
+
+def test_posterior_sums_to_one_and_names_the_best():
+    cells = Candidates(
+        *(
+            np.array(v, np.int32)
+            for v in ([0, 0, 0, 1, 1], [0, 0, 1, 2, 2], [0, 1, 0, 4, 5], [0] * 5)
+        )
+    )
+    scores = np.log(np.array([0.3, 0.3, 0.4, 0.25, 0.75], np.float32))
+    found = posterior(cells, scores, 2)
+    assert np.allclose(np.bincount(found.cells.image, found.weight), 1.0)
+    best = found.cells.take(found.best)
+    assert best.member.tolist() == [0, 2]  # two cells of 0.3 outweigh one of 0.4
+    assert best.angle[1] == 5
+    assert found.class_posterior == pytest.approx([0.6, 1.0], abs=1e-5)
+    assert found.log_likelihood == pytest.approx([0.0, 0.0], abs=1e-5)
+    hard = posterior(cells, scores, 2, hard=True)
+    assert hard.cells.size == 3
+    assert np.allclose(np.bincount(hard.cells.image, hard.weight), 1.0)
+
+
+def test_ring_correlation_measures_signal_and_noise(rng):
+    members = band(48, 23)
+    signal = drawing(48)
+    noise = rng.standard_normal((2, 48, 48)).astype(np.float32)
+    curve = ring_correlation(signal + 0.2 * noise[0], signal + 0.2 * noise[1], members)
+    assert curve[0] == 1.0
+    assert curve[1:4].min() > 0.97
+    assert abs(curve[18:].mean()) < 0.15
+    ended = smooth_curve(curve[None])[0]
+    assert ended[-1] == 0.0
+    assert 4 < crossing(curve[None], 0.5)[0] < 18
