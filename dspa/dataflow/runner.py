@@ -339,10 +339,10 @@ class InlineRunner:
 
     def _unchanged(self, function: Callable[..., Part], *arguments: Any) -> Part:
         """Call a function; if strict, compare its arguments before and after."""
-        before = [pickle.dumps(item) for item in arguments] if self.strict else []
+        before = [cloudpickle.dumps(item) for item in arguments] if self.strict else []
         part = function(*arguments)
         for item, old in zip(arguments, before, strict=False):
-            if pickle.dumps(item) != old:
+            if cloudpickle.dumps(item) != old:
                 raise AssertionError(f"{function.__name__} changed its {type(item).__name__}")
         return part
 

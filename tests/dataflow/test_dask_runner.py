@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import signal
 import subprocess
@@ -13,8 +12,8 @@ import threading
 import time
 from pathlib import Path
 
-import cloudpickle
 import pytest
+import toy_reduction as toy
 
 from dspa.data.errors import InputError
 from dspa.dataflow.checkpoint import Checkpoints
@@ -25,15 +24,6 @@ from dspa.dataflow.events import Events
 HERE = Path(__file__).parent
 
 
-def _load_toy():
-    spec = importlib.util.spec_from_file_location("toy_reduction", HERE / "toy_reduction.py")
-    module = sys.modules.setdefault("toy_reduction", importlib.util.module_from_spec(spec))
-    spec.loader.exec_module(module)
-    cloudpickle.register_pickle_by_value(module)
-    return module
-
-
-toy = _load_toy()
 CHUNKS = 19
 
 

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
+import toy_reduction as toy
 
 from dspa.data.errors import InputError
 from dspa.dataflow.runner import FAN_IN, InlineRunner, fold_tree, make_plan, reduce_group
-
-spec = importlib.util.spec_from_file_location(
-    "toy_reduction", Path(__file__).parent / "toy_reduction.py"
-)
-toy = importlib.util.module_from_spec(spec)
-sys.modules["toy_reduction"] = toy
-spec.loader.exec_module(toy)
 
 
 @pytest.mark.parametrize("leaves", [1, 2, 4, 5, 17, 64, 65])
