@@ -58,9 +58,8 @@ def find_peaks(
     clean = np.where(np.isfinite(score), score, -np.inf).astype(np.float32)
     if allowed is not None:
         clean = np.where(allowed, clean, -np.inf).astype(np.float32)
-    maxima = (maximum_filter(clean, size=3, mode="constant", cval=-np.inf) == clean) & (
-        clean >= threshold
-    )
+    highest = maximum_filter(clean, size=3, mode="constant", cval=-np.inf)
+    maxima = (highest == clean) & (clean >= threshold) & (clean > -np.inf)
     rows, columns = np.nonzero(maxima)
     values = clean[rows, columns]
     order = np.argsort(-values, kind="stable")

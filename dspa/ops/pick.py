@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 # Diameter of the correlation mask over that of the blob: the rim around a particle is part of its
 # shape, neighbours are not.
 BLOB_RIM = 1.2
+# Energy per resolution element, in units of the whole micrograph's, beyond which more is no better.
+LOUDEST = 8.0
 TEMPLATE_RIM = 1.1
 
 
@@ -43,8 +45,8 @@ class Candidates:
     ncc : (p,) float32
         Shape score, -1..1.
     power : (p,) float32
-        Energy within the particle's circle, in units of the micrograph's own variance per
-        resolution element.
+        Energy per resolution element where the particle is, in units of the micrograph's own,
+        times the elements of a circle (of blobs: the smallest one).
     template : (p,) int32
         Which blob or template fits best.
     angle : (p,) float32
@@ -118,13 +120,18 @@ def pick_blobs(
     match = _match_sizes(field, blobs, rules, ctf)
     angles = np.array([b.angle for b in blobs])
     diameters = np.array([b.diameter for b in blobs])
-    peaks = _peaks(field, match.ncc, rules)
+    # NCC alone likes places where there is next to nothing. Which candidate stays of two close
+    # ones is decided by how much there is as well.
+    loudness = np.clip(match.power, 0.0, LOUDEST) * diameters[match.template]
+    peaks = _peaks(field, match.ncc, rules, rank=match.ncc * loudness)
     which = match.template[tuple(peaks.index.T)].astype(np.int32)
-    return _candidates(field, peaks, match.power, (which, angles[which], diameters[which]))
+    # Energy per element times the elements of the smallest circle: sizes compare.
+    power = match.power * _elements(float(diameters.min()), rules.resolution)
+    return _candidates(field, peaks, power, (which, angles[which], diameters[which]))
 
 
 def _match_sizes(field: SearchImage, blobs: list[Blob], rules: PickRules, ctf: CTF | None) -> Match:
-    """Match blobs of several diameters, each within its own mask; power per circle."""
+    """Match blobs of several diameters, each within its own mask; power per element."""
     pixel = field.pixel_size
     largest = odd_edge(max(b.diameter for b in blobs) * BLOB_RIM, pixel)
     search = search_field(field.image, largest // 2)
@@ -138,7 +145,7 @@ def _match_sizes(field: SearchImage, blobs: list[Blob], rules: PickRules, ctf: C
         seen = filter_templates(drawn, pixel_size=pixel, resolution=rules.resolution, ctf=ctf)
         match = best_match(search, [normalise_templates(seen, mask)], mask)
         elements = _elements(diameter, rules.resolution)
-        ncc, power = to_host(match.ncc), to_host(match.power) * elements
+        ncc, power = to_host(match.ncc), to_host(match.power)
         which = to_host(match.template) + number
         # A small blob correlates by chance more easily than a large one: sizes are compared by
         # the log-likelihood a fit gains, not by its correlation.
@@ -156,14 +163,21 @@ def _match_sizes(field: SearchImage, blobs: list[Blob], rules: PickRules, ctf: C
     return best
 
 
-def _peaks(field: SearchImage, ncc: Any, rules: PickRules) -> Peaks:
-    return find_peaks(
-        to_host(ncc).astype(np.float32),
+def _peaks(
+    field: SearchImage, ncc: Any, rules: PickRules, *, rank: NDArray[Any] | None = None
+) -> Peaks:
+    """Find peaks of ``rank`` (or of the NCC) where the NCC passes; sorted by NCC."""
+    scores = to_host(ncc).astype(np.float32)
+    found = find_peaks(
+        scores if rank is None else rank.astype(np.float32),
         separation=rules.separation / field.pixel_size,
-        threshold=rules.threshold,
+        threshold=-math.inf,
         limit=rules.limit,
-        allowed=_allowed(field, rules),
+        allowed=_allowed(field, rules) & (scores >= rules.threshold),
     )
+    values = scores[tuple(found.index.T)]
+    order = np.argsort(-values, kind="stable")
+    return Peaks(found.position[order], found.index[order], values[order])
 
 
 def _candidates(

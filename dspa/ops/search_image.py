@@ -15,6 +15,7 @@ from scipy.ndimage import (
     maximum,
     median_filter,
 )
+from scipy.ndimage import median as labeled_median
 
 from dspa.device import fft, like, namespace, to_host
 from dspa.ops.filter import frequency_radius, gaussian_smooth, good_length
@@ -31,6 +32,8 @@ FLAT_LIMIT = 8.0
 # Robust deviations of blocks an eighth of a particle wide from their surroundings: no particle.
 EXTREME = 7.0
 GLARING = 30.0
+# Smallest share of the clean area that can be the ice.
+LARGE = 0.25
 
 
 @dataclass(frozen=True)
@@ -221,9 +224,37 @@ def junk_mask(coarse: NDArray[Any], *, diameter: float) -> NDArray[np.bool_]:
     grown = max(1, round(0.2 * width))
     disk = np.hypot(*np.mgrid[-grown : grown + 1, -grown : grown + 1]) <= grown + 0.5
     bad = binary_dilation(bad, structure=disk)
+    bad |= _beyond_edges(bad, median / spread)
     rows = np.minimum(np.arange(coarse.shape[0]) // factor, bad.shape[0] - 1)
     columns = np.minimum(np.arange(coarse.shape[1]) // factor, bad.shape[1] - 1)
     result: NDArray[np.bool_] = bad[rows][:, columns]
+    return result
+
+
+def _beyond_edges(bad: NDArray[np.bool_], level: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Mark what junk cuts off from the ice: carbon behind its edge, the inside of a crystal.
+
+    The ice is the least dense of the large connected clean parts; others are marked if their
+    level differs from it by more than the noise of a block.
+
+    Parameters
+    ----------
+    bad : (y, x) bool
+    level : (y, x) float64
+        Local median in units of that noise, particles bright.
+    """
+    parts, count = label(~bad)
+    result = np.zeros_like(bad)
+    if count < 2:
+        return result
+    numbers = np.arange(1, count + 1)
+    sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
+    levels = np.asarray(labeled_median(level, parts, numbers))
+    large = np.flatnonzero(sizes >= LARGE * sizes.sum())
+    ice = large[np.argmin(levels[large])] if large.size else int(np.argmax(sizes))
+    for part in numbers:
+        if part - 1 != ice and abs(levels[part - 1] - levels[ice]) > 1.0:
+            result |= parts == part
     return result
 
 

@@ -1,9 +1,11 @@
 """Thresholds on NCC and power from the candidates' scores alone.
 
-The candidates of a picking job are particles and noise, and a few of neither (ice, aggregates).
-A mixture of two normal distributions over (NCC, log power) and a thin uniform rest is fitted by
-expectation maximisation; the component of larger NCC is the particles. Of all boxes
-``ncc >= a, b <= power <= c`` that one is taken whose expected F1 under the mixture is largest.
+The candidates of a picking job are particles; noise of several kinds (between particles, half on
+one, on thicker ice); and a few of neither (crystals, aggregates). A mixture of four normal
+distributions over (NCC, log power), of two where candidates are few, and a thin uniform rest is
+fitted by expectation maximisation from many starts. Components whose NCC * sqrt(power), the
+amplitude of a matched filter, lies nearer to the largest than to the smallest are the particles. Of
+all boxes ``ncc >= a, b <= power <= c`` that one is taken whose expected F1 is largest.
 """
 
 from __future__ import annotations
@@ -18,8 +20,16 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
+# Components wider than this over the median of all are neither noise nor particles.
+WIDE = 3.0
+# Components of the mixture, and how many candidates so many need.
+COMPONENTS, MANY = 4, 400
+# Fewer candidates than this give no mixture.
+FEWEST = 20
+# Least variance of a component, in squared robust deviations of all candidates.
+NARROWEST = 0.01
 # Most candidates that the mixture is fitted to; more are thinned evenly.
-FITTED = 20_000
+FITTED = 6_000
 # Power above this many deviations of the particles' is ice or an aggregate.
 UPPER = 4.0
 # Boxes this close in expected F1 are equally good.
@@ -39,16 +49,16 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class _Mixture:
-    """Two normal components and a uniform rest over points (p, 2).
+    """k normal components and a uniform rest over points (p, 2).
 
     Attributes
     ----------
-    mean : (2, 2), covariance : (2, 2, 2)
+    mean : (k, 2), covariance : (k, 2, 2)
         Component, then NCC and log power.
-    share : (p, 2)
-        Posterior of the two components at each point.
+    share : (p, k)
+        Posterior of the components at each point.
     likelihood : float
-        Mean log-likelihood.
+        Log-likelihood of all points.
     """
 
     mean: Floats
@@ -72,51 +82,87 @@ def automatic_thresholds(ncc: NDArray[Any], power: NDArray[Any]) -> Thresholds:
     points = points[:: max(1, len(points) // FITTED)]
     middle = np.median(points, axis=0) if len(points) else np.zeros(2)
     spread = 1.4826 * np.median(np.abs(points - middle), axis=0) if len(points) else np.zeros(2)
-    if len(points) < 20 or not np.all(spread > 0):
+    if len(points) < FEWEST or not np.all(spread > 0):
         low = float(points[:, 0].min()) if len(points) else 0.0
         return Thresholds(low, 0.0, float("inf"))
     scaled = np.clip((points - middle) / spread, -12.0, 12.0)
-    starts = (scaled[:, 0], np.clip(scaled, -6.0, 6.0).sum(axis=1))
-    fits = [_fit_mixture(scaled, values >= otsu(values)) for values in starts]
+    amplitude = points[:, 0] * np.exp(0.5 * points[:, 1])
+    fits = [_fit_mixture(scaled, labels) for labels in _starts(scaled, amplitude)]
     best = max(fits, key=lambda fit: fit.likelihood)
-    good = int(np.argmax(best.mean[:, 0]))
-    deviation = np.sqrt(best.covariance[:, 0, 0])
-    if best.mean[good, 0] - best.mean[1 - good, 0] < 0.5 * deviation.sum():
+    centre = best.mean * spread + middle
+    strength = np.log(np.maximum(centre[:, 0], 1e-3)) + 0.5 * centre[:, 1]
+    top = int(np.argmax(strength))
+    particles = strength > 0.5 * (strength.max() + strength.min())
+    # A wide component holds what lies between noise and particles: as much of one as of the other.
+    area = np.sqrt(np.linalg.det(best.covariance))
+    particles &= area < WIDE * np.median(area)
+    particles[top] = True
+    if not _apart(best, particles):
         # One hill only: all particles or none. Otsu's split of it is as good as any.
         return Thresholds(otsu(points[:, 0]), 0.0, float("inf"))
-    high = best.mean[good, 1] + UPPER * float(np.sqrt(best.covariance[good, 1, 1]))
-    least, low = _best_box(scaled, best.share[:, good], high)
-    power_low, power_high = np.exp(np.array([low, high]) * spread[1] + middle[1])
+    share = best.share[:, particles].sum(axis=1)
+    mean = float((share * scaled[:, 1]).sum() / share.sum())
+    deviation = float(np.sqrt((share * np.square(scaled[:, 1] - mean)).sum() / share.sum()))
+    least, low = _best_box(scaled, share, mean + UPPER * deviation)
+    power_low, power_high = np.exp(
+        np.array([low, mean + UPPER * deviation]) * spread[1] + middle[1]
+    )
     return Thresholds(least * spread[0] + middle[0], float(power_low), float(power_high))
 
 
-def _fit_mixture(points: Floats, upper: NDArray[np.bool_]) -> _Mixture:
-    """Fit the mixture by expectation maximisation from a first split of the points."""
-    extent = np.ptp(points, axis=0) + 1e-6
-    uniform = 1.0 / float(np.prod(extent))
-    share = np.column_stack([~upper, upper]).astype(np.float64)
+def _starts(points: Floats, amplitude: Floats) -> list[NDArray[np.int64]]:
+    """First assignments of points to components, the last one the strongest."""
+    count = COMPONENTS if len(points) >= MANY else 2
+    inner = np.linspace(0.0, 1.0, count)[1:-1]
+    starts = []
+    for fraction in (0.02, 0.05, 0.1, 0.2, 0.4):
+        strong = amplitude > np.quantile(amplitude, 1.0 - fraction)
+        for values in (points[:, 1], amplitude):
+            labels = np.searchsorted(np.quantile(values[~strong], inner), values)
+            starts.append(np.where(strong, count - 1, np.minimum(labels, count - 2)))
+    return starts
+
+
+def _apart(mixture: _Mixture, particles: NDArray[np.bool_]) -> bool:
+    """Whether the particles stand apart from every other component in NCC or in power."""
+    if particles.all():
+        return False
+    deviation = np.sqrt(np.diagonal(mixture.covariance, axis1=1, axis2=2))
+    for p in np.flatnonzero(particles):
+        for other in np.flatnonzero(~particles):
+            gap = np.abs(mixture.mean[p] - mixture.mean[other])
+            if np.all(gap < 0.5 * (deviation[p] + deviation[other])):
+                return False
+    return True
+
+
+def _fit_mixture(points: Floats, labels: NDArray[np.int64]) -> _Mixture:
+    """Fit the mixture by expectation maximisation from a first assignment of the points."""
+    count = int(labels.max()) + 1
+    uniform = 1.0 / float(np.prod(np.ptp(points, axis=0) + 1e-6))
+    share = (labels[:, None] == np.arange(count)).astype(np.float64)
     weight = np.append(share.mean(axis=0), 0.02)
-    before = -np.inf
-    mean, covariance = np.zeros((2, 2)), np.zeros((2, 2, 2))
-    for _ in range(300):
+    before = likelihood = -np.inf
+    mean, covariance = np.zeros((count, 2)), np.zeros((count, 2, 2))
+    density = np.empty((len(points), count + 1))
+    for _ in range(200):
         total = share.sum(axis=0) + 1e-9
         mean = (share.T @ points) / total[:, None]
-        density = np.empty((len(points), 3))
-        density[:, 2] = weight[2] * uniform
-        for k in range(2):
+        density[:, count] = weight[count] * uniform
+        for k in range(count):
             apart = points - mean[k]
-            covariance[k] = (apart.T * share[:, k]) @ apart / total[k] + 1e-3 * np.eye(2)
+            covariance[k] = (apart.T * share[:, k]) @ apart / total[k] + NARROWEST * np.eye(2)
             distance = np.sum((apart @ np.linalg.inv(covariance[k])) * apart, axis=1)
             norm = 2.0 * np.pi * np.sqrt(np.linalg.det(covariance[k]))
             density[:, k] = weight[k] * np.exp(-0.5 * distance) / norm
         evidence = density.sum(axis=1)
         posterior = density / evidence[:, None]
-        share = posterior[:, :2]
+        share = posterior[:, :count]
         weight = posterior.mean(axis=0)
-        weight[2] = np.clip(weight[2], REST_LOW, REST_HIGH)
+        weight[count] = np.clip(weight[count], REST_LOW, REST_HIGH)
         weight /= weight.sum()
-        likelihood = float(np.log(evidence).mean())
-        if likelihood - before < 1e-7:
+        likelihood = float(np.log(evidence).sum())
+        if likelihood - before < 1e-4 * len(points) ** 0.5:
             break
         before = likelihood
     return _Mixture(mean, covariance, share, likelihood)

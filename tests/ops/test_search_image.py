@@ -80,7 +80,7 @@ def test_blobs_are_found_with_their_size(rng, centres):
     distance = np.linalg.norm(found.position[:, None] - centres[None], axis=-1)
     good = found.ncc >= automatic_thresholds(found.ncc, found.power).ncc
     assert (distance[good].min(axis=1) < 8).mean() > 0.85  # few false picks
-    assert (distance[good].min(axis=0) < 8).mean() > 0.95  # nearly all are found
+    assert (distance[good].min(axis=0) < 8).mean() > 0.9  # nearly all are found
     assert np.median(found.diameter[good]) == pytest.approx(125, abs=20)
     assert (np.diff(found.ncc) <= 0).all()
 
