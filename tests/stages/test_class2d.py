@@ -1,0 +1,283 @@
+"""2D classification end to end on a tiny set: the truth, the bits, bad images; then selection."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+
+from dspa.data import schema
+from dspa.data.errors import InputError
+from dspa.dataflow.events import Events
+from dspa.dataflow.runner import InlineRunner
+from dspa.geometry.band import band
+from dspa.io.particles import read_particles, write_particles
+from dspa.io.star import find_block, read_star
+from dspa.io.volumes import read_images, write_image_stack
+from dspa.ops.ctf import CTF, ctf_band
+from dspa.ops.transform import band_to_images, images_to_band, shift_phases
+from dspa.stages import class2d, select2d
+from dspa.stages.class2d_mstep import Statistics, reseed, weak_classes
+from dspa.stages.stage import Context
+
+BOX, PIXEL, COUNT = 33, 4.0, 240
+SHAPES = (
+    ((1.0, 5, 0, 2.0), (1.0, -5, 0, 2.0)),
+    ((1.0, 5, 0, 1.8), (1.0, -3, 4, 1.8), (1.0, -3, -4, 1.8)),
+    ((1.6, 0, 0, 3.5), (0.8, 7, 0, 1.5)),
+)
+
+
+def portraits(count, seed):
+    """Noisy images of three shapes at random angles and shifts, through a CTF."""
+    rng = np.random.default_rng(seed)
+    axis = np.arange(BOX) - BOX // 2
+    x, y = np.meshgrid(axis, axis)
+    kind = rng.integers(0, len(SHAPES), count)
+    images = np.zeros((count, BOX, BOX), np.float32)
+    for image, shape, angle in zip(images, kind, rng.uniform(0, 6.3, count), strict=True):
+        u, v = np.cos(angle) * x - np.sin(angle) * y, np.sin(angle) * x + np.cos(angle) * y
+        for a, i, j, w in SHAPES[shape]:
+            image += a * np.exp(-((u - i) ** 2 + (v - j) ** 2) / (2 * w * w))
+    members = band(BOX, 16)
+    ctf = CTF(defocus_u=rng.uniform(8e3, 2e4, count), defocus_v=1.2e4)
+    spectrum = images_to_band(images, members) * ctf_band(ctf, members, pixel_size=PIXEL)
+    shift = rng.uniform(-1.5, 1.5, (count, 2))
+    images = band_to_images(spectrum * np.conj(shift_phases(members, shift)), members)
+    images += 2.0 * images.std() * rng.standard_normal(images.shape)
+    return images.astype(np.float32), kind, ctf
+
+
+def table(folder, images, ctf=None):
+    count = len(images)
+    write_image_stack(folder / "stack.mrcs", images, pixel_size=PIXEL)
+    columns = {
+        "uid": np.arange(count, dtype=np.uint64),
+        "optics": np.zeros(count, np.int32),
+        "image_stack": np.zeros(count, np.int32),
+        "image_index": np.arange(count),
+        "image_sign": np.ones(count, np.int8),
+        "stack_path": [str(folder / "stack.mrcs")],
+        "optics_name": ["one"],
+        "voltage": [300.0],
+        "spherical_aberration": [2.7e7],
+        "amplitude_contrast": [0.1],
+        "pixel_size": [PIXEL],
+        "box_size": [images.shape[-1]],
+    }
+    if ctf is not None:
+        columns |= {"defocus_u": ctf.defocus_u, "defocus_v": ctf.defocus_v}
+    particles = schema.make("particles", columns)
+    write_particles(particles, folder / "particles.zarr")
+    return folder / "particles.zarr"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A table of particles, two of them broken, and which shape each shows."""
+    folder = tmp_path_factory.mktemp("tiny2d")
+    images, kind, ctf = portraits(COUNT, 5)
+    images[7], images[11] = np.nan, 3.0
+    return table(folder, images, ctf), kind
+
+
+PARAMS = class2d.Params(classes=4, online_iterations=2, max_resolution=12.0)
+
+
+def classify(path, runner, folder, params=PARAMS, listeners=()):
+    folder.mkdir(exist_ok=True)
+    context = Context(folder, runner, Events(folder, listeners), seed=3)
+    return class2d.run(context, {"particles": path}, params)
+
+
+@pytest.fixture(scope="module")
+def reference(tiny, tmp_path_factory):
+    """Outputs and events of the inline runner."""
+    folder = tmp_path_factory.mktemp("reference2d")
+    events = []
+    outputs = classify(
+        tiny[0], InlineRunner(folder / "runner"), folder / "job", listeners=(events.append,)
+    )
+    return outputs, events
+
+
+def bits(outputs):
+    particles = read_particles(outputs["particles"])
+    names = ("class_index", "pose", "shift", "posterior", "log_likelihood")
+    return [read_images(outputs["classes"]).images.tobytes()] + [
+        particles[name].values.tobytes() for name in names
+    ]
+
+
+def test_classes_hold_one_shape_each(tiny, reference):
+    outputs, events = reference
+    particles = read_particles(outputs["particles"])
+    assert particles.sizes["particle"] == COUNT
+    member = particles["class_index"].values
+    broken = np.isin(np.arange(COUNT), [7, 11])
+    assert np.all(member[broken] == -1)
+    assert np.all(member[~broken] >= 0)
+    counts = np.zeros((PARAMS.classes, len(SHAPES)), int)
+    np.add.at(counts, (member[~broken], tiny[1][~broken]), 1)
+    assert counts.max(axis=1).sum() > 0.9 * (COUNT - 2)
+    averages = read_images(outputs["classes"])
+    assert averages.images.shape == (PARAMS.classes, BOX, BOX)
+    assert averages.pixel_size == pytest.approx(PIXEL)
+    warnings = [event["text"] for event in events if event["kind"] == "warning"]
+    assert any("2 of 240 images were set aside" in text for text in warnings)
+    result = next(event for event in events if event["kind"] == "result")
+    assert (result["particles"], result["set_aside"]) == (COUNT - 2, 2)
+
+
+def test_table_and_star_agree_with_the_particles(reference):
+    outputs, _ = reference
+    particles = read_particles(outputs["particles"])
+    classes = find_block(read_star(outputs["class_table"]), "model_classes")
+    member = particles["class_index"].values
+    count = np.bincount(member[member >= 0], minlength=PARAMS.classes)
+    assert classes.columns["dspaParticles"].tolist() == count.tolist()
+    assert np.all(classes.columns["rlnEstimatedResolution"] > 0)
+    star = read_particles(outputs["particles_star"])
+    assert np.array_equal(star["class_index"].values, member)
+    assert np.allclose(star["pose"].values, particles["pose"].values, atol=1e-6)
+    assert np.allclose(star["shift"].values, particles["shift"].values, atol=1e-4)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_any_number_of_workers_gives_the_same_bits(tiny, reference, make_runner, tmp_path, workers):
+    outputs = classify(tiny[0], make_runner(workers), tmp_path / "job")
+    assert bits(outputs) == bits(reference[0])
+
+
+def test_a_resumed_run_gives_the_same_bits(tiny, reference, tmp_path):
+    class Broken(Exception):
+        pass
+
+    def listener(event):
+        if event["kind"] == "iteration" and event["iteration"] == 6:
+            raise Broken
+
+    with pytest.raises(Broken):
+        classify(
+            tiny[0], InlineRunner(tmp_path / "runner"), tmp_path / "job", listeners=(listener,)
+        )
+    outputs = classify(tiny[0], InlineRunner(tmp_path / "runner"), tmp_path / "job")
+    assert bits(outputs) == bits(reference[0])
+
+
+def test_a_killed_worker_changes_no_bits(tiny, reference, make_runner, tmp_path):
+    runner = make_runner(2)
+    killed = threading.Event()
+
+    def killer(event):
+        if event["kind"] == "iteration" and event["iteration"] == 2 and not killed.is_set():
+            pids = runner.cluster.client.run(os.getpid)
+            os.kill(next(iter(sorted(pids.values()))), signal.SIGKILL)
+            killed.set()
+
+    outputs = classify(tiny[0], runner, tmp_path / "job", listeners=(killer,))
+    assert killed.is_set()
+    assert bits(outputs) == bits(reference[0])
+
+
+def test_without_ctf_and_with_many_classes_it_warns(tmp_path):
+    images, _, _ = portraits(40, 6)
+    path = table(tmp_path, images)
+    events = []
+    params = class2d.Params(classes=12, online_iterations=1)
+    outputs = classify(
+        path, InlineRunner(tmp_path / "r"), tmp_path / "job", params, (events.append,)
+    )
+    warnings = " ".join(event["text"] for event in events if event["kind"] == "warning")
+    assert "no defocus" in warnings
+    assert "--classes 2" in warnings
+    averages = read_images(outputs["classes"]).images
+    assert np.isfinite(averages).all()
+    star = read_particles(outputs["particles_star"])
+    assert star["class_index"].values.max() < 12
+
+
+def test_bad_input_is_named(tmp_path):
+    images, _, _ = portraits(8, 7)
+    path = table(tmp_path, images)
+    with pytest.raises(InputError, match="holds 8 particles"):
+        many = class2d.Params(classes=12)
+        classify(path, InlineRunner(tmp_path / "r"), tmp_path / "job", many)
+    images[:] = np.nan
+    with pytest.raises(InputError, match="no particle"):
+        classify(
+            table(tmp_path, images),
+            InlineRunner(tmp_path / "r2"),
+            tmp_path / "job2",
+            class2d.Params(classes=2),
+        )
+
+
+def test_plan_tells_the_size_of_the_work(tiny):
+    found = class2d.plan({"particles": tiny[0]}, PARAMS)
+    assert found["particles"] == COUNT
+    assert found["image visits"] == COUNT * 3
+
+
+def test_weak_classes_take_the_worst_images_of_large_ones():
+    counts = np.array([[30.0, 10.0, 0.1, 12.0]] * 4)
+    sums = (
+        np.ones((4, 4, 3, 2, 3), np.float32)
+        * np.arange(1, 5, dtype=np.float32)[:, None, None, None]
+    )
+    poor = Statistics(np.full((4, 1, 3, 2, 3), 7.0, np.float32), counts * np.array([0.5, 0, 0, 0]))
+    slots = np.array([0, -1, -1, -1], np.int32)
+    gain = np.array([20.0, 20.0, 1.0, 20.0])
+    weak = weak_classes(counts.sum(axis=0), gain, 0)
+    assert weak.tolist() == [2]
+    found, seeded = reseed(Statistics(sums, counts), poor, slots, weak=weak, gain=gain)
+    assert seeded.tolist() == [False, False, True, False]
+    assert np.allclose(found.sums[:, 2], 7.0)
+    assert np.allclose(found.sums[:, 0], 0.5)
+    assert found.counts.sum(axis=0)[[0, 2]] == pytest.approx([60.0, 60.0])
+
+
+def select(outputs, folder, **params):
+    folder.mkdir(exist_ok=True)
+    context = Context(folder, InlineRunner(folder / "runner"), Events(folder), seed=0)
+    inputs = {"particles": outputs["particles"], "averages": outputs["classes"]}
+    return select2d.run(context, inputs, select2d.Params(**params))
+
+
+def test_selection_by_number_splits_the_particles(reference, tmp_path):
+    outputs = select(reference[0], tmp_path / "job", classes=(2, 4))
+    before = read_particles(reference[0]["particles"])
+    chosen = np.isin(before["class_index"].values, [1, 3])
+    kept, rest = read_particles(outputs["particles"]), read_particles(outputs["rejected"])
+    assert np.array_equal(kept["uid"].values, before["uid"].values[chosen])
+    assert kept.sizes["particle"] + rest.sizes["particle"] == COUNT
+    stack = read_images(outputs["classes"]).images
+    assert np.array_equal(stack, read_images(reference[0]["classes"]).images[[1, 3]])
+    assert np.array_equal(kept["class_index"].values, before["class_index"].values[chosen] // 2)
+    again = select(outputs, tmp_path / "again", classes=(1,))
+    assert read_particles(again["particles"]).sizes["particle"] < kept.sizes["particle"]
+
+
+def test_automatic_selection_scores_every_class(reference, tmp_path):
+    outputs = select(reference[0], tmp_path / "job", auto=True)
+    kept = read_particles(outputs["particles"]).sizes["particle"]
+    assert kept > 0.9 * COUNT
+    scores = find_block(read_star(outputs["class_table"]), "class_scores")
+    assert scores.rows == PARAMS.classes
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({}, "either --classes"),
+        ({"auto": True, "classes": (1,)}, "either --classes"),
+        ({"classes": (9,)}, "classes 1 to 4"),
+        ({"auto": True, "min_particles": 10**6}, "no class scores"),
+    ],
+)
+def test_selection_refuses(reference, tmp_path, params, words):
+    with pytest.raises(InputError, match=words):
+        select(reference[0], tmp_path / "job", **params)
