@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 RUN = 48  # images per task: a mini-batch is two tasks at first and six at the end
 NOISE_IMAGES = 2000
-SHOW_EVERY = 10
+SHOW_EVERY = 30
 JUDGED = 10  # last coarse steps whose likelihood chooses among the starts
 FEWEST = 20
 
@@ -186,15 +187,17 @@ class MiniBatches:
 
     def batch(self, settings: Settings, iteration: int) -> tuple[ParticleChunk, ...]:
         """Return the runs of a step: they follow those of the step before."""
-        at = sum(_runs(plan_step(settings, it)) for it in range(iteration))
-        total = len(self.rows)
-        wanted = min(total, _runs(plan_step(settings, iteration)))
+        sizes = _runs(settings)
+        at, total = sum(sizes[:iteration]), len(self.rows)
+        wanted = min(total, sizes[iteration])
         return tuple(self.chunk(i) for i in sorted((at + j) % total for j in range(wanted)))
 
 
-def _runs(plan: StepPlan) -> int:
-    """Count the runs in the mini-batch of a step."""
-    return max(1, round(plan.batch / RUN))
+@lru_cache(maxsize=4)
+def _runs(settings: Settings) -> tuple[int, ...]:
+    """Count the runs in the mini-batch of every step."""
+    every = range(settings.steps + 1)
+    return tuple(max(1, round(plan_step(settings, it).batch / RUN)) for it in every)
 
 
 def _march(context: Context, settings: Settings, runs: MiniBatches) -> Model:

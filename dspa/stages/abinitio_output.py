@@ -70,14 +70,13 @@ def write_particle_results(
 
 
 def show_progress(events: Events, model: Model, plan: StepPlan) -> None:
-    """Emit the central slices of all maps after a step, and how the steps went."""
+    """Emit the central slices of all maps after a step."""
     resolution = plan.settings.spec.extent / plan.radius
     events.picture(
         "slices",
         _slices(model["density"], plan.settings.spec),
         title=f"maps after step {plan.iteration}, {resolution:.1f} A",
     )
-    _show_history(events, np.asarray(model["history"]))
 
 
 def show_result(
@@ -88,6 +87,7 @@ def show_result(
     events.picture("slices", _slices(density, spec), title="central slices of the maps")
     classes = rows["class_index"]
     used = classes >= 0
+    _show_history(events, np.asarray(model["history"]))
     for number, volume in enumerate(density, start=1):
         share = float((classes[used] == number - 1).mean()) if used.any() else 0.0
         many = len(density) > 1

@@ -216,4 +216,4 @@ def _levels(settings: Settings, radius: float) -> tuple[Level, ...]:
     """Levels of the branch and bound to a radius."""
     spec = settings.spec
     diameter = spec.mask_diameter / spec.extent
-    return search_levels(int(np.ceil(radius)), diameter, box=spec.crop, group=1)
+    return search_levels(int(np.ceil(radius)), diameter, box=spec.crop)
