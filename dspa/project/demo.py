@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from dask.system import CPU_COUNT
 from rich.console import Console
 
 from dspa.dataflow.cluster import connect
@@ -140,7 +141,7 @@ def demo(
     folder : Path
         Becomes a project; a project that is there already gets further jobs.
     cluster : str
-        Where to run, as for ``--cluster``.
+        Where to run, as for ``--cluster``; ``local`` is at most four workers here.
     seed : int
         Of the simulation and of every job.
     micrographs : int
@@ -154,6 +155,8 @@ def demo(
     """
     console = console or Console(soft_wrap=True)
     begin = time.monotonic()
+    if cluster == "local":  # so little data keeps no more workers busy
+        cluster = f"local:{min(CPU_COUNT, 4)}"
     workers = connect(cluster)
     try:
         options = Options(
