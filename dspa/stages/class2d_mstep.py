@@ -57,7 +57,8 @@ def largest_slots(counts: NDArray[np.float64], slots: int) -> NDArray[np.int32]:
 
 DEAD = 0.25  # share of the mean class below which a class counts as dead
 SPLIT = 1.2  # share of the mean class above which a class may be split
-CLEAR = 0.7  # of the median gain: below it a class is no particle's, and is not split
+CLEAR = 0.7  # of the median gain: below it a class is no particle's, and is not split,
+TOO_MANY = 2.5  # unless it holds so many times the mean class
 
 
 def tally(
@@ -124,7 +125,7 @@ def reseed(
         int(c)
         for c in np.argsort(-counts, kind="stable")
         if counts[c] > SPLIT * counts.mean()
-        and gain[c] >= clear
+        and (gain[c] >= clear or counts[c] > TOO_MANY * counts.mean())
         and slots[c] >= 0
         and poor.counts[:, c].min() >= 0.5
         and c not in weak

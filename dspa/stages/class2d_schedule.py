@@ -25,7 +25,7 @@ START_RADIUS = 14
 MARGIN = 3  # shells compared beyond what the averages have reached, and added up beyond that
 STEP_POWER = 0.6  # of the decay 1 / t^p of the online step
 LEAST_STEP = 0.3  # memory stays a few mini-batches long, so that classes can still move
-SOFT = 0.6  # share of the online steps that average over the whole coarse lattice
+SOFT = 0.5  # share of the online steps that average over the whole coarse lattice
 SETTLE = 0.1  # share of the online steps at the end without re-seeding
 RENEW = 0.04  # share of the classes that start again in a step
 # A set is gone through in at least this many steps, however small it is: small steps on other

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+MANY = 100  # particles needed to know how their log-likelihoods are spread
+
+
 @dataclass(frozen=True)
 class Params:
     """Parameters of ``dspa select2d``."""
@@ -34,6 +37,12 @@ class Params:
     auto: bool = param(False, "Keep the classes that look like particles.")
     threshold: float = param(
         0.5, "With --auto: lowest score (0 to 1) that is kept.", minimum=0, maximum=1
+    )
+    trim: float = param(
+        2.0,
+        "With --auto: also reject particles whose log-likelihood lies so many deviations below "
+        "the others (0: none).",
+        minimum=0,
     )
     min_particles: int = param(0, "With --auto: fewest particles of a class.", minimum=0)
 
@@ -173,6 +182,8 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
     quality = judge(classes)
     keep = choose(classes, quality, params)
     inside = (member >= 0) & keep[np.clip(member, 0, None)]
+    if params.auto and params.trim > 0 and "log_likelihood" in particles:
+        inside &= convincing(particles["log_likelihood"].values, inside, params.trim)
     _pictures(context, classes, quality, keep)
     outputs = _write(context.folder, particles, inside, renumber(keep))
     write_image_stack(
@@ -190,6 +201,35 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
         "classes": context.folder / AVERAGES,
         "class_table": context.folder / TABLE,
     }
+
+
+def convincing(
+    log_likelihood: NDArray[np.floating[Any]], inside: NDArray[np.bool_], deviations: float
+) -> NDArray[np.bool_]:
+    """Tell particles from the boxes of noise that good classes attract.
+
+    A particle's log-likelihood is what its class explains of it. The lower half of the good
+    classes' distribution, from quartile to median, gives the spread; noise lies far below.
+
+    Parameters
+    ----------
+    log_likelihood : (n,) float
+    inside : (n,) bool
+        Particles of good classes.
+    deviations : float
+        How far below the median a particle may lie.
+
+    Returns
+    -------
+    convincing : (n,) bool
+    """
+    values = np.asarray(log_likelihood, np.float64)
+    known = inside & np.isfinite(values)
+    if known.sum() < MANY or not values[known].any():
+        return np.ones(values.size, bool)
+    quartile, median = np.quantile(values[known], [0.25, 0.5])
+    lowest = median - deviations * (median - quartile) / 0.6745
+    return np.asarray(~np.isfinite(values) | (values >= lowest), bool)
 
 
 def renumber(keep: NDArray[np.bool_]) -> NDArray[np.int32]:
