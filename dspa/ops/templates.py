@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from scipy.ndimage import affine_transform
+from scipy.ndimage import shift as shift_image
+from scipy.signal import fftconvolve
 
 from dspa.ops.ctf import CTF, ctf_image
 from dspa.ops.filter import frequency_radius
@@ -188,4 +190,38 @@ def resample_templates(
         result[i] = affine_transform(
             image, matrix, offset, output_shape=(edge, edge), order=3, mode="constant"
         )
+    return result
+
+
+def centre_templates(images: NDArray[Any], *, diameter: float) -> NDArray[np.float32]:
+    """Bring the particle of each image to the centre n // 2: where a template is off, so are picks.
+
+    The particle is where a circle of its size holds most of what is brighter than the image's
+    median and the ring around it least, near the middle; then the centre of mass within it.
+
+    Parameters
+    ----------
+    images : (t, n, n)
+        Particles bright.
+    diameter : float
+        Of the particle, pixels.
+    """
+    edge = images.shape[-1]
+    y, x = np.mgrid[:edge, :edge].astype(np.float64) - edge // 2
+    radius = np.hypot(y, x)
+    inner = radius < 0.55 * diameter
+    around = (radius < 0.75 * diameter) & ~inner
+    window = inner - float(inner.sum()) / max(1, int(around.sum())) * around
+    near = np.exp(-0.5 * np.square(radius / (0.35 * diameter)))
+    result = np.empty(images.shape, np.float32)
+    for i, image in enumerate(images):
+        bright = np.clip(image - np.median(image), 0.0, None).astype(np.float64)
+        held = fftconvolve(bright, window[::-1, ::-1], mode="same") * near
+        row, column = np.unravel_index(int(held.argmax()), held.shape)
+        centre = np.array([y[row, column], x[row, column]])
+        for _ in range(5):
+            weight = bright * (np.hypot(y - centre[0], x - centre[1]) < 0.55 * diameter)
+            if weight.sum() > 0:
+                centre = np.array([(weight * y).sum(), (weight * x).sum()]) / weight.sum()
+        result[i] = shift_image(image, -centre, order=1, mode="nearest")
     return result

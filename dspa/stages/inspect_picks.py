@@ -55,9 +55,21 @@ def _scores(picks: xr.Dataset, params: Params) -> tuple[NDArray[np.float64], NDA
     return column("ncc"), column("power")
 
 
-def _thresholds(ncc: NDArray[np.float64], power: NDArray[np.float64], params: Params) -> Thresholds:
-    """Given thresholds; what is missing is found if ``auto``, else open."""
-    found = automatic_thresholds(ncc, power) if params.auto else Thresholds(-1.0, 0.0, math.inf)
+def _thresholds(
+    ncc: NDArray[np.float64],
+    power: NDArray[np.float64],
+    params: Params,
+    *,
+    usual: NDArray[np.bool_],
+) -> Thresholds:
+    """Given thresholds; what is missing is found if ``auto``, else open.
+
+    Candidates on micrographs without a CTF are not asked: they were searched in another way, or
+    the micrograph is bad.
+    """
+    found = Thresholds(-1.0, 0.0, math.inf)
+    if params.auto:
+        found = automatic_thresholds(ncc[usual], power[usual])
     low, high = params.power or (found.power_low, found.power_high)
     if low > high:
         raise InputError(f"--power {low:g} {high:g}: the first must be the lower one")
@@ -73,7 +85,10 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     ncc, power = _scores(picks, params)
     if not ncc.size:
         raise InputError(f"{inputs['picks']}: there are no candidates to choose from")
-    limits = _thresholds(ncc, power, params)
+    usual = np.ones(ncc.size, bool)
+    if "defocus_u" in picks and np.isfinite(picks["defocus_u"].values).any():
+        usual = np.isfinite(picks["defocus_u"].values)
+    limits = _thresholds(ncc, power, params, usual=usual)
     keep = (ncc >= limits.ncc) & (power >= limits.power_low) & (power <= limits.power_high)
     if "pick_diameter" in picks:
         diameter = picks["pick_diameter"].values

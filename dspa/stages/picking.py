@@ -66,6 +66,10 @@ def picks_table(
         **{name: micrographs[name].values for name in _OPTICS if name in micrographs},
         **{name: micrographs[name].values[row] for name in _CTF if name in micrographs},
     }
+    if "defocus_u" in table:
+        # A failed fit is no knowledge: its picks have no CTF.
+        for name in ("defocus_u", "defocus_v"):
+            table[name] = np.where(np.isfinite(defocus[row]), table[name], np.nan)
     if "shape" in micrographs:
         table["micrograph_shape"] = micrographs["shape"].values
     return make("particles", table)

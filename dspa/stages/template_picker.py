@@ -19,7 +19,7 @@ from dspa.io.volumes import read_images, read_volume
 from dspa.ops.pick import TEMPLATE_RIM, Candidates, PickRules, pick_templates
 from dspa.ops.project import prepare_volume, project
 from dspa.ops.search_image import search_image
-from dspa.ops.templates import odd_edge, resample_templates
+from dspa.ops.templates import centre_templates, odd_edge, resample_templates
 from dspa.ops.thresholds import automatic_thresholds
 from dspa.ops.transform import band_to_images, resize_volume
 from dspa.stages.micrograph_tasks import (
@@ -118,6 +118,8 @@ def _load(inputs: Mapping[str, Any], params: Params) -> _Templates:
         raise InputError("give either --templates (2D classes) or --volume (a map)")
     if templates:
         found = _class_templates(templates, params.classes)
+        centred = centre_templates(found.images, diameter=params.diameter / found.pixel_size)
+        found = _Templates(centred, found.pixel_size)
     else:
         found = _volume_templates(inputs["volume"], params)
     size = found.images.shape[-1] * found.pixel_size

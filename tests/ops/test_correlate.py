@@ -14,6 +14,7 @@ from dspa.ops.templates import (
     Blob,
     blob_diameters,
     blob_set,
+    centre_templates,
     circle,
     draw_blob,
     filter_templates,
@@ -120,3 +121,12 @@ def test_resampling_keeps_places():
     ]
     x = (result * (np.arange(31) - 15)).sum() / result.sum()
     assert 5.0 * x == pytest.approx(10.0, abs=0.2)
+
+
+def test_templates_are_centred_in_spite_of_neighbours():
+    image = draw_blob(Blob("ring", 40.0), 81, pixel_size=1.0)
+    away = np.roll(image, (9, -6), axis=(0, 1))
+    away[:20] += np.roll(image, (-35, -6), axis=(0, 1))[:20]  # a neighbour, cut by the box
+    centred = centre_templates(away[None], diameter=40.0)[0]
+    inner = np.hypot(*(np.mgrid[:81, :81] - 40)) < 20
+    assert np.corrcoef(centred[inner], image[inner])[0, 1] > 0.98
