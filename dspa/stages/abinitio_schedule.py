@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dspa.ops.pose_grid import TURNS
 from dspa.ops.pose_search import Level, Shifts
-from dspa.stages.refine_plan import search_levels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +25,9 @@ COARSE_ORDER = 2  # 15 degrees
 # Fourier pixels, for a mask as wide as the box, that a grid of 15 degrees carries a map to.
 COARSE_RADIUS = 10.5
 INITIAL_RADIUS = 7.0
+# First radius of the branch and bound, for a mask as wide as the box; poses kept at each level.
+SEEN = 9.0
+KEPT = (48, 24, 12)
 MOST_SHIFT_STEPS = 2.5  # a reach of more steps than this gets a wider lattice: 21 shifts
 
 
@@ -213,7 +216,22 @@ def plan_step(settings: Settings, iteration: int) -> StepPlan:
 
 
 def _levels(settings: Settings, radius: float) -> tuple[Level, ...]:
-    """Levels of the branch and bound to a radius."""
-    spec = settings.spec
-    diameter = spec.mask_diameter / spec.extent
-    return search_levels(int(np.ceil(radius)), diameter, box=spec.crop)
+    """Lay out the levels of the branch and bound to a radius.
+
+    From the coarse grid to the order whose step moves the edge of the particle by a third of a
+    wavelength; radii grow geometrically, steps of shift halve until they are fine enough.
+    """
+    box, diameter = settings.spec.crop, settings.spec.mask_diameter / settings.spec.extent
+    whole = int(min(settings.spec.radius, np.ceil(radius)))
+    step = 2.5 / (np.pi * whole * diameter)
+    order = int(np.ceil(np.log2(2.0 * np.pi / TURNS / step) - 1e-6))
+    count = max(1, order - COARSE_ORDER)
+    first = min(float(whole), SEEN / diameter)
+    shift, finest = 0.38 * box / first, 0.3 * box / whole
+    levels = []
+    for number in range(count + 1):
+        seen = min(whole, round(first * (whole / first) ** (number / count)))
+        kept = KEPT[min(number, len(KEPT) - 1)]
+        levels.append(Level(COARSE_ORDER + number, seen, shift, kept))
+        shift = shift / 2 if shift > finest else shift
+    return tuple(levels)
