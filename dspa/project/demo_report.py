@@ -75,7 +75,7 @@ def write_demo_report(
         else "The map came out in the hand of the truth, which is chance; "
     )
     parts = [
-        f"<header><h1>dspa demo <small>{html.escape(headline)}</small></h1></header>",
+        f"<header><h1>dspa demo <small>{html.escape(headline.removeprefix('demo: '))}</small></h1></header>",
         _section("Picks on a micrograph", [("green: picked; red: where the particles are, "
                  "drawn smaller", _picks(findings))]),
         _section("Class averages", _classes(jobs)),
