@@ -30,8 +30,9 @@ FEWEST = 20
 NARROWEST = 0.01
 # Most candidates that the mixture is fitted to; more are thinned evenly.
 FITTED = 6_000
-# Power above this many deviations of the particles' is ice or an aggregate.
-UPPER = 4.0
+# Power above this many deviations of the particles is ice or an aggregate; end-on views of long
+# particles are well above side views, and must pass.
+UPPER = 6.0
 # Boxes this close in expected F1 are equally good.
 TOLERANCE = 0.01
 # Where candidates are neither noise nor particles.
