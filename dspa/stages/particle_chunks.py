@@ -32,9 +32,10 @@ if TYPE_CHECKING:
 
 CHUNK = 1024
 SMALLEST_CHUNK = 64
-# A set is cut into at least this many chunks while they stay above SMALLEST_CHUNK: enough work
-# for a few workers, and a function of the set only, so that results do not depend on them.
-FEWEST_CHUNKS = 16
+# A set is cut into at least this many chunks while they stay above SMALLEST_CHUNK, so that a few
+# workers have enough to do even in a fifth of it (a step of 2D classification); a function of the
+# set only, so that results do not depend on the workers.
+FEWEST_CHUNKS = 20
 CHUNK_BYTES = 1 << 27
 EDGE = 5.0  # soft edge of the mask, in pixels of the image as stored
 FAINT = 1e-12  # variance of the background below which an image holds nothing
