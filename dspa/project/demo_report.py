@@ -74,8 +74,9 @@ def write_demo_report(
         if findings.agreement.alignment.mirrored
         else "The map came out in the hand of the truth, which is chance; "
     )
+    figures = html.escape(headline.removeprefix("demo: "))
     parts = [
-        f"<header><h1>dspa demo <small>{html.escape(headline.removeprefix('demo: '))}</small></h1></header>",
+        f"<header><h1>dspa demo <small>{figures}</small></h1></header>",
         _section("Picks on a micrograph", [("green: picked; red: where the particles are, "
                  "drawn smaller", _picks(findings))]),
         _section("Class averages", _classes(jobs)),
