@@ -18,7 +18,7 @@ from dspa.data.errors import InputError
 from dspa.geometry.symmetry import symmetry_operators
 from dspa.io.particles import read_particles
 from dspa.io.volumes import read_volume
-from dspa.ops.fsc import resolution_at
+from dspa.ops.fsc import resolution_shell
 from dspa.stages.particle_chunks import (
     BackgroundNoise,
     ParticleChunk,
@@ -26,6 +26,7 @@ from dspa.stages.particle_chunks import (
     particle_chunks,
     with_state,
 )
+from dspa.stages.refine_map import FIGURES
 from dspa.stages.refine_output import (
     show_iteration,
     show_result,
@@ -41,7 +42,7 @@ from dspa.stages.refine_plan import (
     describe,
     plan_iteration,
 )
-from dspa.stages.refine_reduction import FIGURES, Refinement
+from dspa.stages.refine_reduction import Refinement
 from dspa.stages.refine_start import (
     assign_half_sets,
     first_model,
@@ -244,6 +245,7 @@ def _figures(plan: Plan, model: Model) -> dict[str, Any]:
         "resolution": extent / max(float(model["shell_143"]), 1e-3),
         "search": "local" if plan.local else "global",
         "candidates_per_image": mean["candidates"],
+        "poses_per_image": mean["effective"],
         "accuracy": np.degrees(mean["spread"]),
         "turned": np.degrees(mean["turned"]),
         "moved": mean["moved"],
@@ -289,9 +291,8 @@ def _finish(
 
 def _crossing_of(model: Model, spec: ImageSpec) -> float:
     """Resolution at 0.143 of the curve without a mask, A."""
-    return resolution_at(
-        np.asarray(model["curves"])[0], box=spec.crop, pixel_size=spec.crop_pixel_size
-    )
+    shell = resolution_shell(np.asarray(model["curves"])[0])
+    return spec.extent / max(min(shell, float(spec.radius)), 1e-3)
 
 
 def plan(inputs: Mapping[str, Any], params: RefineParams) -> dict[str, Any]:

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 
 # Dynamic mask of the references: from this resolution (A) on, 1 out to near, 0 from far (A).
 MASK_FROM, MASK_NEAR, MASK_FAR = 20.0, 6.0, 14.0
+# What is summed over images to tell how an iteration went.
+FIGURES = (
+    "images", "candidates", "effective", "log_likelihood", "spread", "turned", "moved", "shift2",
+)  # fmt: skip
 EDGE = 5.0  # soft edge of the spherical mask, pixels
 
 
@@ -68,8 +72,9 @@ def solve(plan: Plan, sums: Mapping[str, Any], model: Model) -> dict[str, NDArra
     fsc = usable(resolution)
     given = model["given_mask"] if model["given_mask"].size else None
     mask, diameter = reference_mask(plan, half.mean(axis=0), shell, given=given)
-    history = np.concatenate([model["history"], [[shell, float(plan.radius)]]])
+    history = np.concatenate([model["history"], [[shell, plan.radius, fsc[1:].sum()]]])
     figures = sums["figures1"] + sums["figures2"]
+    effective = figures[FIGURES.index("effective")] / max(figures[0], 1.0)
     return {
         "half": half,
         "volume": reconstruct(maps[0] + maps[1], fsc=whole(fsc), radius=plan.insert_radius),
@@ -86,6 +91,8 @@ def solve(plan: Plan, sums: Mapping[str, Any], model: Model) -> dict[str, NDArra
         "shell_143": np.asarray(shell),
         "radius": np.asarray(float(plan.radius)),
         "diameter": np.asarray(diameter),
+        "order": np.asarray(plan.levels[-1].order),
+        "effective": np.asarray(effective),
         "shift_sigma": np.asarray(np.sqrt(figures[-1] / max(2.0 * figures[0], 1.0))),
         "iteration": np.asarray(plan.iteration),
     }

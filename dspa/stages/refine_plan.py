@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from dspa.stages.particle_chunks import ImageSpec
 
 COARSE_ORDER = 2  # 15 degrees
-COARSE_POSES = 6000  # most poses of an asymmetric unit for which the coarse grid is a step finer
 LOCAL_ORDER = 4  # from 3.8 degrees on, searches may be local
 GLOBAL_EVERY = 4
-KEPT = (48, 24, 12)  # most poses that go on from the first, second and later levels
+KEPT = (40, 20)  # most poses that go on from the first and second level
+FEWEST, MOST = 12, 40  # most poses of a posterior, where it is narrow and where it is broad
+BROAD = 30.0  # effective poses of a posterior beyond which a step is finer than images can tell
+NARROW = 5.0  # effective poses up to which a local search loses nothing
 SEEN = 8.5  # coarse radius, in resolution elements across the particle
 
 
@@ -38,8 +40,6 @@ class Settings:
     spec : ImageSpec
     symmetry : str
         As in ``symmetry_operators``.
-    order : int
-        Size of the point group.
     initial_radius : float
         Initial low-pass, Fourier pixels.
     reach : float
@@ -53,7 +53,6 @@ class Settings:
 
     spec: ImageSpec
     symmetry: str
-    order: int
     initial_radius: float
     reach: float
     seed: int = 0
@@ -117,7 +116,64 @@ def angular_order(radius: float, diameter: float) -> int:
     return max(COARSE_ORDER + 1, int(np.ceil(np.log2(2.0 * np.pi / TURNS / step) - 1e-6)))
 
 
-def search_levels(radius: int, diameter: float, *, box: int, group: int) -> tuple[Level, ...]:
+@dataclass(frozen=True)
+class Fineness:
+    """The last step of a search, and how many poses it leaves.
+
+    Attributes
+    ----------
+    order : int
+        Of the last level.
+    effective : float
+        Poses per image that the posterior is expected to share.
+    """
+
+    order: int
+    effective: float
+
+    @property
+    def last(self) -> int:
+        """Most poses of a posterior: room for what is expected, twice over."""
+        return int(np.clip(np.ceil(2.5 * self.effective) + 4, FEWEST, MOST))
+
+    @property
+    def parents(self) -> int:
+        """Most poses that go on to the last level."""
+        return max(9, self.last // 2)
+
+
+def choose_fineness(
+    radius: int, diameter: float, model: Mapping[str, NDArray[np.float64]]
+) -> Fineness:
+    """Choose the finest step that resolution calls for and images can tell.
+
+    A posterior that is broad at a step would be cut to a few of its cells, picked by noise, at a
+    finer one. Its width goes down with the radius, so its cells with the cube of that, and up
+    eightfold with each order.
+
+    Parameters
+    ----------
+    radius : int
+        Finest shell compared.
+    diameter : float
+        Of the particle, as a fraction of the box.
+    model : mapping
+        ``effective``, ``order`` and ``radius`` of the iteration before; order 0 for none.
+    """
+    wanted, before = angular_order(radius, diameter), int(model["order"])
+    if before == 0:
+        return Fineness(wanted, BROAD / 2)
+    sharper = (float(model["radius"]) / radius) ** 3
+    at_before = float(model["effective"]) * min(sharper, 4.0)
+    order = wanted
+    while order > COARSE_ORDER + 1 and at_before * 8.0 ** (order - before) > BROAD:
+        order -= 1
+    return Fineness(order, max(1.0, at_before * 8.0 ** (order - before)))
+
+
+def search_levels(
+    radius: int, diameter: float, *, box: int, fineness: Fineness
+) -> tuple[Level, ...]:
     """Lay out the levels of a global search.
 
     Parameters
@@ -128,33 +184,32 @@ def search_levels(radius: int, diameter: float, *, box: int, group: int) -> tupl
         Of the particle, as a fraction of the box.
     box : int
         Pixels.
-    group : int
-        Size of the point group: a small asymmetric unit affords a finer first grid.
+    fineness : Fineness
     """
-    last = angular_order(radius, diameter)
-    first = COARSE_ORDER
-    finer = 12 * 4 ** (first + 1) * (TURNS << (first + 1))
-    if finer / group <= COARSE_POSES and last > first + 1:
-        first += 1
-    coarse = min(float(radius), SEEN / diameter * (1.3 if first > COARSE_ORDER else 1.0))
+    last, first = fineness.order, COARSE_ORDER
+    coarse = min(float(radius), SEEN / diameter)
     count = last - first
     steps = shift_steps(coarse, radius, box=box, levels=count + 1)
     levels = []
     for number in range(count + 1):
         grown = coarse * (radius / coarse) ** (number / count)
-        cap = KEPT[min(number, len(KEPT) - 1)]
+        cap = KEPT[0] if number == 0 else max(KEPT[1], fineness.parents)
+        if number == count - 1 and number > 0:
+            cap = fineness.parents
+        if number == count:
+            cap = fineness.last
         levels.append(Level(first + number, min(radius, round(grown)), steps[number], cap))
     return tuple(levels)
 
 
-def local_levels(radius: int, diameter: float, *, box: int) -> tuple[Level, ...]:
+def local_levels(radius: int, *, box: int, fineness: Fineness) -> tuple[Level, ...]:
     """Lay out the two levels of a local search: the last two of the global one."""
-    last = angular_order(radius, diameter)
+    last = fineness.order
     coarse = max(1.0, 0.75 * radius)
     steps = shift_steps(coarse, radius, box=box, levels=2)
     return (
-        Level(last - 1, min(radius, round(coarse)), steps[0], 8),
-        Level(last, radius, steps[1], 12),
+        Level(last - 1, min(radius, round(coarse)), steps[0], fineness.parents),
+        Level(last, radius, steps[1], fineness.last),
     )
 
 
@@ -196,20 +251,21 @@ def plan_iteration(
         From 1.
     model : mapping
         What the iteration before left (or the start): ``shell_143``, ``radius``, ``diameter``
-        (fraction of the box), ``shift_sigma`` (pixels), ``iteration``.
+        (fraction of the box), ``shift_sigma`` (pixels), ``order`` and ``effective``.
     """
     spec = settings.spec
     first = iteration == 1
     radius = int(np.ceil(settings.initial_radius)) if first else next_radius(settings, model)
     radius = int(np.clip(radius, min(4, spec.radius), spec.radius))
     diameter = float(np.clip(model["diameter"], 0.2, 1.0))
-    order = angular_order(radius, diameter)
-    fine = order >= LOCAL_ORDER and iteration > 3
+    fineness = choose_fineness(radius, diameter, model)
+    told = int(model["order"]) == fineness.order and float(model["effective"]) <= NARROW
+    fine = fineness.order >= LOCAL_ORDER and iteration > 3 and told
     local = settings.local and fine and iteration % GLOBAL_EVERY != 0
     if local:
-        levels = local_levels(radius, diameter, box=spec.crop)
+        levels = local_levels(radius, box=spec.crop, fineness=fineness)
     else:
-        levels = search_levels(radius, diameter, box=spec.crop, group=settings.order)
+        levels = search_levels(radius, diameter, box=spec.crop, fineness=fineness)
     draw = np.random.default_rng([settings.seed, iteration, 3]).uniform(-0.5, 0.5, 2)
     sigma = max(float(model["shift_sigma"]), 0.5 * levels[-1].shift_step)
     reach = min(settings.reach, max(3.0 * sigma, 3.0)) if iteration > 2 else settings.reach
@@ -223,18 +279,19 @@ def converged(history: NDArray[np.float64], *, least: int = 5, patience: int = 3
 
     Parameters
     ----------
-    history : (iterations, 2) float64
-        Shell at FSC 0.143, and the radius compared, per iteration.
+    history : (iterations, 3) float64
+        Per iteration: the shell at FSC 0.143, the radius compared, and the sum of the corrected
+        FSC over shells, which still rises when the first cannot (at Nyquist).
     least : int
         Iterations that are always made.
     patience : int
-        Iterations without a gain of a fifth of a shell that end it.
+        Iterations without a gain of a fifth of a shell in either that end it.
     """
     if len(history) < least:
         return False
-    known = history[:, 0]
-    best_before = known[:-patience].max(initial=0.0)
-    return bool(known[-patience:].max() < best_before + 0.2)
+    known = history[:, (0, 2)]
+    before = known[:-patience].max(axis=0, initial=0.0)
+    return bool((known[-patience:].max(axis=0) < before + 0.2).all())
 
 
 def describe(plan: Plan) -> dict[str, float]:

@@ -30,7 +30,7 @@ from dspa.ops.pose_search import (
 from dspa.ops.project import Reference, prepare_volume, project
 from dspa.ops.search_bound import SearchBound, measure_bound, shell_sums
 from dspa.ops.transform import shift_phases
-from dspa.stages.refine_map import solve
+from dspa.stages.refine_map import FIGURES, solve
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -149,12 +149,6 @@ class Refinement:
         return 40 * members.count + scored + inserted
 
 
-# What is summed over images to tell how an iteration went.
-FIGURES = (
-    "images", "candidates", "significant", "log_likelihood", "spread", "turned", "moved", "shift2",
-)  # fmt: skip
-
-
 def _add_half(
     task: Refinement,
     partial: Sums,
@@ -260,9 +254,15 @@ def _count(
     """Add to the figures of an iteration, in place."""
     square = (peak.shift**2).sum(axis=1).sum()
     figures += (
-        len(peak.pose), found.image.size, spread.image.size, spread.evidence.sum(),
+        len(peak.pose), found.image.size, _effective(spread), spread.evidence.sum(),
         peak.spread.sum(), 0.0, 0.0, square,
     )  # fmt: skip
+
+
+def _effective(spread: Posterior) -> float:
+    """Sum over images the effective number of poses, 1 / sum of squares of their posterior."""
+    square = np.bincount(spread.image, spread.pose_weight**2)
+    return float((1.0 / square[square > 0]).sum())
 
 
 def _changes(

@@ -143,7 +143,9 @@ def first_model(
         "shell_143": np.asarray(settings.initial_radius),
         "radius": np.asarray(settings.initial_radius),
         "iteration": np.asarray(0),
-        "history": np.zeros((0, 2)),
+        "order": np.asarray(0),
+        "effective": np.asarray(0.0),
+        "history": np.zeros((0, 3)),
         "given_mask": np.zeros(0, np.float32) if mask is None else mask,
     }
     plan = plan_iteration(settings, 1, start)
@@ -278,7 +280,7 @@ def make_settings(
     local, scale : bool
         See `Settings`.
     """
-    operators = symmetry_operators(symmetry)
+    symmetry_operators(symmetry)  # a wrong name ends here
     radius = float(np.clip(spec.extent / initial_lowpass, 4.0, 0.8 * spec.radius))
     reach = max_shift / spec.crop_pixel_size if max_shift > 0 else 0.1 * spec.crop
-    return Settings(spec, symmetry, len(operators), radius, max(reach, 1.0), seed, local, scale)
+    return Settings(spec, symmetry, radius, max(reach, 1.0), seed, local, scale)

@@ -23,7 +23,7 @@ from dspa.ops.fsc import fsc, resolution_shell
 from dspa.ops.project import prepare_volume, project
 from dspa.ops.transform import band_to_images, shift_phases
 from dspa.stages.refine import STAGE, RefineParams, run
-from dspa.stages.refine_plan import converged
+from dspa.stages.refine_plan import choose_fineness, converged
 from dspa.stages.refine_start import assign_half_sets, resample
 from dspa.stages.stage import Context
 
@@ -227,11 +227,26 @@ def test_a_map_without_the_symmetry_is_warned_about(tiny, tmp_path):
 
 
 def test_it_stops_when_resolution_no_longer_improves():
-    rising = np.array([[5.0, 5], [8.0, 9], [10.0, 12], [11.0, 14], [12.0, 15]])
+    rising = np.array([[5.0, 5, 3], [8.0, 9, 5], [10.0, 12, 7], [11.0, 14, 8], [12.0, 15, 9]])
     assert not converged(rising)
-    flat = np.concatenate([rising, np.tile([[12.05, 16.0]], (3, 1))])
+    flat = np.concatenate([rising, np.tile([[12.05, 16.0, 9.1]], (3, 1))])
     assert converged(flat)
     assert not converged(flat[:-1])
+    flat[-1, 2] = 9.5  # the curve still rises
+    assert not converged(flat)
+
+
+def test_the_step_is_no_finer_than_images_can_tell():
+    known = {"radius": np.asarray(12.0), "order": np.asarray(4)}
+    clear = choose_fineness(14, 0.7, known | {"effective": np.asarray(2.0)})
+    vague = choose_fineness(14, 0.7, known | {"effective": np.asarray(25.0)})
+    lost = choose_fineness(12, 0.7, known | {"effective": np.asarray(38.0)})
+    assert (clear.order, vague.order, lost.order) == (4, 4, 3)
+    assert clear.last < vague.last
+    sharp = choose_fineness(28, 0.7, known | {"effective": np.asarray(2.0)})
+    assert sharp.order == 5
+    # From one cell per image at the start, steps follow the resolution alone.
+    assert choose_fineness(28, 0.7, known | {"order": np.asarray(0)}).order == 5
 
 
 def test_bad_input_is_one_sentence(tiny, tmp_path):
