@@ -106,7 +106,10 @@ class AbInitioStep:
             return replace(self, model=model)
         if self.plan.act == "coarse":
             return replace(self, model=model, coarse=coarse_model(self.plan, model["density"]))
-        return replace(self, model=model, fine=fine_model(self.plan, model["density"]))
+        last = min(self.plan.settings.coarse_steps, len(model["history"]) - 1)
+        spread = float(model["history"][last, 2])
+        fine = fine_model(self.plan, model["density"], sample_size=spread)
+        return replace(self, model=model, fine=fine)
 
     def start(self) -> Sums:
         """Return empty sums."""
@@ -123,7 +126,7 @@ class AbInitioStep:
     def bytes_per_item(self) -> int:
         """Memory per image: its band several times over, and scores or candidates."""
         spec = self.plan.settings.spec
-        return 64 * spec.band().count + (40_000 if self.plan.act == "coarse" else 600_000)
+        return 64 * spec.band().count + (40_000 if self.plan.act == "coarse" else 1_500_000)
 
     def add(self, partial: Sums, batch: ParticleBatch) -> tuple[Sums, Rows]:
         """Compare a batch with the volumes and add it to the sums."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from dspa.ops.transform import shift_phases
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from dspa.ops.pose_search import Level
     from dspa.stages.abinitio_schedule import StepPlan
 
 # Weights below this are not worth an insertion.
@@ -65,8 +66,35 @@ class FineResult:
     shift: NDArray[np.float64]
 
 
-def fine_model(plan: StepPlan, density: NDArray[np.float32]) -> FineModel:
-    """Slice and crop the volumes (k, n, n, n) for a search."""
+def widened(levels: tuple[Level, ...], sample_size: float) -> tuple[Level, ...]:
+    """Let more poses go on from level to level where posteriors are flat.
+
+    Cutting a flat posterior to its best few poses makes images look sure of their pose and fits
+    their noise; where the coarse act ended with sharp posteriors, few poses are enough.
+
+    Parameters
+    ----------
+    levels : tuple of Level
+    sample_size : float
+        Effective number of poses per image at the end of the coarse act.
+    """
+    factor = float(np.clip(np.sqrt(sample_size / 10.0), 1.0, 4.0))
+    return tuple(replace(level, poses=round(factor * level.poses)) for level in levels)
+
+
+def fine_model(
+    plan: StepPlan, density: NDArray[np.float32], *, sample_size: float = 1.0
+) -> FineModel:
+    """Slice and crop the volumes (k, n, n, n) for a search.
+
+    Parameters
+    ----------
+    plan : StepPlan
+    density : (k, n, n, n) float32
+    sample_size : float
+        See `widened`.
+    """
+    plan = replace(plan, levels=widened(plan.levels, sample_size))
     spec, grid = plan.settings.spec, random_grid(plan.seeds)
     members = spec.band()
     radii = [level.radius for level in plan.levels]

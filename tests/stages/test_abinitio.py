@@ -20,7 +20,8 @@ from dspa.ops.transform import band_to_images, shift_phases
 from dspa.stages.abinitio import STAGE, AbInitioParams
 from dspa.stages.abinitio_reduction import AbInitioStep
 from dspa.stages.abinitio_schedule import Settings, plan_step
-from dspa.stages.particle_chunks import image_spec, particle_chunks
+from dspa.stages.abinitio_search import widened
+from dspa.stages.particle_chunks import ImageSpec, image_spec, particle_chunks
 from dspa.stages.stage import Context
 
 BOX, PIXEL = 24, 6.0
@@ -144,8 +145,6 @@ def test_a_batch_may_be_cut_anywhere(stack, iteration):
 
 
 def test_the_schedule_goes_from_coarse_to_fine():
-    from dspa.stages.particle_chunks import ImageSpec
-
     settings = Settings(ImageSpec(64, 3.5, 48, 18, 200.0))
     plans = [plan_step(settings, it) for it in range(settings.steps + 2)]
     assert [plans[0].act, plans[1].act, plans[-2].act, plans[-1].act] == [
@@ -160,6 +159,12 @@ def test_the_schedule_goes_from_coarse_to_fine():
     # A box of few pixels cannot reach 12 A: the schedule ends at what there is.
     small = Settings(ImageSpec(16, 8.0, 16, 7, 100.0))
     assert plan_step(small, small.steps + 1).radius == 7
+
+
+def test_flat_posteriors_keep_more_poses():
+    levels = plan_step(Settings(ImageSpec(64, 3.5, 48, 18, 200.0)), 301).levels
+    assert widened(levels, 1.0) == levels
+    assert all(b.poses == 4 * a.poses for a, b in zip(levels, widened(levels, 1e4), strict=True))
 
 
 def test_too_few_particles_are_refused(stack, make_runner):
