@@ -44,10 +44,13 @@ from dspa.stages.refine_plan import (
 )
 from dspa.stages.refine_reduction import Refinement
 from dspa.stages.refine_start import (
+    WORKING_COPIES,
     assign_half_sets,
+    check_memory,
     first_model,
     first_state,
     make_settings,
+    map_bytes,
     place_axes,
     resample,
 )
@@ -109,6 +112,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: RefineParams) -> di
     """
     check(params)
     particles, spec, settings = _prepare(inputs, params, seed=context.seed)
+    check_memory(spec, context.runner.memory)
     halves = assign_half_sets(particles, context.seed, existing=params.half_sets)
     state = first_state(particles, halves)
     chunks = particle_chunks(particles, spec, seed=context.seed)
@@ -301,13 +305,12 @@ def plan(inputs: Mapping[str, Any], params: RefineParams) -> dict[str, Any]:
     particles, spec, settings = _prepare(inputs, params, seed=0)
     chunks = particle_chunks(particles, spec, seed=0)
     order = angular_order(spec.radius, 0.7)
-    grid = 2 * (2 * spec.radius + 1) + 1
     return {
         "particles": sum(len(chunk) for chunk in chunks),
         "chunks": len(chunks),
         "symmetry": f"{settings.symmetry} ({len(symmetry_operators(settings.symmetry))} operators)",
         "finest angular step": f"{60.0 / 2**order:.2f} degrees",
-        "maps per worker": f"{2 * 12 * grid**3 // 2 / 2**20:.0f} MiB",
+        "maps per worker": f"{WORKING_COPIES * map_bytes(spec.radius) / 2**20:.0f} MiB",
         "cached bands": f"{12 * spec.band().count * len(particles['particle']) / 2**20:.0f} MiB",
     }
 

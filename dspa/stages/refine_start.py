@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 # with copies turned about any other axis.
 FAITHFUL, DISTINCT = 0.6, 0.15
 IN_PLACE = 0.01  # loss of correlation for which axes are left where they are
+WORKING_COPIES = 4  # of the sums of both maps in a worker while parts are merged or solved
 AXES_BEYOND = 1.6  # axes are looked for in shells up to this multiple of the initial low-pass
 
 
@@ -60,6 +61,34 @@ def assign_half_sets(particles: xr.Dataset, seed: int, *, existing: bool) -> NDA
     order = np.random.default_rng([seed, 0x6A1F]).permutation(count)
     halves[order] = 1 + np.arange(count) % 2
     return halves
+
+
+def map_bytes(radius: int) -> int:
+    """Bytes of the sums of both half maps out to a radius: what a task hands on."""
+    half = 2 * radius + 1  # of the grid of `dspa.ops.backproject.accumulator`
+    return 2 * 12 * (2 * half + 1) ** 2 * (half + 1)
+
+
+def check_memory(spec: ImageSpec, memory: int) -> None:
+    """Refuse, with the numbers, if the maps do not fit a worker.
+
+    Parameters
+    ----------
+    spec : ImageSpec
+    memory : int
+        Bytes of a worker.
+    """
+    needed = WORKING_COPIES * map_bytes(spec.radius)
+    if needed <= memory:
+        return
+    radius = spec.radius
+    while radius > 4 and WORKING_COPIES * map_bytes(radius) > memory:
+        radius -= 1
+    raise InputError(
+        f"both half maps out to {spec.extent / spec.radius:.2f} A need {needed / 2**30:.1f} GiB and "
+        f"a worker has {memory / 2**30:.1f} GiB; use --max-resolution {spec.extent / radius:.1f}, "
+        "or fewer workers (--cluster local:N)"
+    )
 
 
 def resample(volume: Volume, *, box: int, pixel_size: float) -> NDArray[np.float32]:

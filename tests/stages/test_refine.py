@@ -19,12 +19,20 @@ from dspa.geometry.rotation import matrix_from_rotvec, random_rotations
 from dspa.geometry.symmetry import symmetric_angle, symmetry_operators
 from dspa.io.particles import read_particles, write_particles
 from dspa.io.volumes import Volume, read_images, read_volume, write_image_stack, write_volume
+from dspa.ops.backproject import accumulator
 from dspa.ops.fsc import fsc, resolution_shell
 from dspa.ops.project import prepare_volume, project
 from dspa.ops.transform import band_to_images, shift_phases
+from dspa.stages.particle_chunks import image_spec
 from dspa.stages.refine import STAGE, RefineParams, run
 from dspa.stages.refine_plan import choose_fineness, converged
-from dspa.stages.refine_start import assign_half_sets, resample
+from dspa.stages.refine_start import (
+    WORKING_COPIES,
+    assign_half_sets,
+    check_memory,
+    map_bytes,
+    resample,
+)
 from dspa.stages.stage import Context
 
 BOX, PIXEL, COUNT = 24, 4.0, 160
@@ -247,6 +255,15 @@ def test_the_step_is_no_finer_than_images_can_tell():
     assert sharp.order == 5
     # From one cell per image at the start, steps follow the resolution alone.
     assert choose_fineness(28, 0.7, known | {"order": np.asarray(0)}).order == 5
+
+
+def test_maps_that_do_not_fit_are_refused_with_a_resolution_that_does(tiny):
+    spec = image_spec(read_particles(tiny[0] / "particles.zarr"))
+    need = WORKING_COPIES * map_bytes(spec.radius)
+    assert map_bytes(11) == 2 * accumulator(BOX, 11).sums.nbytes
+    check_memory(spec, need)
+    with pytest.raises(InputError, match="--max-resolution 1[0-9]"):
+        check_memory(spec, need // 2)
 
 
 def test_bad_input_is_one_sentence(tiny, tmp_path):
