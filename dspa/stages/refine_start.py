@@ -85,9 +85,9 @@ def check_memory(spec: ImageSpec, memory: int) -> None:
     while radius > 4 and WORKING_COPIES * map_bytes(radius) > memory:
         radius -= 1
     raise InputError(
-        f"both half maps out to {spec.extent / spec.radius:.2f} A need {needed / 2**30:.1f} GiB and "
-        f"a worker has {memory / 2**30:.1f} GiB; use --max-resolution {spec.extent / radius:.1f}, "
-        "or fewer workers (--cluster local:N)"
+        f"both half maps out to {spec.extent / spec.radius:.2f} A need {needed / 2**30:.1f} GiB "
+        f"and a worker has {memory / 2**30:.1f} GiB; use "
+        f"--max-resolution {spec.extent / radius:.1f}, or fewer workers (--cluster local:N)"
     )
 
 

@@ -262,7 +262,7 @@ def test_maps_that_do_not_fit_are_refused_with_a_resolution_that_does(tiny):
     need = WORKING_COPIES * map_bytes(spec.radius)
     assert map_bytes(11) == 2 * accumulator(BOX, 11).sums.nbytes
     check_memory(spec, need)
-    with pytest.raises(InputError, match="--max-resolution 1[0-9]"):
+    with pytest.raises(InputError, match=r"--max-resolution 1[0-9]"):
         check_memory(spec, need // 2)
 
 
