@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FIT_FROM = 10.0  # A: protein amplitudes fall off like a Gaussian only beyond
+# Between 10 and 7 A amplitudes follow the fold: a fit that ends there means nothing.
+FIT_BEYOND = 7.0
 FEWEST_SHELLS = 5
-STRONGEST = 500.0  # A^2: beyond, a fit has found something else than a fall-off
+STRONGEST = 400.0  # A^2: beyond, a fit has found something else than a fall-off
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +80,8 @@ def sharpen_map(
         resolution = extent / max(resolution_shell(fsc), 1.0)
     weights = np.clip(fsc, 0.0, 1.0)
     fit = GuinierFit(0.0, 0.0, 0.0, 0)
-    if extent / resolution - extent / fit_from >= FEWEST_SHELLS:
+    shells = extent / resolution - extent / fit_from
+    if shells >= FEWEST_SHELLS and resolution <= FIT_BEYOND:
         fit = guinier(
             density * mask,
             pixel_size=pixel_size,

@@ -12,7 +12,7 @@ from dspa.data.errors import InputError
 from dspa.io import picture
 from dspa.io.rendering import volume_rendering
 from dspa.io.volumes import Volume, read_volume, write_volume
-from dspa.ops.fsc import resolution_at
+from dspa.ops.fsc import resolution_shell
 from dspa.ops.map_sharpening import SharpenedMap, sharpen_map
 from dspa.ops.resolution import Resolution, measure_resolution
 from dspa.stages.refine_output import draw_fsc, write_fsc
@@ -86,7 +86,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: PostprocessParams) 
         fit_from=params.fit_from,
         resolution=params.lowpass if params.lowpass > 0 else None,
     )
-    return _write(context, measured, sharp, box=box, pixel_size=pixel_size)
+    return _write(context, measured, sharp, halves=first, given=params.bfactor is not None)
 
 
 def read_halves(volume: Path) -> tuple[Volume, Volume]:
@@ -120,12 +120,19 @@ def read_halves(volume: Path) -> tuple[Volume, Volume]:
 
 
 def _write(
-    context: Context, measured: Resolution, sharp: SharpenedMap, *, box: int, pixel_size: float
+    context: Context,
+    measured: Resolution,
+    sharp: SharpenedMap,
+    *,
+    halves: Volume,
+    given: bool,
 ) -> dict[str, Path]:
     """Write maps and curves, draw pictures, and say what was found."""
     folder, events = context.folder, context.events
+    box, pixel_size = halves.density.shape[0], halves.pixel_size
     extent, shells = box * pixel_size, (box - 1) // 2
-    resolution = extent / max(measured.shell, 1e-3)
+    shell = min(measured.shell, float(shells))
+    resolution = extent / max(shell, 1e-3)
     outputs = {name: folder / f"{name}.mrc" for name in ("volume", "volume_masked", "mask")}
     maps: dict[str, NDArray[np.float32]] = {
         "volume": sharp.density,
@@ -136,15 +143,13 @@ def _write(
         write_volume(outputs[name], density, pixel_size=pixel_size)
     outputs["fsc"] = folder / "fsc.star"
     write_fsc(outputs["fsc"], measured.curves, extent=extent, shells=shells, resolution=resolution)
-    how = "fitted" if sharp.fitted else "given"
-    if not sharp.fitted and sharp.fit.points == 0:
-        how = "given, or none for want of shells beyond the start of the fit"
+    how = "fitted" if sharp.fitted else "as given" if given else "too few shells beyond 7 A to fit"
     events.message(
         f"B-factor {sharp.bfactor:.0f} A^2 ({how}); low-pass {sharp.resolution:.2f} A; phases "
         f"random beyond {extent / measured.random_from:.1f} A"
     )
-    chance = measured.curve("random phases")[min(int(measured.shell), shells)]
-    if chance > 0.1:
+    chance = measured.curve("random phases")[int(shell)]
+    if chance > 0.1 and shell >= measured.random_from + 2:
         events.warning(
             f"with random phases the masked halves still correlate by {chance:.2f} at "
             f"{resolution:.1f} A: the mask is too tight; use a wider or softer one"
@@ -157,9 +162,8 @@ def _write(
     events.emit(
         "result",
         resolution=resolution,
-        unmasked_resolution=resolution_at(
-            measured.curve("no mask"), box=box, pixel_size=pixel_size
-        ),
+        unmasked_resolution=extent
+        / max(min(resolution_shell(measured.curve("no mask")), float(shells)), 1e-3),
         bfactor=sharp.bfactor,
     )
     return outputs
