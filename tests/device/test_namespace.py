@@ -46,7 +46,7 @@ def test_the_cpu_needs_no_cuda():
 
 
 @portable
-def _body(item, lane, lanes, partial, scratch, values):
+def _body(item, lane, lanes, partial, scratch, values):  # noqa: PLR0917
     for c in range(lane, values.shape[1], lanes):
         partial[0] += values[item, c]
         partial[1] += values[item, c] * values[item, c]
