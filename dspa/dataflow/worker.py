@@ -6,7 +6,7 @@ import dask
 from distributed.cli import dask_worker
 
 from dspa.data.errors import InputError
-from dspa.dataflow.cluster import SETTINGS, THREADS, check_address
+from dspa.dataflow.cluster import MALLOC, SETTINGS, THREADS, check_address
 
 
 def serve(
@@ -42,7 +42,7 @@ def serve(
             dask.utils.parse_bytes(memory)
     except ValueError as error:
         raise InputError(f"--memory {memory!r} is not a size; write it as 8GB") from error
-    dask.config.set(SETTINGS | THREADS)
+    dask.config.set(SETTINGS | THREADS | MALLOC)
     command = [plain, "--nworkers", str(workers), "--nthreads", "1", "--memory-limit", memory]
     command += ["--no-dashboard"]
     files = {"--tls-ca-file": ca_file, "--tls-cert": certificate, "--tls-key": key}
