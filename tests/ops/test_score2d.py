@@ -172,16 +172,22 @@ def test_search_finds_what_all_cells_find(rng):
     every = np.indices((3, grid.angles, len(grid.shifts))).reshape(3, -1).astype(np.int32)
     all_cells = Candidates(np.zeros(every.shape[1], np.int32), *every)
     shared = {"phases": searcher.phases, "band": grid.band}
-    gaps = []
+    gaps, best_member = [], []
     for i in range(len(y)):
         one = {"y": split(y[i : i + 1]), "c2": c2[i : i + 1]}
-        top = score_candidates(searcher.grids, all_cells, searcher.turns, **shared, **one)[0].max()
-        gaps.append(top - scores[cells.image == i].max())
+        every_score = score_candidates(searcher.grids, all_cells, searcher.turns, **shared, **one)[
+            0
+        ]
+        gaps.append(every_score.max() - scores[cells.image == i].max())
+        best_member.append(every[0, every_score.argmax()])
     assert min(gaps) > -0.01
     assert np.mean(np.array(gaps) < 0.01) >= 0.8  # others end a fine step beside their best
     assert max(gaps) < 1.0
     found = posterior(cells, scores, len(y))
-    assert np.mean(found.cells.take(found.best).member == truth[0]) >= 0.9
+    # The class of the best cell of all: noise, not the search, may make that a wrong one.
+    chosen = found.cells.take(found.best).member
+    assert np.mean(chosen == np.array(best_member)) >= 0.9  # a near tie may fall the other way
+    assert np.mean(chosen == truth[0]) >= np.mean(np.array(best_member) == truth[0]) - 0.1
 
 
 def test_soft_sums_are_the_posterior_over_every_coarse_cell(rng):
