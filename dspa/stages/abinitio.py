@@ -70,7 +70,7 @@ class AbInitioParams:
         30, "steps that carry the map to the finest resolution", minimum=0, maximum=5000
     )
     starts: int = param(
-        1, "independent starts; the likeliest after the first steps goes on", minimum=1, maximum=20
+        2, "independent starts; the likeliest after the first steps goes on", minimum=1, maximum=20
     )
     initial_minibatch: int = param(90, "images per step at the start", minimum=10, maximum=100_000)
     final_minibatch: int = param(300, "images per step at the end", minimum=10, maximum=100_000)
