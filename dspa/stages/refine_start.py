@@ -308,8 +308,16 @@ def make_settings(
     seed : int
     local, scale : bool
         See `Settings`.
+
+    Raises
+    ------
+    InputError
+        If there is no such group.
     """
-    symmetry_operators(symmetry)  # a wrong name ends here
+    try:
+        symmetry_operators(symmetry)
+    except ValueError as error:
+        raise InputError(f"--symmetry: {error}") from None
     radius = float(np.clip(spec.extent / initial_lowpass, 4.0, 0.8 * spec.radius))
     reach = max_shift / spec.crop_pixel_size if max_shift > 0 else 0.1 * spec.crop
     return Settings(spec, symmetry, radius, max(reach, 1.0), seed, local, scale)
