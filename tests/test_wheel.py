@@ -17,8 +17,6 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the wheel from a copy of the tree, with the build tools that are installed."""
-    pytest.importorskip("build")
-    pytest.importorskip("wheel")
     folder = tmp_path_factory.mktemp("wheel")
     for name in ("dspa", "kernels"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
