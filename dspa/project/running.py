@@ -203,6 +203,7 @@ class _End:
     figures: dict[str, Any]
 
     def completed(self, outputs: Mapping[str, Path]) -> None:
+        """Record the outputs, relative to the job; RuntimeError if one was not written."""
         found = {}
         for name, path in outputs.items():
             path = Path(path)
