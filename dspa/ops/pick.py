@@ -17,7 +17,6 @@ from dspa.ops.templates import (
     draw_blob,
     filter_templates,
     odd_edge,
-    rotated_batches,
 )
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 BLOB_RIM = 1.2
 # Energy per resolution element, in units of the whole micrograph's, beyond which more is no better.
 LOUDEST = 8.0
-TEMPLATE_RIM = 1.1
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ def _allowed(field: SearchImage, rules: PickRules) -> NDArray[np.bool_]:
     return allowed
 
 
-def _elements(diameter: float, resolution: float) -> float:
+def resolution_elements(diameter: float, resolution: float) -> float:
     """Resolution elements (half a resolution squared) in a circle."""
     return math.pi * (diameter / 2) ** 2 / (resolution / 2) ** 2
 
@@ -123,11 +121,11 @@ def pick_blobs(
     # NCC alone likes places where there is next to nothing. Which candidate stays of two close
     # ones is decided by how much there is as well.
     loudness = np.clip(match.power, 0.0, LOUDEST) * diameters[match.template]
-    peaks = _peaks(field, match.ncc, rules, rank=match.ncc * loudness)
+    peaks = ranked_peaks(field, match.ncc, rules, rank=match.ncc * loudness)
     which = match.template[tuple(peaks.index.T)].astype(np.int32)
     # Energy per element times the elements of the smallest circle: sizes compare.
-    power = match.power * _elements(float(diameters.min()), rules.resolution)
-    return _candidates(field, peaks, power, (which, angles[which], diameters[which]))
+    power = match.power * resolution_elements(float(diameters.min()), rules.resolution)
+    return collect(field, peaks, power, (which, angles[which], diameters[which]))
 
 
 def _match_sizes(field: SearchImage, blobs: list[Blob], rules: PickRules, ctf: CTF | None) -> Match:
@@ -144,7 +142,7 @@ def _match_sizes(field: SearchImage, blobs: list[Blob], rules: PickRules, ctf: C
         drawn = np.stack([draw_blob(b, mask.shape[0], pixel_size=pixel) for b in group])
         seen = filter_templates(drawn, pixel_size=pixel, resolution=rules.resolution, ctf=ctf)
         match = best_match(search, [normalise_templates(seen, mask)], mask)
-        elements = _elements(diameter, rules.resolution)
+        elements = resolution_elements(diameter, rules.resolution)
         ncc, power = to_host(match.ncc), to_host(match.power)
         which = to_host(match.template) + number
         # A small blob correlates by chance more easily than a large one: sizes are compared by
@@ -163,7 +161,7 @@ def _match_sizes(field: SearchImage, blobs: list[Blob], rules: PickRules, ctf: C
     return best
 
 
-def _peaks(
+def ranked_peaks(
     field: SearchImage, ncc: Any, rules: PickRules, *, rank: NDArray[Any] | None = None
 ) -> Peaks:
     """Find peaks of ``rank`` (or of the NCC) where the NCC passes; sorted by NCC."""
@@ -180,7 +178,7 @@ def _peaks(
     return Peaks(found.position[order], found.index[order], values[order])
 
 
-def _candidates(
+def collect(
     field: SearchImage,
     peaks: Peaks,
     power: Any,
@@ -196,42 +194,3 @@ def _candidates(
         angle.astype(np.float32),
         diameter.astype(np.float32),
     )
-
-
-def pick_templates(
-    field: SearchImage,
-    templates: NDArray[np.float32],
-    rules: PickRules,
-    *,
-    diameter: float,
-    angles: NDArray[np.float64],
-    ctf: CTF | None = None,
-) -> Candidates:
-    """Find images of the templates in any in-plane rotation.
-
-    Parameters
-    ----------
-    field : SearchImage
-    templates : (t, n, n) float32
-        On the pixels of ``field``, n odd, particles bright, without CTF.
-    rules : PickRules
-    diameter : float
-        Of the particle, A.
-    angles : (a,) float64
-        In-plane rotations tried, rad.
-    ctf : CTF, optional
-        Of the micrograph.
-    """
-    pixel = field.pixel_size
-    edge = int(templates.shape[-1])
-    mask = circle(edge, min(diameter * TEMPLATE_RIM, (edge - 2) * pixel), pixel_size=pixel)
-    # The CTF turns with astigmatism only, which is nothing at this resolution: applied once here.
-    seen = filter_templates(templates, pixel_size=pixel, resolution=rules.resolution, ctf=ctf)
-    search = search_field(field.image, edge // 2)
-    batches = (normalise_templates(b, mask) for b in rotated_batches(seen, angles))
-    match = best_match(search, batches, mask)
-    peaks = _peaks(field, match.ncc, rules)
-    which = to_host(match.template)[tuple(peaks.index.T)]
-    power = to_host(match.power) * _elements(diameter, rules.resolution)
-    found = (which // angles.size, angles[which % angles.size], np.full(which.size, diameter))
-    return _candidates(field, peaks, power, found)

@@ -16,9 +16,10 @@ from dspa.geometry.rotation import matrix_from_euler
 from dspa.io.micrographs import read_micrographs
 from dspa.io.picture import montage
 from dspa.io.volumes import read_images, read_volume
-from dspa.ops.pick import TEMPLATE_RIM, Candidates, PickRules, pick_templates
+from dspa.ops.pick import Candidates, PickRules
 from dspa.ops.project import prepare_volume, project
 from dspa.ops.search_image import search_image
+from dspa.ops.template_search import TEMPLATE_RIM, pick_templates
 from dspa.ops.templates import centre_templates, odd_edge, resample_templates
 from dspa.ops.thresholds import automatic_thresholds
 from dspa.ops.transform import band_to_images, resize_volume

@@ -1,0 +1,61 @@
+"""Candidates on one micrograph that look like given images in any in-plane rotation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dspa.device import to_host
+from dspa.ops.correlate import best_match, normalise_templates, search_field
+from dspa.ops.pick import collect, ranked_peaks, resolution_elements
+from dspa.ops.templates import circle, filter_templates, rotated_batches
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dspa.ops.ctf import CTF
+    from dspa.ops.pick import Candidates, PickRules
+    from dspa.ops.search_image import SearchImage
+
+# Diameter of the correlation mask over that of the particle.
+TEMPLATE_RIM = 1.1
+
+
+def pick_templates(
+    field: SearchImage,
+    templates: NDArray[np.float32],
+    rules: PickRules,
+    *,
+    diameter: float,
+    angles: NDArray[np.float64],
+    ctf: CTF | None = None,
+) -> Candidates:
+    """Find images of the templates in any in-plane rotation.
+
+    Parameters
+    ----------
+    field : SearchImage
+    templates : (t, n, n) float32
+        On the pixels of ``field``, n odd, particles bright, without CTF.
+    rules : PickRules
+    diameter : float
+        Of the particle, A.
+    angles : (a,) float64
+        In-plane rotations tried, rad.
+    ctf : CTF, optional
+        Of the micrograph.
+    """
+    pixel = field.pixel_size
+    edge = int(templates.shape[-1])
+    mask = circle(edge, min(diameter * TEMPLATE_RIM, (edge - 2) * pixel), pixel_size=pixel)
+    # The CTF turns with astigmatism only, which is nothing at this resolution: applied once here.
+    seen = filter_templates(templates, pixel_size=pixel, resolution=rules.resolution, ctf=ctf)
+    search = search_field(field.image, edge // 2)
+    batches = (normalise_templates(b, mask) for b in rotated_batches(seen, angles))
+    match = best_match(search, batches, mask)
+    peaks = ranked_peaks(field, match.ncc, rules)
+    which = to_host(match.template)[tuple(peaks.index.T)]
+    power = to_host(match.power) * resolution_elements(diameter, rules.resolution)
+    found = (which // angles.size, angles[which % angles.size], np.full(which.size, diameter))
+    return collect(field, peaks, power, found)
