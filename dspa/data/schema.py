@@ -24,7 +24,7 @@ LAYOUT_VERSION = 1
 EXTRA = "extra:"
 MAXIMUM_NAME = 200
 
-FIXED_DIMS = {"xy": 2, "i": 3, "j": 3, "yx": 2}
+FIXED_DIMS = {"xy": 2, "i": 3, "j": 3, "yx": 2, "surface": 6}
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,16 @@ _MICROGRAPH_VARIABLES: dict[str, Variable] = {
     "ctf_resolution": Variable(("micrograph",), "float64", "A", "where the CTF fit ends"),
     "ctf_score": Variable(("micrograph",), "float64", "1", "figure of merit of the CTF fit"),
     "ctf_quality": Variable(("micrograph",), "int8", "", "2 good, 1 weak, 0 failed, -1 not tried"),
+    "defocus_surface": Variable(
+        ("micrograph", "surface"),
+        "float64",
+        "A",
+        "local defocus above the mean: factors of 1, x, y, x^2, x y, y^2 of the coordinate",
+    ),
+    "defocus_range": Variable(("micrograph",), "float64", "A", "spread of the local defocus"),
+    "ice_ring": Variable(
+        ("micrograph",), "float64", "1", "excess power at the ice rings (3.9 to 3.4 A), 0 none"
+    ),
     "contrast_sign": Variable(("micrograph",), "int8", "", "-1: particles dark"),
     "dose": Variable(("micrograph",), "float64", "e/A^2", "total dose"),
     "frames": Variable(("micrograph",), "int32", "", "frames of the movie"),

@@ -33,7 +33,19 @@ _PLAIN = (
     ("rlnPhaseShift", "phase_shift", _DEGREE),
     ("rlnCtfMaxResolution", "ctf_resolution", 1.0),
     ("rlnCtfFigureOfMerit", "ctf_score", 1.0),
+    ("dspaDefocusRange", "defocus_range", 1.0),
+    ("dspaIceRing", "ice_ring", 1.0),
     ("dspaDose", "dose", 1.0),
+)
+# Local defocus in A over um, so that nine digits hold it: factors of 1, x, y, x^2, x y, y^2.
+_MICROMETRE = 1e4
+_SURFACE = (
+    ("dspaDefocusSurface1", 1.0),
+    ("dspaDefocusSurfaceX", 1.0 / _MICROMETRE),
+    ("dspaDefocusSurfaceY", 1.0 / _MICROMETRE),
+    ("dspaDefocusSurfaceXX", 1.0 / _MICROMETRE**2),
+    ("dspaDefocusSurfaceXY", 1.0 / _MICROMETRE**2),
+    ("dspaDefocusSurfaceYY", 1.0 / _MICROMETRE**2),
 )
 _NAME, _MOVIE, _SIGN = "rlnMicrographName", "rlnMicrographMovieName", "dspaContrastSign"
 _DIGITS = 9
@@ -79,6 +91,12 @@ def read_star_micrographs(
         if column in rows.columns:
             variables[name] = numbers(path, column, rows.columns[column]) * factor
             used.add(column)
+    if all(column in rows.columns for column, _ in _SURFACE):
+        variables["defocus_surface"] = np.stack(
+            [numbers(path, column, rows.columns[column]) * factor for column, factor in _SURFACE],
+            axis=1,
+        )
+        used.update(column for column, _ in _SURFACE)
     if _SIGN in rows.columns:
         sign = numbers(path, _SIGN, rows.columns[_SIGN])
         variables["contrast_sign"] = np.where(sign < 0, -1, 1)
@@ -124,6 +142,11 @@ def write_star_micrographs(dataset: xr.Dataset, path: str | Path) -> None:
     for label, name, factor in _PLAIN:
         if name in dataset.variables and not np.isnan(dataset[name].values).all():
             columns[label] = np.round(dataset[name].values / factor, _DIGITS)
+    if "defocus_surface" in dataset.variables:
+        for (label, factor), values in zip(
+            _SURFACE, dataset["defocus_surface"].values.T, strict=True
+        ):
+            columns[label] = np.round(values / factor, _DIGITS)
     if {"rlnDefocusU", "rlnDefocusV"} <= set(columns):
         columns["rlnCtfAstigmatism"] = np.round(
             np.abs(columns["rlnDefocusU"] - columns["rlnDefocusV"]), _DIGITS

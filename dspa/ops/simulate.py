@@ -16,8 +16,15 @@ from scipy.spatial import cKDTree
 
 from dspa.geometry.rotation import matrix_from_euler, random_rotations
 from dspa.ops.ctf import CTF
+from dspa.ops.defocus_surface import ctf_at, defocus_offset, extent_of, tilted_surface
 from dspa.ops.simulate_images import cut_middle, debris, paste, project_density, see_through
-from dspa.ops.simulate_solvent import coloured_noise, contamination, ice_thickness, solvent_noise
+from dspa.ops.simulate_solvent import (
+    coloured_noise,
+    contamination,
+    crystalline_ice,
+    ice_thickness,
+    solvent_noise,
+)
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -64,6 +71,14 @@ class Scene:
         Contaminations per micrograph.
     edge : float
         Probability that the edge of the support film is in a micrograph.
+    tilt, tilt_axis : float
+        rad; tilt of the specimen and direction of its axis from x towards y.
+    bend : float
+        By how much defocus in the corners of a micrograph exceeds that in its middle, A.
+    phase_low, phase_high : float
+        Range of the phase shift of a phase plate, rad.
+    ice_ring : float
+        Power of the ring of crystalline ice at 3.67 A, in units of the noise.
     """
 
     pixel_size: float
@@ -83,6 +98,12 @@ class Scene:
     junk: float = 0.05
     blobs: int = 2
     edge: float = 0.1
+    tilt: float = 0.0
+    tilt_axis: float = 0.0
+    bend: float = 0.0
+    phase_low: float = 0.0
+    phase_high: float = 0.0
+    ice_ring: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +124,8 @@ class Exposure:
         Of the n particles.
     junk_coordinates : (j, 2) float64
         x, y of what a picker may mistake for a particle.
+    surface : (6,) float64
+        How defocus varies over the micrograph (`dspa.ops.defocus_surface`).
     """
 
     image: NDArray[np.float32]
@@ -111,6 +134,7 @@ class Exposure:
     poses: NDArray[np.float64]
     particle_ctf: CTF
     junk_coordinates: NDArray[np.float64]
+    surface: NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,6 +204,9 @@ def draw_ctf(count: int, scene: Scene, *, rng: Generator) -> CTF:
     """
     mean = rng.uniform(scene.defocus_low, scene.defocus_high, count)
     half = 0.5 * rng.uniform(0.0, scene.astigmatism, count)
+    phase = np.full(count, scene.phase_low)
+    if scene.phase_high > scene.phase_low:
+        phase = rng.uniform(scene.phase_low, scene.phase_high, count)
     return CTF(
         defocus_u=mean + half,
         defocus_v=mean - half,
@@ -187,6 +214,7 @@ def draw_ctf(count: int, scene: Scene, *, rng: Generator) -> CTF:
         voltage=np.full(count, scene.voltage),
         spherical_aberration=np.full(count, scene.spherical_aberration),
         amplitude_contrast=np.full(count, scene.amplitude_contrast),
+        phase_shift=phase,
     )
 
 
@@ -287,8 +315,14 @@ def expose(
     points = rng.permutation(points)
     junk, points = points[:extra], points[extra:]
     poses = draw_views(len(points), views=scene.views, rng=rng)
-    particle_ctf = _with_envelope(_at_heights(ctf, len(points), scene, rng), scene)
-    image = float(np.sqrt(scene.thon)) * solvent_noise(shape, ctf, pixel_size=pixel_size, rng=rng)
+    surface, height = _specimen(scene, shape)
+    particle_ctf = _at_heights(ctf, points, scene, surface=surface, rng=rng)
+    image = float(np.sqrt(scene.thon)) * solvent_noise(
+        shape, ctf, pixel_size=pixel_size, rng=rng, height=height
+    )
+    if scene.ice_ring > 0:
+        rings = crystalline_ice(shape, pixel_size=pixel_size, rng=rng)
+        image += float(np.sqrt(scene.ice_ring)) * rings
     image += float(np.sqrt(1.0 - scene.thon)) * coloured_noise(
         shape, pixel_size=pixel_size, colour=scene.colour, rng=rng
     )
@@ -296,9 +330,9 @@ def expose(
     paste(image, project_density(density, poses), points, particle_ctf, pixel_size=pixel_size)
     if extra:
         rubbish = debris(len(junk), density, rng=rng)
-        junk_ctf = _with_envelope(_at_heights(ctf, len(junk), scene, rng), scene)
+        junk_ctf = _at_heights(ctf, junk, scene, surface=surface, rng=rng)
         paste(image, rubbish, junk, junk_ctf, pixel_size=pixel_size)
-    return Exposure(image.astype(np.float32), ctf, points, poses, particle_ctf, junk)
+    return Exposure(image.astype(np.float32), ctf, points, poses, particle_ctf, junk, surface)
 
 
 def portray(
@@ -359,11 +393,30 @@ def portray(
     return images, Portraits(poses, shifts, ctf, junk)
 
 
-def _at_heights(ctf: CTF, count: int, scene: Scene, rng: Generator) -> CTF:
-    """Return the CTF of particles at random heights in the ice of one micrograph."""
-    height = scene.defocus_spread * rng.standard_normal(count)
-    many = ctf.select(np.zeros(count, np.int64))
-    return replace(many, defocus_u=many.defocus_u + height, defocus_v=many.defocus_v + height)
+def _specimen(
+    scene: Scene, shape: tuple[int, int]
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """Surface of the specimen, and its height at every pixel unless it is flat."""
+    extent = extent_of(shape, scene.pixel_size)
+    surface = tilted_surface(extent, tilt=scene.tilt, axis=scene.tilt_axis, bend=scene.bend)
+    if not surface.any():
+        return surface, None
+    y, x = np.indices(shape, np.float32) * np.float32(scene.pixel_size)
+    return surface, defocus_offset(surface, np.stack([x, y], axis=-1))
+
+
+def _at_heights(
+    ctf: CTF,
+    points: NDArray[np.float64],
+    scene: Scene,
+    *,
+    surface: NDArray[np.float64],
+    rng: Generator,
+) -> CTF:
+    """Return the CTF of particles at points (n, 2) in pixels, at random heights in the ice."""
+    height = scene.defocus_spread * rng.standard_normal(len(points))
+    height += defocus_offset(surface, points * scene.pixel_size)
+    return _with_envelope(ctf_at(ctf, height), scene)
 
 
 def _with_envelope(ctf: CTF, scene: Scene) -> CTF:

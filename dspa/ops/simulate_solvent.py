@@ -11,6 +11,7 @@ import numpy as np
 from scipy import fft
 
 from dspa.ops.ctf import CTF, ctf_image
+from dspa.ops.defocus_surface import ctf_at
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 _CORNER = 1.0 / 80.0  # 1/A: below it the coloured noise is flat
 _SOLVENT_BFACTOR = 60.0  # A^2: motion of the ice's own molecules
+_LEVEL = 80.0  # A of defocus between the layers that make up a tilted specimen
+_ICE_RINGS = (3.90, 3.67, 3.44)  # A, hexagonal ice
+_ICE_WIDTH = 0.003  # 1/A
 
 
 def coloured_noise(
@@ -48,7 +52,12 @@ def coloured_noise(
 
 
 def solvent_noise(
-    shape: tuple[int, int], ctf: CTF, *, pixel_size: float, rng: Generator
+    shape: tuple[int, int],
+    ctf: CTF,
+    *,
+    pixel_size: float,
+    rng: Generator,
+    height: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float32]:
     """Draw the image of amorphous ice: a random structure seen through the CTF (Thon rings).
 
@@ -62,6 +71,9 @@ def solvent_noise(
         A.
     rng : Generator
         Source of randomness.
+    height : (y, x) float64, optional
+        A; how much larger defocus is at each pixel (a tilted specimen). The same structure seen
+        at levels 80 A apart is blended linearly between them.
 
     Returns
     -------
@@ -69,9 +81,53 @@ def solvent_noise(
         Zero mean, unit variance in expectation.
     """
     ky, kx = fft.fftfreq(shape[0], pixel_size)[:, None], fft.rfftfreq(shape[1], pixel_size)
-    transfer = ctf_image(ctf, shape, pixel_size=pixel_size)[0].astype(np.float64)
-    transfer *= np.exp(-0.25 * _SOLVENT_BFACTOR * (ky * ky + kx * kx))
-    return _shaped_noise(transfer / np.sqrt(_plane_mean(transfer**2, shape)), shape, rng)
+    envelope = np.exp(-0.25 * _SOLVENT_BFACTOR * (ky * ky + kx * kx))
+
+    def amplitude(at: CTF) -> NDArray[np.float64]:
+        transfer = ctf_image(at, shape, pixel_size=pixel_size)[0] * envelope
+        return np.asarray(transfer / np.sqrt(_plane_mean(transfer**2, shape)))
+
+    if height is None:
+        return _shaped_noise(amplitude(ctf), shape, rng)
+    white = fft.rfft2(rng.standard_normal(shape, np.float32))
+    white[0, 0] = 0.0
+    low, high = float(height.min()), float(height.max())
+    levels = np.linspace(low, high, max(2, int(np.ceil((high - low) / _LEVEL)) + 1))
+    step = levels[1] - levels[0] or 1.0
+    total = np.zeros(shape, np.float32)
+    for level in levels:
+        share = np.clip(1.0 - np.abs(height - level) / step, 0.0, 1.0).astype(np.float32)
+        seen = white * amplitude(ctf_at(ctf, level)).astype(np.float32)
+        total += share * np.asarray(fft.irfft2(seen, s=shape), np.float32)
+    return total
+
+
+def crystalline_ice(
+    shape: tuple[int, int], *, pixel_size: float, rng: Generator
+) -> NDArray[np.float32]:
+    """Draw fine-grained crystalline ice: noise in rings at 3.90, 3.67 and 3.44 A.
+
+    Parameters
+    ----------
+    shape : (y, x)
+        Pixels.
+    pixel_size : float
+        A; the rings lie beyond Nyquist, and nothing is drawn, from 1.95 A on.
+    rng : Generator
+        Source of randomness.
+
+    Returns
+    -------
+    (y, x) float32
+        Zero mean; the power per Fourier coefficient at the top of the middle ring is 1.
+    """
+    ky, kx = fft.fftfreq(shape[0], pixel_size)[:, None], fft.rfftfreq(shape[1], pixel_size)
+    radius = np.hypot(ky, kx)
+    power = sum(
+        weight * np.exp(-0.5 * ((radius - 1.0 / spacing) / _ICE_WIDTH) ** 2)
+        for weight, spacing in zip((0.7, 1.0, 0.5), _ICE_RINGS, strict=True)
+    )
+    return _shaped_noise(np.sqrt(np.asarray(power)), shape, rng)
 
 
 def ice_thickness(shape: tuple[int, int], *, rng: Generator) -> NDArray[np.float32]:

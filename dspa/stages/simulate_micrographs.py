@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from dspa.io.particles import write_particles
 from dspa.io.picture import Circles, image
 from dspa.io.volumes import read_volume, write_volume
 from dspa.ops.ctf import CTF
+from dspa.ops.defocus_surface import extent_of, surface_range
 from dspa.ops.simulate import Exposure, Scene, expose
 from dspa.ops.simulate_images import particle_diameter
 from dspa.stages.simulate import (
@@ -65,6 +67,16 @@ class Params:
     junk: float = param(0.05, "junk, as a fraction of the particles", minimum=0, maximum=10)
     contamination: int = param(2, "blobs of contamination in each", minimum=0, maximum=200)
     edge: float = param(0.1, "probability of the support film's edge", minimum=0, maximum=1)
+    tilt: float = param(0.0, "tilt of the specimen", unit="deg", minimum=-60, maximum=60)
+    tilt_axis: float = param(0.0, "tilt axis, from x towards y", unit="deg")
+    bend: float = param(
+        0.0, "defocus in the corners above that in the middle", unit="A", maximum=20000
+    )
+    min_phase_shift: float = param(0.0, "smallest phase plate shift", unit="deg")
+    max_phase_shift: float = param(0.0, "largest phase plate shift", unit="deg", maximum=180)
+    ice_ring: float = param(
+        0.0, "power of the crystalline ice ring at 3.67 A, over noise", minimum=0, maximum=100
+    )
 
 
 @dataclass(frozen=True)
@@ -88,7 +100,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
     (context.folder / "micrographs").mkdir(exist_ok=True)
     session = _Session(
         folder=context.folder,
-        scene=make_scene(params, ice=params.ice, blobs=params.contamination, edge=params.edge),
+        scene=_scene(params),
         shape=(params.height, params.width),
         count=params.particles,
         separation=params.separation or 0.9 * diameter,
@@ -106,6 +118,22 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
     context.events.emit("result", micrographs=params.micrographs, particles=total)
     # Not of the kind "volume": no later job may find the truth in its lineage by itself.
     return outputs | {"truth_volume": volume}
+
+
+def _scene(params: Params) -> Scene:
+    low, high = sorted((math.radians(params.min_phase_shift), math.radians(params.max_phase_shift)))
+    return make_scene(
+        params,
+        ice=params.ice,
+        blobs=params.contamination,
+        edge=params.edge,
+        tilt=math.radians(params.tilt),
+        tilt_axis=math.radians(params.tilt_axis),
+        bend=params.bend,
+        phase_low=low,
+        phase_high=high,
+        ice_ring=params.ice_ring,
+    )
 
 
 def _path(folder: Path, number: int) -> Path:
@@ -130,10 +158,7 @@ def _simulate(session: _Session, number: int) -> Exposure:
         shape=(1, *session.shape),
         pixel_size=session.scene.pixel_size,
     )
-    kept = np.zeros((0, 0), np.float32) if number else made.image
-    return Exposure(
-        kept, made.ctf, made.coordinates, made.poses, made.particle_ctf, made.junk_coordinates
-    )
+    return replace(made, image=np.zeros((0, 0), np.float32)) if number else made
 
 
 def _write_tables(
@@ -151,7 +176,12 @@ def _write_tables(
         **optics_columns(session.scene),
     }
     blind = make("micrographs", table)
-    truth = make("micrographs", table | ctf_columns(_join([e.ctf for e in exposures])))
+    extent = extent_of(session.shape, session.scene.pixel_size)
+    surfaces = {
+        "defocus_surface": np.stack([e.surface for e in exposures]),
+        "defocus_range": [surface_range(e.surface, extent) for e in exposures],
+    }
+    truth = make("micrographs", table | ctf_columns(_join([e.ctf for e in exposures])) | surfaces)
     write_micrographs(blind, folder / "micrographs.zarr")
     write_micrographs(blind, folder / "micrographs.star")
     write_micrographs(truth, folder / "micrographs_truth.star")
@@ -186,7 +216,7 @@ def _particles(session: _Session, exposures: Sequence[Exposure], names: NDArray[
 
 def _join(ctfs: Sequence[CTF]) -> CTF:
     """Concatenate the CTFs of several images."""
-    names = ("defocus_u", "defocus_v", "defocus_angle", "voltage", "spherical_aberration")
+    names = [field.name for field in fields(CTF)]
     return CTF(**{name: np.concatenate([getattr(c, name) for c in ctfs]) for name in names})
 
 
