@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from dspa.data.errors import InputError
 from dspa.data.schema import EXTRA
 from dspa.io.micrographs import micrograph_info
 from dspa.ops.extract import cut_boxes
+from dspa.stages.micrograph_tasks import match_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,39 +52,21 @@ class Boxes:
     set_aside: tuple[str, ...]
 
 
-def find_micrographs(particles: xr.Dataset, tasks: Sequence[MicrographTask]) -> NDArray[np.int64]:
-    """Find each particle's micrograph by name: position in ``tasks`` or -1.
+def find_micrographs(particles: xr.Dataset, names: Sequence[str]) -> NDArray[np.int64]:
+    """Find each particle's micrograph by name: position in ``names`` or -1.
 
-    Names are compared as they are, then by file name, then by file name without its suffix; the
-    last two only where they are unique.
+    Parameters
+    ----------
+    particles : Dataset
+        Picks or particles.
+    names : sequence of str
+        Of the micrographs.
     """
     if "micrograph" not in particles or "micrograph_name" not in particles:
         raise InputError("the picks do not say which micrographs they lie on")
-    lookup: dict[str, int] = {}
-    repeated: set[str] = set()
-    for form in (str, _file, _stem):
-        for position, task in enumerate(tasks):
-            key = f"{form.__name__}:{form(task.name)}"
-            if key in lookup:
-                repeated.add(key)
-            lookup[key] = position
-    names = [str(name) for name in particles["micrograph_name"].values]
-    found = np.full(len(names) + 1, -1, np.int64)
-    for i, name in enumerate(names):
-        for form in (str, _file, _stem):
-            key = f"{form.__name__}:{form(name)}"
-            if key in lookup and key not in repeated:
-                found[i] = lookup[key]
-                break
-    return np.asarray(found[np.asarray(particles["micrograph"].values)])
-
-
-def _file(name: str) -> str:
-    return Path(name).name
-
-
-def _stem(name: str) -> str:
-    return Path(name).stem
+    found = match_names([str(name) for name in particles["micrograph_name"].values], names)
+    index = np.asarray(particles["micrograph"].values)
+    return np.asarray(np.append(found, -1)[index], np.int64)
 
 
 def place_boxes(
@@ -114,7 +96,7 @@ def place_boxes(
         raise InputError("--recenter: the particles have no shifts; classify or refine them first")
     truth = coordinate - old
     target = truth if recenter else coordinate
-    where = find_micrographs(particles, tasks)
+    where = find_micrographs(particles, [task.name for task in tasks])
     start = np.zeros(coordinate.shape, np.int64)
     centre, inside = np.zeros_like(coordinate), np.zeros(len(where), bool)
     for position in np.unique(where[where >= 0]):

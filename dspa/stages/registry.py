@@ -43,6 +43,7 @@ ENTRIES = (
     Entry("simulate micrographs", "simulate_micrographs", "make micrographs with known truth"),
     Entry("simulate particles", "simulate_particles", "make a particle stack with known truth"),
     Entry("ctf", "ctf", "estimate defocus and astigmatism of micrographs"),
+    Entry("curate-exposures", "curate_exposures", "keep the micrographs worth going on with"),
     Entry("pick blob", "blob_picker", "find particles by their size"),
     Entry("pick template", "template_picker", "find particles by 2D classes or views of a map"),
     Entry("inspect-picks", "inspect_picks", "keep picks by their scores"),
