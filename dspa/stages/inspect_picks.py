@@ -15,6 +15,15 @@ from dspa.io.particles import read_particles
 from dspa.io.picture import histogram, scatter
 from dspa.ops.thresholds import Thresholds, automatic_thresholds
 from dspa.stages.micrograph_tasks import contained, micrograph_tasks
+from dspa.stages.pick_edits import (
+    FILE,
+    Edits,
+    added_picks,
+    apply_edits,
+    read_edits,
+    with_added,
+    write_edits,
+)
 from dspa.stages.picking import SCATTER_POINTS, micrograph_picture, write_picks
 from dspa.stages.stage import Context, Input, Stage, param
 
@@ -27,6 +36,7 @@ if TYPE_CHECKING:
 
 # Micrographs drawn in the report.
 SHOWN = 3
+EDITS_HELP = "Picks added, kept, removed by hand: a JSON file, or a job that had some"
 
 
 @dataclass(frozen=True)
@@ -41,9 +51,18 @@ class Params:
     max_diameter: float | None = param(None, "Largest diameter of a pick kept.", unit="A")
 
 
-def _scores(picks: xr.Dataset, params: Params) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """NCC and power as they are compared with the thresholds."""
-    suffix = "_relative" if params.calibrate else ""
+def scores(
+    picks: xr.Dataset, *, calibrate: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return NCC and power as they are compared with the thresholds.
+
+    Parameters
+    ----------
+    picks : Dataset
+    calibrate : bool
+        Whether relative to the defocus trend, where the picks have that.
+    """
+    suffix = "_relative" if calibrate else ""
     for name in ("ncc", "power"):
         if name not in picks:
             raise InputError(f"the picks have no {name} score; they come from another program")
@@ -55,21 +74,30 @@ def _scores(picks: xr.Dataset, params: Params) -> tuple[NDArray[np.float64], NDA
     return column("ncc"), column("power")
 
 
-def _thresholds(
-    ncc: NDArray[np.float64],
-    power: NDArray[np.float64],
-    params: Params,
-    *,
-    usual: NDArray[np.bool_],
-) -> Thresholds:
-    """Given thresholds; what is missing is found if ``auto``, else open.
+def suggested(picks: xr.Dataset, *, calibrate: bool) -> Thresholds:
+    """Return the thresholds that ``--auto`` takes.
 
     Candidates on micrographs without a CTF are not asked: they were searched in another way, or
     the micrograph is bad.
+
+    Parameters
+    ----------
+    picks : Dataset
+    calibrate : bool
+        As for `scores`.
     """
+    ncc, power = scores(picks, calibrate=calibrate)
+    usual = np.ones(ncc.size, bool)
+    if "defocus_u" in picks and np.isfinite(picks["defocus_u"].values).any():
+        usual = np.isfinite(picks["defocus_u"].values)
+    return automatic_thresholds(ncc[usual], power[usual])
+
+
+def _thresholds(picks: xr.Dataset, params: Params) -> Thresholds:
+    """Given thresholds; what is missing is found if ``auto``, else open."""
     found = Thresholds(-1.0, 0.0, math.inf)
     if params.auto:
-        found = automatic_thresholds(ncc[usual], power[usual])
+        found = suggested(picks, calibrate=params.calibrate)
     low, high = params.power or (found.power_low, found.power_high)
     if low > high:
         raise InputError(f"--power {low:g} {high:g}: the first must be the lower one")
@@ -82,32 +110,37 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     chosen_by = (params.min_ncc, params.power, params.min_diameter, params.max_diameter)
     if not params.auto and all(value is None for value in chosen_by):
         raise InputError("give --min-ncc and --power LOW HIGH, or --auto")
-    ncc, power = _scores(picks, params)
+    ncc, power = scores(picks, calibrate=params.calibrate)
     if not ncc.size:
         raise InputError(f"{inputs['picks']}: there are no candidates to choose from")
-    usual = np.ones(ncc.size, bool)
-    if "defocus_u" in picks and np.isfinite(picks["defocus_u"].values).any():
-        usual = np.isfinite(picks["defocus_u"].values)
-    limits = _thresholds(ncc, power, params, usual=usual)
+    limits = _thresholds(picks, params)
     keep = (ncc >= limits.ncc) & (power >= limits.power_low) & (power <= limits.power_high)
     if "pick_diameter" in picks:
         diameter = picks["pick_diameter"].values
         keep &= diameter >= (params.min_diameter or 0.0)
         keep &= diameter <= (params.max_diameter or math.inf)
-    if not keep.any():
+    micrographs = read_micrographs(inputs["micrographs"]) if inputs.get("micrographs") else None
+    edits = read_edits(inputs["edits"]) if inputs.get("edits") else Edits()
+    keep, added = apply_edits(edits, picks, keep), added_picks(edits, picks, micrographs)
+    if not keep.any() and not edits.added:
         raise InputError(
             f"no candidate of {keep.size} passes: NCC {ncc.min():.2f} to {ncc.max():.2f}, power "
             f"{power.min():.0f} to {power.max():.0f}; choose thresholds within these"
         )
-    outputs = write_picks(context.folder, picks.isel(particle=np.flatnonzero(keep)))
+    chosen = with_added(picks.isel(particle=np.flatnonzero(keep)), added)
+    outputs = write_picks(context.folder, chosen)
+    if edits:
+        outputs["edits"] = write_edits(edits, context.folder / FILE)
     _show_scores(context, (ncc, power), keep, limits)
-    if inputs.get("micrographs"):
-        _show_micrographs(context, read_micrographs(inputs["micrographs"]), picks, keep)
+    if micrographs is not None:
+        _show_micrographs(context, micrographs, picks, keep)
+    by_hand = f"; by hand {edits}" if edits else ""
     context.events.message(
         f"{int(keep.sum())} of {keep.size} candidates kept: --min-ncc {limits.ncc:.3f} "
-        f"--power {limits.power_low:.0f} {limits.power_high:.0f}"
+        f"--power {limits.power_low:.0f} {limits.power_high:.0f}{by_hand}"
     )
-    context.events.emit("result", kept=int(keep.sum()), candidates=int(keep.size))
+    figures = {"kept": int(chosen.sizes["particle"]), "candidates": int(keep.size)}
+    context.events.emit("result", **figures)
     return outputs
 
 
@@ -158,7 +191,7 @@ def _show_micrographs(
     tasks = {task.name: task for task in micrograph_tasks(micrographs)}
     diameter = 100.0
     if "pick_diameter" in picks:
-        diameter = float(np.median(picks["pick_diameter"].values[keep]))
+        diameter = float(np.median(picks["pick_diameter"].values))
     spread = np.unique(np.round(np.linspace(0, present.size - 1, min(SHOWN, present.size))))
     for row in present[spread.astype(int)]:
         task = tasks.get(str(names[row]))
@@ -179,6 +212,10 @@ STAGE = Stage(
     name="inspect-picks",
     summary="choose picks by NCC and power",
     params=Params,
-    inputs=(Input("picks", "picks"), Input("micrographs", "micrographs", optional=True)),
+    inputs=(
+        Input("picks", "picks"),
+        Input("micrographs", "micrographs", optional=True),
+        Input("edits", "edits", positional=False, optional=True, help=EDITS_HELP),
+    ),
     run=run,
 )
