@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     from dspa.stages.exposure_figures import Figure
 
+# Figures whose histograms tell nothing that others do not.
+_NOT_DRAWN = ("index", "ctf_quality", "ctf_score")
 # Names that a message lists.
 LISTED = 5
 
@@ -143,31 +145,45 @@ class Verdict:
 
 
 def judge(
-    figures: Mapping[str, Figure], rules: Sequence[Rule], named: Mapping[str, NDArray[np.bool_]]
+    figures: Mapping[str, Figure], rules: Sequence[Rule], table: xr.Dataset, params: Params
 ) -> Verdict:
     """Hold every micrograph against the rules.
+
+    Who is named to be excluded and to be included is excluded.
 
     Parameters
     ----------
     figures : mapping
         From `exposure_figures`.
     rules : sequence of Rule
-    named : mapping
-        ``exclude`` and ``include``: (m,) bool. Who is named in both is rejected.
+    table : Dataset
+        Micrographs, for their names.
+    params : Params
+        ``exclude`` and ``include``.
+
+    Raises
+    ------
+    InputError
+        If a figure is not known of any micrograph, a name is not there, there is no rule, or no
+        micrograph is left.
     """
     broken = {}
     for rule in rules:
         if rule.figure not in figures:
             raise InputError(f"{rule.option}: {_LACKING[rule.figure]}")
         broken[rule.option] = ~rule.accepts(figures[rule.figure].values)
-    keep = np.ones(len(named["exclude"]), bool)
-    for rows in broken.values():
-        keep &= ~rows
-    keep |= named["include"]
-    keep &= ~named["exclude"]
-    if named["exclude"].any():
-        broken["--exclude"] = named["exclude"]
-    return Verdict(keep, broken)
+    exclude = names_of(params.exclude, table, "--exclude")
+    if exclude.any():
+        broken["--exclude"] = exclude
+    if not broken:
+        raise InputError(
+            "nothing to choose by: give a rule such as --max-ctf-resolution 6, or --exclude names"
+        )
+    keep = ~np.any(list(broken.values()), axis=0) | names_of(params.include, table, "--include")
+    verdict = Verdict(keep & ~exclude, broken)
+    if not verdict.keep.any():
+        raise InputError(f"no micrograph of {exclude.size} is left; {_tally(verdict)}")
+    return verdict
 
 
 _NO_CTF = "the micrographs have no CTF; run dspa ctf first"
@@ -228,15 +244,6 @@ def _listed(word: str) -> list[str]:
 def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[str, Path]:
     """Apply the rules, and split the micrographs (and what was picked on them)."""
     table = read_micrographs(inputs["micrographs"])
-    count = table.sizes["micrograph"]
-    rules = rules_of(params)
-    named = {
-        name: names_of(getattr(params, name), table, f"--{name}") for name in ("exclude", "include")
-    }
-    if not rules and not named["exclude"].any():
-        raise InputError(
-            "nothing to choose by: give a rule such as --max-ctf-resolution 6, or --exclude names"
-        )
     counted = inputs.get("particles") or inputs.get("picks")
     picks = read_particles(counted) if counted else None
     counts = None if picks is None else count_by_micrograph(picks, table)
@@ -246,9 +253,8 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
         measured = context.runner.map(mean_intensity, tasks, name="intensity")
         intensity = np.array(measured, np.float64)
     figures = exposure_figures(table, picks=counts, intensity=intensity)
-    verdict = judge(figures, rules, named)
-    if not verdict.keep.any():
-        raise InputError(f"no micrograph of {count} is left; {_tally(verdict)}")
+    rules = rules_of(params)
+    verdict = judge(figures, rules, table, params)
     outputs = _write(context.folder, table, verdict.keep)
     _write_figures(context.folder / "exposures.csv", table, figures, verdict)
     if picks is not None:
@@ -308,7 +314,7 @@ def _show(
     for rule in rules:
         edges = [value for value in (rule.low, rule.high) if math.isfinite(value)]
         limits.setdefault(rule.figure, []).extend(edges)
-    varied = {name: f for name, f in figures.items() if f.varies and name != "index"}
+    varied = {name: f for name, f in figures.items() if f.varies and name not in _NOT_DRAWN}
     for name, figure in varied.items():
         sets = {"rejected": figure.shown[~keep], "accepted": figure.shown[keep]}
         context.events.picture(

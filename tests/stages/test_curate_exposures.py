@@ -14,7 +14,9 @@ from dspa.dataflow.runner import InlineRunner
 from dspa.io.micrographs import read_micrographs, write_micrographs
 from dspa.io.mrc import write as write_mrc
 from dspa.io.particles import read_particles, write_particles
-from dspa.stages.curate_exposures import STAGE, Params
+from dspa.stages.curate_exposures import STAGE, Params, judge, names_of, rules_of
+from dspa.stages.exposure_figures import count_by_micrograph, exposure_figures, mean_intensity
+from dspa.stages.micrograph_tasks import micrograph_tasks
 from dspa.stages.stage import Context, check
 
 COUNT = 8
@@ -87,8 +89,13 @@ def curate(folder, *, picks=None, particles=None, **params):
     ],
 )
 def test_every_rule_rejects_what_it_says(session, params, kept):
-    picks = session / "picks.zarr" if any("picks" in name for name in params) else None
-    assert curate(session, picks=picks, **params)[0] == kept
+    table = read_micrographs(session / "micrographs.zarr")
+    counts = count_by_micrograph(read_particles(session / "picks.zarr"), table)
+    intensity = np.array([mean_intensity(task) for task in micrograph_tasks(table)])
+    figures = exposure_figures(table, picks=counts, intensity=intensity)
+    made = Params(**params)
+    check(made)
+    assert np.flatnonzero(judge(figures, rules_of(made), table, made).keep).tolist() == kept
 
 
 def test_what_was_picked_goes_along_and_reasons_are_told(session):
@@ -112,19 +119,21 @@ def test_what_was_picked_goes_along_and_reasons_are_told(session):
 
 
 def test_particles_are_counted_instead_of_picks(session):
-    _, said, outputs = curate(
-        session, picks=session / "picks.zarr", particles=session / "picks.zarr", min_picks=4
-    )
-    assert "60 of 63 particles" in said and "picks" not in outputs
-    assert read_particles(outputs["particles"]).sizes["particle"] == 60
+    both = {"picks": session / "picks.zarr", "particles": session / "picks.zarr"}
+    kept, said, outputs = curate(session, **both, min_picks=4, intensity=(0.5, 1.5))
+    assert kept == [0, 1, 3, 4, 5]
+    assert "50 of 63 particles" in said and "picks" not in outputs
+    assert read_particles(outputs["particles"]).sizes["particle"] == 50
 
 
 def test_names_come_from_files(session):
     (session / "bad.txt").write_text("# looked at by hand\nm0.bin.mrc\n\nm1.bin\n")
-    assert curate(session, exclude=(str(session / "bad.txt"),))[0] == [2, 3, 4, 5, 6, 7]
-    curate(session, exclude=("m3.bin",))
-    star = str(session / "jobs" / "rejected.star")
-    assert curate(session, exclude=(star,))[0] == [0, 1, 2, 4, 5, 6, 7]
+    table = read_micrographs(session / "micrographs.zarr")
+    marked = names_of([str(session / "bad.txt")], table, "--exclude")
+    assert np.flatnonzero(marked).tolist() == [0, 1]
+    write_micrographs(table.isel(micrograph=[3, 5]), session / "rejected.star")
+    marked = names_of([str(session / "rejected.star"), "m7.bin"], table, "--exclude")
+    assert np.flatnonzero(marked).tolist() == [3, 5, 7]
 
 
 @pytest.mark.parametrize(
