@@ -1,4 +1,4 @@
-"""Defocus from a power spectrum: polar spectrum, 1D search, 2D fit, fit resolution, a verdict.
+"""The model of a power spectrum, its smooth background, and what a fit of the CTF holds.
 
 The model of a micrograph's power is ``P(k) = B(k) + E(k) CTF(k; u, v, angle, phase)^2`` with a
 smooth background B and a smooth envelope E. B is never guessed: the data and the model are both
@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.interpolate import BSpline
 
-from dspa.device import fft, like, namespace
 from dspa.ops.ctf import wavelength
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from dspa.ops.ctf_spectrum import PolarSpectrum
 
     Floats = NDArray[np.float64]
 
@@ -76,28 +77,6 @@ class DefocusSearch:
 
 
 @dataclass(frozen=True)
-class PolarSpectrum:
-    """A power spectrum averaged in sectors and radial bins.
-
-    Attributes
-    ----------
-    power : (s, k) float64
-        Mean power; NaN where a bin has no coefficients.
-    count : (s, k) float64
-        Number of coefficients behind each mean.
-    frequency : (k,) float64
-        Radial frequency of the bins, 1/A.
-    angle : (s,) float64
-        Mid-angle of the sectors from x towards y, rad, within 0..pi.
-    """
-
-    power: Floats
-    count: Floats
-    frequency: Floats
-    angle: Floats
-
-
-@dataclass(frozen=True)
 class CTFFit:
     """A fitted CTF and how far to trust it. Lengths in A, angles in rad.
 
@@ -134,57 +113,6 @@ class CTFFit:
     def defocus(self) -> float:
         """Mean defocus, A."""
         return 0.5 * (self.defocus_u + self.defocus_v)
-
-
-def polar_spectrum(
-    power: NDArray[Any], pixel_size: float, *, low: float, high: float, sectors: int = 36
-) -> PolarSpectrum:
-    """Average a power spectrum in sectors of the half plane and rings one Fourier pixel wide.
-
-    Parameters
-    ----------
-    power : (n, n // 2 + 1)
-        Power in ``rfft2`` order.
-    pixel_size : float
-        A per pixel of the image the spectrum is of.
-    low, high : float
-        Resolution range in A (25 and 4, say); the high end is cut at 0.98 Nyquist.
-    sectors : int
-        Number of sectors in 180 degrees.
-    """
-    box = power.shape[0]
-    ky = np.fft.fftfreq(box) * box
-    kx = np.arange(power.shape[1], dtype=np.float64)
-    radius = np.hypot(ky[:, None], kx[None, :])
-    # kx = 0 holds both k and -k; one of them is enough. Nyquist lines are left out by the limit.
-    usable = (kx[None, :] > 0) | (ky[:, None] > 0)
-    extent = box * pixel_size
-    first = max(2, math.ceil(extent / low))
-    last = min(math.floor(extent / high), math.floor(0.49 * box))
-    if last - first < 16:
-        raise ValueError(
-            f"the range {low} to {high} A holds only {last - first + 1} rings of this spectrum; "
-            "widen it or use larger tiles"
-        )
-    angle = np.mod(np.arctan2(ky[:, None], kx[None, :]), np.pi)
-    sector = np.minimum((angle / np.pi * sectors).astype(np.int64), sectors - 1)
-    ring = np.floor(radius + 0.5).astype(np.int64) - first
-    bins = last - first + 1
-    keep = usable & (ring >= 0) & (ring < bins) & np.isfinite(power)
-    index = (sector * bins + ring)[keep]
-    count = np.bincount(index, minlength=sectors * bins).astype(np.float64)
-    total = np.bincount(index, weights=power[keep].astype(np.float64), minlength=sectors * bins)
-    with np.errstate(invalid="ignore"):
-        mean = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-    ring_count = count.reshape(sectors, bins).sum(0)
-    ring_radius = np.bincount(ring[keep], weights=radius[keep] ** 2, minlength=bins)
-    frequency = np.sqrt(ring_radius / np.maximum(ring_count, 1)) / extent
-    return PolarSpectrum(
-        mean.reshape(sectors, bins),
-        count.reshape(sectors, bins),
-        frequency,
-        (np.arange(sectors) + 0.5) * np.pi / sectors,
-    )
 
 
 def ctf_squared(
@@ -303,75 +231,3 @@ def whiten(spectrum: PolarSpectrum, terms: int) -> Whitened:
         background.reshape(sectors, bins),
         int(valid.sum()) - smooth.shape[1],
     )
-
-
-def tile_starts(length: int, tile: int) -> list[int]:
-    """Place half-overlapping tiles that cover a length, the last one flush with its end."""
-    if length <= tile:
-        return [0]
-    steps = math.ceil((length - tile) / (tile / 2))
-    return [round(i * (length - tile) / steps) for i in range(steps + 1)]
-
-
-def tile_size(shape: tuple[int, int], pixel_size: float, *, minimum: int = 512) -> int:
-    """Tile edge in pixels: at least ``minimum`` and 700 A, so that rings at 4 um are resolved.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Micrograph (y, x) in pixels; a tile never exceeds its shorter side.
-    pixel_size : float
-        A per pixel.
-    minimum : int
-        Smallest tile.
-    """
-    wanted = max(minimum, math.ceil(700.0 / pixel_size / 64) * 64)
-    return min(wanted, min(shape) // 2 * 2)
-
-
-def power_spectrum(image: Any, tile: int) -> Any:
-    """Mean periodogram of half-overlapping, windowed tiles.
-
-    Parameters
-    ----------
-    image : (y, x) float array of any namespace
-    tile : int
-        Edge of the square tiles in pixels.
-
-    Returns
-    -------
-    (tile, tile // 2 + 1) float32 of the same namespace
-        ``rfft2`` order; white noise of unit variance gives 1. Each tile is scaled by its own high
-        frequencies first, so that a bright edge or a dirty corner does not own the average.
-    """
-    xp = namespace(image)
-    height, width = image.shape
-    if tile > min(height, width):
-        raise ValueError(f"tiles of {tile} px do not fit a micrograph of {width} x {height} px")
-    axis = like(np.hanning(tile + 2)[1:-1].astype(np.float32), reference=image)
-    window = axis[:, None] * axis[None, :]
-    norm = float(xp.sum(window * window))
-    high = like(_outer_ring(tile), reference=image)
-    count = float(xp.sum(high))
-    total = xp.zeros_like(high)
-    used = 0
-    for top in tile_starts(height, tile):
-        for left in tile_starts(width, tile):
-            piece = image[top : top + tile, left : left + tile]
-            piece = (piece - xp.mean(piece)) * window
-            power = xp.abs(fft(image).rfftn(piece, axes=(-2, -1))) ** 2 / norm
-            level = float(xp.sum(power * high)) / count
-            if math.isfinite(level) and level > 0:
-                total = total + power / level
-                used += 1
-    if not used:
-        raise ValueError("the micrograph has no variance; its power spectrum is empty")
-    return xp.astype(total / used, xp.float32)
-
-
-def _outer_ring(tile: int) -> NDArray[np.float32]:
-    """Weight of the half plane between 0.6 and 0.95 Nyquist."""
-    ky = np.fft.fftfreq(tile)[:, None]
-    kx = np.arange(tile // 2 + 1)[None, :] / tile
-    radius = np.hypot(ky, kx)
-    return np.asarray((radius > 0.3) & (radius < 0.475), np.float32)

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from dspa.ops.ctf_estimation import CTFFit, Microscope, PolarSpectrum, ctf_squared, whiten
+from dspa.ops.ctf_estimation import CTFFit, Microscope, ctf_squared, whiten
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from dspa.ops.ctf_spectrum import PolarSpectrum
 
 
 def comparison_image(

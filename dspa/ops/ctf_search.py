@@ -14,11 +14,11 @@ from dspa.ops.ctf_estimation import (
     CTFFit,
     DefocusSearch,
     Microscope,
-    PolarSpectrum,
     Whitened,
     ctf_squared,
     whiten,
 )
+from dspa.ops.ctf_spectrum import PolarSpectrum
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

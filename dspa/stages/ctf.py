@@ -16,13 +16,10 @@ from dspa.ops.ctf_estimation import (
     CTFFit,
     DefocusSearch,
     Microscope,
-    PolarSpectrum,
-    polar_spectrum,
-    power_spectrum,
-    tile_size,
 )
 from dspa.ops.ctf_picture import comparison_image
 from dspa.ops.ctf_search import equiphase_average, fit_ctf, ring_agreement
+from dspa.ops.ctf_spectrum import PolarSpectrum, polar_spectrum, power_spectrum, tile_size
 from dspa.stages.micrograph_tasks import (
     COPIES,
     MicrographTask,

@@ -10,16 +10,10 @@ import pytest
 
 from dspa.device import to_host
 from dspa.ops.ctf import CTF, ctf_image
-from dspa.ops.ctf_estimation import (
-    CTFFit,
-    DefocusSearch,
-    Microscope,
-    polar_spectrum,
-    power_spectrum,
-    tile_size,
-)
+from dspa.ops.ctf_estimation import CTFFit, DefocusSearch, Microscope
 from dspa.ops.ctf_picture import comparison_image
 from dspa.ops.ctf_search import equiphase_average, evaluate, fit_ctf
+from dspa.ops.ctf_spectrum import patch_spectra, polar_spectrum, power_spectrum, tile_size
 
 TITAN = Microscope(voltage=300.0, spherical_aberration=2.7e7, amplitude_contrast=0.1)
 TILE, PIXEL = 512, 1.2
@@ -101,6 +95,18 @@ def test_power_spectrum_of_white_noise_is_flat(xp, rng):
     power = to_host(power_spectrum(xp.asarray(image), 256))
     assert power.shape == (256, 129)
     assert power[20:100, 20:100].mean() == pytest.approx(1.0, rel=0.02)
+
+
+def test_the_mean_of_the_patches_is_the_spectrum_of_the_whole(xp, rng):
+    image = rng.standard_normal((600, 700)).astype(np.float32)
+    patches = patch_spectra(xp.asarray(image), 256, pixel_size=2.0, low=40.0, high=4.0)
+    power = to_host(power_spectrum(xp.asarray(image), 256))
+    np.testing.assert_allclose(patches.total, power, rtol=1e-5)
+    whole = polar_spectrum(power, 2.0, low=40.0, high=4.0)
+    np.testing.assert_allclose(patches.mean.power, whole.power, rtol=1e-5)
+    assert len(patches.power) == 20
+    assert patches.centre.min(axis=0) == pytest.approx([127.5, 127.5])
+    assert patches.centre.max(axis=0) == pytest.approx([571.5, 471.5])
 
 
 def test_tiles_suit_the_pixel_size():
