@@ -33,6 +33,7 @@ GROUPS = {
     "import": "Bring files into the project.",
     "pick": "Find particles in micrographs.",
     "simulate": "Make data with known truth.",
+    "topaz": "Train topaz, a deep picker (needs pip install 'dspa[topaz]').",
 }
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 OWN = ("project", "cluster", "seed", "dry_run", "inputs")

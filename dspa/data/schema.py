@@ -105,6 +105,7 @@ PARTICLES = Schema(
         "power": Variable(("particle",), "float32", "1", "pick: density score"),
         "ncc_relative": Variable(("particle",), "float32", "1", "ncc against the defocus trend"),
         "power_relative": Variable(("particle",), "float32", "1", "power against the trend"),
+        "model_score": Variable(("particle",), "float32", "1", "pick: log-odds of a trained model"),
         "pick_template": Variable(("particle",), "int32", "", "template or blob that fits best"),
         "pick_angle": Variable(("particle",), "float32", "rad", "in-plane angle of the template"),
         "pick_diameter": Variable(("particle",), "float32", "A", "diameter of the pick"),

@@ -51,6 +51,7 @@ PLAIN = (
     ("dspaPickPower", "power", 1.0),
     ("dspaPickRelative", "ncc_relative", 1.0),
     ("dspaPowerRelative", "power_relative", 1.0),
+    ("dspaModelScore", "model_score", 1.0),
     ("dspaPickTemplate", "pick_template", 1.0),
     ("dspaPickAngle", "pick_angle", _DEGREE),
     ("dspaPickDiameter", "pick_diameter", 1.0),

@@ -31,7 +31,7 @@ def sentence(event: Event) -> str:
         From the stream.
     """
     kind = event["kind"]
-    if kind in ("message", "cluster"):
+    if kind in ("message", "cluster", "output"):
         return str(event.get("text", ""))
     if kind == "warning":
         return f"warning: {event.get('text', '')}"

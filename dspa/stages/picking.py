@@ -122,8 +122,16 @@ def micrograph_picture(
     return image(coarse, circles=circles, pixel_size=pixel, title=Path(task.name).name)
 
 
-def show_scores(context: Context, picks: xr.Dataset) -> None:
-    """Put the scatter of the scores and their histograms into the report."""
+def show_scores(context: Context, picks: xr.Dataset, *, shape: str = "NCC") -> None:
+    """Put the scatter of the scores and their histograms into the report.
+
+    Parameters
+    ----------
+    context : Context
+    picks : Dataset
+    shape : str
+        What the shape score is called.
+    """
     count = int(picks.sizes["particle"])
     if count == 0:
         return
@@ -132,11 +140,13 @@ def show_scores(context: Context, picks: xr.Dataset) -> None:
     context.events.picture(
         "ncc_power",
         scatter(ncc[::step], np.log10(np.maximum(power[::step], 1e-3)),
-                xlabel="NCC", ylabel="log10 power"),
-        title="candidates: NCC against power",
+                xlabel=shape, ylabel="log10 power"),
+        title=f"candidates: {shape} against power",
     )  # fmt: skip
     context.events.picture(
-        "ncc", histogram(ncc, xlabel="NCC"), title="candidates: NCC, noise left, particles right"
+        "ncc",
+        histogram(ncc, xlabel=shape),
+        title=f"candidates: {shape}, noise left, particles right",
     )
 
 
@@ -146,6 +156,7 @@ def show_candidates(
     *,
     threshold: float,
     diameter: float,
+    shape: str = "NCC",
 ) -> None:
     """Draw the candidates above a threshold on three micrographs spread over the set."""
     rows = np.unique(np.round(np.linspace(0, len(done) - 1, min(3, len(done)))).astype(int))
@@ -154,7 +165,7 @@ def show_candidates(
         positions = found.position * task.pixel_size
         good = found.ncc >= threshold
         groups = {
-            f"NCC at least {threshold:.2f}": (positions[good], "#00e08a"),
+            f"{shape} at least {threshold:.2f}": (positions[good], "#00e08a"),
             "other candidates": (positions[~good], "#b06050"),
         }
         png = micrograph_picture(task, groups, diameter=diameter)

@@ -46,6 +46,8 @@ ENTRIES = (
     Entry("curate-exposures", "curate_exposures", "keep the micrographs worth going on with"),
     Entry("pick blob", "blob_picker", "find particles by their size"),
     Entry("pick template", "template_picker", "find particles by 2D classes or views of a map"),
+    Entry("topaz train", "topaz_train", "train topaz, a deep picker, on the picks of a job"),
+    Entry("pick topaz", "topaz_picker", "find particles with a topaz model"),
     Entry("inspect-picks", "inspect_picks", "keep picks by their scores"),
     Entry("extract", "extract", "cut particle images out of micrographs"),
     Entry("class2d", "class2d", "sort particles into 2D classes"),

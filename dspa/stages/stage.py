@@ -16,7 +16,17 @@ if TYPE_CHECKING:
     from dspa.dataflow.runner import Runner
 
 # What a job can take and give. A job number resolves to an output of the kind that is asked for.
-KINDS = ("micrographs", "picks", "particles", "classes", "volume", "mask", "movies", "edits")
+KINDS = (
+    "micrographs",
+    "picks",
+    "particles",
+    "classes",
+    "volume",
+    "mask",
+    "movies",
+    "edits",
+    "model",
+)
 
 
 @dataclass(frozen=True)
