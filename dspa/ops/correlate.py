@@ -123,28 +123,43 @@ def search_field(image: Any, margin: int) -> SearchField:
     )
 
 
-def _correlate(field: SearchField, spectrum: Any, kernels: NDArray[np.float32]) -> Any:
-    """Cross-correlate a transformed image with small kernels (t, n, n): (t, y, x)."""
-    count, size = int(kernels.shape[0]), int(kernels.shape[-1])
-    height, width = int(field.image.shape[0]), int(field.image.shape[1])
-    placed = np.zeros((count, *field.padded_shape), np.float32)
-    # Pixel (margin, margin) of the padded image is the first of the image: put the kernel so that
-    # its centre comes to lie there.
-    start = field.margin - size // 2
-    placed[:, start : start + size, start : start + size] = kernels
+def correlate(field: SearchField, kernels: NDArray[np.float32], *, squared: bool = False) -> Any:
+    """Cross-correlate an image with small kernels, or its square: (t, y, x).
+
+    Parameters
+    ----------
+    field : SearchField
+    kernels : (t, n, n) float32
+        Centre n // 2, at most the field's margin from the edge.
+    squared : bool
+        Correlate the square of the image instead.
+    """
+    xp = namespace(field.image)
     backend = fft(field.image)
-    transformed = backend.rfftn(like(placed, reference=field.image), axes=(-2, -1))
-    product = spectrum * namespace(field.image).conj(transformed)
-    result = backend.irfftn(product, s=field.padded_shape, axes=(-2, -1))
-    return result[:, :height, :width]
+    height, width = int(field.image.shape[0]), int(field.image.shape[1])
+    spectrum = field.square_spectrum if squared else field.spectrum
+    # The first pixel of a kernel lies this far before the position it scores.
+    first = field.margin - int(kernels.shape[-1]) // 2
+    result = xp.empty((len(kernels), height, width), dtype=field.image.dtype)
+    for start in range(0, len(kernels), BATCH):
+        stop = min(start + BATCH, len(kernels))
+        batch = like(kernels[start:stop], reference=field.image)
+        # Along rows first, where few are not empty.
+        rows = backend.rfft(batch, n=field.padded_shape[1], axis=-1)
+        transformed = backend.fft(rows, n=field.padded_shape[0], axis=-2)
+        product = spectrum * xp.conj(transformed)
+        whole = backend.irfftn(product, s=field.padded_shape, axes=(-2, -1))
+        inside = whole[:, first : first + height, first : first + width]
+        result[start:stop, ...] = inside
+    return result
 
 
 def local_moments(field: SearchField, mask: NDArray[np.float32]) -> tuple[Any, Any]:
     """Sum squares, and squared deviations from the local mean, within a mask: (y, x) twice."""
     xp = namespace(field.image)
     weight = float(mask.sum())
-    total = _correlate(field, field.spectrum, mask[None])[0, ...]
-    squares = _correlate(field, field.square_spectrum, mask[None])[0, ...]
+    total = correlate(field, mask[None])[0, ...]
+    squares = correlate(field, mask[None], squared=True)[0, ...]
     floor = FAINT * weight * float(xp.mean(field.image * field.image))
     deviation = squares - total * total / weight
     return squares, xp.where(deviation > floor, deviation, xp.asarray(np.inf, dtype=squares.dtype))
@@ -170,7 +185,7 @@ def best_match(
     number = 0
     for templates in batches:
         for start in range(0, templates.shape[0], BATCH):
-            scores = _correlate(field, field.spectrum, templates[start : start + BATCH]) * inverse
+            scores = correlate(field, templates[start : start + BATCH]) * inverse
             here = xp.argmax(scores, axis=0)
             top = xp.max(scores, axis=0)
             better = top > best

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dspa.device import to_host
-from dspa.ops.correlate import best_match, normalise_templates, search_field
+from dspa.ops.correlate import search_field
 from dspa.ops.pick import collect, ranked_peaks, resolution_elements
-from dspa.ops.templates import circle, filter_templates, rotated_batches
+from dspa.ops.rotation_basis import best_rotation, rotation_basis
+from dspa.ops.templates import circle, filter_templates
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,7 +29,7 @@ def pick_templates(
     rules: PickRules,
     *,
     diameter: float,
-    angles: NDArray[np.float64],
+    turns: int,
     ctf: CTF | None = None,
 ) -> Candidates:
     """Find images of the templates in any in-plane rotation.
@@ -41,8 +42,8 @@ def pick_templates(
     rules : PickRules
     diameter : float
         Of the particle, A.
-    angles : (a,) float64
-        In-plane rotations tried, rad.
+    turns : int
+        In-plane rotations tried, over a full turn; a multiple of 4.
     ctf : CTF, optional
         Of the micrograph.
     """
@@ -52,10 +53,10 @@ def pick_templates(
     # The CTF turns with astigmatism only, which is nothing at this resolution: applied once here.
     seen = filter_templates(templates, pixel_size=pixel, resolution=rules.resolution, ctf=ctf)
     search = search_field(field.image, edge // 2)
-    batches = (normalise_templates(b, mask) for b in rotated_batches(seen, angles))
-    match = best_match(search, batches, mask)
+    match = best_rotation(search, rotation_basis(seen, mask, turns=turns), mask)
     peaks = ranked_peaks(field, match.ncc, rules)
     which = to_host(match.template)[tuple(peaks.index.T)]
     power = to_host(match.power) * resolution_elements(diameter, rules.resolution)
-    found = (which // angles.size, angles[which % angles.size], np.full(which.size, diameter))
+    angle = which % turns * (2.0 * np.pi / turns)
+    found = (which // turns, angle, np.full(which.size, diameter))
     return collect(field, peaks, power, found)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from scipy.ndimage import affine_transform
+from scipy.ndimage import affine_transform, spline_filter
 from scipy.ndimage import shift as shift_image
 from scipy.signal import fftconvolve
 
@@ -18,8 +18,6 @@ from dspa.ops.ctf import CTF, ctf_image
 from dspa.ops.filter import frequency_radius
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
 SHAPES = ("disk", "ring", "ellipse")
@@ -140,6 +138,8 @@ def rotate_images(
     """
     count, edge = images.shape[0], images.shape[-1]
     centre = np.full(2, edge // 2, np.float64)
+    if order > 1:
+        images = np.stack([spline_filter(image, order, output=np.float32) for image in images])
     result = np.empty((count, angles.size, edge, edge), np.float32)
     for j, angle in enumerate(angles):
         # Output pixel (y, x) looks up the input at the position turned back by the angle.
@@ -147,16 +147,16 @@ def rotate_images(
         matrix = np.array([[c, -s], [s, c]])
         offset = centre - matrix @ centre
         for i in range(count):
-            result[i, j] = affine_transform(images[i], matrix, offset, order=order, mode="constant")
+            affine_transform(
+                images[i],
+                matrix,
+                offset,
+                output=result[i, j],
+                order=order,
+                mode="constant",
+                prefilter=False,
+            )
     return result
-
-
-def rotated_batches(
-    images: NDArray[Any], angles: NDArray[np.float64]
-) -> Iterator[NDArray[np.float32]]:
-    """Yield every image in all its rotations, (a, n, n) at a time."""
-    for image in images:
-        yield rotate_images(image[None], angles)[0]
 
 
 def resample_templates(

@@ -131,9 +131,9 @@ def _load(inputs: Mapping[str, Any], params: Params) -> _Templates:
     return found
 
 
-def _angles(params: Params) -> NDArray[np.float64]:
-    count = max(1, round(360.0 / params.angle_step))
-    return np.asarray(np.arange(count) * (2.0 * np.pi / count), np.float64)
+def _turns(params: Params) -> int:
+    """Rotations over a full turn: no coarser than asked for, a multiple of 4."""
+    return 4 * max(1, math.ceil(90.0 / params.angle_step - 1e-6))
 
 
 def _pick(params: Params, templates: _Templates, task: MicrographTask) -> Candidates | str:
@@ -168,7 +168,7 @@ def _search(params: Params, templates: _Templates, task: MicrographTask) -> Cand
         coarse,
         rules,
         diameter=params.diameter,
-        angles=_angles(params),
+        turns=_turns(params),
         ctf=task.ctf if params.use_ctf else None,
     )
 
@@ -196,7 +196,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     show_candidates(context, done, threshold=suggested.ncc, diameter=params.diameter)
     context.events.message(
         f"{picks.sizes['particle']} candidates on {len(done)} micrographs with "
-        f"{len(templates.images)} templates at {_angles(params).size} angles; {likely} above an "
+        f"{len(templates.images)} templates at {_turns(params)} angles; {likely} above an "
         f"NCC of {suggested.ncc:.2f}; next: dspa inspect-picks"
     )
     context.events.emit("result", candidates=int(picks.sizes["particle"]), likely=likely)
@@ -206,7 +206,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
 def plan(inputs: Mapping[str, Any], params: Params) -> Mapping[str, Any]:
     """Estimate work and memory."""
     tasks = micrograph_tasks(read_micrographs(inputs["micrographs"]), limit=params.micrographs)
-    count = len(_load(inputs, params).images) * _angles(params).size
+    count = len(_load(inputs, params).images) * _turns(params)
     pixels = tasks[0].read().size
     coarse = pixels * (3.0 * tasks[0].pixel_size / params.low_pass) ** 2
     return {

@@ -129,7 +129,7 @@ def test_templates_are_found_with_their_angle(rng):
         bar[None].astype(np.float32),
         PickRules(separation=70.0, threshold=0.5, limit=100, resolution=20.0),
         diameter=120.0,
-        angles=np.radians(np.arange(0.0, 360.0, 15.0)),
+        turns=24,
     )
     assert len(found.ncc) == 3
     assert sorted(np.round(found.position[:, 0] * PIXEL, -1)) == [200, 400, 600]
