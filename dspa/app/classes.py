@@ -10,6 +10,7 @@ from bokeh.layouts import column
 from bokeh.models import ColumnDataSource, Div, Select, TapTool
 from bokeh.plotting import figure
 
+from dspa.app import frame
 from dspa.app.commands import Command
 from dspa.data.errors import InputError
 from dspa.io.particles import read_particles
@@ -32,11 +33,12 @@ class ClassPage:
     Parameters
     ----------
     project : Project
+    document : Document, optional
     """
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: Project, document: Document | None = None) -> None:
         self.project = project
-        self.command = Command(project)
+        self.command = Command(project, document)
         self.message = Div(name="message")
         self.images = ColumnDataSource({"image": [], "x": [], "y": []}, name="images")
         self.frames = ColumnDataSource({"x": [], "y": [], "foot": [], "label": []}, name="frames")
@@ -57,14 +59,24 @@ class ClassPage:
                        text_align="center", text_font_size="11px", anchor="center")  # fmt: skip
         self.plot.select_one(TapTool).mode = "xor"
         self.frames.selected.on_change("indices", lambda attr, old, new: self.choose())
-        self.jobs = Select(title="classification", options=self._jobs(), width=300, name="job")
+        self.jobs = Select(
+            title="classification",
+            options=list(frame.finished(project, [STAGE])),
+            width=300,
+            name="job",
+        )
         self.jobs.on_change("value", lambda attr, old, new: self.open())
         if self.jobs.options:
             self.jobs.value = self.jobs.options[-1]
         else:
             self.open()
         self.root = column(
-            self.jobs, self.message, self.command.root, self.plot, sizing_mode="stretch_width"
+            frame.head(project, "classes"),
+            self.jobs,
+            self.message,
+            self.command.root,
+            self.plot,
+            sizing_mode="stretch_width",
         )
 
     def open(self) -> None:
@@ -100,17 +112,6 @@ class ClassPage:
                 f"{kept:,} of {total:,} particles"
             )
 
-    def _jobs(self) -> list[str]:
-        found = []
-        for job in self.project.jobs:
-            try:
-                record = job.read()
-            except InputError:
-                continue
-            if record.stage == STAGE and record.state == "completed":
-                found.append(job.name)
-        return found
-
 
 def _classes(job: Job) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Return class averages, small, rows from the bottom, and particles in each."""
@@ -135,6 +136,5 @@ def page(project: Project, document: Document) -> None:
     project : Project
     document : bokeh.document.Document
     """
-    shown = ClassPage(project)
-    document.title = "dspa: classes"
-    document.add_root(shown.root)
+    frame.dress(document, "classes")
+    document.add_root(ClassPage(project, document).root)

@@ -11,6 +11,7 @@ from bokeh.layouts import column, row
 from bokeh.models import ColumnDataSource, DataTable, Div, Select, TableColumn
 from bokeh.plotting import figure
 
+from dspa.app import frame
 from dspa.data.errors import InputError
 from dspa.dataflow.events import read_events
 from dspa.project.figures import duration, figures_of, line, words
@@ -97,12 +98,8 @@ class Monitor:
         self.log = Div(name="log", sizing_mode="stretch_width")
         self.gallery = Div(name="gallery", sizing_mode="stretch_width")
         self.root = column(
-            Div(
-                text=f"<h2>{html.escape(str(project.folder))}</h2>"
-                f"<a href='{links}../picks'>inspect picks</a> &nbsp; "
-                f"<a href='{links}../classes'>select classes</a>"
-            ),
-            self.table, self.head, row(column(self.choice, self.plot, sizing_mode="stretch_width"),
+            frame.head(project, "./"), self.table, self.head,
+            row(column(self.choice, self.plot, sizing_mode="stretch_width"),
             self.log, sizing_mode="stretch_width"), self.gallery, sizing_mode="stretch_width",
         )  # fmt: skip
 
@@ -193,6 +190,6 @@ def page(project: Project, links: str, document: Document) -> None:
     """
     monitor = Monitor(project, links)
     monitor.refresh()
-    document.title = f"dspa: {project.folder.name}"
+    frame.dress(document, project.folder.name)
     document.add_root(monitor.root)
     document.add_periodic_callback(monitor.refresh, 1500)

@@ -1,187 +1,411 @@
-"""The page of a picking job: thresholds with sliders, over the micrographs they act on."""
+"""The page of a picking job: thresholds and clicks, over the micrographs they act on."""
 
 from __future__ import annotations
 
-import math
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from bokeh.layouts import column, row
-from bokeh.models import ColumnDataSource, Div, RangeSlider, Select, Slider
-from bokeh.plotting import figure
+from bokeh.events import Tap
 
+from dspa.app import frame
 from dspa.app.commands import Command
+from dspa.app.micrograph_view import Views, shown
+from dspa.app.pick_clicks import ADDED, BY_HAND, CANDIDATE, REMOVED, History, Shown, click
+from dspa.app.pick_set import DIAMETER, SCATTER, Cuts, PickSet, read_pick_set
+from dspa.app.pick_widgets import FRAME, Widgets
 from dspa.data.errors import InputError
-from dspa.io.micrographs import read_micrograph_image, read_micrographs
-from dspa.io.particles import read_particles
-from dspa.ops.thresholds import automatic_thresholds
-from dspa.project.lineage import resolve
-from dspa.stages.stage import Input, Stage
+from dspa.stages.pick_edits import write_edits
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from bokeh.document import Document
-    from numpy.typing import NDArray
 
     from dspa.project.project import Project
 
-STAGES = ("pick blob", "pick template")
-RADIUS = 80.0  # A, where the picks do not say
-SIDE = 800  # px: larger micrographs are shown reduced
-# What the page asks of a job: its picks, and the micrographs of the jobs it came from.
-WANTED = Stage(
-    "inspect-picks", "", object, (Input("picks", "picks"), Input("micrographs", "micrographs")),
-    lambda context, inputs, params: {},
-)  # fmt: skip
+logger = logging.getLogger(__name__)
+NOT_PICKED = ("inspect-picks", "curate")
+BINS = 60
+
+
+@dataclass
+class Shelf:
+    """What the pages of several tabs share: read micrographs, threads, edits not yet saved."""
+
+    views: Views = field(default_factory=Views)
+    pool: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="picks")
+    )
+    histories: dict[str, History] = field(default_factory=dict)
+
+    def history(self, job: str) -> History:
+        """Return the edits of a job.
+
+        Parameters
+        ----------
+        job : str
+        """
+        return self.histories.setdefault(job, History())
 
 
 class PickPage:
-    """A micrograph with its picks; the thresholds make a ``dspa inspect-picks`` command.
+    """A micrograph with its picks; thresholds and clicks make a ``dspa inspect-picks`` command.
 
     Parameters
     ----------
     project : Project
+    document : Document, optional
+        Whose loop must not wait: what takes long is done in threads. Without one all is done at
+        once.
+    shelf : Shelf, optional
     """
 
-    def __init__(self, project: Project) -> None:
-        self.project = project
-        self.command = Command(project)
-        self.message = Div(name="message")
-        self.image = ColumnDataSource({"image": [], "w": [], "h": []}, name="image")
-        self.points = ColumnDataSource({"x": [], "y": [], "r": [], "colour": []}, name="points")
-        self.plot = figure(height=720, width=760, match_aspect=True, toolbar_location="right")
-        self.plot.y_range.flipped = True
-        self.plot.image("image", x=0, y=0, dw="w", dh="h", source=self.image, palette="Greys256")
-        self.plot.circle("x", "y", radius="r", source=self.points, fill_alpha=0.0,
-                                     line_color="colour", line_width=1.5)  # fmt: skip
-        self.ncc = Slider(title="lowest NCC", start=0, end=1, step=0.01, value=0.2, name="ncc")
-        self.power = RangeSlider(
-            title="power", start=0, end=1, value=(0, 1), step=0.01, name="power"
-        )
-        self.micrograph = Select(title="micrograph", options=[], width=300)
-        self.jobs = Select(title="picks", options=self._jobs(), width=300, name="job")
-        self.jobs.on_change("value", lambda attr, old, new: self.open())
-        self.micrograph.on_change("value", lambda attr, old, new: self.look())
-        self.ncc.on_change("value", lambda attr, old, new: self.choose())
-        self.power.on_change("value_throttled", lambda attr, old, new: self.choose())
-        self.picks: Any = None
-        if self.jobs.options:
-            self.jobs.value = self.jobs.options[-1]
-        else:
-            self.open()
-        controls = column(self.jobs, self.micrograph, self.ncc, self.power, self.message)
-        self.root = column(self.command.root, row(controls, self.plot))
+    def __init__(
+        self, project: Project, document: Document | None = None, shelf: Shelf | None = None
+    ) -> None:
+        self.project, self.document, self.shelf = project, document, shelf or Shelf()
+        self.command = Command(project, document, label="Save", words=self.words)
+        self.set: PickSet | None = None
+        self.cuts: Cuts | None = None
+        self.row = 0  # of the micrograph shown
+        self._drawn: Any = None
+        self._tickets: dict[str, int] = {}
+        self.widgets = parts = Widgets()
+        parts.connect(self.command.text, document)
+        self.root = parts.arrange(frame.head(project, "picks"), self.command)
+        parts.jobs.on_change("value", lambda attr, old, new: self.open())
+        parts.calibrate.on_change("active", lambda attr, old, new: self.recount())
+        parts.number.on_change("value", lambda attr, old, new: self.turn(int(new or 1) - 1))
+        parts.names.on_change("value", lambda attr, old, new: self.jump(new))
+        parts.low_pass.on_change("value", lambda attr, old, new: self.look())
+        parts.auto.on_click(self.automatic)
+        parts.undo.on_click(self.undo)
+        parts.micrograph.on_event(Tap, self.tap)
+        parts.data.presses.on_change("data", lambda attr, old, new: self.undo())
+        self.command.button.disabled = True
+        self._list()
+
+    def _list(self) -> None:
+        jobs = frame.finished(self.project, output="picks")
+        jobs = {name: each for name, each in jobs.items() if each.stage not in NOT_PICKED}
+        options = [(name, f"{name} {record.stage}") for name, record in jobs.items()]
+        self.widgets.jobs.options = options
+        if not options:
+            self.widgets.message.text = "no picking job is completed yet"
+            return
+        asked = ""
+        context = getattr(self.document, "session_context", None)
+        if context is not None and context.request is not None:
+            asked = (context.request.arguments.get("job") or [b""])[0].decode(errors="replace")
+        self.widgets.jobs.value = asked if asked in jobs else options[-1][0]
 
     def open(self) -> None:
         """Read the picks of the chosen job."""
-        if not self.jobs.value:
-            self.message.text = "no picking job is completed yet"
-            return
-        try:
-            given = resolve(self.project, WANTED, [self.jobs.value], {})
-            self.picks = read_particles(given["picks"].path)  # type: ignore[union-attr]
-            self.table = read_micrographs(given["micrographs"].path)  # type: ignore[union-attr]
-            self.scores = [_score(self.picks, name) for name in ("ncc", "power")]
-        except InputError as error:
-            self.message.text = str(error)
-            return
-        ncc, power = self.scores
-        found = automatic_thresholds(ncc, power)
-        low, high = _bounds(power)
-        chosen = (max(low, found.power_low), min(high, found.power_high))
-        self.power.update(start=low, end=high, step=(high - low) / 200, value=chosen)
-        low, high = (round(value, 2) for value in _bounds(ncc))
-        self.ncc.update(start=low, end=high, value=min(max(low, round(found.ncc, 2)), high))
-        names = [str(name) for name in self.table["micrograph_name"].values]
-        self.micrograph.options = names
-        if self.micrograph.value == names[0]:
-            self.look()
+        job = self.widgets.jobs.value
+        calibrate = bool(self.widgets.calibrate.active)
+        self.widgets.message.text = f"reading {job} …"
+        self.command.button.disabled = True
+        self.set = None
+
+        def read() -> tuple[PickSet, Cuts]:
+            found = read_pick_set(self.project, job)
+            return found, found.cuts(calibrate=calibrate)
+
+        self._later("open", read, self._opened)
+
+    def _opened(self, found: tuple[PickSet, Cuts]) -> None:
+        self.set, cuts = found
+        names = [name for name, _, _ in self.set.micrographs]
+        self.widgets.names.completions = names
+        self.widgets.number.high = len(names)
+        self.widgets.total.text = f"of {len(names):,}"
+        self.widgets.message.text = ""
+        self._count(cuts)
+        self.automatic()
+        self._show_edits()
+        self.command.button.disabled = self.command.running is not None
+        self.row = -1
+        if self.widgets.number.value == 1:
+            self.turn(0)
         else:
-            self.micrograph.value = names[0]
+            self.widgets.number.value = 1
+
+    def recount(self) -> None:
+        """Go over to calibrated scores, or to those measured; thresholds stay where they are."""
+        if self.set is None:
+            return
+        wanted, calibrate = self.set, bool(self.widgets.calibrate.active)
+        self._later("open", lambda: wanted.cuts(calibrate=calibrate), self._recounted)
+
+    def _recounted(self, cuts: Cuts) -> None:
+        before = self.limits()
+        self._count(cuts)
+        places = [int(np.argmin(np.abs(cuts.ncc - before[0])))]
+        places += [int(np.argmin(np.abs(cuts.power - value))) for value in before[1:]]
+        self._place(*places)
+        self._show_edits()
+        self._show_points()
+
+    def _count(self, cuts: Cuts) -> None:
+        """Send the browser what it counts with, and draw the distributions."""
+        assert self.set is not None
+        self.cuts = cuts
+        data = self.widgets.data
+        self.widgets.ncc.end = len(cuts.ncc) - 1
+        self.widgets.power.end = len(cuts.power) - 1
+        data.ncc_cuts.data = {"value": cuts.ncc}
+        data.power_cuts.data = {"value": cuts.power}
+        ncc, power = self.scores()
+        data.totals.data = {"all": [len(ncc)]}
+        data.table.data = {"below": cuts.below.ravel(), "upto": cuts.upto.ravel()}
+        known = np.flatnonzero(np.isfinite(ncc) & np.isfinite(power))
+        rng = np.random.default_rng(0)
+        some = rng.choice(known, min(SCATTER, known.size), replace=False)
+        data.cloud.data = {
+            "ncc": ncc[some],
+            "power": power[some],
+            "colour": ["#7d858f"] * some.size,
+        }
+        data.ncc_bars.data = _bars(ncc[known], np.linspace(cuts.ncc[0], cuts.ncc[-1], BINS))
+        limits = cuts.power[cuts.power > 0]
+        data.power_bars.data = _bars(power[known], np.geomspace(limits[0], limits[-1], BINS))
+
+    def scores(self) -> Any:
+        """NCC and power of all candidates as thresholds see them."""
+        assert self.set is not None
+        return self.set.scores(calibrate=bool(self.widgets.calibrate.active))
+
+    def automatic(self) -> None:
+        """Set the thresholds to those of ``--auto``."""
+        if self.cuts is not None:
+            self._place(*self.cuts.places)
+
+    def _place(self, ncc: int, low: int, high: int) -> None:
+        self.widgets.ncc.value = ncc
+        self.widgets.power.value = (low, high)
+
+    def limits(self) -> tuple[float, float, float]:
+        """Return lowest NCC, lowest and highest power."""
+        assert self.cuts is not None
+        low, high = (round(place) for place in self.widgets.power.value)
+        last = len(self.cuts.power) - 1
+        ncc = self.cuts.ncc[min(round(self.widgets.ncc.value), len(self.cuts.ncc) - 1)]
+        return float(ncc), float(self.cuts.power[min(low, last)]), float(
+            self.cuts.power[min(high, last)])  # fmt: skip
+
+    def jump(self, name: str) -> None:
+        """Go to a micrograph by its name."""
+        if self.set is None:
+            return
+        for number, (each, _, _) in enumerate(self.set.micrographs):
+            if each == name:
+                self.widgets.number.value = number + 1
+
+    def turn(self, row: int) -> None:
+        """Show a micrograph.
+
+        Parameters
+        ----------
+        row : int
+        """
+        if self.set is None or not 0 <= row < len(self.set.micrographs) or row == self.row:
+            return
+        self.row = row
+        self.widgets.names.value = self.set.micrographs[row][0]
+        self.look()
 
     def look(self) -> None:
-        """Show the chosen micrograph."""
-        number = self.micrograph.options.index(self.micrograph.value)
-        try:
-            image = read_micrograph_image(str(self.table["path"].values[number]))
-        except InputError as error:
-            self.message.text = str(error)
+        """Filter and show the micrograph; its picks come with it."""
+        if self.set is None or self.row < 0:
             return
-        optics = int(self.table["optics"].values[number])
-        pixel_size = float(self.table["pixel_size"].values[optics])
-        small = _reduced(image)
-        height, width = (n * pixel_size for n in image.shape)
-        self.image.data = {"image": [small], "w": [width], "h": [height]}
-        self.choose()
+        wanted, row = self.set, self.row
+        _, path, pixel_size = wanted.micrographs[row]
+        resolution = float(self.widgets.low_pass.value)
+        views = self.shelf.views
 
-    def choose(self) -> None:
-        """Show what the thresholds keep, here and in all, and the command."""
-        if self.picks is None:
+        def draw() -> tuple[Any, Any]:
+            small = views.ask(path).result()
+            return small, shown(small, pixel_size=pixel_size, resolution=resolution)
+
+        def done(found: tuple[Any, Any]) -> None:
+            small, image = found
+            height, width = (n * small.step * pixel_size for n in image.shape)
+            if self._drawn != (wanted, row):
+                self._drawn = wanted, row
+                self._fit(width, height)
+                self._show_points()
+            self.widgets.data.image.data = {"image": [image], "w": [width], "h": [height]}
+            self.widgets.message.text = ""
+            for near in (row + 1, row - 1):
+                if 0 <= near < len(wanted.micrographs):
+                    views.ask(wanted.micrographs[near][1])
+
+        self._later("look", draw, done, failed=self._unseen)
+
+    def _unseen(self, error: InputError) -> None:
+        """Show the picks of a micrograph that cannot be read, on nothing."""
+        self.widgets.data.image.data = {"image": [], "w": [], "h": []}
+        self.widgets.message.text = str(error)
+        self._show_points()
+
+    def _fit(self, width: float, height: float) -> None:
+        """Show the whole micrograph, undistorted, in the middle."""
+        scale = max(width / FRAME[0], height / FRAME[1])
+        x, y = ((n * scale - size) / 2 for n, size in zip(FRAME, (width, height), strict=True))
+        for axis, start, end in (("x", -x, width + x), ("y", height + y, -y)):
+            ends = {"start": start, "end": end, "reset_start": start, "reset_end": end}
+            getattr(self.widgets.micrograph, f"{axis}_range").update(**ends)
+
+    def here(self) -> tuple[Shown, dict[str, Any]]:
+        """Return the picks of the micrograph shown, and what is drawn of them."""
+        assert self.set is not None
+        name = self.set.micrographs[self.row][0]
+        edits = self.shelf.history(self.widgets.jobs.value).now
+        rows = self.set.of_micrograph(self.row)
+        added = np.array([place for each, *place in edits.added if each == name]).reshape(-1, 2)
+        uid = self.set.uid[rows]
+        state = np.full(len(uid) + len(added), CANDIDATE)
+        state[: len(uid)][np.isin(uid, np.array(sorted(edits.kept), np.uint64))] = BY_HAND
+        state[: len(uid)][np.isin(uid, np.array(sorted(edits.removed), np.uint64))] = REMOVED
+        state[len(uid) :] = ADDED
+        diameter = self.set.diameter[rows]
+        usual = float(np.median(diameter)) if len(rows) else DIAMETER
+        blank = np.full(len(added), np.nan)
+        ncc, power = (np.append(score[rows], blank) for score in self.scores())
+        at = np.vstack([self.set.coordinate[rows], added])
+        least, low, high = self.limits()
+        passes = (ncc >= least) & (power >= low) & (power <= high)
+        radius = np.append(diameter, np.full(len(added), usual)) / 2
+        drawn = {"x": at[:, 0], "y": at[:, 1], "radius": radius, "ncc": ncc, "power": power,
+                 "state": state.astype(np.int32), "colour": [frame.DROPPED] * len(state),
+                 "alpha": np.zeros(len(state))}  # fmt: skip
+        return Shown(name, uid, at[:, 0], at[:, 1], radius, state, passes), drawn
+
+    def _show_points(self) -> None:
+        if self.set is not None and self.row >= 0:
+            self.widgets.data.points.data = self.here()[1]
+
+    def _show_edits(self) -> None:
+        """Send the scores of what was changed by hand: they correct the counts of the whole set."""
+        assert self.set is not None
+        history = self.shelf.history(self.widgets.jobs.value)
+        edits = history.now
+        uid = np.array([*edits.kept, *edits.removed], np.uint64)
+        rows = self.set.rows(uid)
+        blank = np.full(len(edits.added), np.nan)
+        ncc, power = (np.append(score[rows], blank) for score in self.scores())
+        state = np.repeat([BY_HAND, REMOVED, ADDED],
+                          [len(edits.kept), len(edits.removed), len(edits.added)])  # fmt: skip
+        data = {"state": state.astype(np.int32), "ncc": ncc, "power": power}
+        self.widgets.data.edits.data = data
+        self.widgets.undo.disabled = not history.before
+
+    def tap(self, event: Any) -> None:
+        """Add, keep or remove a pick where the user clicked, if that is what clicks do now."""
+        if self.set is None or self.row < 0 or self.widgets.tool.active != 1:
             return
-        low, high = self.power.value
-        ncc, power = self.scores
-        kept = (ncc >= self.ncc.value) & (power >= low) & (power <= high)
-        names = [str(name) for name in self.picks["micrograph_name"].values]
-        here = np.zeros(len(kept), bool)
-        if self.micrograph.value in names:
-            here = self.picks["micrograph"].values == names.index(self.micrograph.value)
-        at = self.picks["coordinate"].values[here]
-        colour = np.where(kept[here], "#00e08a", "#d5780066")
-        radius = np.full(len(at), RADIUS)
-        if "pick_diameter" in self.picks:
-            radius = self.picks["pick_diameter"].values[here] / 2
-        self.points.data = {"x": at[:, 0], "y": at[:, 1], "r": radius, "colour": list(colour)}
-        self.message.text = (
-            f"{int(kept[here].sum())} of {int(here.sum())} here; "
-            f"{int(kept.sum()):,} of {len(kept):,} in all micrographs"
-        )
-        words = ["inspect-picks", self.jobs.value, "--min-ncc", f"{self.ncc.value:.2f}"]
-        self.command.show([*words, "--power", f"{low:.4g}", f"{high:.4g}"])
+        history = self.shelf.history(self.widgets.jobs.value)
+        image = self.widgets.data.image.data
+        inside = len(image["w"]) and 0 <= event.x <= image["w"][0] and 0 <= event.y <= image["h"][0]
+        if not inside:
+            return
+        history.change(click(history.now, self.here()[0], float(event.x), float(event.y)))
+        self._show_edits()
+        self._show_points()
 
-    def _jobs(self) -> list[str]:
-        found = []
-        for job in self.project.jobs:
-            try:
-                record = job.read()
-            except InputError:
-                continue
-            if record.stage in STAGES and record.state == "completed":
-                found.append(job.name)
-        return found
+    def undo(self) -> None:
+        """Take the last click back."""
+        if self.set is not None and self.shelf.history(self.widgets.jobs.value).undo():
+            self._show_edits()
+            self._show_points()
+
+    def words(self) -> list[str]:
+        """Return the command that saves what the page shows; edits go to a file."""
+        if self.set is None:
+            return []
+        ncc, low, high = (f"{value:.10g}" for value in self.limits())
+        job = self.widgets.jobs.value
+        words = ["inspect-picks", job, "--min-ncc", ncc, "--power", low, high]
+        if not self.widgets.calibrate.active:
+            words.append("--no-calibrate")
+        edits = self.shelf.history(job).now
+        if edits:
+            words += ["--edits", str(write_edits(edits, self._given(job)))]
+        return words
+
+    def _given(self, job: str) -> Path:
+        folder = self.project.folder / "given"
+        folder.mkdir(exist_ok=True)
+        number = 1
+        while (path := folder / f"edits-{job}-{number}.json").exists():
+            number += 1
+        return path
+
+    def _later(
+        self,
+        what: str,
+        work: Callable[[], Any],
+        then: Callable[[Any], None],
+        *,
+        failed: Callable[[InputError], None] | None = None,
+    ) -> None:
+        """Work in a thread, then go on in the page, unless something newer was asked for."""
+        failed = failed or self._say
+        ticket = self._tickets[what] = self._tickets.get(what, 0) + 1
+
+        def end(result: Any) -> None:
+            if self._tickets[what] != ticket:
+                return
+            if isinstance(result, InputError):
+                failed(result)
+            else:
+                then(result)
+
+        if self.document is None:
+            end(_outcome(work))
+            return
+        document = self.document
+
+        def go() -> None:
+            if self._tickets[what] == ticket:
+                document.add_next_tick_callback(partial(end, _outcome(work)))
+
+        self.shelf.pool.submit(go)
+
+    def _say(self, error: InputError) -> None:
+        self.widgets.message.text = str(error)
 
 
-def _score(picks: Any, name: str) -> NDArray[np.float64]:
-    for column_name in (f"{name}_relative", name):
-        if column_name in picks:
-            return np.asarray(picks[column_name].values, np.float64)
-    raise InputError(f"the picks have no {name} score")
+def _outcome(work: Callable[[], Any]) -> Any:
+    """Return what a piece of work gives, or the sentence that says why not."""
+    try:
+        return work()
+    except InputError as error:
+        return error
+    except Exception as error:
+        logger.exception("the page of picks")
+        return InputError(f"{type(error).__name__}: {error}")
 
 
-def _bounds(values: NDArray[np.float64]) -> tuple[float, float]:
-    finite = values[np.isfinite(values)]
-    if not finite.size:
-        return 0.0, 1.0
-    low, high = float(finite.min()), float(finite.max())
-    return low, high if high > low else low + 1.0
+def _bars(values: Any, edges: Any) -> dict[str, Any]:
+    counts, edges = np.histogram(values, edges)
+    return {"left": edges[:-1], "right": edges[1:], "top": counts.astype(float)}
 
 
-def _reduced(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Average blocks of pixels down to at most `SIDE`, and clip to the usual contrast."""
-    step = max(1, math.ceil(max(image.shape) / SIDE))
-    rows, columns = (n // step for n in image.shape)
-    blocks = image[: rows * step, : columns * step].reshape(rows, step, columns, step)
-    small = blocks.mean((1, 3))
-    low, high = np.percentile(small, (1, 99))
-    return np.asarray(np.clip(small, low, high), np.float32)
-
-
-def page(project: Project, document: Document) -> None:
+def page(project: Project, shelf: Shelf, document: Document) -> None:
     """Fill a document.
 
     Parameters
     ----------
     project : Project
+    shelf : Shelf
+        Shared by the pages of a server.
     document : bokeh.document.Document
     """
-    shown = PickPage(project)
-    document.title = "dspa: picks"
-    document.add_root(shown.root)
+    frame.dress(document, "picks")
+    document.add_root(PickPage(project, document, shelf).root)

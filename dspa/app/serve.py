@@ -75,7 +75,7 @@ def make_server(project: Project, *, port: int = 0, token: str = "") -> tuple[An
     port = port or _free_port()
     pages = {
         "/": partial(monitor.page, project, f"{prefix}/report/"),
-        "/picks": partial(picks.page, project),
+        "/picks": partial(picks.page, project, picks.Shelf()),
         "/classes": partial(classes.page, project),
     }
     try:

@@ -64,35 +64,32 @@ def test_chosen_classes_become_a_command(project):
 
 def test_thresholds_become_a_command(project):
     page = PickPage(project)
-    assert page.jobs.value == "J2"
-    assert 0.2 < page.ncc.value < 0.45
-    assert page.message.text.startswith("4") or page.message.text.startswith("3")
-    page.ncc.value = 0.35
-    page.power.value = (400.0, 1000.0)
-    page.choose()
-    assert page.command.words == [
-        "inspect-picks",
-        "J2",
-        "--min-ncc",
-        "0.35",
-        "--power",
-        "400",
-        "1000",
-    ]
-    assert "40 of 100 here" in page.message.text
-    colours = page.points.data["colour"]
-    assert colours.count("#00e08a") == 40
+    parts = page.widgets
+    assert parts.jobs.value == "J2"
+    power = page.scores()[1]
+    assert 0.2 < page.limits()[0] < 0.45  # the rule of --auto
+    parts.ncc.value = int(np.argmin(np.abs(page.cuts.ncc - 0.35)))
+    parts.power.value = (0, len(page.cuts.power) - 1)
+    words = page.words()
+    assert words[:4] == ["inspect-picks", "J2", "--min-ncc", "0.35"]
+    assert words[4] == "--power"
+    assert float(words[5]) <= power.min() and power.max() <= float(words[6])
+    assert page.here()[0].kept.sum() == 40
+    parts.calibrate.active = False
+    assert page.words()[-1] == "--no-calibrate"
 
 
 def test_empty_project_says_so(tmp_path):
     project = init(tmp_path)
     assert "no 2D classification" in ClassPage(project).message.text
-    assert "no picking job" in PickPage(project).message.text
+    assert "no picking job" in PickPage(project).widgets.message.text
 
 
 def test_button_starts_a_job(project):
     page = ClassPage(project)
     page.command.show(["show", "J3"])
     page.command.start()
-    assert "started" in page.command.text.text and page.command.button.disabled
+    assert "started" in page.command.status.text and page.command.button.disabled
     assert [process.wait(60) for process in page.command.processes] == [0]
+    page.command.poll()
+    assert not page.command.button.disabled
