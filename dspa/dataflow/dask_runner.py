@@ -45,7 +45,8 @@ S = TypeVar("S")
 # Seconds that Dask spends on a task, and a chunk's time where nothing is known of it yet.
 OVERHEAD = 0.004
 SLOW_CHUNK = 1.0
-LARGE_FUNCTION = 2**16
+# A function beyond this travels once to a worker, not with every task.
+LARGE_FUNCTION = 2**12
 # Reductions bound to a model in this process, newest last: two, for the two half sets.
 _BOUND: dict[str, Reduction] = {}
 
@@ -141,20 +142,22 @@ class DaskRunner:
         carried: Any = blob
         if len(blob) > LARGE_FUNCTION:
             carried = client.submit(bytes, blob, key=("function-" + turn, 0), pure=False)
-        futures = [
-            client.submit(_apply, carried, item, key=("map-" + turn, number), pure=False)
+        futures: dict[Future, int] = {
+            client.submit(_apply, carried, item, key=("map-" + turn, number), pure=False): number
             for number, item in enumerate(items)
-        ]
+        }
+        results: list[Any] = [None] * len(items)
+        # Results are fetched as they come and forgotten where they were made: workers hold none.
         try:
-            for done, future in enumerate(as_completed(futures, loop=client.loop), start=1):
-                if future.status == "error":
-                    future.result()
-                self.events.emit("progress", task=name, done=done, total=len(items))
-            results: list[T] = client.gather(futures)
+            for batch in as_completed(list(futures), loop=client.loop).batches():
+                for future, result in zip(batch, client.gather(batch), strict=True):
+                    results[futures.pop(future)] = result
+                    done = len(items) - len(futures)
+                    self.events.emit("progress", task=name, done=done, total=len(items))
         except KilledWorker as error:
             raise RuntimeError(self._obituary(name)) from error
         finally:
-            client.cancel([future for future in futures if not future.done()])
+            client.cancel(list(futures))
         return results
 
     def close(self) -> None:
@@ -313,5 +316,6 @@ def _finish(
 
 
 def _apply(carried: bytes, item: Any) -> Any:
+    function = pickle.loads(carried)  # imports what it needs, libraries with threads among it
     with one_thread():
-        return host(pickle.loads(carried)(item))
+        return host(function(item))

@@ -20,10 +20,11 @@ import math
 import os
 import shutil
 import uuid
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import google_crc32c
 import numpy as np
@@ -33,6 +34,8 @@ from dspa.data.errors import InputError, ShardError
 from dspa.io import mrc
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
 SHARD = 1024
@@ -216,62 +219,67 @@ class ImageWriter:
             If it is not a whole shard, another writer is at it, or it holds other images.
         """
         shard = start // SHARD
-        low, high = self.span(shard)
-        if start != low or not 0 <= shard < self.shards or len(images) != high - low:
+        if start != shard * SHARD:
             raise ShardError(
                 f"{self.path}: images {start} to {start + len(images)} are not a whole shard "
                 f"(of {SHARD}); one writer writes one shard at once"
             )
-        if images.shape[1:] != (self.box, self.box):
-            raise ShardError(f"{self.path}: images of {images.shape[1:]}, not {self.box} squared")
-        with np.errstate(over="ignore"):
-            block = np.ascontiguousarray(images, np.dtype(self.dtype))
-        if self.dtype == "float16" and np.isinf(block).any() and np.isfinite(images).all():
-            raise ShardError(f"{self.path}: values beyond float16; normalise, or use float32")
-        self._write_once(shard, low, block)
+        with self.shard(shard) as stream:
+            stream.append(images)
 
-    def _write_once(self, shard: int, low: int, block: NDArray[Any]) -> None:
-        digest = hashlib.blake2b(block.data, digest_size=_DIGEST).hexdigest()
+    @contextmanager
+    def shard(self, shard: int) -> Iterator[ShardStream]:
+        """Write one whole shard, some images at a time and in order: memory holds only those.
+
+        The shard is there when the block ends, whole, or not at all.
+
+        Parameters
+        ----------
+        shard : int
+
+        Raises
+        ------
+        ShardError
+            If images are missing or too many, another writer is at it, or it holds other images.
+        """
+        if not 0 <= shard < self.shards:
+            raise ShardError(f"{self.path}: no whole shard {shard}; it has {self.shards}")
         record = Path(f"{self.path}.writers", f"{shard}")
         record.parent.mkdir(exist_ok=True)
+        target = Path(self.path, "c", str(shard), "0", "0")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f"0.{uuid.uuid4().hex[:12]}.partial")
         with record.open("a+") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise ShardError(f"{self.path}: another writer is at shard {shard}") from error
-            before = _note(record)
-            if before and before != digest:
-                raise ShardError(f"{self.path}: shard {shard} was written with other images")
-            if before:
-                return
-            self._write_shard(shard, block)
-            lock.truncate(0)
-            lock.write(digest)
-            lock.flush()
-            os.fsync(lock.fileno())
+            try:
+                with temporary.open("wb") as file:
+                    stream = ShardStream(self, shard, file)
+                    yield stream
+                    digest = stream.finish()
+                self._put(shard, temporary, lock, digest)
+            finally:
+                temporary.unlink(missing_ok=True)
 
-    def _write_shard(self, shard: int, block: NDArray[Any]) -> None:
-        target = Path(self.path, "c", str(shard), "0", "0")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f"0.{uuid.uuid4().hex[:12]}.partial")
-        chunks = -(-len(block) // CHUNK)
-        padding = np.zeros((chunks * CHUNK - len(block), *block.shape[1:]), block.dtype)
-        header = mrc.stack_header(block, pixel_size=self.pixel_size)
-        try:
-            with temporary.open("wb") as stream:
-                stream.write(header)
-                stream.write(block.data)
-                stream.write(padding.data)
-                stream.write(_shard_index(chunks, CHUNK * block[0].nbytes))
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+    def _put(self, shard: int, temporary: Path, lock: IO[str], digest: str) -> None:
+        """Put a finished shard in its place and note what it holds."""
+        before = _note(Path(lock.name))
+        if before and before != digest:
+            raise ShardError(f"{self.path}: shard {shard} was written with other images")
+        if before:
+            return
+        target = temporary.with_name("0")
+        temporary.replace(target)
         link = Path(stack_link(self.path, shard))
         link.parent.mkdir(exist_ok=True)
         link.unlink(missing_ok=True)
         link.symlink_to(os.path.relpath(target, link.parent))
+        lock.truncate(0)
+        lock.write(digest)
+        lock.flush()
+        os.fsync(lock.fileno())
 
     def missing(self) -> list[int]:
         """Return the shards that have not been written."""
@@ -284,6 +292,76 @@ class ImageWriter:
         if missing:
             raise ShardError(f"{self.path}: shards {missing[:8]} were never written")
         shutil.rmtree(f"{self.path}.writers", ignore_errors=True)
+
+
+class ShardStream:
+    """Takes the images of one shard in order.
+
+    Parameters
+    ----------
+    writer : ImageWriter
+    shard : int
+    file : binary file
+        Open and empty; the header is written last, because it says how the images are spread.
+    """
+
+    def __init__(self, writer: ImageWriter, shard: int, file: IO[bytes]) -> None:
+        self.writer, self.shard, self.file = writer, shard, file
+        self.held = 0
+        self._digest = hashlib.blake2b(digest_size=_DIGEST)
+        self._statistics = mrc.Statistics()
+        file.write(bytes(mrc.HEADER_BYTES))
+
+    @property
+    def wanted(self) -> int:
+        """Images of the whole shard."""
+        low, high = self.writer.span(self.shard)
+        return high - low
+
+    def append(self, images: NDArray[Any]) -> None:
+        """Take the next images.
+
+        Parameters
+        ----------
+        images : (n, y, x)
+        """
+        path, box = self.writer.path, self.writer.box
+        if images.shape[1:] != (box, box):
+            raise ShardError(f"{path}: images of {images.shape[1:]}, not {box} squared")
+        if self.held + len(images) > self.wanted:
+            raise ShardError(
+                f"{path}: {self.held + len(images)} images and more for shard {self.shard}, a "
+                f"whole shard of which is {self.wanted}"
+            )
+        with np.errstate(over="ignore"):
+            block = np.ascontiguousarray(images, np.dtype(self.writer.dtype))
+        if self.writer.dtype == "float16" and np.isinf(block).any() and np.isfinite(images).all():
+            raise ShardError(f"{path}: values beyond float16; normalise, or use float32")
+        for image in block:
+            self._statistics.add(image)
+        self._digest.update(block.data)
+        self.file.write(block.data)
+        self.held += len(block)
+
+    def finish(self) -> str:
+        """Write padding, index and header, flush to disk; return the hash of the images."""
+        if self.held != self.wanted:
+            raise ShardError(
+                f"{self.writer.path}: {self.held} images are not a whole shard, which holds "
+                f"{self.wanted}; one writer writes one shard at once"
+            )
+        box, dtype = self.writer.box, self.writer.dtype
+        image_bytes = box * box * np.dtype(dtype).itemsize
+        chunks = -(-self.held // CHUNK)
+        self.file.write(bytes((chunks * CHUNK - self.held) * image_bytes))
+        self.file.write(_shard_index(chunks, CHUNK * image_bytes))
+        self.file.seek(0)
+        size, statistics = self.writer.pixel_size, self._statistics
+        shape = (self.held, box, box)
+        self.file.write(mrc.stack_header(shape, dtype, pixel_size=size, statistics=statistics))
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        return self._digest.hexdigest()
 
 
 def _note(record: Path) -> str:

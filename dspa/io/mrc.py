@@ -256,7 +256,7 @@ def write(
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}")
-    statistics = _Statistics()
+    statistics = Statistics()
     try:
         with temporary.open("wb") as stream:
             stream.write(b"\0" * HEADER_BYTES)
@@ -280,24 +280,25 @@ def write(
         temporary.unlink(missing_ok=True)
 
 
-def stack_header(images: NDArray[Any], *, pixel_size: float) -> bytes:
+def stack_header(
+    shape: tuple[int, int, int], dtype: str, *, pixel_size: float, statistics: Statistics
+) -> bytes:
     """Return the header of an image stack.
 
     Parameters
     ----------
-    images : (n, y, x) float32 or float16
+    shape : tuple of int
+        Images, rows, columns.
+    dtype : {"float16", "float32"}
     pixel_size : float
         A; unset in the header where it is not finite.
+    statistics : Statistics
+        Of all images.
     """
-    statistics = _Statistics()
-    for image in images:
-        statistics.add(image)
-    count, rows, columns = images.shape
-    mode = 2 if images.dtype.itemsize == 4 else 12
-    return _header_bytes((count, rows, columns), mode, pixel_size, statistics, stack=True)
+    return _header_bytes(shape, 2 if dtype == "float32" else 12, pixel_size, statistics, stack=True)
 
 
-class _Statistics:
+class Statistics:
     """Running minimum, maximum, mean and rms."""
 
     def __init__(self) -> None:
@@ -305,6 +306,12 @@ class _Statistics:
         self.count, self.total, self.square = 0, 0.0, 0.0
 
     def add(self, array: NDArray[Any]) -> None:
+        """Take one image in.
+
+        Parameters
+        ----------
+        array : (y, x) float
+        """
         self.low = min(self.low, float(array.min()))
         self.high = max(self.high, float(array.max()))
         self.count += array.size
@@ -312,6 +319,7 @@ class _Statistics:
         self.square += float(np.square(array, dtype=np.float64).sum())
 
     def words(self) -> tuple[float, float, float, float]:
+        """Return minimum, maximum, mean and rms."""
         mean = self.total / max(self.count, 1)
         rms = max(self.square / max(self.count, 1) - mean * mean, 0.0) ** 0.5
         return self.low, self.high, mean, rms
@@ -321,7 +329,7 @@ def _header_bytes(
     shape: tuple[int, int, int],
     mode: int,
     pixel_size: float,
-    statistics: _Statistics,
+    statistics: Statistics,
     *,
     stack: bool,
 ) -> bytes:

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-# Images cut and normalised at once.
+# Images cut and normalised at once: so many, or fewer if large.
 BATCH = 64
+BATCH_BYTES = 2**23
 # RELION's default circle: three quarters of the box.
 BACKGROUND = 0.75
 SHOWN = 60
@@ -72,10 +73,9 @@ class _Recipe:
 
 @dataclass(frozen=True)
 class _Piece:
-    """The boxes of one micrograph that lie in one shard: ``first`` is the place in the shard."""
+    """The boxes of one micrograph that lie in one shard, in order: boxes are sorted so."""
 
     task: MicrographTask
-    first: int
     start: NDArray[np.int64]
 
 
@@ -84,7 +84,6 @@ class _Shard:
     """What one task writes: a whole shard, so that every shard has one writer."""
 
     number: int
-    count: int
     pieces: tuple[_Piece, ...]
 
 
@@ -94,42 +93,48 @@ def _shards(boxes: Boxes) -> list[_Shard]:
         high = min(low + SHARD, boxes.row.size)
         owner = boxes.task[low:high]
         starts = boxes.start[low:high]
-        pieces = [
-            _Piece(boxes.tasks[int(t)], int(np.searchsorted(owner, t)), starts[owner == t])
-            for t in np.unique(owner)
-        ]
-        shards.append(_Shard(number, high - low, tuple(pieces)))
+        pieces = [_Piece(boxes.tasks[int(t)], starts[owner == t]) for t in np.unique(owner)]
+        shards.append(_Shard(number, tuple(pieces)))
     return shards
 
 
 def _extract_shard(
     writer: ImageWriter, recipe: _Recipe, shard: _Shard
 ) -> tuple[NDArray[np.bool_], list[str]]:
-    """Cut one shard; which images are good, and what was wrong with micrographs."""
-    block = np.zeros((shard.count, recipe.size, recipe.size), recipe.dtype)
-    valid = np.zeros(shard.count, bool)
-    faults = []
-    for piece in shard.pieces:
-        pixels = contained(piece.task.read)
-        if isinstance(pixels, str):
-            faults.append(f"{piece.task.name} set aside: {pixels}")
-            continue
-        for low in range(0, len(piece.start), BATCH):
-            images, good = _images(pixels, piece, low, recipe)
-            at = slice(piece.first + low, piece.first + low + len(images))
-            block[at], valid[at] = images, good
-    writer.write(shard.number * SHARD, block)
-    return valid, faults
+    """Cut one shard, a batch at a time; which images are good, and what was wrong."""
+    valid, faults = [], []
+    batch = max(1, min(BATCH, BATCH_BYTES // (4 * recipe.box**2)))
+    with writer.shard(shard.number) as stream:
+        for piece in shard.pieces:
+            pixels = contained(piece.task.read)
+            if isinstance(pixels, str):
+                faults.append(f"{piece.task.name} set aside: {pixels}")
+            for low in range(0, len(piece.start), batch):
+                starts = piece.start[low : low + batch]
+                if isinstance(pixels, str):
+                    images = np.zeros((len(starts), recipe.size, recipe.size), np.float32)
+                    good = np.zeros(len(starts), bool)
+                else:
+                    seed = hash_seed(recipe.seed, piece.task.index, *starts[0])
+                    images, good = _images(pixels, starts, recipe, sign=piece.task.sign, seed=seed)
+                stream.append(images.astype(recipe.dtype))
+                valid.append(good)
+            pixels = ""  # frees this micrograph before the next is read
+    return np.concatenate(valid), faults
 
 
 def _images(
-    pixels: NDArray[np.float32], piece: _Piece, low: int, recipe: _Recipe
+    pixels: NDArray[np.float32],
+    start: NDArray[np.int64],
+    recipe: _Recipe,
+    *,
+    sign: int,
+    seed: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Cut, clean, crop and normalise a batch; particles bright."""
-    boxes = extract_boxes(pixels, piece.start[low : low + BATCH], recipe.box)
-    if piece.task.sign < 0:
+    boxes = extract_boxes(pixels, start, recipe.box)
+    if sign < 0:
         boxes = -boxes
-    seed = hash_seed(recipe.seed, piece.task.index, low)
     images, valid = normalise_background(
         boxes, diameter=recipe.background, dust=recipe.dust, seed=seed
     )
@@ -244,14 +249,14 @@ def plan(inputs: Mapping[str, Any], params: Params) -> Mapping[str, Any]:
     """Estimate work, memory and disk."""
     count = int(_source(inputs).sizes["particle"])
     size = params.crop or params.box
+    shape = read_micrographs(inputs["micrographs"]).get("shape")
+    pixels = 4096**2 if shape is None else int(np.prod(shape.values, axis=1).max())
     item = size * size * np.dtype(params.dtype).itemsize
     return {
         "particles": count,
         "tasks": math.ceil(count / SHARD),
         "disk (MiB)": math.ceil(count * item / 2**20),
-        "memory per worker (MiB)": math.ceil(
-            (min(count, SHARD) * item + 6 * BATCH * 4 * params.box**2) / 2**20 + 256
-        ),
+        "memory per worker (MiB)": math.ceil((10 * BATCH_BYTES + 8 * pixels) / 2**20 + 256),
         "estimate (s per core)": round(count * params.box**2 / 2e7, 1),
     }
 
