@@ -181,24 +181,61 @@ def _refine(
     """Refine one 1D peak in mean defocus, astigmatism and, if it is free, phase shift."""
     objective = _Objective(white, microscope, search, peak.envelope, peak.phase_shift)
     start = _start_astigmatism(objective, peak)
+    return _descend(objective, np.append(start, peak.phase_shift))
+
+
+def _descend(objective: _Objective, start: Floats) -> _Refined:
+    """Climb from (mean, c, s, phase) to the optimum next to it."""
+    search = objective.search
     free_phase = search.phase_maximum > search.phase_minimum
-    if free_phase:
-        start = np.append(start, peak.phase_shift)
-    steps = np.array([100.0, 100.0, 100.0, 0.1])[: start.size]
+    phase = float(start[3])
+    at = start if free_phase else start[:3]
+    steps = np.array([100.0, 100.0, 100.0, 0.1])[: at.size]
     for _ in range(2):
-        simplex = np.vstack([start, start + np.diag(steps)])
+        simplex = np.vstack([at, at + np.diag(steps)])
         found = minimize(
             objective,
-            start,
+            at,
             method="Nelder-Mead",
             options={"initial_simplex": simplex, "xatol": 0.5, "fatol": 1e-4, "maxfev": 300},
         )
-        start, steps = np.asarray(found.x), steps / 4
-        objective = objective.best_envelope(start)
-    correlation = objective.correlation(start)
-    phase = float(start[3]) if free_phase else peak.phase_shift
-    evidence = float(_evidence(correlation, white.degrees))
-    return _Refined(evidence, np.append(start[:3], phase), correlation, objective.falloff)
+        at, steps = np.asarray(found.x), steps / 4
+        objective = objective.best_envelope(at)
+    correlation = objective.correlation(at)
+    phase = float(at[3]) if free_phase else phase
+    evidence = float(_evidence(correlation, objective.white.degrees))
+    return _Refined(evidence, np.append(at[:3], phase), correlation, objective.falloff)
+
+
+def refine_fit(
+    spectrum: PolarSpectrum,
+    start: CTFFit,
+    *,
+    microscope: Microscope,
+    search: DefocusSearch,
+    terms: int = 8,
+) -> CTFFit:
+    """Refine a fit on another spectrum of the same micrograph; the margin grows as the evidence.
+
+    Parameters
+    ----------
+    spectrum : PolarSpectrum
+    start : CTFFit
+    microscope : Microscope
+    search : DefocusSearch
+    terms : int
+        Splines of the background.
+    """
+    half = 0.5 * (start.defocus_u - start.defocus_v)
+    turn = 2.0 * start.defocus_angle
+    parameters = np.array(
+        [start.defocus, half * math.cos(turn), half * math.sin(turn), start.phase_shift]
+    )
+    white = whiten(spectrum, terms)
+    objective = _Objective(white, microscope, search, start.envelope, start.phase_shift)
+    best = _descend(objective, parameters)
+    margin = start.margin + best.evidence - start.evidence
+    return _judged(spectrum, best, microscope=microscope, margin=margin, terms=terms)
 
 
 def equiphase_average(
@@ -362,6 +399,13 @@ def fit_ctf(
     apart = max(500.0, 0.05 * mean)
     others = [r.evidence for r in refined if abs(r.parameters[0] - mean) > apart]
     margin = best.evidence - max(others, default=0.0)
+    return _judged(spectrum, best, microscope=microscope, margin=margin, terms=terms)
+
+
+def _judged(
+    spectrum: PolarSpectrum, best: _Refined, *, microscope: Microscope, margin: float, terms: int
+) -> CTFFit:
+    """Turn an optimum into a fit, with its resolution and a verdict."""
     u, v, angle = _split(best.parameters)
     phase = float(best.parameters[3])
     fit = CTFFit(

@@ -5,21 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dspa.io.micrographs import read_micrographs, write_micrographs
-from dspa.io.picture import curves, histogram, image, scatter, side_by_side
-from dspa.ops.ctf_estimation import (
-    CTFFit,
-    DefocusSearch,
-    Microscope,
-)
-from dspa.ops.ctf_picture import comparison_image
-from dspa.ops.ctf_search import equiphase_average, fit_ctf, ring_agreement
-from dspa.ops.ctf_spectrum import PolarSpectrum, polar_spectrum, power_spectrum, tile_size
+from dspa.ops.ctf_estimation import DefocusSearch, Microscope
+from dspa.ops.ctf_search import fit_ctf
+from dspa.ops.ctf_spectrum import patch_spectra, tile_size
+from dspa.ops.defocus_surface import extent_of, surface_range
+from dspa.ops.ice_ring import ice_ring
+from dspa.ops.local_defocus import Kind, fit_local, local_tile
+from dspa.stages.ctf_report import QUALITIES, Estimate, fit_picture, picture_path, summarise
 from dspa.stages.micrograph_tasks import (
     COPIES,
     MicrographTask,
@@ -31,12 +28,11 @@ from dspa.stages.stage import Context, Input, Stage, param
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     import xarray as xr
 
-QUALITIES = ("failed", "weak", "good")
-# Pictures that enter the report; all lie in the job's folder ctf/.
-SHOWN = 6
+_KINDS: dict[str, Kind] = {"none": "none", "plane": "plane", "surface": "surface"}
 
 
 @dataclass(frozen=True)
@@ -53,6 +49,11 @@ class Params:
     min_phase_shift: float = param(0.0, "Smallest phase shift searched.", unit="deg")
     max_phase_shift: float = param(
         0.0, "Largest phase shift searched (a phase plate: 160, say).", unit="deg"
+    )
+    local: str = param(
+        "surface",
+        "Local defocus, as far as the evidence supports it.",
+        choices=("none", "plane", "surface"),
     )
     tile: int = param(512, "Tile of the power spectrum, enlarged to 700 A.", unit="px", minimum=128)
     micrographs: int = param(0, "Only so many micrographs (0: all).", minimum=0)
@@ -76,61 +77,48 @@ def _search(params: Params) -> DefocusSearch:
     )
 
 
-def _microscope(task: MicrographTask) -> Microscope:
-    return Microscope(task.voltage, task.spherical_aberration, task.amplitude_contrast)
-
-
-def _estimate(settings: _Settings, task: MicrographTask) -> CTFFit | str:
+def _estimate(settings: _Settings, task: MicrographTask) -> Estimate | str:
     """Fit one micrograph and leave its picture in the job's folder."""
     return contained(partial(_fit, settings, task))
 
 
-def _fit(settings: _Settings, task: MicrographTask) -> CTFFit:
+def _fit(settings: _Settings, task: MicrographTask) -> Estimate:
     params = settings.params
     pixels = task.read()
-    tile = tile_size((pixels.shape[0], pixels.shape[1]), task.pixel_size, minimum=params.tile)
-    spectrum = polar_spectrum(
-        power_spectrum(pixels, tile),
-        task.pixel_size,
+    shape = (pixels.shape[0], pixels.shape[1])
+    microscope = Microscope(task.voltage, task.spherical_aberration, task.amplitude_contrast)
+    search = _search(params)
+    measure = partial(
+        patch_spectra,
+        pixels,
+        pixel_size=task.pixel_size,
         low=params.min_resolution,
         high=params.max_resolution,
     )
-    fit = fit_ctf(spectrum, microscope=_microscope(task), search=_search(params))
-    _picture_path(settings.folder, task).write_bytes(_picture(spectrum, fit, task))
-    return fit
-
-
-def _picture_path(folder: Path, task: MicrographTask) -> Path:
-    return folder / "ctf" / f"{task.index:05d}_{Path(task.name).stem}.png"
-
-
-def _picture(spectrum: PolarSpectrum, fit: CTFFit, task: MicrographTask) -> bytes:
-    """Draw spectrum beside fit, and the radial curve with the fit and its resolution."""
-    microscope = _microscope(task)
-    both = image(
-        comparison_image(spectrum, fit, microscope=microscope),
-        contrast=(0.0, 100.0),
-        width=384,
-        title=f"{Path(task.name).name}: spectrum | fit",
+    tile = tile_size(shape, task.pixel_size, minimum=params.tile)
+    whole = measure(tile)
+    fit = fit_ctf(whole.mean, microscope=microscope, search=search)
+    small = local_tile(fit, tile, microscope=microscope, pixel_size=task.pixel_size)
+    extent = extent_of(shape, task.pixel_size)
+    fit, local, spectrum = fit_local(
+        whole if small == tile or params.local == "none" else measure(small),
+        fit,
+        whole=whole,
+        microscope=microscope,
+        search=search,
+        extent=extent,
+        pixel_size=task.pixel_size,
+        allow=_KINDS[params.local],
     )
-    frequency, curve, model = equiphase_average(spectrum, fit, microscope=microscope)
-    spread = max(float(np.std(curve)), 1e-12)
-    radial = curves(
-        frequency,
-        {
-            "spectrum - background": np.clip(curve / (4 * spread), -1, 1),
-            "CTF² fit": model - 0.5,
-            "agreement": ring_agreement(frequency, curve, model),
-        },
-        title=(
-            f"defocus {fit.defocus:.0f} A, astigmatism {fit.defocus_u - fit.defocus_v:.0f} A, "
-            f"fit to {fit.resolution:.1f} A: {fit.quality}"
-        ),
-        thresholds={"0.5": 0.5},
-        resolution=True,
-        ylim=(-1.05, 1.05),
+    estimate = Estimate(
+        fit,
+        local,
+        surface_range(local.surface, extent),
+        ice_ring(whole.total, task.pixel_size),
     )
-    return side_by_side([both, radial])
+    picture = fit_picture(spectrum, estimate, microscope=microscope, extent=extent, name=task.name)
+    picture_path(settings.folder, task).write_bytes(picture)
+    return estimate
 
 
 def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[str, Path]:
@@ -143,19 +131,22 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     results = context.runner.map(partial(_estimate, settings), tasks, name="ctf")
     report_failures(context, tasks, results, what="ctf")
     done = [
-        (task, fit) for task, fit in zip(tasks, results, strict=True) if isinstance(fit, CTFFit)
+        (task, found)
+        for task, found in zip(tasks, results, strict=True)
+        if isinstance(found, Estimate)
     ]
     result = _with_fits(table, done)
     write_micrographs(result, context.folder / "micrographs.zarr")
     write_micrographs(result, context.folder / "micrographs.star")
-    _summarise(context, done)
+    summarise(context, done)
     return {"micrographs": context.folder / "micrographs.zarr"}
 
 
-def _with_fits(table: xr.Dataset, done: Sequence[tuple[MicrographTask, CTFFit]]) -> xr.Dataset:
+def _with_fits(table: xr.Dataset, done: Sequence[tuple[MicrographTask, Estimate]]) -> xr.Dataset:
     """Keep the micrographs that were fitted, with what was found."""
     rows = [task.index for task, _ in done]
-    fits = [fit for _, fit in done]
+    found = [estimate for _, estimate in done]
+    fits = [estimate.fit for estimate in found]
     result = table.isel(micrograph=rows)
     columns = {
         "defocus_u": [fit.defocus_u for fit in fits],
@@ -164,49 +155,16 @@ def _with_fits(table: xr.Dataset, done: Sequence[tuple[MicrographTask, CTFFit]])
         "phase_shift": [fit.phase_shift for fit in fits],
         "ctf_resolution": [min(fit.resolution, 999.0) for fit in fits],
         "ctf_score": [fit.score for fit in fits],
+        "defocus_range": [estimate.range for estimate in found],
+        "ice_ring": [estimate.ice_ring for estimate in found],
     }
     for name, values in columns.items():
         result[name] = ("micrograph", np.asarray(values, np.float64))
+    surfaces = np.stack([estimate.local.surface for estimate in found])
+    result["defocus_surface"] = (("micrograph", "surface"), surfaces)
     quality = np.array([QUALITIES.index(fit.quality) for fit in fits], np.int8)
     result["ctf_quality"] = ("micrograph", quality)
     return result
-
-
-def _summarise(context: Context, done: Sequence[tuple[MicrographTask, CTFFit]]) -> None:
-    fits = [fit for _, fit in done]
-    counts = {name: sum(fit.quality == name for fit in fits) for name in QUALITIES}
-    for task, fit in done:
-        if fit.quality != "good":
-            context.events.warning(
-                f"{task.name}: the CTF fit is {fit.quality} (fit to {fit.resolution:.1f} A, "
-                f"evidence {fit.evidence:.0f})"
-            )
-    order = sorted(range(len(done)), key=lambda i: fits[i].evidence)
-    shown = dict.fromkeys([*order[: SHOWN // 2], *order[-(SHOWN // 2) :]])
-    for i in shown:
-        path = _picture_path(context.folder, done[i][0])
-        context.events.picture(f"ctf_{done[i][0].index:05d}", path.read_bytes(), title=path.stem)
-    defocus = np.array([fit.defocus for fit in fits])
-    resolution = np.array([min(fit.resolution, 50.0) for fit in fits])
-    context.events.picture(
-        "defocus", histogram(defocus / 1e4, bins=30, xlabel="defocus (µm)"), title="defocus"
-    )
-    context.events.picture(
-        "resolution_defocus",
-        scatter(defocus / 1e4, resolution, xlabel="defocus (µm)", ylabel="fit resolution (A)"),
-        title="fit resolution against defocus",
-    )
-    context.events.message(
-        f"{len(fits)} micrographs: {counts['good']} good, {counts['weak']} weak, "
-        f"{counts['failed']} failed; median defocus {np.median(defocus):.0f} A, median fit "
-        f"resolution {np.median(resolution):.1f} A; a picture of each is in ctf/"
-    )
-    context.events.emit(
-        "result",
-        **counts,
-        defocus=float(np.median(defocus)),
-        resolution=float(np.median(resolution)),
-    )
 
 
 def plan(inputs: Mapping[str, Any], params: Params) -> Mapping[str, Any]:

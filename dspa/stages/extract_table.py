@@ -178,11 +178,18 @@ def particle_table(
 
 
 def _take_ctf(table: xr.Dataset, boxes: Boxes) -> None:
-    """Give picks the CTF of their micrograph; refined particles keep their own."""
+    """Give picks the CTF of their place in the micrograph; refined particles keep their own."""
     known = np.array([np.isfinite(task.defocus) for task in boxes.tasks])[boxes.task]
     if not known.any():
         return
+    truth = boxes.coordinate - boxes.shift
+    offset = np.zeros(known.size)
+    for position in np.unique(boxes.task):
+        mine = boxes.task == position
+        offset[mine] = boxes.tasks[int(position)].offset(truth[mine])
     for name in _CTF:
         values = np.array([getattr(task, name) for task in boxes.tasks])[boxes.task]
+        if name in ("defocus_u", "defocus_v"):
+            values = values + offset
         old: Any = table[name].values if name in table else np.full(known.size, np.nan)
         table[name] = ("particle", np.where(known, values, old).astype(np.float64))

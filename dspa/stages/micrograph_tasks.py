@@ -11,6 +11,7 @@ import numpy as np
 from dspa.data.errors import InputError
 from dspa.io.micrographs import read_micrograph_image
 from dspa.ops.ctf import CTF
+from dspa.ops.defocus_surface import TERMS, defocus_offset
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,6 +41,8 @@ class MicrographTask:
         -1 where particles are dark in the file.
     defocus_u, defocus_v, defocus_angle, phase_shift : float
         NaN where unknown.
+    surface : tuple of float
+        How defocus varies over the micrograph (`dspa.ops.defocus_surface`); empty if it does not.
     """
 
     index: int
@@ -54,6 +57,7 @@ class MicrographTask:
     defocus_v: float
     defocus_angle: float
     phase_shift: float
+    surface: tuple[float, ...] = ()
 
     def read(self) -> NDArray[np.float32]:
         """Read the micrograph in the contrast of its file."""
@@ -63,6 +67,10 @@ class MicrographTask:
     def defocus(self) -> float:
         """Mean defocus, NaN if unknown."""
         return 0.5 * (self.defocus_u + self.defocus_v)
+
+    def offset(self, coordinate: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Defocus at coordinates (n, 2), A, above the mean of the micrograph: (n,) A."""
+        return defocus_offset(self.surface or np.zeros(TERMS), coordinate)
 
     @property
     def ctf(self) -> CTF | None:
@@ -127,16 +135,25 @@ def micrograph_tasks(micrographs: xr.Dataset, *, limit: int = 0) -> list[Microgr
         name = micrographs["micrograph_name"].values[int(np.flatnonzero(bad)[0])]
         raise InputError(f"{name}: no pixel size; import the micrographs with --pixel-size")
     signs = own("contrast_sign", -1.0)
+    surfaces = local_surfaces(micrographs)
     return [
         MicrographTask(
             index=int(row),
             path=str(micrographs["path"].values[row]),
             name=str(micrographs["micrograph_name"].values[row]),
             sign=-1 if signs[row] < 0 else 1,
+            surface=tuple(surfaces[row].tolist()) if surfaces[row].any() else (),
             **{key: float(values[row]) for key, values in columns.items()},
         )
         for row in rows
     ]
+
+
+def local_surfaces(micrographs: xr.Dataset) -> NDArray[np.float64]:
+    """Local defocus of each micrograph, (m, 6); zeros where flat or unknown."""
+    if "defocus_surface" not in micrographs:
+        return np.zeros((int(micrographs.sizes["micrograph"]), TERMS))
+    return np.nan_to_num(np.asarray(micrographs["defocus_surface"].values, np.float64))
 
 
 def match_names(names: Sequence[str], among: Sequence[str]) -> NDArray[np.int64]:

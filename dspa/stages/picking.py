@@ -11,8 +11,10 @@ from dspa.data.schema import make
 from dspa.io.particles import write_particles
 from dspa.io.picture import Circles, histogram, image, scatter
 from dspa.io.uids import pick_uids
+from dspa.ops.defocus_surface import defocus_offset
 from dspa.ops.search_image import clip_outliers, coarsen
 from dspa.ops.trend import relative_scores
+from dspa.stages.micrograph_tasks import local_surfaces
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -67,9 +69,10 @@ def picks_table(
         **{name: micrographs[name].values[row] for name in _CTF if name in micrographs},
     }
     if "defocus_u" in table:
-        # A failed fit is no knowledge: its picks have no CTF.
+        # A failed fit is no knowledge: its picks have no CTF. The others have that of their place.
+        offset = defocus_offset(local_surfaces(micrographs)[row], coordinate)
         for name in ("defocus_u", "defocus_v"):
-            table[name] = np.where(np.isfinite(defocus[row]), table[name], np.nan)
+            table[name] = np.where(np.isfinite(defocus[row]), table[name] + offset, np.nan)
     if "shape" in micrographs:
         table["micrograph_shape"] = micrographs["shape"].values
     return make("particles", table)
