@@ -38,7 +38,9 @@ class Cut:
     inside: NDArray[np.bool_]
 
 
-def cut_boxes(coordinate: NDArray[np.float64], box: int, shape: tuple[int, int]) -> Cut:
+def cut_boxes(
+    coordinate: NDArray[np.float64], box: int, shape: tuple[int, int] | NDArray[np.integer[Any]]
+) -> Cut:
     """Place boxes around coordinates.
 
     Parameters
@@ -47,14 +49,14 @@ def cut_boxes(coordinate: NDArray[np.float64], box: int, shape: tuple[int, int])
         (x, y) in pixels from the centre of the first pixel.
     box : int
         Edge in pixels.
-    shape : tuple of int
-        Of the micrograph, (y, x).
+    shape : (2,) or (n, 2) int
+        Rows and columns of the micrograph, or of the micrograph of each.
     """
     finite: NDArray[np.bool_] = np.all(np.isfinite(coordinate), axis=1)
     clean = np.where(finite[:, None], coordinate, -1e6)
     centre = np.floor(np.clip(clean, -1e6, 1e9) + 0.5).astype(np.int64)
     start = centre - box // 2
-    size = np.array(shape[::-1])
+    size = np.asarray(shape)[..., ::-1]
     inside = finite & np.all(start >= 0, axis=1) & np.all(start + box <= size, axis=1)
     return Cut(start, np.where(finite[:, None], centre - clean, 0.0), inside)
 

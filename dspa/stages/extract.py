@@ -18,7 +18,8 @@ from dspa.ops.extract import extract_boxes
 from dspa.ops.filter import low_pass
 from dspa.ops.normalise import normalise_background
 from dspa.ops.transform import resize_images
-from dspa.stages.extract_table import Boxes, particle_table, place_boxes
+from dspa.stages.duplicates import DISTANCE
+from dspa.stages.extract_table import Boxes, Placement, particle_table, place_boxes
 from dspa.stages.micrograph_tasks import MicrographTask, contained, micrograph_tasks
 from dspa.stages.stage import Context, Input, Stage, param
 
@@ -54,6 +55,12 @@ class Params:
     )
     dtype: str = param("float16", "How images are stored.", choices=("float16", "float32"))
     recenter: bool = param(False, "Put boxes where the particles' shifts say they are.")
+    min_distance: float | None = param(
+        None,
+        "Of particles closer than this the best is kept, 0: all (default: 20 with --recenter).",
+        unit="A",
+        minimum=0,
+    )
     failed_ctf: str = param(
         "drop", "Particles of micrographs whose CTF fit failed.", choices=("drop", "keep")
     )
@@ -152,8 +159,7 @@ def hash_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence([abs(n) for n in numbers]).generate_state(1)[0])
 
 
-def _tasks(inputs: Mapping[str, Any], params: Params) -> list[MicrographTask]:
-    micrographs = read_micrographs(inputs["micrographs"])
+def _tasks(micrographs: xr.Dataset, params: Params) -> list[MicrographTask]:
     tasks = micrograph_tasks(micrographs)
     if "ctf_quality" in micrographs and params.failed_ctf == "drop":
         failed = micrographs["ctf_quality"].values == 0
@@ -181,6 +187,13 @@ def _recipe(params: Params, pixel_size: float, seed: int) -> _Recipe:
     return _Recipe(params.box, size, background, params.dust, params.dtype, seed)
 
 
+def _placement(params: Params) -> Placement:
+    distance = params.min_distance
+    if distance is None:
+        distance = DISTANCE if params.recenter else 0.0
+    return Placement(params.box, params.recenter, params.edge == "fill", distance)
+
+
 def _source(inputs: Mapping[str, Any]) -> xr.Dataset:
     path = inputs.get("particles") or inputs.get("picks")
     if not path:
@@ -190,10 +203,11 @@ def _source(inputs: Mapping[str, Any]) -> xr.Dataset:
 
 def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[str, Path]:
     """Cut every box; a task for each shard of 1,024 images."""
-    tasks = _tasks(inputs, params)
+    micrographs = read_micrographs(inputs["micrographs"])
+    tasks = _tasks(micrographs, params)
     source = _source(inputs)
     recipe = _recipe(params, tasks[0].pixel_size, context.seed)
-    boxes = place_boxes(source, tasks, box=params.box, recenter=params.recenter, edge=params.edge)
+    boxes = place_boxes(source, tasks, _placement(params))
     for note in boxes.set_aside:
         context.events.warning(f"picks set aside: {note}")
     pixel_size = tasks[0].pixel_size * params.box / recipe.size
@@ -215,7 +229,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
             f"{int((~valid).sum())} images set aside: NaN, no variance, or an unreadable micrograph"
         )
     table = particle_table(
-        source, boxes, pixel_size=pixel_size, size=recipe.size, store=str(store)
+        source, boxes, micrographs, pixel_size=pixel_size, size=recipe.size, store=str(store)
     ).isel(particle=np.flatnonzero(valid))
     write_particles(table, context.folder / "particles.zarr")
     write_particles(table, context.folder / "particles.star")

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import xarray as xr
 
 from dspa.data.errors import InputError
 from dspa.data.schema import EXTRA
-from dspa.io.micrographs import micrograph_info
 from dspa.ops.extract import cut_boxes
+from dspa.stages.duplicates import true_positions, without_duplicates
 from dspa.stages.micrograph_tasks import match_names
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    import xarray as xr
     from numpy.typing import NDArray
 
     from dspa.stages.micrograph_tasks import MicrographTask
@@ -69,8 +69,30 @@ def find_micrographs(particles: xr.Dataset, names: Sequence[str]) -> NDArray[np.
     return np.asarray(np.append(found, -1)[index], np.int64)
 
 
+@dataclass(frozen=True)
+class Placement:
+    """How boxes are placed.
+
+    Attributes
+    ----------
+    box : int
+        Edge in pixels of the micrographs.
+    recenter : bool
+        Put the box where the shifts say the particle is.
+    fill : bool
+        Keep boxes that leave the micrograph.
+    min_distance : float
+        Of particles closer than this, A, only the best stays; 0 keeps all.
+    """
+
+    box: int
+    recenter: bool = False
+    fill: bool = False
+    min_distance: float = 0.0
+
+
 def place_boxes(
-    particles: xr.Dataset, tasks: Sequence[MicrographTask], *, box: int, recenter: bool, edge: str
+    particles: xr.Dataset, tasks: Sequence[MicrographTask], placement: Placement
 ) -> Boxes:
     """Place a box on every particle.
 
@@ -79,67 +101,63 @@ def place_boxes(
     particles : Dataset
         Picks, or particles with shifts.
     tasks : sequence of MicrographTask
-    box : int
-        Edge in pixels of the micrographs.
-    recenter : bool
-        Put the box where the shifts say the particle is.
-    edge : str
-        ``drop`` boxes that leave the micrograph, or ``fill`` them with its edge pixels.
+    placement : Placement
     """
-    if "coordinate" not in particles:
-        raise InputError("the particles have no coordinates in their micrographs")
+    truth = true_positions(particles)
     coordinate = np.asarray(particles["coordinate"].values, np.float64)
-    old = np.zeros_like(coordinate)
-    if "shift" in particles:
-        old = np.nan_to_num(np.asarray(particles["shift"].values, np.float64))
-    if recenter and not old.any():
+    if placement.recenter and not np.any(np.nan_to_num(truth - coordinate)):
         raise InputError("--recenter: the particles have no shifts; classify or refine them first")
-    truth = coordinate - old
-    target = truth if recenter else coordinate
     where = find_micrographs(particles, [task.name for task in tasks])
-    start = np.zeros(coordinate.shape, np.int64)
-    centre, inside = np.zeros_like(coordinate), np.zeros(len(where), bool)
-    for position in np.unique(where[where >= 0]):
-        mine = where == position
-        task = tasks[position]
-        info = micrograph_info(task.path)
-        cut = cut_boxes(target[mine] / task.pixel_size, box, (info.rows, info.columns))
-        start[mine], inside[mine] = cut.start, cut.inside
-        centre[mine] = (cut.start + box // 2) * task.pixel_size
-    finite = np.asarray(np.all(np.isfinite(truth), axis=1))
-    if edge == "fill":
-        inside = np.ones(len(where), bool)
-    keep = (where >= 0) & finite & inside
-    notes = _notes(where, finite, inside)
-    order = np.flatnonzero(keep)
+    known = where >= 0
+    shapes, pixels = np.zeros((len(tasks), 2), np.int64), np.ones(len(tasks))
+    for position in np.unique(where[known]):
+        shapes[position], pixels[position] = tasks[position].shape, tasks[position].pixel_size
+    target = truth if placement.recenter else coordinate
+    cut = cut_boxes(target / pixels[where][:, None], placement.box, shapes[where])
+    finite = np.asarray(np.all(np.isfinite(truth) & np.isfinite(coordinate), axis=1))
+    inside = cut.inside | placement.fill
+    keep = known & finite & inside
+    single = keep.copy()
+    rows = np.flatnonzero(keep)
+    single[rows] = without_duplicates(
+        particles.isel(particle=rows), truth[rows], where[rows], distance=placement.min_distance
+    )
+    notes = _notes(
+        {
+            "on micrographs that are not in the table, or whose CTF failed": ~known,
+            "without a finite coordinate": known & ~finite,
+            "whose box leaves the micrograph": known & finite & ~inside,
+            f"closer than {placement.min_distance:g} A to a better one": keep & ~single,
+        }
+    )
+    order = np.flatnonzero(single)
     order = order[np.argsort(where[order], kind="stable")]
     if not order.size:
         raise InputError("no box can be cut: " + "; ".join(notes or ("there are no picks",)))
+    centre = (cut.start + placement.box // 2)[order] * pixels[where[order]][:, None]
     return Boxes(
         row=order,
         task=where[order],
-        start=start[order],
-        coordinate=centre[order],
-        shift=(centre - truth)[order],
+        start=cut.start[order],
+        coordinate=centre,
+        shift=centre - truth[order],
         tasks=tuple(tasks),
         set_aside=notes,
     )
 
 
-def _notes(
-    where: NDArray[np.int64], finite: NDArray[np.bool_], inside: NDArray[np.bool_]
-) -> tuple[str, ...]:
-    known = where >= 0
-    counts = (
-        (int((~known).sum()), "on micrographs that are not in the table, or whose CTF failed"),
-        (int((known & ~finite).sum()), "without a finite coordinate"),
-        (int((known & finite & ~inside).sum()), "whose box leaves the micrograph"),
-    )
-    return tuple(f"{count} {reason}" for count, reason in counts if count)
+def _notes(sets: Mapping[str, NDArray[np.bool_]]) -> tuple[str, ...]:
+    return tuple(f"{int(rows.sum())} {reason}" for reason, rows in sets.items() if rows.any())
 
 
 def particle_table(
-    source: xr.Dataset, boxes: Boxes, *, pixel_size: float, size: int, store: str
+    source: xr.Dataset,
+    boxes: Boxes,
+    micrographs: xr.Dataset,
+    *,
+    pixel_size: float,
+    size: int,
+    store: str,
 ) -> xr.Dataset:
     """Make the table of extracted particles: one row per box, in the order of the images.
 
@@ -148,6 +166,8 @@ def particle_table(
     source : Dataset
         Picks or particles that were cut.
     boxes : Boxes
+    micrographs : Dataset
+        Picks get their names, optics and CTF from here; particles keep their own.
     pixel_size : float
         Of the images, A.
     size : int
@@ -161,6 +181,9 @@ def particle_table(
     dropped = [name for name in (*gone, *extra_images) if name in source]
     table = source.drop_vars(dropped).isel(particle=boxes.row)
     count = boxes.row.size
+    picks = "image_stack" not in source
+    if picks:
+        table = _on_micrographs(table, boxes, micrographs)
     table["coordinate"] = (("particle", "xy"), boxes.coordinate)
     table["shift"] = (("particle", "xy"), boxes.shift)
     table["image_stack"] = ("particle", np.zeros(count, np.int32))
@@ -172,9 +195,24 @@ def particle_table(
     table["micrograph_pixel_size"] = ("optics", np.full(groups, float(sizes[0])))
     table["pixel_size"] = ("optics", np.full(groups, pixel_size))
     table["box_size"] = ("optics", np.full(groups, size, np.int32))
-    if "image_stack" not in source:
+    if picks:
         _take_ctf(table, boxes)
     return table
+
+
+def _on_micrographs(table: xr.Dataset, boxes: Boxes, micrographs: xr.Dataset) -> xr.Dataset:
+    """Put the micrographs' own names and optics in place of what a picker called them."""
+    index = np.array([task.index for task in boxes.tasks], np.int64)[boxes.task]
+    own = {n: v for n, v in table.variables.items() if v.dims[0] not in ("micrograph", "optics")}
+    names: dict[str, Any] = {
+        "micrograph": ("particle", index.astype(np.int32)),
+        "micrograph_name": ("micrograph", micrographs["micrograph_name"].values),
+        "optics": ("particle", micrographs["optics"].values[index].astype(np.int32)),
+    }
+    if "shape" in micrographs:
+        names["micrograph_shape"] = (("micrograph", "yx"), micrographs["shape"].values)
+    optics = {n: v for n, v in micrographs.variables.items() if v.dims[0] == "optics"}
+    return xr.Dataset(own | optics | names, attrs=table.attrs)
 
 
 def _take_ctf(table: xr.Dataset, boxes: Boxes) -> None:
@@ -184,9 +222,10 @@ def _take_ctf(table: xr.Dataset, boxes: Boxes) -> None:
         return
     truth = boxes.coordinate - boxes.shift
     offset = np.zeros(known.size)
-    for position in np.unique(boxes.task):
-        mine = boxes.task == position
-        offset[mine] = boxes.tasks[int(position)].offset(truth[mine])
+    # Boxes are sorted by micrograph.
+    positions, first = np.unique(boxes.task, return_index=True)
+    for position, low, high in zip(positions, first, [*first[1:], known.size], strict=True):
+        offset[low:high] = boxes.tasks[int(position)].offset(truth[low:high])
     for name in _CTF:
         values = np.array([getattr(task, name) for task in boxes.tasks])[boxes.task]
         if name in ("defocus_u", "defocus_v"):

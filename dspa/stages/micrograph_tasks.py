@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from dspa.data.errors import InputError
-from dspa.io.micrographs import read_micrograph_image
+from dspa.io.micrographs import micrograph_info, read_micrograph_image
 from dspa.ops.ctf import CTF
 from dspa.ops.defocus_surface import TERMS, defocus_offset
 
@@ -43,6 +43,8 @@ class MicrographTask:
         NaN where unknown.
     surface : tuple of float
         How defocus varies over the micrograph (`dspa.ops.defocus_surface`); empty if it does not.
+    size : tuple of int
+        Rows and columns; zeros where the table does not say.
     """
 
     index: int
@@ -58,6 +60,15 @@ class MicrographTask:
     defocus_angle: float
     phase_shift: float
     surface: tuple[float, ...] = ()
+    size: tuple[int, int] = (0, 0)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns; of the file's header where the table does not say."""
+        if min(self.size) > 0:
+            return self.size
+        info = micrograph_info(self.path)
+        return info.rows, info.columns
 
     def read(self) -> NDArray[np.float32]:
         """Read the micrograph in the contrast of its file."""
@@ -135,6 +146,7 @@ def micrograph_tasks(micrographs: xr.Dataset, *, limit: int = 0) -> list[Microgr
         name = micrographs["micrograph_name"].values[int(np.flatnonzero(bad)[0])]
         raise InputError(f"{name}: no pixel size; import the micrographs with --pixel-size")
     signs = own("contrast_sign", -1.0)
+    sizes = micrographs["shape"].values if "shape" in micrographs else np.zeros((count, 2), int)
     surfaces = local_surfaces(micrographs)
     return [
         MicrographTask(
@@ -142,6 +154,7 @@ def micrograph_tasks(micrographs: xr.Dataset, *, limit: int = 0) -> list[Microgr
             path=str(micrographs["path"].values[row]),
             name=str(micrographs["micrograph_name"].values[row]),
             sign=-1 if signs[row] < 0 else 1,
+            size=(int(sizes[row, 0]), int(sizes[row, 1])),
             surface=tuple(surfaces[row].tolist()) if surfaces[row].any() else (),
             **{key: float(values[row]) for key, values in columns.items()},
         )

@@ -50,6 +50,7 @@ ENTRIES = (
     Entry("pick topaz", "topaz_picker", "find particles with a topaz model"),
     Entry("inspect-picks", "inspect_picks", "keep picks by their scores"),
     Entry("extract", "extract", "cut particle images out of micrographs"),
+    Entry("remove-duplicates", "duplicates", "of particles closer than a distance keep the best"),
     Entry("class2d", "class2d", "sort particles into 2D classes"),
     Entry("select2d", "select2d", "keep the particles of good 2D classes"),
     Entry("abinitio", "abinitio", "find a first map, or K maps, from particles alone"),
