@@ -40,6 +40,22 @@ def read_box(path: Path) -> Coordinates:
     return Coordinates(table[:, 0], table[:, 1], np.full(len(table), np.nan), diameter, None)
 
 
+def write_box(path: Path, picks: Coordinates, box: float) -> None:
+    """Write an EMAN box file; corners are centres less half the box, to a thousandth of a pixel.
+
+    Parameters
+    ----------
+    path : path
+    picks : Coordinates
+        Scores and diameters have no place in this format.
+    box : float
+        Edge in pixels.
+    """
+    rows = zip(picks.x - box / 2, picks.y - box / 2, strict=True)
+    lines = [f"{x:.3f}\t{y:.3f}\t{box:g}\t{box:g}\n" for x, y in rows]
+    path.write_text("".join(lines), encoding="utf-8")
+
+
 def read_lines(path: Path) -> list[str]:
     """Return the lines of a text file.
 

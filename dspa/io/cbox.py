@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _NEEDED = ("CoordinateX", "CoordinateY", "Width", "Height")
+_HEAD = """data_global
+
+_cbox_format_version 1.0
+
+data_cryolo
+
+loop_
+"""
+_LABELS = (
+    "CoordinateX", "CoordinateY", "CoordinateZ", "Width", "Height", "Depth", "EstWidth",
+    "EstHeight", "Confidence", "NumBoxes", "Angle",
+)  # fmt: skip
+_TAIL = "\ndata_cryolo_include\n\nloop_\n_slice_index #1\n"
 
 
 def read_cbox(path: Path) -> Coordinates:
@@ -47,3 +61,26 @@ def read_cbox(path: Path) -> Coordinates:
         diameter=np.where(np.isfinite(estimate), estimate, np.fmax(width, height)),
         micrograph=None,
     )
+
+
+def write_cbox(path: Path, picks: Coordinates, box: float) -> None:
+    """Write a crYOLO file; diameters become estimated sizes, scores the confidence.
+
+    Parameters
+    ----------
+    path : path
+    picks : Coordinates
+    box : float
+        Edge in pixels.
+    """
+
+    def word(value: float) -> str:
+        return f"{value:.6g}" if math.isfinite(value) else "<NA>"
+
+    labels = "".join(f"_{label} #{number}\n" for number, label in enumerate(_LABELS, 1))
+    rows = [
+        f"{x - box / 2:.4f} {y - box / 2:.4f} <NA> {box:g} {box:g} <NA> "
+        f"{word(diameter)} {word(diameter)} {word(score)} <NA> <NA>\n"
+        for x, y, score, diameter in zip(picks.x, picks.y, picks.score, picks.diameter, strict=True)
+    ]
+    path.write_text(_HEAD + labels + "".join(rows) + _TAIL, encoding="utf-8")

@@ -18,8 +18,8 @@ from dspa.io.cs_write import write_cs_particles
 from dspa.io.images import ParticleImages
 from dspa.io.micrographs import read_micrographs
 from dspa.io.particles import read_particles
+from dspa.io.pick_folders import FORMS, write_pick_folder
 from dspa.io.star_micrographs import write_star_micrographs
-from dspa.io.star_picks import write_star_picks
 from dspa.io.star_write import write_star_particles
 from dspa.stages.stage import Context, Input, Stage, param
 
@@ -39,11 +39,18 @@ class Params:
     """Parameters of ``dspa export``."""
 
     out: str = param(
-        help="File to write: .star or .cs; a folder for picks, one STAR file per micrograph."
+        help="File to write: .star or .cs; a folder for a file of coordinates per micrograph."
     )
     to: str | None = param(
-        None, "Format; the suffix of OUT decides if it is left out.", choices=("star", "cs")
+        None,
+        "Format; the suffix of OUT decides if it is left out. A folder of NAME_autopick.star "
+        "(RELION), .box (EMAN) or .cbox (crYOLO) files holds where picks or particles are.",
+        choices=("star", "cs", *FORMS),
     )
+    box: int = param(
+        0, "Box in .box and .cbox files (0: of the particles, or 1.5 diameters).", unit="px",
+        minimum=0,
+    )  # fmt: skip
     what: str = param("auto", "What to export; auto takes the latest.", choices=("auto", *_KINDS))
     images: bool = param(
         False, "Also copy the images to an MRC stack beside OUT, particles bright, 32 bit."
@@ -62,8 +69,10 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     """Write one table for another program."""
     kind, table = _choose(inputs, params)
     target, form = _target(params, kind)
-    if form == "cs" and kind == "micrographs":
+    if form != "star" and kind == "micrographs":
         raise InputError("micrographs are exported to STAR files; use --to star")
+    if form in FORMS:
+        return _write_folder(context, table, target, params, inputs)
     if params.images:
         if kind != "particles":
             raise InputError(f"--images: {kind} have no particle images")
@@ -78,14 +87,44 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
         write_cs_particles(table, target, orientation=orientation)
     elif kind == "micrographs":
         write_star_micrographs(table, target)
-    elif kind == "picks" and target.suffix != ".star":
-        write_star_picks(table, target)
     else:
         write_star_particles(table, target)
     count = table.sizes["micrograph" if kind == "micrographs" else "particle"]
     context.events.message(f"wrote {count} {kind} to {target}")
     context.events.emit("result", **{kind: count})
     return {}
+
+
+def _write_folder(
+    context: Context, table: xr.Dataset, target: Path, params: Params, inputs: Mapping[str, Any]
+) -> Mapping[str, Path]:
+    """Write a file of coordinates for each micrograph."""
+    form = params.to or "autopick"
+    box = float(params.box) or _usual_box(table)
+    if form != "autopick" and not box > 0:
+        raise InputError(f"--to {form}: the size of the boxes is unknown; give --box")
+    files = write_pick_folder(table, target, form=form, box=box)
+    if form == "autopick" and inputs.get("micrographs") is not None:
+        # RELION 3.1 names the micrographs in a file beside the coordinates.
+        write_star_micrographs(_read(Path(inputs["micrographs"])), target / "micrographs.star")
+        (target / "coords_suffix_autopick.star").write_text(f"{target / 'micrographs.star'}\n")
+    count = table.sizes["particle"]
+    context.events.message(f"wrote {count} coordinates in {files} files to {target}")
+    context.events.emit("result", picks=count, files=files)
+    return {}
+
+
+def _usual_box(table: xr.Dataset) -> float:
+    """Return the particles' box in pixels of the micrographs, or 1.5 diameters; 0 if unknown."""
+    size = float(table["micrograph_pixel_size"].values[0])
+    if {"box_size", "pixel_size"} <= set(table.variables):
+        box = float(table["box_size"].values[0] * table["pixel_size"].values[0]) / size
+        if box > 0:
+            return round(box)
+    if "pick_diameter" in table.variables:
+        diameter = float(np.nanmedian(table["pick_diameter"].values))
+        return 2.0 * round(0.75 * diameter / size) if diameter > 0 else 0.0
+    return 0.0
 
 
 def _choose(inputs: Mapping[str, Any], params: Params) -> tuple[str, xr.Dataset]:
@@ -121,15 +160,19 @@ def _read(path: Path) -> xr.Dataset:
 
 
 def _target(params: Params, kind: str) -> tuple[Path, str]:
-    """Return where to write, and the format: ``star`` or ``cs``."""
+    """Return where to write, and the format."""
     target = Path(params.out).expanduser().absolute()
     form = params.to or {".cs": "cs"}.get(target.suffix, "star")
-    other = {"star": ".cs", "cs": ".star"}[form]
+    other = {"star": ".cs", "cs": ".star"}.get(form, "none")
     if target.suffix == other:
         raise InputError(f"{params.out}: named {other} but --to {form}; make them agree")
     folder = target.is_dir() or params.out.endswith("/")
-    if folder and kind == "picks" and form == "star":
+    if form in FORMS:
+        if target.suffix in (".star", ".cs", ".box", ".cbox") or target.is_file():
+            raise InputError(f"{params.out}: --to {form} writes a folder; name one")
         return target, form
+    if folder and kind == "picks" and params.to is None:
+        return target, "autopick"
     if folder:
         return target / f"{kind}.{form}", form
     return (target if target.suffix == f".{form}" else Path(f"{target}.{form}")), form
