@@ -27,7 +27,7 @@ from dspa.stages.picking import picks_table, show_candidates, show_scores, write
 from dspa.stages.stage import Context, Input, Stage, param
 from dspa.stages.topaz_files import coarse_micrograph, read_card, read_scores, stem, write_coarse
 from dspa.stages.topaz_program import Topaz, find_topaz
-from dspa.stages.topaz_train import DIAMETER_PIXELS
+from dspa.stages.topaz_set import DIAMETER_PIXELS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -18,14 +18,10 @@ import numpy as np
 
 from dspa.data.errors import InputError
 from dspa.dataflow.checkpoint import write_atomically
-from dspa.io.micrographs import read_micrographs
-from dspa.io.particles import read_particles
 from dspa.io.picture import Circles, curves, image, side_by_side
-from dspa.stages.extract_table import find_micrographs
 from dspa.stages.micrograph_tasks import (
     MicrographTask,
     contained,
-    micrograph_tasks,
     report_failures,
 )
 from dspa.stages.stage import Context, Input, Stage, param
@@ -34,22 +30,26 @@ from dspa.stages.topaz_files import (
     ModelCard,
     TrainingTable,
     coarse_micrograph,
-    coordinate_table,
     stem,
     write_coarse,
     write_table,
 )
 from dspa.stages.topaz_program import SEEDED, Topaz, find_topaz
+from dspa.stages.topaz_set import (
+    Example,
+    Labels,
+    TrainingSet,
+    held_out,
+    positive_fraction,
+    training_set,
+    write_tables,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import xarray as xr
     from numpy.typing import NDArray
 
-# Width of a particle in the pixels that topaz sees: well within what a resnet sees (71), and
-# coarse enough to be quick.
-DIAMETER_PIXELS = 20.0
 # Particles expected over particles picked: pickers miss some, and some were thresholded away.
 MISSED = 1.25
 METHODS = ("GE-binomial", "GE-KL", "PU", "PN")
@@ -84,108 +84,34 @@ class Params:
     topaz: str = param("", "The topaz program (default: DSPA_TOPAZ, or topaz on the path).")
 
 
+def _training_set(inputs: Mapping[str, Any], params: Params) -> TrainingSet:
+    return training_set(
+        inputs,
+        diameter=params.diameter,
+        pixel_size=params.working_pixel_size,
+        model=params.model,
+    )
+
+
 @dataclass(frozen=True)
-class _Example:
-    """A micrograph with picks. Positions (p, 2) in A."""
+class _Coarse:
+    """An image as topaz sees it: A per pixel along (x, y), and how many pixels."""
 
-    task: MicrographTask
-    places: NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What is trained on."""
-
-    examples: tuple[_Example, ...]
-    diameter: float
-    pixel_size: float
+    step: tuple[float, float]
+    pixels: int
 
 
-def _plan(inputs: Mapping[str, Any], params: Params) -> _Plan:
-    """Bring picks and micrographs together, and settle diameter and pixel size."""
-    source = inputs.get("particles") or inputs.get("picks")
-    if not source:
-        raise InputError("topaz train needs picks: name a job or file, or --particles")
-    picks = read_particles(source)
-    tasks = micrograph_tasks(read_micrographs(inputs["micrographs"]))
-    if "coordinate" not in picks:
-        raise InputError(f"{source}: there are no coordinates to train on")
-    places = np.array(picks["coordinate"].values, np.float64)
-    if "shift" in picks:
-        places -= np.nan_to_num(np.asarray(picks["shift"].values, np.float64))
-    where = find_micrographs(picks, [task.name for task in tasks])
-    where[~np.isfinite(places).all(axis=1)] = -1
-    found = np.unique(where[where >= 0])
-    if not found.size:
-        raise InputError(f"{source}: none of the picks lies on a micrograph of this set")
-    examples = tuple(_Example(tasks[row], places[where == row]) for row in found)
-    diameter = params.diameter or _diameter(picks, source)
-    pixel_size = params.working_pixel_size or diameter / DIAMETER_PIXELS
-    pixel_size = max(pixel_size, *(example.task.pixel_size for example in examples))
-    wide, seen = math.ceil(diameter / pixel_size), FIELD[params.model]
-    if wide > seen:
-        raise InputError(
-            f"a particle would be {wide} px wide and {params.model} sees {seen}; "
-            f"use --working-pixel-size {diameter / DIAMETER_PIXELS:.3g}"
-        )
-    return _Plan(examples, diameter, pixel_size)
-
-
-def _diameter(picks: xr.Dataset, source: Path) -> float:
-    if "pick_diameter" in picks and np.isfinite(picks["pick_diameter"].values).any():
-        return float(np.nanmedian(picks["pick_diameter"].values))
-    raise InputError(f"{source} does not say how large the particles are; give --diameter")
-
-
-def _prepare(folder: Path, pixel_size: float, task: MicrographTask) -> tuple[float, float] | str:
+def _prepare(folder: Path, pixel_size: float, task: MicrographTask) -> _Coarse | str:
     return contained(partial(_write, folder, pixel_size, task))
 
 
-def _write(folder: Path, pixel_size: float, task: MicrographTask) -> tuple[float, float]:
-    """Write the coarse image of a micrograph; micrograph pixels per coarse pixel."""
+def _write(folder: Path, pixel_size: float, task: MicrographTask) -> _Coarse:
     coarse, scale = coarse_micrograph(task, pixel_size=pixel_size)
-    size = task.pixel_size * math.sqrt(scale[0] * scale[1])
-    write_coarse(folder / f"{stem(task.index)}.mrc", coarse, pixel_size=size)
-    return scale
-
-
-def held_out(counts: Sequence[int], folds: int, *, seed: int) -> NDArray[np.bool_]:
-    """Choose micrographs to test on: one of every so many, from crowded to empty ones.
-
-    Parameters
-    ----------
-    counts : sequence of int
-        Picks of each micrograph.
-    folds : int
-        One in so many; at least one, and none of a single micrograph.
-    seed : int
-    """
-    chosen = np.zeros(len(counts), bool)
-    if len(counts) < 2:
-        return chosen
-    order = np.argsort(np.asarray(counts), kind="stable")
-    rng = np.random.default_rng([seed, len(counts)])
-    for group in np.array_split(order, max(1, len(counts) // folds)):
-        chosen[rng.choice(group)] = True
-    return chosen
-
-
-def _write_tables(
-    folder: Path, places: Mapping[str, NDArray[np.float64]], tested: NDArray[np.bool_]
-) -> list[str]:
-    """Write the lists of images and picks for both splits; the options that name them."""
-    options: list[str] = []
-    for split, chosen in (("train", ~tested), ("test", tested)):
-        if not chosen.any():
-            continue
-        names = [name for name, mine in zip(places, chosen, strict=True) if mine]
-        paths = [f"images/{name}.mrc" for name in names]  # relative: topaz splits at blanks
-        write_table(folder / f"{split}_images.txt", {"image_name": names, "path": paths})
-        table = coordinate_table({name: places[name] for name in names})
-        write_table(folder / f"{split}_picks.txt", table)
-        options += [f"--{split}-images", f"{split}_images.txt"]
-        options += [f"--{split}-targets", f"{split}_picks.txt"]
-    return options
+    step = (scale[0] * task.pixel_size, scale[1] * task.pixel_size)
+    write_coarse(
+        folder / f"{stem(task.index)}.mrc", coarse, pixel_size=math.sqrt(step[0] * step[1])
+    )
+    return _Coarse(step, int(coarse.size))
 
 
 class _Epoch:
@@ -250,7 +176,8 @@ def _train(
             context.events.warning("this topaz takes no seed: the training will not repeat exactly")
         figures = {name: value for name, value in done[-1].items() if name != "epoch"}
         context.events.emit("iteration", iteration=number, iterations=params.num_epochs, **figures)
-        context.events.picture("training", training_picture(done), title="training")
+        if number > 1:
+            context.events.picture("training", training_picture(done), title="training")
     return done
 
 
@@ -261,28 +188,26 @@ def _record(path: Path, epochs: Sequence[Mapping[str, Any]]) -> None:
 
 
 def training_picture(epochs: Sequence[Mapping[str, Any]]) -> bytes:
-    """Draw loss, and precision and area under the precision-recall curve, over epochs.
+    """Draw the objective, and how well held-out micrographs are picked, over the epochs.
 
     Parameters
     ----------
     epochs : sequence of mapping
         Figures of each.
     """
-    x = [row["epoch"] for row in epochs]
 
     def column(name: str) -> NDArray[np.float64]:
         return np.array([row[name] for row in epochs], np.float64)
 
-    tested = bool(np.isfinite(column("test_auprc")).any())
-    loss = {"training": column("loss")} | ({"held out": column("test_loss")} if tested else {})
-    panels = [curves(x, loss, title="loss", xlabel="epoch", ylabel="loss")]
-    if tested:
-        area = {"AUPRC": column("test_auprc"), "recall (TPR)": column("test_tpr")}
-        panels.append(curves(x, area, title="held-out micrographs", xlabel="epoch", ylim=(0, 1)))
+    x = column("epoch")
+    panels = [curves(x, {"training": column("loss")}, title="loss", xlabel="epoch")]
+    if np.isfinite(column("test_auprc")).any():
+        held = {"AUPRC": column("test_auprc"), "precision": column("test_precision")}
+        panels.append(curves(x, held, title="held-out micrographs", xlabel="epoch", ylim=(0, 1)))
     return side_by_side(panels)
 
 
-def _show(context: Context, example: _Example, plan: _Plan) -> None:
+def _show(context: Context, example: Example, plan: TrainingSet) -> None:
     """Draw the picks on an image as topaz sees it: a wrong scale shows at once."""
     coarse, scale = coarse_micrograph(example.task, pixel_size=plan.pixel_size)
     size = example.task.pixel_size * math.sqrt(scale[0] * scale[1])
@@ -292,51 +217,100 @@ def _show(context: Context, example: _Example, plan: _Plan) -> None:
     context.events.picture("examples", png, title="picks on what topaz sees")
 
 
-def _options(topaz: Topaz, expected: float, params: Params) -> list[str]:
-    """Return what every epoch is told."""
-    options = {
-        "num-particles": expected,
-        "radius": params.radius,
-        "method": params.method,
-        "epoch-size": params.epoch_size,
-        "minibatch-size": params.minibatch_size,
-        "learning-rate": params.learning_rate,
-        "device": params.device,
-        "num-threads": topaz.threads,
-    }
-    return [text for name, value in options.items() for text in (f"--{name}", str(value))]
+@dataclass(frozen=True)
+class _Job:
+    """What all epochs are told, once images and tables are written.
+
+    Attributes
+    ----------
+    options : tuple of str
+    labels : Labels
+    """
+
+    options: tuple[str, ...]
+    labels: Labels
 
 
-def _set_up(context: Context, folder: Path, plan: _Plan, params: Params) -> tuple[list[str], float]:
-    """Write coarse micrographs and tables; the options that name them, particles expected."""
+def _set_up(context: Context, folder: Path, plan: TrainingSet, params: Params) -> _Job:
+    """Write coarse micrographs and tables."""
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
     tasks = [example.task for example in plan.examples]
     prepare = partial(_prepare, images, plan.pixel_size)
-    scales = context.runner.map(prepare, tasks, name="prepare")
-    report_failures(context, tasks, scales, what="topaz train")
+    made = context.runner.map(prepare, tasks, name="prepare")
+    report_failures(context, tasks, made, what="topaz train")
     used = [
-        (example, example.places / (np.asarray(scale) * example.task.pixel_size))
-        for example, scale in zip(plan.examples, scales, strict=True)
-        if not isinstance(scale, str)
+        (example, coarse)
+        for example, coarse in zip(plan.examples, made, strict=True)
+        if not isinstance(coarse, str)
     ]
-    counts = [len(at) for _, at in used]
-    tested = held_out(counts, params.k_fold, seed=context.seed)
+    counts = np.array([len(example.places) for example, _ in used])
+    tested = held_out(counts.tolist(), params.k_fold, seed=context.seed)
     expected = params.num_particles or MISSED * float(np.mean(counts))
     _show(context, used[0][0], plan)
     context.events.message(
-        f"{sum(counts)} picks on {len(counts)} micrographs, {int(tested.sum())} of them held out; "
+        f"{counts.sum()} picks on {counts.size} micrographs, {int(tested.sum())} of them held out; "
         f"{expected:.0f} particles expected on each; {plan.pixel_size:.2f} A a pixel, a particle "
         f"{plan.diameter / plan.pixel_size:.0f} px wide"
     )
     if not tested.any():
         context.events.warning("of one micrograph none can be held out: the last epoch is kept")
-    places = {stem(example.task.index): at for example, at in used}
-    return _write_tables(folder, places, tested), expected
+    places = {stem(e.task.index): e.places / np.asarray(coarse.step) for e, coarse in used}
+    return _Job(
+        tuple(write_tables(folder, places, tested)),
+        Labels(
+            float(counts[~tested].sum()),
+            expected * float((~tested).sum()),
+            sum(coarse.pixels for (_, coarse), out in zip(used, tested, strict=True) if not out),
+        ),
+    )
+
+
+class _HeardError(Exception):
+    """Topaz has said what share of the pixels it counts as labelled."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__(share)
+        self.share = share
+
+
+def _listen_for_share(line: str) -> None:
+    """Stop topaz at its line of source, split, share labelled."""
+    cells = line.split("\t")
+    if len(cells) == 5 and cells[1] == "train":
+        raise _HeardError(float(cells[2]))
+
+
+def _fixed_options(topaz: Topaz, folder: Path, job: _Job, params: Params) -> list[str]:
+    """Return what every epoch is told; asks topaz how it counts labels, if that matters."""
+    options = {
+        "radius": params.radius,
+        "method": params.method,
+        "minibatch-size": params.minibatch_size,
+        "learning-rate": params.learning_rate,
+        "device": params.device,
+        "num-threads": topaz.threads,
+    }
+    fixed = [*job.options, *(f"--{name}={value}" for name, value in options.items())]
+    counted = None
+    if params.method.startswith("GE"):
+        try:
+            trial = ["--pi=0.5", "--num-epochs=1", "--epoch-size=1"]
+            topaz.run(["train", *fixed, *trial], folder=folder, told=_listen_for_share)
+            raise InputError("topaz train does not say what it counts as labelled; use --method PU")
+        except _HeardError as heard:
+            counted = heard.share
+    share = positive_fraction(job.labels, radius=params.radius, counted=counted)
+    return [*fixed, f"--epoch-size={params.epoch_size}", f"--pi={share:.8g}"]
 
 
 def _keep_best(
-    context: Context, folder: Path, done: Sequence[Mapping[str, Any]], plan: _Plan, params: Params
+    context: Context,
+    folder: Path,
+    done: Sequence[Mapping[str, Any]],
+    *,
+    plan: TrainingSet,
+    architecture: str,
 ) -> Mapping[str, Path]:
     """Keep the model of the best epoch and the table of all; the rest goes."""
     areas = np.array([row["test_auprc"] for row in done], np.float64)
@@ -346,7 +320,7 @@ def _keep_best(
     model, table = context.folder / "model.sav", context.folder / "training.txt"
     shutil.copyfile(folder / f"epoch{number:04d}.sav", model)
     known = area if math.isfinite(area) else None
-    ModelCard(plan.diameter, plan.pixel_size, params.model, number, known).write(model)
+    ModelCard(plan.diameter, plan.pixel_size, architecture, number, known).write(model)
     write_table(table, {name: [row[name] for row in done] for name in done[0]})
     shutil.rmtree(folder)
     context.events.message(
@@ -361,20 +335,20 @@ def _keep_best(
 def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[str, Path]:
     """Write coarse micrographs and picks, train, keep the best epoch."""
     topaz = Topaz(find_topaz(params.topaz), threads=context.runner.workers)
-    plan = _plan(inputs, params)
+    plan = _training_set(inputs, params)
     folder = context.folder / "training"
     try:
-        fixed, expected = _set_up(context, folder, plan, params)
-        fixed += _options(topaz, expected, params)
+        job = _set_up(context, folder, plan, params)
+        fixed = _fixed_options(topaz, folder, job, params)
         done = _train(context, topaz, folder, fixed, params)
     finally:
         shutil.rmtree(folder / "images", ignore_errors=True)
-    return _keep_best(context, folder, done, plan, params)
+    return _keep_best(context, folder, done, plan=plan, architecture=params.model)
 
 
 def plan(inputs: Mapping[str, Any], params: Params) -> Mapping[str, Any]:
     """Estimate work."""
-    found = _plan(inputs, params)
+    found = _training_set(inputs, params)
     return {
         "topaz": find_topaz(params.topaz),
         "micrographs": len(found.examples),
