@@ -142,7 +142,7 @@ def write_star_micrographs(dataset: xr.Dataset, path: str | Path) -> None:
     for label, name, factor in _PLAIN:
         if name in dataset.variables and not np.isnan(dataset[name].values).all():
             columns[label] = np.round(dataset[name].values / factor, _DIGITS)
-    if "defocus_surface" in dataset.variables:
+    if "defocus_surface" in dataset.variables and dataset["defocus_surface"].values.any():
         for (label, factor), values in zip(
             _SURFACE, dataset["defocus_surface"].values.T, strict=True
         ):

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from scipy.optimize import minimize
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 
 Kind = Literal["none", "plane", "surface"]
 
-# Half-overlapping Hann windows: neighbouring coefficients of a periodogram are correlated, and
-# (N sum w^4 / (sum w^2)^2)^2 of them count as one.
-CORRELATED = 3.8
-# Log-likelihood that a further coefficient has to gain.
-PENALTY = 4.0
-# A between entries of the table; interpolated linearly.
-STEP = 30.0
-# Largest slope of the specimen (60 degrees) and largest share of the mean defocus to differ by.
-SLOPE = 1.75
+# Neighbouring rings and half-overlapping tiles are not independent; so many points count as one,
+# by the gain of planes and surfaces on flat specimens (mean of 2 and 3 halves of a chi square).
+CORRELATED = 1.5
+# Log-likelihood that a further coefficient has to gain: one flat specimen in about 500 bends.
+PENALTY = 3.5
+# A between entries of the table.
+STEP = 20.0
+# Largest slope of the specimen (50 degrees) and largest share of the mean defocus to differ by.
+SLOPE = 1.2
 SHARE = 0.6
 ROUNDS = 2
 # Smallest patch in pixels, and the resolution in A whose rings it has to resolve.
@@ -94,17 +94,29 @@ class _Table:
     def evidence(self, offset: Floats) -> Floats:
         """Log-likelihood (...) gained by offsets (..., t) over no rings."""
         last = self.norm.size - 1
-        place = np.clip((offset + self.reach) * (last / (2.0 * self.reach)), 0.0, last - 1e-9)
+        place = np.clip((offset + self.reach) * (last / (2.0 * self.reach)), 1.0, last - 2.001)
         low = place.astype(np.int64)
-        part = place - low
         rows = np.arange(offset.shape[-1])
-        below, above = self.dot[rows, low], self.dot[rows, low + 1]
-        dot = np.sum(below + (above - below) * part, axis=-1)
-        norm = np.sum(self.norm[low] * (1.0 - part) + self.norm[low + 1] * part, axis=-1)
+        dot: Any = 0.0
+        norm: Any = 0.0
+        # Cubic: between entries a straight line falls short, and would favour the entries.
+        for step, weight in zip(range(-1, 3), _cubic(place - low), strict=True):
+            dot = dot + np.sum(self.dot[rows, low + step] * weight, axis=-1)
+            norm = norm + np.sum(self.norm[low + step] * weight, axis=-1)
         square = np.maximum(dot, 0.0) ** 2 / np.maximum(norm * self.power, 1e-30)
         beyond = np.sum(np.maximum(np.abs(offset) - self.reach, 0.0), axis=-1)
         result: Floats = -0.5 * self.degrees * np.log1p(-np.minimum(square, 0.999999))
         return np.asarray(result - 0.1 * beyond)
+
+
+def _cubic(x: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+    """Weights of the four entries around a place between the middle two."""
+    return (
+        -x * (x - 1.0) * (x - 2.0) / 6.0,
+        (x + 1.0) * (x - 1.0) * (x - 2.0) / 2.0,
+        -(x + 1.0) * x * (x - 2.0) / 2.0,
+        (x + 1.0) * x * (x - 1.0) / 6.0,
+    )
 
 
 def _tabulate(
