@@ -16,7 +16,7 @@ from bokeh.application.handlers.function import FunctionHandler
 from bokeh.server.server import Server
 from tornado.web import HTTPError, RequestHandler
 
-from dspa.app import classes, monitor, picks
+from dspa.app import classes, exposures, monitor, picks
 from dspa.data.errors import InputError
 from dspa.project.lineage import find_job
 
@@ -75,6 +75,7 @@ def make_server(project: Project, *, port: int = 0, token: str = "") -> tuple[An
     port = port or _free_port()
     pages = {
         "/": partial(monitor.page, project, f"{prefix}/report/"),
+        "/exposures": partial(exposures.page, project),
         "/picks": partial(picks.page, project, picks.Shelf()),
         "/classes": partial(classes.page, project),
     }

@@ -79,7 +79,7 @@ def exposure_figures(
         any micrograph.
     """
     count = int(table.sizes["micrograph"])
-    found = {"index": Figure("number in the table", np.arange(count, dtype=np.float64))}
+    found = {"index": Figure("number in the table", np.arange(1.0, count + 1.0))}
 
     def column(name: str) -> NDArray[np.float64] | None:
         return np.array(table[name].values, np.float64) if name in table else None
