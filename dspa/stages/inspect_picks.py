@@ -13,6 +13,7 @@ from dspa.data.errors import InputError
 from dspa.io.micrographs import read_micrographs
 from dspa.io.particles import read_particles
 from dspa.io.picture import histogram, scatter
+from dspa.ops.model_threshold import model_threshold
 from dspa.ops.thresholds import Thresholds, automatic_thresholds
 from dspa.stages.micrograph_tasks import contained, micrograph_tasks
 from dspa.stages.pick_edits import (
@@ -87,6 +88,10 @@ def suggested(picks: xr.Dataset, *, calibrate: bool) -> Thresholds:
         As for `scores`.
     """
     ncc, power = scores(picks, calibrate=calibrate)
+    if "model_score" in picks:
+        # A model has weighed shape and density; what it scored decides alone.
+        keep = picks["model_score"].values >= model_threshold(picks["model_score"].values)
+        return Thresholds(float(ncc[keep].min(initial=1.0)), 0.0, math.inf)
     usual = np.ones(ncc.size, bool)
     if "defocus_u" in picks and np.isfinite(picks["defocus_u"].values).any():
         usual = np.isfinite(picks["defocus_u"].values)

@@ -13,6 +13,7 @@ import numpy as np
 
 from dspa.data.errors import InputError
 from dspa.io.micrographs import read_micrographs
+from dspa.ops.model_threshold import model_threshold
 from dspa.ops.pick import Candidates
 from dspa.ops.power import power_map
 from dspa.ops.search_image import search_image
@@ -266,13 +267,15 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     picks["ncc_relative"] = picks["ncc"]
     picks["model_score"] = ("particle", np.concatenate([s.score for _, s in pairs]))
     outputs = write_picks(context.folder, picks)
-    likely = int((picks["model_score"].values >= 0).sum())
+    cut = model_threshold(picks["model_score"].values)
+    likely = int((picks["model_score"].values >= cut).sum())
+    lowest = float(squeezed(np.array([cut]))[0])
     show_scores(context, picks, shape="model score")
-    show_candidates(context, done, threshold=0.5, diameter=search.diameter, shape="model score")
+    show_candidates(context, done, threshold=lowest, diameter=search.diameter, shape="model score")
     count = int(picks.sizes["particle"])
     context.events.message(
-        f"{count} candidates on {len(done)} micrographs; {likely} more likely a particle than not; "
-        "next: dspa inspect-picks"
+        f"{count} candidates on {len(done)} micrographs, {likely} above a model score of "
+        f"{lowest:.2f} (log-odds {cut:.1f}); next: dspa inspect-picks"
     )
     context.events.emit("result", candidates=count, likely=likely, diameter=search.diameter)
     return outputs

@@ -238,6 +238,8 @@ def test_picks_come_back_to_the_micrograph_with_score_and_power(session):
     assert (distance < 12).sum() > 0.95 * total
     kept = session.run(inspect_picks, {"picks": made}, min_ncc=0.5, power=(1.0, 1e4))["picks"]
     assert read_particles(kept).sizes["particle"] == (score >= 0).sum()
+    auto = session.run(inspect_picks, {"picks": made}, auto=True)["picks"]
+    assert read_particles(auto).sizes["particle"] > 0.95 * total
     assert not list(made.parent.glob("scratch*"))
 
 
