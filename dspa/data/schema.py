@@ -107,7 +107,9 @@ PARTICLES = Schema(
         "power_relative": Variable(("particle",), "float32", "1", "power against the trend"),
         "model_score": Variable(("particle",), "float32", "1", "pick: log-odds of a trained model"),
         "pick_template": Variable(("particle",), "int32", "", "template or blob that fits best"),
-        "pick_angle": Variable(("particle",), "float32", "rad", "in-plane angle of the template"),
+        "pick_angle": Variable(
+            ("particle",), "float32", "rad", "turn of the template from x towards y: minus psi"
+        ),
         "pick_diameter": Variable(("particle",), "float32", "A", "diameter of the pick"),
         "micrograph_name": Variable(("micrograph",), "str", "", "as the source names it"),
         "micrograph_shape": Variable(("micrograph", "yx"), "int32", "px", "rows, columns"),

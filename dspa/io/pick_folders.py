@@ -108,5 +108,6 @@ def _relion_columns(dataset: xr.Dataset) -> dict[str, NDArray[Any]]:
 
     return {
         "rlnClassNumber": np.maximum(value("pick_template"), 0).astype(np.int64) + 1,
-        "rlnAnglePsi": np.round(np.rad2deg(value("pick_angle")), 6),
+        # The pose of an image turned by an angle from x towards y has psi of the other sign.
+        "rlnAnglePsi": np.round(-np.rad2deg(value("pick_angle")), 6) + 0.0,
     }

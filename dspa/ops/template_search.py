@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from dspa.ops.pick import Candidates, PickRules
     from dspa.ops.search_image import SearchImage
 
-# Diameter of the correlation mask over that of the particle.
-TEMPLATE_RIM = 1.1
+# Diameter of the correlation mask over that of the particle: the fringes that the CTF draws around
+# it count as well.
+TEMPLATE_RIM = 1.2
 
 
 def pick_templates(
@@ -33,6 +34,9 @@ def pick_templates(
     ctf: CTF | None = None,
 ) -> Candidates:
     """Find images of the templates in any in-plane rotation.
+
+    The angle of a candidate is the turn of its template from x towards y; the pose of what is
+    found is that of the template with psi less by it.
 
     Parameters
     ----------

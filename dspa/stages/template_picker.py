@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +48,11 @@ class Params:
     """Parameters of ``dspa pick template``."""
 
     diameter: float = param(help="Particle diameter.", unit="A", minimum=20, maximum=5000)
-    classes: str = param("", "Only these templates, as 0,3,7 (default: all that are not empty).")
+    classes: tuple[int, ...] = param(
+        (),
+        "Only these classes, numbered from 1 as in the pictures and by select2d (default: all that "
+        "are not empty).",
+    )
     angle_step: float = param(
         5.0, "In-plane step of the search.", unit="deg", minimum=0.5, maximum=180
     )
@@ -61,7 +65,7 @@ class Params:
     min_separation: float = param(
         0.6, "Smallest distance of two picks over the diameter.", minimum=0.1, maximum=5
     )
-    edge: float = param(0.25, "Nearest a pick may lie to the edge, over the diameter.", minimum=0)
+    edge: float = param(0.1, "Nearest a pick may lie to the edge, over the diameter.", minimum=0)
     threshold: float = param(0.1, "Lowest NCC kept as a candidate.", minimum=-1, maximum=1)
     max_picks: int = param(4000, "Most candidates of a micrograph.", minimum=1)
     micrographs: int = param(0, "Only so many micrographs, spread over the set (0: all).")
@@ -69,30 +73,37 @@ class Params:
 
 @dataclass(frozen=True)
 class _Templates:
-    """Images to search with, before they are brought to the pixels of the search."""
+    """Images to search with, before they are brought to the pixels of the search.
+
+    Attributes
+    ----------
+    images : (t, n, n) float32
+    pixel_size : float
+        A.
+    numbers : (t,) int32
+        Which class or view each is, from 0.
+    """
 
     images: NDArray[np.float32]
     pixel_size: float
+    numbers: NDArray[np.int32]
 
 
-def _class_templates(path: Path, chosen: str) -> _Templates:
-    """Read class averages, leaving out the empty ones."""
+def _class_templates(path: Path, chosen: tuple[int, ...]) -> _Templates:
+    """Read class averages, leaving out the empty ones; classes count from 1."""
     stack = read_images(path)
-    numbers = np.arange(len(stack.images))
-    if chosen:
-        try:
-            numbers = np.array([int(word) for word in chosen.split(",")])
-        except ValueError as error:
-            raise InputError(f"--classes is {chosen!r}; use numbers such as 0,3,7") from error
-        if (numbers < 0).any() or (numbers >= len(stack.images)).any():
-            raise InputError(f"--classes {chosen}: {path} holds 0 to {len(stack.images) - 1}")
+    count = len(stack.images)
+    wrong = [number for number in chosen if not 1 <= number <= count]
+    if wrong:
+        raise InputError(f"--classes: there is no class {wrong[0]}; {path} holds 1 to {count}")
+    numbers = np.array(chosen) - 1 if chosen else np.arange(count)
     images = stack.images[numbers]
     full = np.isfinite(images).all(axis=(1, 2)) & (images.std(axis=(1, 2)) > 0)
     if not full.any():
         raise InputError(f"{path}: every template is empty; select classes first")
     if not stack.pixel_size > 0:
         raise InputError(f"{path}: the header has no pixel size; write it with one")
-    return _Templates(images[full], stack.pixel_size)
+    return _Templates(images[full], stack.pixel_size, numbers[full].astype(np.int32))
 
 
 def _volume_templates(path: Path, params: Params) -> _Templates:
@@ -110,7 +121,8 @@ def _volume_templates(path: Path, params: Params) -> _Templates:
     reference = prepare_volume(density, members.radius)
     rotations = matrix_from_euler(rot, tilt, np.zeros_like(rot))
     slices = project(reference, rotations, members)
-    return _Templates(band_to_images(slices, members), pixel * box / size)
+    images = band_to_images(slices, members)
+    return _Templates(images, pixel * box / size, np.arange(len(images), dtype=np.int32))
 
 
 def _load(inputs: Mapping[str, Any], params: Params) -> _Templates:
@@ -120,7 +132,7 @@ def _load(inputs: Mapping[str, Any], params: Params) -> _Templates:
     if templates:
         found = _class_templates(templates, params.classes)
         centred = centre_templates(found.images, diameter=params.diameter / found.pixel_size)
-        found = _Templates(centred, found.pixel_size)
+        found = replace(found, images=centred)
     else:
         found = _volume_templates(inputs["volume"], params)
     size = found.images.shape[-1] * found.pixel_size
@@ -163,7 +175,7 @@ def _search(params: Params, templates: _Templates, task: MicrographTask) -> Cand
         resolution=resolution,
         edge=params.edge * params.diameter,
     )
-    return pick_templates(
+    found = pick_templates(
         field,
         coarse,
         rules,
@@ -171,6 +183,7 @@ def _search(params: Params, templates: _Templates, task: MicrographTask) -> Cand
         turns=_turns(params),
         ctf=task.ctf if params.use_ctf else None,
     )
+    return replace(found, template=templates.numbers[found.template])
 
 
 def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[str, Path]:

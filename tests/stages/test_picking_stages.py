@@ -203,6 +203,18 @@ def test_templates_from_classes_and_from_a_map(session, picks):
         session.run(template_picker, {}, diameter=120.0)
 
 
+def test_classes_count_from_one_and_picks_know_theirs(session, picks):
+    made = read_particles(session.run(extract, {"picks": picks}, box=64, crop=32)["particles"])
+    mean = ParticleImages(made).read(np.arange(made.sizes["particle"])).mean(axis=0)
+    stack = session.folder / "three.mrcs"
+    write_image_stack(stack, np.stack([np.zeros_like(mean), mean, mean]), pixel_size=6.0)
+    coarse = {"diameter": 120.0, "angle_step": 90.0, "micrographs": 1}
+    found = session.run(template_picker, {"templates": stack}, classes=(3,), **coarse)
+    assert set(read_particles(found["picks"])["pick_template"].values) == {2}
+    with pytest.raises(InputError, match=r"no class 4; .*three.mrcs holds 1 to 3"):
+        session.run(template_picker, {"templates": stack}, classes=(4,), **coarse)
+
+
 def test_ctf_of_noise_is_failed_and_its_particles_dropped(session, picks):
     made = session.run(ctf, {}, max_resolution=8.0)["micrographs"]
     table = read_micrographs(made)
