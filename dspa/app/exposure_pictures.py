@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from dspa.project.project import Project
 
-WIDTH = 440
+WIDTH = 350
 
 
 class Pictures:

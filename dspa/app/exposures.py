@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from bokeh.layouts import column, row
 from bokeh.models import (
+    AllIndices,
     Button,
     ColumnDataSource,
     DataTable,
@@ -42,6 +43,15 @@ NO_PICKS = "none"
 # Names that a command holds; more go to a file.
 FEW = 8
 LISTS = "curation"
+# Rows of the table, which have colours of their own.
+TABLE = f"""
+.slick-header-column {{ background: {frame.PANEL}; color: {frame.TEXT};
+  border-color: {frame.LINE}; }}
+.slick-row, .slick-row.odd {{ background: {frame.BACK}; color: {frame.TEXT}; }}
+.slick-row:hover {{ background: {frame.PANEL}; }}
+.slick-cell {{ border-color: {frame.LINE}; }}
+.slick-cell.selected {{ background: #2b4a66; color: #fff; }}
+"""
 BY_HAND = {-1: "rejected by hand", 1: "accepted by hand"}
 
 
@@ -62,6 +72,7 @@ class ExposurePage:
         self.source = ColumnDataSource({}, name="exposures")
         self.figures: dict[str, Figure] = {}
         self.hand: NDArray[np.int8] = np.zeros(0, np.int8)
+        self.opened = ""
         self.rules = RuleWidgets(self.choose)
         self.pictures = Pictures(project)
         jobs = list(frame.finished(project, output="micrographs"))
@@ -70,16 +81,17 @@ class ExposurePage:
             for kind in ("picks", "particles")
             for name in frame.finished(project, output=kind)
         ]
-        self.job = Select(title="micrographs", options=jobs, width=140, name="job")
-        self.counted = Select(title="picks counted", options=[NO_PICKS, *counted], width=180,
+        self.job = Select(title="micrographs", options=jobs, width=110, name="job")
+        self.counted = Select(title="picks counted", options=[NO_PICKS, *counted], width=150,
                               value=NO_PICKS, name="counted")  # fmt: skip
         self.axes = [
-            Select(title=title, options=[], width=200, name=name)
+            Select(title=title, options=[], width=150, name=name)
             for name, title in (("across", "across"), ("upwards", "upwards"))
         ]
         self._make_plot()
         self.list = DataTable(source=self.source, columns=[], height=260, name="list",
-                              sizing_mode="stretch_width", index_position=None)  # fmt: skip
+                              sizing_mode="stretch_width", index_position=None,
+                              stylesheets=[frame.SHEET, TABLE])  # fmt: skip
         self._listen()
         if jobs:
             self.job.value = _preferred(project, jobs)
@@ -90,8 +102,8 @@ class ExposurePage:
 
     def _make_plot(self) -> None:
         self.plot = figure(
-            height=430,
-            width=620,
+            height=420,
+            width=580,
             tools="pan,wheel_zoom,box_select,lasso_select,tap,reset",
             active_drag="box_select",
             active_scroll="wheel_zoom",
@@ -140,8 +152,8 @@ class ExposurePage:
             self.message.text = html.escape(str(error))
             return
         self.names = [str(name) for name in self.table["micrograph_name"].values]
-        if len(self.hand) != len(self.names):
-            self.hand = np.zeros(len(self.names), np.int8)
+        if self.opened != self.job.value:
+            self.hand, self.opened = np.zeros(len(self.names), np.int8), self.job.value
         self.pictures.open(self.job.value, self.table)
         self.rules.show(self.figures)
         self._fill()
@@ -168,15 +180,17 @@ class ExposurePage:
             "colour": [frame.KEPT] * count,
             "verdict": [""] * count,
         }
-        labels = {"index": "#"} | {n: f.label for n, f in self.figures.items() if n != "index"}
         numbers = NumberFormatter(format="0,0.[00]")
         self.list.columns = [
-            TableColumn(field="index", title="#", width=40),
-            TableColumn(field="name", title="micrograph", width=260),
-            *(TableColumn(field=n, title=label, formatter=numbers, width=110)
-              for n, label in labels.items() if n != "index"),
-            TableColumn(field="verdict", title="", width=260),
-        ]  # fmt: skip
+            TableColumn(field="index", title="#", width=45),
+            TableColumn(field="name", title="micrograph", width=250),
+            TableColumn(field="verdict", title="breaks", width=230),
+            *(
+                TableColumn(field=name, title=each.short, formatter=numbers, width=110)
+                for name, each in self.figures.items()
+                if name != "index"
+            ),
+        ]
         options = [(name, figure.label) for name, figure in self.figures.items()]
         known = list(self.figures)
         wanted = (("defocus", "index"), ("ctf_resolution", known[-1]))
@@ -233,13 +247,14 @@ class ExposurePage:
     def _paint(self, keep: NDArray[np.bool_], broken: Mapping[str, NDArray[np.bool_]]) -> None:
         reasons = np.full(keep.size, "", object)
         for rule, rows in broken.items():
-            reasons[rows] += rule.lstrip("-") + "; "
+            reasons[rows] += np.where(reasons[rows] == "", "", "; ") + rule.lstrip("-")
         for value, text in BY_HAND.items():
             reasons[self.hand == value] = text
         every = slice(keep.size)
         colour = np.where(keep, frame.KEPT, frame.DROPPED)
         colour[self.hand > 0], colour[self.hand < 0] = frame.ADDED, frame.REMOVED
         self.source.patch({"colour": [(every, list(colour))], "verdict": [(every, list(reasons))]})
+        self.list.view.filter = AllIndices()  # or the table goes on showing the old cells
 
     def mark(self, value: int) -> None:
         """Accept (1), reject (-1) or leave to the rules (0) what is selected.

@@ -39,6 +39,11 @@ class Figure:
     values: NDArray[np.float64]
 
     @property
+    def short(self) -> str:
+        """The label without the meaning of numbers."""
+        return self.label.partition(" (0")[0]
+
+    @property
     def varies(self) -> bool:
         """Whether there is anything to choose by."""
         known = self.values[np.isfinite(self.values)]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.bench_many_micrographs import micrographs
 from dspa.dataflow.cluster import connect
 from dspa.dataflow.dask_runner import DaskRunner
 from dspa.dataflow.events import Events
@@ -18,6 +19,7 @@ from dspa.io.particles import read_particles
 from dspa.stages import blob_picker, extract
 from dspa.stages.stage import Context
 
+ROOT = Path(__file__).resolve().parents[2]
 COUNT = 50  # about 2,700 picks: three shards
 
 
@@ -51,8 +53,10 @@ def run(stage, folder, inputs, params, *, cluster=None, kill_after=0):
 
 
 @pytest.mark.slow
-def test_a_killed_worker_loses_nothing(tmp_path):
-    inputs = {"micrographs": micrographs(tmp_path, COUNT)}
+def test_a_killed_worker_loses_nothing(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    made = importlib.import_module("benchmarks.bench_many_micrographs")
+    inputs = {"micrographs": made.micrographs(tmp_path, COUNT)}
     pick = blob_picker.Params(min_diameter=80.0, max_diameter=120.0)
     cut = extract.Params(box=48, crop=32)
     calm = run(blob_picker.STAGE, tmp_path / "calm", inputs, pick)
