@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dspa.device import to_host
+from dspa.device import namespace, to_host
 from dspa.ops.correlate import Match, best_match, normalise_templates, search_field
+from dspa.ops.filter import gaussian_smooth
 from dspa.ops.peaks import Peaks, find_peaks
 from dspa.ops.templates import (
     Blob,
@@ -28,8 +29,15 @@ if TYPE_CHECKING:
 # Diameter of the correlation mask over that of the blob: the rim around a particle is part of its
 # shape, neighbours are not.
 BLOB_RIM = 1.2
-# Energy per resolution element, in units of the whole micrograph's, beyond which more is no better.
-LOUDEST = 8.0
+# The local energy is that of a Gaussian this wide, over the typical diameter: it peaks at the
+# middle of a particle, where a disk of its size has a plateau, and one between two neighbours.
+ENERGY_WIDTH = 0.25
+# For the energy, the image is clipped at so many deviations: a bright speck is no particle.
+ENERGY_CLIP = 3.0
+# What relative energy adds to the log-likelihood of a particle, per half a resolution element:
+# s / (1 + s) for texture of a signal-to-noise ratio s; and where more energy is no better.
+TEXTURE = 0.3
+LOUDEST = 3.0
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,7 @@ def resolution_elements(diameter: float, resolution: float) -> float:
 def pick_blobs(
     field: SearchImage, blobs: list[Blob], rules: PickRules, *, ctf: CTF | None = None
 ) -> Candidates:
-    """Find blobs; of several sizes the one with the most significant correlation wins.
+    """Find blobs: peaks of what shape and texture add to the log-likelihood of a particle.
 
     Parameters
     ----------
@@ -118,14 +126,34 @@ def pick_blobs(
     match = _match_sizes(field, blobs, rules, ctf)
     angles = np.array([b.angle for b in blobs])
     diameters = np.array([b.diameter for b in blobs])
-    # NCC alone likes places where there is next to nothing. Which candidate stays of two close
-    # ones is decided by how much there is as well.
-    loudness = np.clip(match.power, 0.0, LOUDEST) * diameters[match.template]
-    peaks = ranked_peaks(field, match.ncc, rules, rank=match.ncc * loudness)
+    smallest = float(diameters.min())
+    energy = relative_energy(field, math.sqrt(smallest * float(diameters.max())))
+    # Two independent signs of a particle: its outline fits a blob, and there is texture in it. Most
+    # of a particle's signal is texture, for the CTF takes what is as broad as the particle.
+    shape = -np.log1p(-np.square(np.clip(match.ncc, 0.0, 0.999)))
+    peaks = ranked_peaks(
+        field, match.ncc, rules, rank=shape + TEXTURE * np.minimum(energy, LOUDEST)
+    )
     which = match.template[tuple(peaks.index.T)].astype(np.int32)
-    # Energy per element times the elements of the smallest circle: sizes compare.
-    power = match.power * resolution_elements(float(diameters.min()), rules.resolution)
+    power = energy * resolution_elements(smallest, rules.resolution)
     return collect(field, peaks, power, (which, angles[which], diameters[which]))
+
+
+def relative_energy(field: SearchImage, diameter: float) -> NDArray[np.float32]:
+    """Energy around every pixel in units of the micrograph's median: (y, x) float32 on the host.
+
+    Parameters
+    ----------
+    field : SearchImage
+    diameter : float
+        Typical of a particle, A.
+    """
+    xp = namespace(field.image)
+    clipped = xp.clip(field.image, -ENERGY_CLIP, ENERGY_CLIP)
+    smooth = gaussian_smooth(clipped * clipped, ENERGY_WIDTH * diameter / field.pixel_size)
+    energy = to_host(smooth)
+    middle = float(np.median(energy[~field.junk])) if not field.junk.all() else 0.0
+    return np.asarray(energy / max(middle, 1e-6), np.float32)
 
 
 def _match_sizes(field: SearchImage, blobs: list[Blob], rules: PickRules, ctf: CTF | None) -> Match:
@@ -171,10 +199,11 @@ def ranked_peaks(
         separation=rules.separation / field.pixel_size,
         threshold=-math.inf,
         limit=rules.limit,
-        allowed=_allowed(field, rules) & (scores >= rules.threshold),
+        allowed=_allowed(field, rules),
     )
     values = scores[tuple(found.index.T)]
     order = np.argsort(-values, kind="stable")
+    order = order[values[order] >= rules.threshold]
     return Peaks(found.position[order], found.index[order], values[order])
 
 

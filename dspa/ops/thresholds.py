@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 # Components wider than this over the median of all are neither noise nor particles.
 WIDE = 3.0
+# Components further than this from the strongest, in their common deviations, and with less than
+# this of its candidates are debris.
+FAR, FEW = 3.0, 1.0 / 3.0
+# A component with less than this of all candidates does not tell what noise is like.
+SCARCE = 0.1
 # Components of the mixture, and how many candidates so many need.
 COMPONENTS, MANY = 4, 400
 # Fewer candidates than this give no mixture.
@@ -34,7 +39,7 @@ FITTED = 6_000
 # particles are well above side views, and must pass.
 UPPER = 6.0
 # Boxes this close in expected F1 are equally good.
-TOLERANCE = 0.01
+TOLERANCE = 0.002
 # Where candidates are neither noise nor particles.
 REST_LOW, REST_HIGH = 1e-4, 0.1
 
@@ -92,12 +97,7 @@ def automatic_thresholds(ncc: NDArray[Any], power: NDArray[Any]) -> Thresholds:
     best = max(fits, key=lambda fit: fit.likelihood)
     centre = best.mean * spread + middle
     strength = np.log(np.maximum(centre[:, 0], 1e-3)) + 0.5 * centre[:, 1]
-    top = int(np.argmax(strength))
-    particles = strength > 0.5 * (strength.max() + strength.min())
-    # A wide component holds what lies between noise and particles: as much of one as of the other.
-    area = np.sqrt(np.linalg.det(best.covariance))
-    particles &= area < WIDE * np.median(area)
-    particles[top] = True
+    particles = _particle_components(best, strength)
     if not _apart(best, particles):
         # One hill only: all particles or none. Otsu's split of it is as good as any.
         return Thresholds(otsu(points[:, 0]), 0.0, float("inf"))
@@ -109,6 +109,27 @@ def automatic_thresholds(ncc: NDArray[Any], power: NDArray[Any]) -> Thresholds:
         np.array([low, mean + UPPER * deviation]) * spread[1] + middle[1]
     )
     return Thresholds(least * spread[0] + middle[0], float(power_low), float(power_high))
+
+
+def _particle_components(mixture: _Mixture, strength: Floats) -> NDArray[np.bool_]:
+    """Tell which components are particles: those as strong as the strongest, and like it."""
+    area = np.sqrt(np.linalg.det(mixture.covariance))
+    # A wide component holds what lies between noise and particles: as much of one as of the other.
+    narrow = area < WIDE * np.median(area)
+    top = int(np.argmax(strength))
+    count = mixture.share.sum(axis=0)
+    weakest = float(strength[count >= SCARCE * count.sum()].min())
+    weak = strength <= 0.5 * (strength[top] + weakest)
+    noise = float(np.average(strength, weights=count * weak)) if weak.any() else weakest
+    particles: NDArray[np.bool_] = narrow & (strength > 0.5 * (strength[top] + noise))
+    # Debris has much power, and a likeness by chance: a few candidates far off the particles.
+    for k in range(len(strength)):
+        apart = mixture.mean[k] - mixture.mean[top]
+        joint = 0.5 * (mixture.covariance[k] + mixture.covariance[top])
+        far = float(apart @ np.linalg.solve(joint, apart)) > FAR**2
+        particles[k] &= not (far and count[k] < FEW * count[top])
+    particles[top] = True
+    return particles
 
 
 def _starts(points: Floats, amplitude: Floats) -> list[NDArray[np.int64]]:

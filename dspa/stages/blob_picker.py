@@ -43,12 +43,12 @@ class Params:
     low_pass: float = param(20.0, "Low-pass of micrographs and blobs.", unit="A", minimum=3)
     use_ctf: bool = param(True, "See the blobs through each micrograph's CTF.")
     min_separation: float = param(
-        0.75, "Smallest distance of two picks over the smallest diameter.", minimum=0.1, maximum=5
+        1.0, "Smallest distance of two picks over the smallest diameter.", minimum=0.1, maximum=5
     )
     edge: float = param(
         0.25, "Nearest a pick may lie to the edge, over the smallest diameter.", minimum=0
     )
-    threshold: float = param(0.1, "Lowest NCC kept as a candidate.", minimum=-1, maximum=1)
+    threshold: float = param(0.0, "Lowest NCC kept as a candidate.", minimum=-1, maximum=1)
     max_picks: int = param(4000, "Most candidates of a micrograph.", minimum=1)
     micrographs: int = param(0, "Only so many micrographs, spread over the set (0: all).")
 
