@@ -28,6 +28,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MM = 1e7  # mm to A
+# Fields of the family pick_stats, and what they are here.
+PICKS = {
+    "ncc_score": "ncc",
+    "power": "power",
+    "template_idx": "pick_template",
+    "angle_rad": "pick_angle",
+}
 
 
 @dataclass(frozen=True)
@@ -127,6 +134,7 @@ def interpret(
     variables |= reader.images()
     variables |= reader.ctf()
     variables |= reader.alignment()
+    variables |= reader.picks()
     variables |= reader.location(variables)
     return variables
 
@@ -248,6 +256,15 @@ class _Fields:
             if values is not None:
                 mirrored = self.orientation.mirrored and name == "defocus_angle"
                 made[name] = -values if mirrored else values
+        return made
+
+    def picks(self) -> dict[str, Any]:
+        """Return what a picker said of each."""
+        made: dict[str, Any] = {}
+        for field, name in PICKS.items():
+            values = self.number(f"pick_stats/{field}")
+            if values is not None:
+                made[name] = values
         return made
 
     def alignment(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dspa.data.errors import InputError
 from dspa.data.store import extra_columns
 from dspa.geometry.rotation import rotvec_from_matrix
 from dspa.io.cs import write_cs
-from dspa.io.cs_particles import MM, Orientation, interpret, mirror
+from dspa.io.cs_particles import MM, PICKS, Orientation, interpret, mirror
 from dspa.io.images import SHARD, stack_link
 from dspa.io.uids import image_uids
 
@@ -34,6 +34,10 @@ _SHOWS_IN: dict[str, tuple[tuple[str, ...], float]] = {
     "bfactor": (("ctf/bfactor",), 1e-3),
     "image_index": (("blob/idx",), 0.5),
     "image_sign": (("blob/sign",), 0.5),
+    "ncc": (("pick_stats/ncc_score",), 1e-6),
+    "power": (("pick_stats/power",), 1e-2),
+    "pick_template": (("pick_stats/template_idx",), 0.5),
+    "pick_angle": (("pick_stats/angle_rad",), 1e-6),
     "coordinate": (("location/center_x_frac", "location/center_y_frac"), 1e-2),
 }
 _ALIGNED = ("pose", "shift", "half_set", "class_index", "posterior")
@@ -115,7 +119,23 @@ def _made_fields(
         **_ctf_fields(dataset, orientation),
         **_alignment_fields(dataset, prefix, orientation),
         **_location_fields(dataset, orientation),
+        **_pick_fields(dataset),
     }
+
+
+def _pick_fields(dataset: xr.Dataset) -> dict[str, NDArray[Any]]:
+    """Return scores of picks, if they have any."""
+    if "ncc" not in dataset.variables:
+        return {}
+    made: dict[str, NDArray[Any]] = {
+        f"pick_stats/{field}": dataset[name].values.astype(_F)
+        for field, name in PICKS.items()
+        if name in dataset.variables
+    }
+    if "pick_template" in dataset.variables:
+        number = np.maximum(dataset["pick_template"].values, 0)
+        made["pick_stats/template_idx"] = number.astype(_U)
+    return made
 
 
 def _image_fields(dataset: xr.Dataset) -> dict[str, NDArray[Any]]:

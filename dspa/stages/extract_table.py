@@ -183,7 +183,8 @@ def particle_table(
     count = boxes.row.size
     picks = "image_stack" not in source
     if picks:
-        table = _on_micrographs(table, boxes, micrographs)
+        index = np.array([task.index for task in boxes.tasks], np.int64)[boxes.task]
+        table = on_micrographs(table, index, micrographs)
     table["coordinate"] = (("particle", "xy"), boxes.coordinate)
     table["shift"] = (("particle", "xy"), boxes.shift)
     table["image_stack"] = ("particle", np.zeros(count, np.int32))
@@ -200,9 +201,19 @@ def particle_table(
     return table
 
 
-def _on_micrographs(table: xr.Dataset, boxes: Boxes, micrographs: xr.Dataset) -> xr.Dataset:
-    """Put the micrographs' own names and optics in place of what a picker called them."""
-    index = np.array([task.index for task in boxes.tasks], np.int64)[boxes.task]
+def on_micrographs(
+    table: xr.Dataset, index: NDArray[np.integer[Any]], micrographs: xr.Dataset
+) -> xr.Dataset:
+    """Put the micrographs' own names and optics in place of what a picker called them.
+
+    Parameters
+    ----------
+    table : Dataset
+        Picks.
+    index : (n,) int
+        Row of each in the table of micrographs.
+    micrographs : Dataset
+    """
     own = {n: v for n, v in table.variables.items() if v.dims[0] not in ("micrograph", "optics")}
     names: dict[str, Any] = {
         "micrograph": ("particle", index.astype(np.int32)),
@@ -212,6 +223,7 @@ def _on_micrographs(table: xr.Dataset, boxes: Boxes, micrographs: xr.Dataset) ->
     if "shape" in micrographs:
         names["micrograph_shape"] = (("micrograph", "yx"), micrographs["shape"].values)
     optics = {n: v for n, v in micrographs.variables.items() if v.dims[0] == "optics"}
+    optics["micrograph_pixel_size"] = optics["pixel_size"]
     return xr.Dataset(own | optics | names, attrs=table.attrs)
 
 

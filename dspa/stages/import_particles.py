@@ -18,7 +18,8 @@ from dspa.io.picks import read_picks
 from dspa.io.picture import montage
 from dspa.io.star_particles import read_star_particles
 from dspa.stages.image_checks import ImageReport, examine, judge_contrast
-from dspa.stages.stage import Context, Stage, param
+from dspa.stages.import_picks import common_pixel_size, place_on_micrographs
+from dspa.stages.stage import Context, Input, Stage, param
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -81,8 +82,11 @@ class Params:
 
 def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[str, Path]:
     """Import particles or picks."""
-    table = _read(params)
+    micrographs = inputs.get("micrographs")
+    table = _read(params, common_pixel_size(micrographs) if micrographs else None)
     if "image_stack" not in table.variables:
+        if micrographs:
+            table = place_on_micrographs(context, table, micrographs)
         return _finish(context, table, "picks")
     table = _with_optics(context, table, params)
     _name_unused(context, table)
@@ -97,7 +101,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     return _finish(context, table, "particles")
 
 
-def _read(params: Params) -> xr.Dataset:
+def _read(params: Params, known_size: float | None) -> xr.Dataset:
     files = matching(params.file)
     if Path(params.file).suffix == ".zarr":
         return read_particles(params.file)
@@ -110,20 +114,20 @@ def _read(params: Params) -> xr.Dataset:
         corner = params.coordinate_origin == "bottom-left"
         orientation = Orientation(bottom_left=corner, mirrored=params.mirror_y)
         return read_cs_particles(_only(params, files), roots=roots, orientation=orientation)
-    size = params.micrograph_pixel_size or params.pixel_size
+    size = params.micrograph_pixel_size or params.pixel_size or known_size
     if suffix == ".star" and len(files) == 1:
         table = read_star_particles(
             files[0],
             roots=roots,
             pixel_size=params.pixel_size,
-            micrograph_pixel_size=params.micrograph_pixel_size,
+            micrograph_pixel_size=params.micrograph_pixel_size or known_size,
         )
         # A file of picks that names no micrograph is named after it.
         if size is None or {"micrograph", "image_stack"} & set(table.variables):
             return table
     if suffix in (".box", ".cbox", ".csv", ".star"):
         if size is None:
-            raise InputError(f"{params.file}: picks in pixels; give --pixel-size")
+            raise InputError(f"{params.file}: picks in pixels; give --micrographs or --pixel-size")
         return read_picks(files, pixel_size=size)
     raise InputError(f"{params.file}: particles are imported from .star or .cs files")
 
@@ -368,5 +372,17 @@ def _finish(context: Context, table: xr.Dataset, kind: str) -> Mapping[str, Path
 
 
 PARTICLES_STAGE = Stage(
-    "import particles", "bring in particles from a STAR or cryoSPARC file", Params, (), run
+    "import particles",
+    "bring in particles from a STAR or cryoSPARC file",
+    Params,
+    (
+        Input(
+            "micrographs",
+            "micrographs",
+            positional=False,
+            optional=True,
+            help="Of picks: where they lie; gives the pixel size, and what extract needs.",
+        ),
+    ),
+    run,
 )

@@ -19,6 +19,7 @@ from dspa.io.mrc import write as write_mrc
 from dspa.io.particles import read_particles, write_particles
 from dspa.io.volumes import read_images
 from dspa.stages import duplicates, export, extract
+from dspa.stages.import_particles import PARTICLES_STAGE
 from dspa.stages.stage import Context
 
 SHAPE, PIXEL = (240, 300), 2.0
@@ -150,3 +151,27 @@ def test_relion_cuts_the_same_images(session, rng, box, crop):
     # Cropped images differ in how the Nyquist row is halved.
     assert min(same) > (0.998 if crop else 0.9999)
     assert np.abs(stack.std() / ours.std() - 1) < 0.02
+
+
+def test_picks_of_others_come_with_their_micrographs(session, rng):
+    """Files named after micrographs, without pixel size or optics, through to extraction."""
+    (session / "boxes").mkdir()
+    for name in ("a.b", "c"):
+        rows = [f"{x:.2f} {y:.2f} 60 60\n" for x, y in rng.uniform(50, 120, (5, 2))]
+        (session / "boxes" / f"{name}.box").write_text("".join(rows))
+    (session / "boxes" / "elsewhere.box").write_text("10 10 60 60\n")
+    made, said = run(session, PARTICLES_STAGE, {}, file=f"{session}/boxes/*.box")
+    picks = read_particles(made["picks"])
+    assert picks.sizes["particle"] == 10 and "set aside 1 picks" in said
+    assert picks["micrograph_name"].values.tolist() == NAMES
+    assert picks["voltage"].values.tolist() == [300.0, 200.0]
+    assert picks["coordinate"].values.max() > 2 * 100
+    table = read_particles(run(session, extract.STAGE, made, box=64)[0]["particles"])
+    assert table.sizes["particle"] == 10
+    for path in (session / "boxes").glob("*.box"):
+        path.write_text("900 10 60 60\n")
+    assert "2 of 2 picks lie outside" in run(
+        session, PARTICLES_STAGE, {}, file=f"{session}/boxes/*.box"
+    )[1]  # fmt: skip
+    with pytest.raises(InputError, match="no pick lies on any of 2 micrographs"):
+        run(session, PARTICLES_STAGE, {}, file=f"{session}/boxes/elsewhere.box")
