@@ -31,7 +31,8 @@ TEXT, DIM, BLUE = "#d9dce0", "#949ba5", "#5b9dd9"
 KEPT, DROPPED, ADDED, REMOVED = "#2fd48f", "#d98b3a", "#5cc8ff", "#ff5a5f"
 # For the widgets, whose parts a page's own style sheet does not reach.
 SHEET = f"""
-:host {{ color: {TEXT}; font-size: 13px; }}
+:host {{ color: {TEXT}; font-size: 13px; --background-color: {PANEL};
+  --surface-background-color: {LINE}; }}
 .bk-input {{ background-color: {PANEL}; color: {TEXT}; border-color: {LINE}; min-height: 28px; }}
 .bk-input:focus {{ border-color: {BLUE}; box-shadow: none; }}
 select.bk-input option {{ background-color: {PANEL}; color: {TEXT}; }}
@@ -43,8 +44,6 @@ select.bk-input option {{ background-color: {PANEL}; color: {TEXT}; }}
 .bk-btn-primary:hover {{ background-color: #3478b8; }}
 .bk-btn[disabled], .bk-btn[disabled]:hover {{ background-color: {PANEL}; color: #666d76;
   border-color: {LINE}; opacity: 1; }}
-.bk-menu {{ background-color: {PANEL}; border-color: {LINE}; color: {TEXT}; }}
-.bk-menu > :hover, .bk-menu > .bk-active {{ background-color: {LINE}; }}
 .bk-slider-title {{ font-size: 13px; }}
 .noUi-target {{ background-color: #33383f; border-color: {LINE}; box-shadow: none; }}
 .noUi-connect {{ background-color: {BLUE} !important; }}
@@ -58,7 +57,6 @@ PAGE = f"""
 <style>
   html, body {{ background: {BACK}; color: {TEXT}; margin: 0;
     font: 13px/1.45 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; color-scheme: dark; }}
-  body {{ padding: 8px 14px; }}
 </style>
 {{% endblock %}}
 """
@@ -89,7 +87,7 @@ THEME = Theme(
 )
 _HEAD = (
     f"<nav style='display:flex;gap:18px;align-items:baseline;border-bottom:1px solid {LINE};"
-    "padding:2px 0 7px;width:calc(100vw - 30px)'><b style='font-size:15px'>dspa</b>{links}"
+    "padding:2px 0 7px;width:calc(100vw - 34px)'><b style='font-size:15px'>dspa</b>{links}"
     f"<span style='margin-left:auto;color:{DIM}'>{{folder}}</span></nav>"
 )
 

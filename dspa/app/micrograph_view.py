@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.ndimage import map_coordinates
 
 from dspa.io.micrographs import read_micrograph_image
-from dspa.ops.filter import low_pass
+from dspa.ops.filter import gaussian_smooth, low_pass
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -86,7 +87,9 @@ def reduced(path: str) -> Small:
     return Small(np.clip(small, *limits), (image.shape[0], image.shape[1]), step)
 
 
-def shown(small: Small, *, pixel_size: float, resolution: float) -> NDArray[np.uint8]:
+def shown(
+    small: Small, *, pixel_size: float, resolution: float, flat: bool = False
+) -> NDArray[np.uint8]:
     """Low-pass a small micrograph and bring it to eight bits.
 
     Parameters
@@ -96,6 +99,8 @@ def shown(small: Small, *, pixel_size: float, resolution: float) -> NDArray[np.u
         Of the original, A.
     resolution : float
         A; 0 for none.
+    flat : bool
+        Whether slow changes of the background are taken off.
 
     Returns
     -------
@@ -107,8 +112,22 @@ def shown(small: Small, *, pixel_size: float, resolution: float) -> NDArray[np.u
     if resolution > 2 * pixel:
         image = low_pass(image, resolution, pixel_size=pixel)
     middle, spread = _middle(image)
+    if flat:
+        # What is far off, a hole or a crystal, must not pale its surroundings.
+        image = image - _background(np.clip(image, middle - 2 * spread, middle + 2 * spread))
+        middle, spread = _middle(image)
     scaled = 127.5 + (image - middle) * (127.5 / (DEVIATIONS * spread))
     return np.clip(scaled, 0, 255).astype(np.uint8)
+
+
+def _background(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Smooth an image over a tenth of its longer side, on a copy made small."""
+    step = max(1, max(image.shape) // 128)
+    rows, columns = (n // step for n in image.shape)
+    blocks = image[: rows * step, : columns * step].reshape(rows, step, columns, step)
+    coarse = gaussian_smooth(blocks.mean((1, 3), dtype=np.float32), 0.1 * max(rows, columns))
+    places = [(np.arange(n) - 0.5 * (step - 1)) / step for n in image.shape]
+    return map_coordinates(coarse, np.meshgrid(*places, indexing="ij"), order=1, mode="nearest")
 
 
 def _middle(image: NDArray[np.float32]) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from dspa.app.frame import ADDED, DIM, DROPPED, KEPT, REMOVED
 
 # Colours circles and points, moves the lines, writes the counts and the command.
 UPDATE = f"""
-const i = ncc.value, [low, high] = power.value.map(Math.round)
+const i = Math.round(ncc.value), [low, high] = power.value.map(Math.round)
 const at = ncc_cuts.data.value, limits = power_cuts.data.value, width = limits.length
 if (!(i < at.length && high < width)) return
 const least = at[i], lowest = limits[low], highest = limits[high]
@@ -75,6 +75,19 @@ const value = cuts.data.value[Math.round(tick)]
 return value === undefined ? "" : value < 10 ? value.toFixed(3) : value.toPrecision(4)
 """
 
+# Shows a new micrograph whole, undistorted, in the middle; the same one stays as it was zoomed.
+FIT = """
+if (!image.data.w.length || !plot.inner_width) return
+const size = [image.data.row[0], plot.inner_width, plot.inner_height].join()
+if (plot.tags[0] === size) return
+plot.tags = [size]
+const w = image.data.w[0], h = image.data.h[0]
+const scale = Math.max(w / plot.inner_width, h / plot.inner_height)
+const x = (plot.inner_width * scale - w) / 2, y = (plot.inner_height * scale - h) / 2
+for (const [range, start, end] of [[plot.x_range, -x, w + x], [plot.y_range, h + y, -y]])
+  range.setv({start, end, reset_start: start, reset_end: end})
+"""
+
 STEP = "number.value = Math.min(number.high, Math.max(1, number.value + (step)))"
 
 # Arrow keys turn the micrographs, unless something else has the keyboard. A slider that was
@@ -92,17 +105,30 @@ window.addEventListener("pointerup", () => {
   const found = focused()
   if (found && found.classList.contains("noUi-handle")) found.blur()
 })
+// A name is typed over the one that stands there.
+let fresh = null
+window.addEventListener("pointerdown", (event) => {
+  const pressed = event.composedPath()[0]
+  fresh = pressed === focused() ? null : pressed
+})
+window.addEventListener("click", (event) => {
+  if (event.composedPath()[0] === fresh && fresh.type == "text") fresh.select()
+  fresh = null
+})
 window.addEventListener("keydown", (event) => {
   const found = focused()
-  const taken = found && (/^(INPUT|SELECT|TEXTAREA)$/.test(found.tagName) ||
+  const taken = found && (/^(text|number|select-one)$/.test(found.type) ||
     found.classList.contains("noUi-handle"))
+  if (taken && event.key == "Enter") setTimeout(() => found.blur(), 50)
   if (taken || event.altKey || event.metaKey) return
   const turn = (step) => {
     number.value = Math.min(number.high, Math.max(1, number.value + step))
     event.preventDefault()
   }
-  const press = (model) => { presses.data = {what: [model], when: [performance.now()]} }
-  if (event.ctrlKey) { if (event.key == "z") press("undo"); return }
+  if (event.ctrlKey) {
+    if (event.key == "z" && !undo.disabled) undo.tags = [performance.now()]
+    return
+  }
   if (event.key == "ArrowRight" || event.key == "ArrowDown") turn(1)
   else if (event.key == "ArrowLeft" || event.key == "ArrowUp") turn(-1)
   else if (event.key == "e") tool.active = tool.active == 1 ? 0 : 1

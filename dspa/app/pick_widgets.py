@@ -9,13 +9,16 @@ from bokeh.events import SelectionGeometry
 from bokeh.layouts import column, row
 from bokeh.models import (
     AutocompleteInput,
+    BasicTickFormatter,
     BoxSelectTool,
     Button,
     Checkbox,
     ColumnDataSource,
     CustomJS,
     CustomJSTickFormatter,
+    DataRange1d,
     Div,
+    FixedTicker,
     LinearColorMapper,
     RadioButtonGroup,
     Range1d,
@@ -31,12 +34,17 @@ from bokeh.plotting import figure
 from dspa.app import pick_scripts
 from dspa.app.frame import DIM, TEXT
 
-# px: of the micrograph, of the scatter, of a histogram.
-FRAME, SCATTER, HISTOGRAM = (790, 690), (500, 250), (215, 90)
-RIGHT = 545
+# px: the scatter, a histogram, the column they are in.
+SCATTER, HISTOGRAM, RIGHT = (460, 255), (215, 80), 540
+PAGE = {"height": "100vh", "padding": "4px 12px", "box-sizing": "border-box"}
 POINTS = ("x", "y", "radius", "ncc", "power", "state", "colour", "alpha")
 CLOUD = ("ncc", "power", "colour")
 BARS = ("left", "right", "top")
+HINT = (
+    "Arrow keys: next and previous micrograph. Edit (e): a click on a pick takes it out, on an "
+    "empty place adds one; Ctrl+Z: undo. d: dropped candidates. Draw a box in the scatter to "
+    "choose from it."
+)
 LIMIT: dict[str, Any] = {"line_color": TEXT, "line_width": 1.5, "line_dash": "dashed"}
 
 
@@ -59,10 +67,9 @@ class Sources:
     ncc_cuts, power_cuts : the places.
     totals : how many candidates there are.
     edits : what was done by hand, on all micrographs.
-    presses : keys that the server answers.
     """
 
-    image: Any = field(default_factory=lambda: _source("image", "w", "h", name="image"))
+    image: Any = field(default_factory=lambda: _source("image", "w", "h", "row", name="image"))
     junk: Any = field(default_factory=lambda: _source("image", "w", "h", name="junk"))
     points: Any = field(default_factory=lambda: _source(*POINTS, name="points"))
     cloud: Any = field(default_factory=lambda: _source(*CLOUD, name="cloud"))
@@ -73,7 +80,6 @@ class Sources:
     edits: Any = field(default_factory=lambda: _source("state", "ncc", "power", name="edits"))
     ncc_bars: Any = field(default_factory=lambda: _source(*BARS, name="ncc_bars"))
     power_bars: Any = field(default_factory=lambda: _source(*BARS, name="power_bars"))
-    presses: Any = field(default_factory=lambda: _source("what", "when", name="presses"))
 
 
 class Widgets:
@@ -107,13 +113,14 @@ class Widgets:
     def _turning(self) -> None:
         """Make what turns to another micrograph."""
         self.number = Spinner(low=1, high=1, step=1, value=1, width=70, name="number")
-        self.total = Div(text="", width=60, styles={"color": DIM}, margin=(11, 5, 5, 0))
+        self.total = Div(text="", width=55, styles={"color": DIM}, margin=(11, 5, 5, 0))
         self.names = AutocompleteInput(
-            width=350, restrict=True, case_sensitive=False, search_strategy="includes",
-            min_characters=1, max_completions=20, placeholder="name of a micrograph", name="names",
+            sizing_mode="stretch_width", restrict=True, case_sensitive=False,
+            search_strategy="includes", min_characters=1, max_completions=20,
+            placeholder="name of a micrograph", name="names",
         )  # fmt: skip
-        self.previous = Button(label="‹ Previous", width=90, name="previous")
-        self.next = Button(label="Next ›", width=90, name="next")
+        self.previous = Button(label="‹ Previous", width=85, name="previous")
+        self.next = Button(label="Next ›", width=85, name="next")
         for button, step in ((self.previous, -1), (self.next, 1)):
             code = pick_scripts.STEP.replace("step", str(step))
             button.js_on_click(CustomJS(code=code, args={"number": self.number}))
@@ -125,24 +132,32 @@ class Widgets:
         self.contrast = Slider(title="contrast", start=2, end=8, step=0.5, value=3, width=150,
                                name="contrast")  # fmt: skip
         self.dropped = Checkbox(label="dropped", active=True, name="dropped")
+        self.flat = Checkbox(label="even background", active=True, name="flat")
         self.mask = Checkbox(label="junk mask", active=False, disabled=True, name="mask")
         self.tool = RadioButtonGroup(labels=["Look", "Edit"], active=0, width=110, name="tool")
 
     def _plots(self) -> None:
         data = self.data
         self.micrograph = self._micrograph()
+        self.ncc_range, self.power_range = Range1d(0, 1), Range1d(1, 10)
         self.scatter = figure(
-            frame_width=SCATTER[0] - 60, frame_height=SCATTER[1] - 20, y_axis_type="log",
-            tools="", toolbar_location=None, min_border=2, x_axis_label="NCC",
-            y_axis_label="power", name="scatter",
+            frame_width=SCATTER[0], frame_height=SCATTER[1], y_axis_type="log", tools="",
+            toolbar_location=None, min_border=2, x_axis_label="NCC", y_axis_label="power",
+            x_range=self.ncc_range, y_range=self.power_range, name="scatter",
         )  # fmt: skip
+        self.ticks = FixedTicker(ticks=[1, 10])
+        self.scatter.yaxis.ticker = self.ticks
+        self.scatter.yaxis.formatter = BasicTickFormatter(use_scientific=False)
+        self.scatter.ygrid.ticker = self.ticks
         self.scatter.scatter("ncc", "power", source=data.cloud, size=3, line_color=None,
                              fill_color="colour", fill_alpha=0.7)  # fmt: skip
         box = BoxSelectTool(renderers=[])
         self.scatter.add_tools(box)
         self.scatter.toolbar.active_drag = box
-        self.ncc_plot = self._histogram(data.ncc_bars, "NCC", "linear")
-        self.power_plot = self._histogram(data.power_bars, "power", "log")
+        self.ncc_plot = self._histogram(data.ncc_bars, "NCC", self.ncc_range)
+        self.power_plot = self._histogram(data.power_bars, "power", self.power_range)
+        self.power_plot.xaxis.ticker = self.power_plot.xgrid.ticker = self.ticks
+        self.power_plot.xaxis.formatter = BasicTickFormatter(use_scientific=False)
         self.lines = {
             "ncc_line": _limit(self.scatter, "height"),
             "ncc_line_below": _limit(self.ncc_plot, "height"),
@@ -154,9 +169,9 @@ class Widgets:
 
     def _micrograph(self) -> Any:
         plot = figure(
-            frame_width=FRAME[0], frame_height=FRAME[1], min_border=0, tools="pan,wheel_zoom,reset",
-            toolbar_location="right", x_range=Range1d(0, FRAME[0]), y_range=Range1d(FRAME[1], 0),
-            name="micrograph",
+            sizing_mode="stretch_both", min_border=0, tools="pan,wheel_zoom,reset",
+            toolbar_location="right", x_range=Range1d(0, 1), y_range=Range1d(1, 0),
+            lod_threshold=None, name="micrograph",
         )  # fmt: skip
         plot.axis.visible = plot.grid.visible = False
         plot.toolbar.logo = None
@@ -170,17 +185,22 @@ class Widgets:
         plot.circle("x", "y", radius="radius", source=self.data.points, fill_alpha=0.0,
                     line_color="colour", line_alpha="alpha", line_width=1.6)  # fmt: skip
         self.mask.js_link("active", self.junk, "visible")
+        fit = CustomJS(code=pick_scripts.FIT, args={"plot": plot, "image": self.data.image})
+        plot.js_on_change("inner_width", fit)
+        plot.js_on_change("inner_height", fit)
+        self.data.image.js_on_change("data", fit)
         code = "[mapper.low, mapper.high] = [127.5 - 255 / this.value, 127.5 + 255 / this.value]"
         self.contrast.js_on_change("value", CustomJS(code=code, args={"mapper": grey}))
         return plot
 
-    def _histogram(self, source: Any, label: str, kind: str) -> Any:
+    def _histogram(self, source: Any, label: str, values: Any) -> Any:
         plot = figure(
-            frame_width=HISTOGRAM[0], frame_height=HISTOGRAM[1], x_axis_type=kind, tools="",
-            toolbar_location=None, min_border=2, x_axis_label=label, name=f"{label}-histogram",
+            frame_width=HISTOGRAM[0], frame_height=HISTOGRAM[1], tools="", toolbar_location=None,
+            x_axis_type="log" if label == "power" else "linear", x_range=values, min_border=2,
+            y_range=DataRange1d(start=0, default_span=1), x_axis_label=label, margin=(0, 18, 0, 8),
+            name=f"{label}-histogram",
         )  # fmt: skip
         plot.yaxis.visible = plot.ygrid.visible = False
-        plot.y_range.start = 0
         plot.quad("left", "right", "top", 0, source=source, fill_color="#6c7a89", line_color=None)
         return plot
 
@@ -211,9 +231,11 @@ class Widgets:
                 "power_cuts": data.power_cuts}  # fmt: skip
         self.scatter.js_on_event(SelectionGeometry, CustomJS(code=pick_scripts.BOX, args=args))
         if document is not None:
-            args = {"number": self.number, "presses": data.presses, "tool": self.tool,
+            args = {"number": self.number, "undo": self.undo, "tool": self.tool,
                     "dropped": self.dropped}  # fmt: skip
-            document.js_on_event("document_ready", CustomJS(code=pick_scripts.KEYS, args=args))
+            keys = CustomJS(code=pick_scripts.KEYS, args=args)
+            # What was read before the page was drawn changes no more.
+            document.js_on_event("document_ready", update, keys)
 
     def arrange(self, head: Any, command: Any) -> Any:
         """Return the whole page.
@@ -223,10 +245,12 @@ class Widgets:
         head : Div
         command : Command
         """
-        turning = row(self.previous, self.number, self.total, self.next, self.names, self.tool)
+        turning = row(self.previous, self.next, self.number, self.total, self.names, self.tool,
+                      sizing_mode="stretch_width")  # fmt: skip
         looking = row(self.low_pass, self.contrast,
-                      column(self.dropped, self.mask, margin=(2, 0, 0, 12)))  # fmt: skip
-        left = column(turning, self.micrograph, looking)
+                      row(self.flat, self.dropped, self.mask, margin=(20, 0, 0, 8)))  # fmt: skip
+        left = column(turning, self.micrograph, looking, Div(text=HINT, styles={"color": DIM}),
+                      sizing_mode="stretch_both", min_height=420, min_width=480)  # fmt: skip
         right = column(
             row(self.jobs, self.calibrate),
             self.counts,
@@ -240,7 +264,9 @@ class Widgets:
             self.message,
             width=RIGHT,
         )
-        return column(head, row(left, right), sizing_mode="stretch_width")
+        body = row(left, right, sizing_mode="stretch_both")
+        return column(head, body, sizing_mode="stretch_width",
+                      styles=PAGE)  # fmt: skip
 
 
 def _limit(plot: Any, dimension: str) -> Any:

@@ -9,14 +9,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from bokeh.events import Tap
+from bokeh.events import DoubleTap, Tap
 
 from dspa.app import frame
 from dspa.app.commands import Command
 from dspa.app.micrograph_view import Views, shown
 from dspa.app.pick_clicks import ADDED, BY_HAND, CANDIDATE, REMOVED, History, Shown, click
 from dspa.app.pick_set import DIAMETER, SCATTER, Cuts, PickSet, read_pick_set
-from dspa.app.pick_widgets import FRAME, Widgets
+from dspa.app.pick_widgets import Widgets
 from dspa.data.errors import InputError
 from dspa.stages.pick_edits import write_edits
 
@@ -83,10 +83,12 @@ class PickPage:
         parts.number.on_change("value", lambda attr, old, new: self.turn(int(new or 1) - 1))
         parts.names.on_change("value", lambda attr, old, new: self.jump(new))
         parts.low_pass.on_change("value", lambda attr, old, new: self.look())
+        parts.flat.on_change("active", lambda attr, old, new: self.look())
         parts.auto.on_click(self.automatic)
         parts.undo.on_click(self.undo)
-        parts.micrograph.on_event(Tap, self.tap)
-        parts.data.presses.on_change("data", lambda attr, old, new: self.undo())
+        for event in (Tap, DoubleTap):  # the second of two quick clicks is a double tap
+            parts.micrograph.on_event(event, self.tap)
+        parts.undo.on_change("tags", lambda attr, old, new: self.undo())  # Ctrl+Z
         self.command.button.disabled = True
         self._list()
 
@@ -174,6 +176,20 @@ class PickPage:
         data.ncc_bars.data = _bars(ncc[known], np.linspace(cuts.ncc[0], cuts.ncc[-1], BINS))
         limits = cuts.power[cuts.power > 0]
         data.power_bars.data = _bars(power[known], np.geomspace(limits[0], limits[-1], BINS))
+        self._axes(limits)
+
+    def _axes(self, power: Any) -> None:
+        """Fit the axes of scatter and histograms to the scores."""
+        assert self.cuts is not None and self.set is not None
+        ncc, parts = self.cuts.ncc, self.widgets
+        rim = 0.02 * (ncc[-1] - ncc[0])
+        parts.ncc_range.update(start=ncc[0] - rim, end=ncc[-1] + rim)
+        parts.power_range.update(start=power[0] / 1.08, end=power[-1] * 1.08)
+        decades = np.arange(np.floor(np.log10(power[0])), np.ceil(np.log10(power[-1])) + 1)
+        parts.ticks.ticks = [float(m * 10**d) for d in decades for m in (1, 2, 5)]
+        shape = "model score (0.5: even odds)" if "model_score" in self.set.picks else "NCC"
+        parts.ncc.title = f"lowest {shape}"
+        parts.scatter.xaxis.axis_label = parts.ncc_plot.xaxis.axis_label = shape
 
     def scores(self) -> Any:
         """NCC and power of all candidates as thresholds see them."""
@@ -225,21 +241,23 @@ class PickPage:
             return
         wanted, row = self.set, self.row
         _, path, pixel_size = wanted.micrographs[row]
-        resolution = float(self.widgets.low_pass.value)
+        resolution, flat = float(self.widgets.low_pass.value), bool(self.widgets.flat.active)
         views = self.shelf.views
 
         def draw() -> tuple[Any, Any]:
             small = views.ask(path).result()
-            return small, shown(small, pixel_size=pixel_size, resolution=resolution)
+            return small, shown(small, pixel_size=pixel_size, resolution=resolution, flat=flat)
 
         def done(found: tuple[Any, Any]) -> None:
             small, image = found
             height, width = (n * small.step * pixel_size for n in image.shape)
+            self.widgets.data.image.data = {
+                "image": [image], "w": [width], "h": [height],
+                "row": [f"{self.widgets.jobs.value} {row}"],
+            }  # fmt: skip
             if self._drawn != (wanted, row):
                 self._drawn = wanted, row
-                self._fit(width, height)
                 self._show_points()
-            self.widgets.data.image.data = {"image": [image], "w": [width], "h": [height]}
             self.widgets.message.text = ""
             for near in (row + 1, row - 1):
                 if 0 <= near < len(wanted.micrographs):
@@ -249,17 +267,9 @@ class PickPage:
 
     def _unseen(self, error: InputError) -> None:
         """Show the picks of a micrograph that cannot be read, on nothing."""
-        self.widgets.data.image.data = {"image": [], "w": [], "h": []}
+        self.widgets.data.image.data = {"image": [], "w": [], "h": [], "row": []}
         self.widgets.message.text = str(error)
         self._show_points()
-
-    def _fit(self, width: float, height: float) -> None:
-        """Show the whole micrograph, undistorted, in the middle."""
-        scale = max(width / FRAME[0], height / FRAME[1])
-        x, y = ((n * scale - size) / 2 for n, size in zip(FRAME, (width, height), strict=True))
-        for axis, start, end in (("x", -x, width + x), ("y", height + y, -y)):
-            ends = {"start": start, "end": end, "reset_start": start, "reset_end": end}
-            getattr(self.widgets.micrograph, f"{axis}_range").update(**ends)
 
     def here(self) -> tuple[Shown, dict[str, Any]]:
         """Return the picks of the micrograph shown, and what is drawn of them."""

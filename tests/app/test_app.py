@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import urllib.error
 import urllib.request
 
 import pytest
 from bokeh.client import pull_session
-from tornado.ioloop import IOLoop
+from tornado.httpclient import HTTPClientError, HTTPRequest
+from tornado.websocket import websocket_connect
 
-from dspa.app.serve import make_server
 from dspa.dataflow.events import Events
 from dspa.project.job import Record, this_process
 from dspa.project.project import init
@@ -30,26 +31,10 @@ def project(tmp_path):
 
 
 @pytest.fixture
-def served(project):
+def served(project, serve):
     """The address of a running server."""
-    ready, box = threading.Event(), {}
-
-    def work():
-        loop = IOLoop(make_current=True)
-        box["server"], box["address"] = make_server(project, token="secret-of-the-test")
-        box["loop"] = loop
-        box["server"].start()
-        loop.add_callback(ready.set)
-        loop.start()
-        box["server"].stop()
-        loop.close(all_fds=True)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    assert ready.wait(20)
-    yield box["address"]
-    box["loop"].add_callback(box["loop"].stop)
-    thread.join(20)
+    with serve(project) as address:
+        yield address
 
 
 def status_of(address):
@@ -70,6 +55,22 @@ def test_page_is_behind_its_token(served):
     assert "resolution" in status_of(served + "report/J1")[1]
     assert status_of(served + "report/J9")[0] == 404
     assert status_of(served + "report/..%2Fjob.json")[0] == 404
+
+
+def test_websocket_from_another_page_is_refused(served):
+    async def connect(origin, path):
+        request = HTTPRequest(served.replace("http", "ws") + path, headers={"Origin": origin})
+        request.headers["Sec-WebSocket-Protocol"] = "bokeh, nonsense"
+        connection = await websocket_connect(request)
+        connection.close()
+
+    for origin in ("http://elsewhere.example", "null", "https://127.0.0.1.elsewhere.example"):
+        with pytest.raises(HTTPClientError, match="403"):
+            asyncio.run(connect(origin, "picks/ws"))
+    with pytest.raises(HTTPClientError, match="404"):
+        own = served.removesuffix("/secret-of-the-test/")
+        served = own + "/"
+        asyncio.run(connect(own, "picks/ws"))
 
 
 def test_page_shows_jobs_and_figures(served):

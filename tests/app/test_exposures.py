@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dspa.app.exposures import ExposurePage
+from dspa.app.exposures import BY_HAND, ExposurePage
 from dspa.cli import run
 from dspa.data import schema
 from dspa.io.micrographs import read_micrographs, write_micrographs
@@ -136,11 +136,15 @@ def test_in_a_browser_with_a_mouse(project, serve, screen):
         def accepted():
             return int(re.search(r">([\d,]+)</b>", screen.value("counts", "text"))[1])
 
+        def by_hand():
+            return screen.of("exposures", "return [...model.data.verdict]").count(BY_HAND[-1])
+
         before = accepted()
         ((x, y),) = screen.middle("limit_ctf_resolution", ".noUi-handle")
         screen.mouse((x, y), (x - 40, y), (x - 90, y))
-        screen.until(lambda: accepted() < before)
-        held = accepted()
+        limit = screen.value("limit_ctf_resolution")
+        screen.until(lambda: f"--max-ctf-resolution {limit:g}" in screen.value("command", "text"))
+        assert accepted() < before and by_hand() == 0
         # A box around everything, rejected by hand but for what the rules leave.
         frame = screen.of(
             "scatter",
@@ -152,7 +156,7 @@ def test_in_a_browser_with_a_mouse(project, serve, screen):
                      (left + width * 0.6, top + height - 3))  # fmt: skip
         screen.until(lambda: " 0 selected" not in screen.value("counts", "text"))
         screen.click("reject", "button")
-        screen.until(lambda: accepted() < held)
+        screen.until(lambda: by_hand() > 0)
         left_over = accepted()
         jobs = len(project.jobs)
         if folder := os.environ.get("DSPA_SCREENSHOTS"):
