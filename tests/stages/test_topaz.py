@@ -382,7 +382,7 @@ def test_topaz_itself_learns_the_disks(session):
     assert (distance < 20).mean() > 0.9
     assert (distance < 20).sum() > 0.9 * total
     with pytest.raises(InputError, match="topaz extract failed"):
-        session.run(topaz_picker, {"model": session.picks / "zarr.json"}, diameter=120.0, **options)
+        session.run(topaz_picker, {"model": Path(session.paths[0])}, diameter=120.0, **options)
 
 
 def test_threads_and_seed_reach_the_program(tmp_path):
