@@ -175,9 +175,12 @@ class Whitened:
 
     def correlation(self, model: Floats) -> Floats:
         """Normalised correlation of the spectrum with models (..., p)."""
-        off = self.project(model)
-        norm = np.sqrt(np.sum(off * off, axis=-1))
-        result: Floats = off @ self.residual / np.maximum(norm, 1e-30)
+        # The residual is off the smooth space already, so only the norm needs the projection.
+        weighted = model * self.weight
+        smooth = weighted @ self.smooth
+        norm = np.einsum("...p,...p->...", weighted, weighted)
+        norm = norm - np.einsum("...m,...m->...", smooth, smooth)
+        result: Floats = weighted @ self.residual / np.sqrt(np.maximum(norm, 1e-12))
         return result
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -126,15 +127,23 @@ class _Objective:
     falloff: float
     phase_shift: float
 
+    @cached_property
+    def _turned(self) -> tuple[Floats, Floats]:
+        return np.cos(2 * self.white.angle), np.sin(2 * self.white.angle)
+
+    @cached_property
+    def _fading(self) -> Floats:
+        return _envelope(self.white.frequency, self.falloff)
+
     def correlation(self, parameters: Floats) -> float:
         """Correlate the model with the spectrum."""
         mean, c, s = parameters[:3]
         phase = float(parameters[3]) if len(parameters) > 3 else self.phase_shift
-        defocus = mean + c * np.cos(2 * self.white.angle) + s * np.sin(2 * self.white.angle)
+        defocus = mean + c * self._turned[0] + s * self._turned[1]
         model = ctf_squared(
             self.white.frequency, defocus, microscope=self.microscope, phase_shift=phase
         )
-        return float(self.white.correlation(model * _envelope(self.white.frequency, self.falloff)))
+        return float(self.white.correlation(model * self._fading))
 
     def __call__(self, parameters: Floats) -> float:
         search = self.search
