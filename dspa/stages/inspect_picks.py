@@ -91,11 +91,22 @@ def suggested(picks: xr.Dataset, *, calibrate: bool) -> Thresholds:
     if "model_score" in picks:
         # A model has weighed shape and density; what it scored decides alone.
         keep = picks["model_score"].values >= model_threshold(picks["model_score"].values)
-        return Thresholds(float(ncc[keep].min(initial=1.0)), 0.0, math.inf)
+        return _typed(Thresholds(float(ncc[keep].min(initial=1.0)), 0.0, math.inf))
     usual = np.ones(ncc.size, bool)
     if "defocus_u" in picks and np.isfinite(picks["defocus_u"].values).any():
         usual = np.isfinite(picks["defocus_u"].values)
-    return automatic_thresholds(ncc[usual], power[usual])
+    return _typed(automatic_thresholds(ncc[usual], power[usual]))
+
+
+def _typed(limits: Thresholds) -> Thresholds:
+    """Round thresholds outwards to digits that can be typed: what is printed gives the same."""
+    powers = []
+    for value, whole in ((limits.power_low, math.floor), (limits.power_high, math.ceil)):
+        if 0 < value < math.inf:
+            unit = 10.0 ** (math.floor(math.log10(value)) - 3)
+            value = float(f"{whole(value / unit) * unit:.4g}")
+        powers.append(value)
+    return Thresholds(math.floor(limits.ncc * 1000) / 1000, *powers)
 
 
 def _thresholds(picks: xr.Dataset, params: Params) -> Thresholds:
@@ -136,13 +147,14 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     outputs = write_picks(context.folder, chosen)
     if edits:
         outputs["edits"] = write_edits(edits, context.folder / FILE)
-    _show_scores(context, (ncc, power), keep, limits)
+    shape = "model score" if "model_score" in picks else "NCC"
+    _show_scores(context, (ncc, power), keep, limits=limits, shape=shape)
     if micrographs is not None:
         _show_micrographs(context, micrographs, picks, keep)
     by_hand = f"; by hand {edits}" if edits else ""
     context.events.message(
         f"{int(keep.sum())} of {keep.size} candidates kept: --min-ncc {limits.ncc:.3f} "
-        f"--power {limits.power_low:.0f} {limits.power_high:.0f}{by_hand}"
+        f"--power {limits.power_low:.4g} {limits.power_high:.4g}{by_hand}"
     )
     figures = {"kept": int(chosen.sizes["particle"]), "candidates": int(keep.size)}
     context.events.emit("result", **figures)
@@ -153,7 +165,9 @@ def _show_scores(
     context: Context,
     scores: tuple[NDArray[np.float64], NDArray[np.float64]],
     keep: NDArray[np.bool_],
+    *,
     limits: Thresholds,
+    shape: str,
 ) -> None:
     ncc, power = scores
     step = max(1, ncc.size // SCATTER_POINTS)
@@ -165,18 +179,18 @@ def _show_scores(
             ncc[::step],
             logarithm[::step],
             colour=keep[::step],
-            xlabel="NCC",
+            xlabel=shape,
             ylabel="log10 power",
             vertical=[limits.ncc],
             horizontal=lines,
         ),
-        title="NCC against power, and what is kept",
+        title=f"{shape} against power, and what is kept",
     )
     context.events.picture(
         "ncc",
-        histogram({"dropped": ncc[~keep], "kept": ncc[keep]}, xlabel="NCC",
+        histogram({"dropped": ncc[~keep], "kept": ncc[keep]}, xlabel=shape,
                   thresholds=[limits.ncc]),
-        title="NCC",
+        title=shape,
     )  # fmt: skip
     context.events.picture(
         "power",
