@@ -22,22 +22,9 @@ for (let k = 0; k < mine.state.length; k++) {{
 }}
 const p = points.data
 let here = 0
-for (let k = 0; k < p.x.length; k++) {{
-  const state = p.state[k], through = passes(p.ncc[k], p.power[k])
-  const kept = state == 3 || state == 1 || (state == 0 && through)
-  if (kept) here += 1
-  p.colour[k] = state == 2 ? "{REMOVED}" : state ? "{ADDED}" : through ? "{KEPT}" : "{DROPPED}"
-  p.alpha[k] = kept ? 1 : state == 2 ? 0.9 : dropped.active ? 0.55 : 0
-}}
-points.change.emit()
-const s = cloud.data
-for (let k = 0; k < s.ncc.length; k++)
-  s.colour[k] = passes(s.ncc[k], s.power[k]) ? "{KEPT}" : "#7d858f"
-cloud.change.emit()
-ncc_line.location = least
-ncc_line_below.location = least
-for (const line of [low_line, low_line_below]) line.location = lowest
-for (const line of [high_line, high_line_below]) line.location = highest
+for (let k = 0; k < p.x.length; k++)
+  if (p.state[k] == 3 || p.state[k] == 1 || (p.state[k] == 0 && passes(p.ncc[k], p.power[k])))
+    here += 1
 
 const number = (n) => n.toLocaleString("en-US")
 const total = totals.data.all[0]
@@ -52,6 +39,35 @@ const hand = mine.state.length ? " --edits FILE" : ""
 const range = `${{+lowest.toPrecision(4)}} ${{+highest.toPrecision(4)}}`
 command.text = `dspa inspect-picks ${{job.value}} --min-ncc ${{+least.toFixed(3)}} ` +
   `--power ${{range}}${{raw}}${{hand}}`
+
+// Counts come first; circles and points are drawn once for all moves since they were last drawn.
+const paint = () => {{
+  const p = points.data, s = cloud.data
+  let changed = false
+  for (let k = 0; k < p.x.length; k++) {{
+    const state = p.state[k], through = passes(p.ncc[k], p.power[k])
+    const kept = state == 3 || state == 1 || (state == 0 && through)
+    const colour = state == 2 ? "{REMOVED}" : state ? "{ADDED}" : through ? "{KEPT}" : "{DROPPED}"
+    const alpha = kept ? 1 : state == 2 ? 0.9 : dropped.active ? 0.55 : 0
+    changed ||= p.colour[k] != colour || p.alpha[k] != alpha
+    p.colour[k] = colour
+    p.alpha[k] = alpha
+  }}
+  if (changed) points.change.emit()
+  for (let k = 0; k < s.ncc.length; k++)
+    s.colour[k] = passes(s.ncc[k], s.power[k]) ? "{KEPT}" : "#7d858f"
+  cloud.change.emit()
+  ncc_line.location = ncc_line_below.location = least
+  low_line.location = low_line_below.location = lowest
+  high_line.location = high_line_below.location = highest
+}}
+const waiting = window.dspa_paint
+window.dspa_paint = paint
+if (!waiting) setTimeout(() => {{
+  const last = window.dspa_paint
+  window.dspa_paint = null
+  last()
+}}, 20)
 """
 
 # A box drawn in the scatter sets the sliders: its left, lower and upper edges.

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 DIAMETER = 160.0  # A, where the picks do not say
 NCC_STEP, POWER_STEPS = 0.005, 300
-SCATTER = 6_000
+SCATTER = 4_000
 # Places on a slider at most: scores of other programs may have any range.
 PLACES = 400
 # What the page asks of a job: its picks, and the micrographs of the jobs it came from.
@@ -147,6 +147,7 @@ class PickSet:
         given = np.asarray(self.picks["pick_diameter"].values, np.float64)
         return np.where(given > 0, given, DIAMETER)
 
+    @lru_cache(maxsize=2)  # noqa: B019
     def scores(self, *, calibrate: bool) -> tuple[Floats, Floats]:
         """Return NCC and power as thresholds see them.
 
@@ -167,6 +168,9 @@ class PickSet:
             As for `scores`.
         """
         ncc, power = self.scores(calibrate=calibrate)
+        # Asked for here, in a thread, so that no click waits for it.
+        self.of_micrograph(0)
+        self.rows(self.uid[:1])
         return make_cuts(ncc, power, suggested(self.picks, calibrate=calibrate))
 
     def __hash__(self) -> int:

@@ -149,8 +149,8 @@ class Widgets:
         self.scatter.yaxis.ticker = self.ticks
         self.scatter.yaxis.formatter = BasicTickFormatter(use_scientific=False)
         self.scatter.ygrid.ticker = self.ticks
-        self.scatter.scatter("ncc", "power", source=data.cloud, size=3, line_color=None,
-                             fill_color="colour", fill_alpha=0.7)  # fmt: skip
+        self.scatter.scatter("ncc", "power", source=data.cloud, size=3, marker="square",
+                             line_color=None, fill_color="colour", fill_alpha=0.7)  # fmt: skip
         box = BoxSelectTool(renderers=[])
         self.scatter.add_tools(box)
         self.scatter.toolbar.active_drag = box

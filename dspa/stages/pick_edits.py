@@ -24,6 +24,8 @@ import xarray as xr
 
 from dspa.data.errors import InputError
 from dspa.io.uids import pick_uids
+from dspa.ops.defocus_surface import defocus_offset
+from dspa.stages.micrograph_tasks import local_surfaces
 from dspa.stages.picking import mean_defocus
 
 if TYPE_CHECKING:
@@ -187,7 +189,7 @@ def added_picks(edits: Edits, picks: xr.Dataset, micrographs: xr.Dataset | None)
     Returns
     -------
     added : Dataset
-        With the CTF of the micrograph, the median diameter of the candidates, and a uid made of
+        With the CTF of their place, the median diameter of the candidates, and a uid made of
         the place.
     """
     names = [str(name) for name in picks["micrograph_name"].values]
@@ -205,7 +207,7 @@ def added_picks(edits: Edits, picks: xr.Dataset, micrographs: xr.Dataset | None)
     }
     if "pick_diameter" in picks and picks.sizes["particle"]:
         columns["pick_diameter"] = np.full(row.size, np.nanmedian(picks["pick_diameter"].values))
-    columns |= _ctf(edits, micrographs)
+    columns |= _ctf(edits, micrographs, coordinate)
     _check_inside(edits, picks, columns)
     made: dict[Any, xr.Variable] = {}
     for key, array in picks.variables.items():
@@ -265,17 +267,24 @@ def _optics(picks: xr.Dataset, micrographs: xr.Dataset | None, edits: Edits) -> 
     return np.asarray(np.maximum(optics, 0), np.int32)
 
 
-def _ctf(edits: Edits, micrographs: xr.Dataset | None) -> dict[str, NDArray[np.float64]]:
-    """CTF of each added pick's micrograph; NaN where the fit failed."""
+def _ctf(
+    edits: Edits, micrographs: xr.Dataset | None, coordinate: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
+    """CTF at the place of each added pick; NaN where the fit of its micrograph failed."""
     if micrographs is None:
         return {}
     rows = _rows_of(edits, micrographs)
     known = (rows >= 0) & np.isfinite(mean_defocus(micrographs)[rows])
-    return {
+    values = {
         name: np.where(known, micrographs[name].values[rows], np.nan)
         for name in _CTF
         if name in micrographs
     }
+    offset = defocus_offset(local_surfaces(micrographs)[rows], coordinate)
+    for name in ("defocus_u", "defocus_v"):
+        if name in values:
+            values[name] = values[name] + offset
+    return values
 
 
 def _check_inside(edits: Edits, picks: xr.Dataset, columns: dict[str, Any]) -> None:

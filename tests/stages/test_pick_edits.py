@@ -40,7 +40,7 @@ def tables(tmp_path):
     micrographs = make("micrographs", OPTICS | {
         "path": NAMES, "micrograph_name": NAMES, "optics": [0, 0], "pixel_size": [2.0],
         "shape": [[51, 101]] * 2, "defocus_u": [1e4, 2e4], "defocus_v": [1e4, 1.8e4],
-        "ctf_quality": [2, 2],
+        "ctf_quality": [2, 2], "defocus_surface": [[0.0] * 6, [0.0, 10.0, 0.0, 0.0, 0.0, 0.0]],
     })  # fmt: skip
     write_micrographs(micrographs, tmp_path / "micrographs.zarr")
     return {"picks": tmp_path / "picks.zarr", "micrographs": tmp_path / "micrographs.zarr"}
@@ -62,7 +62,7 @@ def test_edits_overrule_thresholds(tables, tmp_path):
     assert table.sizes["particle"] == 4
     last = table.isel(particle=3)
     assert last["coordinate"].values.tolist() == [30.0, 40.0] and int(last["micrograph"]) == 1
-    assert float(last["defocus_u"]) == 2e4 and float(last["pick_diameter"]) == 80.0
+    assert float(last["defocus_u"]) == 2e4 + 10 * 30 and float(last["pick_diameter"]) == 80.0
     assert np.isnan(float(last["ncc"])) and int(last["pick_template"]) == -1
     # The job's own copy does the same again, and the uid of an added pick is that of its place.
     again = inspect(
