@@ -34,6 +34,8 @@ SETTINGS: dict[str, Any] = {
     "distributed.scheduler.allowed-failures": 10,
     "distributed.scheduler.worker-saturation": 1.1,
     "distributed.scheduler.no-workers-timeout": "600s",
+    # The stacks that workers sample grow by 20 kB a second, for a thousand seconds.
+    "distributed.worker.profile.enabled": False,
     "distributed.worker.memory.target": 0.7,
     "distributed.worker.memory.spill": 0.8,
     "distributed.worker.memory.pause": 0.9,
