@@ -43,15 +43,6 @@ NO_PICKS = "none"
 # Names that a command holds; more go to a file.
 FEW = 8
 LISTS = "curation"
-# Rows of the table, which have colours of their own.
-TABLE = f"""
-.slick-header-column {{ background: {frame.PANEL}; color: {frame.TEXT};
-  border-color: {frame.LINE}; }}
-.slick-row, .slick-row.odd {{ background: {frame.BACK}; color: {frame.TEXT}; }}
-.slick-row:hover {{ background: {frame.PANEL}; }}
-.slick-cell {{ border-color: {frame.LINE}; }}
-.slick-cell.selected {{ background: #2b4a66; color: #fff; }}
-"""
 BY_HAND = {-1: "rejected by hand", 1: "accepted by hand"}
 
 
@@ -91,7 +82,7 @@ class ExposurePage:
         self._make_plot()
         self.list = DataTable(source=self.source, columns=[], height=260, name="list",
                               sizing_mode="stretch_width", index_position=None,
-                              stylesheets=[frame.SHEET, TABLE])  # fmt: skip
+                              stylesheets=[frame.SHEET])  # fmt: skip
         self._listen()
         if jobs:
             self.job.value = _preferred(project, jobs)

@@ -48,6 +48,11 @@ select.bk-input option {{ background-color: {PANEL}; color: {TEXT}; }}
 .noUi-target {{ background-color: #33383f; border-color: {LINE}; box-shadow: none; }}
 .noUi-connect {{ background-color: {BLUE} !important; }}
 .noUi-handle {{ background-color: #c8ccd2; border-color: #8d949d; box-shadow: none; }}
+.slick-header-column {{ background: {PANEL}; color: {TEXT}; border-color: {LINE}; }}
+.slick-row, .slick-row.odd {{ background: {BACK}; color: {TEXT}; }}
+.slick-row:hover {{ background: {PANEL}; }}
+.slick-cell {{ border-color: {LINE}; }}
+.slick-cell.selected {{ background: #2b4a66; color: #fff; }}
 .bk-description {{ color: {DIM}; }}
 a {{ color: {BLUE}; }}
 """
@@ -57,6 +62,7 @@ PAGE = f"""
 <style>
   html, body {{ background: {BACK}; color: {TEXT}; margin: 0;
     font: 13px/1.45 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; color-scheme: dark; }}
+  html body {{ padding: 4px 12px !important; box-sizing: border-box; }}
 </style>
 {{% endblock %}}
 """

@@ -36,7 +36,7 @@ from dspa.app.frame import DIM, TEXT
 
 # px: the scatter, a histogram, the column they are in.
 SCATTER, HISTOGRAM, RIGHT = (460, 255), (215, 80), 540
-PAGE = {"height": "100vh", "padding": "4px 12px", "box-sizing": "border-box"}
+PAGE = {"height": "calc(100vh - 10px)"}
 POINTS = ("x", "y", "radius", "ncc", "power", "state", "colour", "alpha")
 CLOUD = ("ncc", "power", "colour")
 BARS = ("left", "right", "top")

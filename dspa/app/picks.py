@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,22 +10,22 @@ from bokeh.events import DoubleTap, Tap
 
 from dspa.app import frame
 from dspa.app.commands import Command
+from dspa.app.later import Later, make_pool
 from dspa.app.micrograph_view import Views, shown
 from dspa.app.pick_clicks import ADDED, BY_HAND, CANDIDATE, REMOVED, History, Shown, click
 from dspa.app.pick_set import DIAMETER, SCATTER, Cuts, PickSet, read_pick_set
 from dspa.app.pick_widgets import Widgets
-from dspa.data.errors import InputError
 from dspa.stages.pick_edits import write_edits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from concurrent.futures import ThreadPoolExecutor
     from pathlib import Path
 
     from bokeh.document import Document
 
+    from dspa.data.errors import InputError
     from dspa.project.project import Project
 
-logger = logging.getLogger(__name__)
 NOT_PICKED = ("inspect-picks", "curate")
 BINS = 60
 
@@ -38,9 +35,7 @@ class Shelf:
     """What the pages of several tabs share: read micrographs, threads, edits not yet saved."""
 
     views: Views = field(default_factory=Views)
-    pool: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="picks")
-    )
+    pool: ThreadPoolExecutor = field(default_factory=make_pool)
     histories: dict[str, History] = field(default_factory=dict)
 
     def history(self, job: str) -> History:
@@ -74,7 +69,7 @@ class PickPage:
         self.cuts: Cuts | None = None
         self.row = 0  # of the micrograph shown
         self._drawn: Any = None
-        self._tickets: dict[str, int] = {}
+        self.later = Later(document, self.shelf.pool)
         self.widgets = parts = Widgets()
         parts.connect(self.command.text, document)
         self.root = parts.arrange(frame.head(project, "picks"), self.command)
@@ -118,7 +113,7 @@ class PickPage:
             found = read_pick_set(self.project, job)
             return found, found.cuts(calibrate=calibrate)
 
-        self._later("open", read, self._opened)
+        self.later.do("open", read, then=self._opened, failed=self._say)
 
     def _opened(self, found: tuple[PickSet, Cuts]) -> None:
         self.set, cuts = found
@@ -142,7 +137,8 @@ class PickPage:
         if self.set is None:
             return
         wanted, calibrate = self.set, bool(self.widgets.calibrate.active)
-        self._later("open", lambda: wanted.cuts(calibrate=calibrate), self._recounted)
+        self.later.do("open", lambda: wanted.cuts(calibrate=calibrate),
+                      then=self._recounted, failed=self._say)  # fmt: skip
 
     def _recounted(self, cuts: Cuts) -> None:
         before = self.limits()
@@ -263,7 +259,7 @@ class PickPage:
                 if 0 <= near < len(wanted.micrographs):
                     views.ask(wanted.micrographs[near][1])
 
-        self._later("look", draw, done, failed=self._unseen)
+        self.later.do("look", draw, then=done, failed=self._unseen)
 
     def _unseen(self, error: InputError) -> None:
         """Show the picks of a micrograph that cannot be read, on nothing."""
@@ -356,50 +352,8 @@ class PickPage:
             number += 1
         return path
 
-    def _later(
-        self,
-        what: str,
-        work: Callable[[], Any],
-        then: Callable[[Any], None],
-        *,
-        failed: Callable[[InputError], None] | None = None,
-    ) -> None:
-        """Work in a thread, then go on in the page, unless something newer was asked for."""
-        failed = failed or self._say
-        ticket = self._tickets[what] = self._tickets.get(what, 0) + 1
-
-        def end(result: Any) -> None:
-            if self._tickets[what] != ticket:
-                return
-            if isinstance(result, InputError):
-                failed(result)
-            else:
-                then(result)
-
-        if self.document is None:
-            end(_outcome(work))
-            return
-        document = self.document
-
-        def go() -> None:
-            if self._tickets[what] == ticket:
-                document.add_next_tick_callback(partial(end, _outcome(work)))
-
-        self.shelf.pool.submit(go)
-
     def _say(self, error: InputError) -> None:
         self.widgets.message.text = str(error)
-
-
-def _outcome(work: Callable[[], Any]) -> Any:
-    """Return what a piece of work gives, or the sentence that says why not."""
-    try:
-        return work()
-    except InputError as error:
-        return error
-    except Exception as error:
-        logger.exception("the page of picks")
-        return InputError(f"{type(error).__name__}: {error}")
 
 
 def _bars(values: Any, edges: Any) -> dict[str, Any]:
