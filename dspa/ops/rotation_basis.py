@@ -12,6 +12,7 @@ error, and know the CTF. `benchmarks/bench_template_search.py` holds the figures
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -92,22 +93,29 @@ def rotation_basis(
         Share of the templates' energy that the basis holds.
     """
     rotated = normalise_templates(half_turn(templates, turns), mask)
-    edge, inside = mask.shape[0], mask > 0
-    flipped = rotated[..., ::-1, ::-1]
-    parts = [0.5 * (rotated + flipped), 0.5 * (rotated - flipped)]
-    points = [part[..., inside].reshape(-1, int(inside.sum())) for part in parts]
-    found = [np.linalg.eigh(part.T @ part) for part in points]
+    inside = mask > 0
+    points = rotated[..., inside].reshape(-1, int(inside.sum()))
+    # Half a turn reverses the order of the pixels: one half of them says all.
+    middle = points.shape[1] // 2
+    before, centre, after = points[:, :middle], points[:, middle], points[:, :middle:-1]
+    root = np.float32(math.sqrt(0.5))
+    even_part = np.column_stack([root * (before + after), centre])
+    odd_part = root * (before - after)
+    found = [np.linalg.eigh(part.T @ part) for part in (even_part, odd_part)]
     energies = np.sort(np.concatenate([energy for energy, _ in found]))[::-1]
     held = np.cumsum(energies, dtype=np.float64)
     least = energies[min(int(np.searchsorted(held, kept * held[-1])), energies.size - 1)]
-    kernels, weights = [], []
-    for part, (energy, vectors) in zip(points, found, strict=True):
-        component = vectors[:, energy >= least]
-        drawn = np.zeros((component.shape[1], edge, edge), np.float32)
-        drawn[:, inside] = component.T
-        kernels.append(drawn)
-        weights.append(np.ascontiguousarray((part @ component).T, np.float32))
-    return RotationBasis(np.concatenate(kernels), len(kernels[0]), weights[0], weights[1], turns)
+    even, odd = (vectors[:, energy >= least] for energy, vectors in found)
+    kernels = np.zeros((even.shape[1] + odd.shape[1], *mask.shape), np.float32)
+    first = root * np.concatenate([even[:middle].T, odd.T])
+    sign = np.where(np.arange(len(kernels)) < even.shape[1], 1.0, -1.0)[:, None]
+    core = np.concatenate([even[middle], np.zeros(odd.shape[1])])[:, None]
+    kernels[:, inside] = np.concatenate([first, core, sign * first[:, ::-1]], axis=1)
+    weights = [
+        np.ascontiguousarray((part @ component).T, np.float32)
+        for part, component in ((even_part, even), (odd_part, odd))
+    ]
+    return RotationBasis(kernels, even.shape[1], weights[0], weights[1], turns)
 
 
 def best_rotation(field: SearchField, basis: RotationBasis, mask: NDArray[np.float32]) -> Match:

@@ -1,0 +1,60 @@
+"""Blob picking beside RELION's Laplacian of Gaussian: F1 at each one's best threshold, and time.
+
+The same diameters for both. RELION searches with ``--shrink 0`` (as coarse as the low-pass of 20 A
+allows) and keeps candidates well below its own threshold. Times are seconds of one core.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+from benchmarks.pick_sets import (
+    PickSet,
+    apoferritin,
+    automatic_f1,
+    best_f1,
+    context,
+    cpu_seconds,
+    relion,
+    simulated,
+    split,
+)
+from benchmarks.rows import Row
+from dspa.io.particles import read_particles
+from dspa.stages import blob_picker
+
+
+def run() -> Iterator[Row]:
+    """Pick the same micrographs with both programs."""
+    if shutil.which("relion_autopick") is None:
+        return
+    with tempfile.TemporaryDirectory(prefix="dspa-bench-") as name:
+        folder = Path(name)
+        sets = chain(simulated(folder / "simulated"), apoferritin(folder / "apoferritin"))
+        for number, sample in enumerate(sets):
+            yield from _compare(sample, folder / f"set{number}")
+
+
+def _compare(sample: PickSet, folder: Path) -> Iterator[Row]:
+    what, (low, _, high) = f"blobs, {sample.name}", sample.diameters
+    began = cpu_seconds()
+    made = blob_picker.run(
+        context(folder / "dspa"),
+        {"micrographs": sample.micrographs},
+        blob_picker.Params(min_diameter=low, max_diameter=high),
+    )
+    yield Row(
+        f"{what}: dspa, per micrograph (cold)", (cpu_seconds() - began) / len(sample.truth), "s"
+    )
+    picks = read_particles(made["picks"])
+    yield Row(f"{what}: dspa, best NCC", best_f1(split(picks, len(sample.truth)), sample), "F1")
+    yield Row(f"{what}: dspa, --auto", automatic_f1(picks, sample), "F1")
+    options = ["--LoG", "--LoG_diam_min", str(low), "--LoG_diam_max", str(high)]
+    options += ["--LoG_adjust_threshold", "-2", "--shrink", "0", "--lowpass", "20"]
+    found, seconds = relion(sample, folder / "relion", options)
+    yield Row(f"{what}: RELION LoG, per micrograph (cold)", seconds, "s")
+    yield Row(f"{what}: RELION LoG, best threshold", best_f1(found, sample), "F1")
