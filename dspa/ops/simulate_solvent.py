@@ -194,7 +194,8 @@ def contamination(
         outline = np.ones_like(turn)
         for lobe in (2, 3, 5):
             outline += rng.uniform(0.0, 0.2) * np.cos(lobe * turn + rng.uniform(0.0, 6.3))
-        inside = 1.0 / (1.0 + np.exp((np.hypot(dy, dx) - radius * outline) / (8.0 / pixel_size)))
+        beyond = (np.hypot(dy, dx) - radius * outline) / (8.0 / pixel_size)
+        inside = 1.0 / (1.0 + np.exp(np.clip(beyond, -50.0, 50.0)))
         field += (height * inside).astype(np.float32)
         covered |= inside > 0.05
     if rng.uniform() < edge:

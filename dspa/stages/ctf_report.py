@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,7 +94,8 @@ def fit_picture(
         },
         title=(
             f"defocus {fit.defocus:.0f} A, astigmatism {fit.defocus_u - fit.defocus_v:.0f} A, "
-            f"fit to {fit.resolution:.1f} A: {fit.quality}"
+            + (f"phase {math.degrees(fit.phase_shift):.0f} deg, " if fit.phase_shift else "")
+            + f"fit to {fit.resolution:.1f} A: {fit.quality}"
         ),
         thresholds={"0.5": 0.5},
         resolution=True,

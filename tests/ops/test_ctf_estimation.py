@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from dspa.device import to_host
+from dspa.io.png import read_png
 from dspa.ops.ctf import CTF, ctf_image
 from dspa.ops.ctf_estimation import CTFFit, DefocusSearch, Microscope
 from dspa.ops.ctf_picture import comparison_image
 from dspa.ops.ctf_search import equiphase_average, evaluate, fit_ctf
 from dspa.ops.ctf_spectrum import patch_spectra, polar_spectrum, power_spectrum, tile_size
+from dspa.ops.ice_ring import ice_ring
 
 TITAN = Microscope(voltage=300.0, spherical_aberration=2.7e7, amplitude_contrast=0.1)
 TILE, PIXEL = 512, 1.2
@@ -135,3 +137,18 @@ def test_real_power_spectra(number, defocus, data_dir):
     found = fit(power, Microscope(200.0, 1.4e7, 0.1), 1.4)
     assert found.quality == "good"
     assert found.defocus == pytest.approx(defocus, rel=0.025)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("time", "quality", "defocus"), [("04.36.57", "good", 17_610), ("06.09.02", "failed", None)]
+)
+def test_real_micrographs(time, quality, defocus, data_dir):
+    pixels = read_png(data_dir / "apoferritin" / f"May08_{time}.bin_avg.png")
+    power = power_spectrum(pixels.astype(np.float32), 512)
+    found = fit(power, pixel_size=1.5)
+    assert found.quality == quality
+    if defocus:
+        assert found.defocus == pytest.approx(defocus, rel=0.01)
+        assert found.resolution < 5.5
+    assert ice_ring(power, 1.5) < 0.1
