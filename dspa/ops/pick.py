@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 BLOB_RIM = 1.2
 # The local energy is that of a Gaussian this wide, over the typical diameter: it peaks at the
 # middle of a particle, where a disk of its size has a plateau, and one between two neighbours.
-ENERGY_WIDTH = 0.25
+ENERGY_WIDTH = 0.27
 # For the energy, the image is clipped at so many deviations: a bright speck is no particle.
 ENERGY_CLIP = 3.0
 # What relative energy adds to the log-likelihood of a particle, per half a resolution element:

@@ -20,7 +20,7 @@ from dspa.ops.filter import frequency_radius
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SHAPES = ("disk", "ring", "ellipse")
+SHAPES = ("circle", "disk", "ring", "ellipse")
 # Inner over outer diameter of a ring; minor over major axis of an ellipse.
 RING_HOLE = 0.5
 ELLIPSE_RATIO = 0.6
@@ -34,7 +34,7 @@ class Blob:
     Attributes
     ----------
     shape : str
-        ``disk``, ``ring`` or ``ellipse``.
+        ``circle`` (or ``disk``), ``ring`` or ``ellipse``.
     diameter : float
         Outer diameter, or major axis, in A.
     angle : float

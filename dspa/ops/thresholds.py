@@ -3,9 +3,11 @@
 The candidates of a picking job are particles; noise of several kinds (between particles, half on
 one, on thicker ice); and a few of neither (crystals, aggregates). A mixture of four normal
 distributions over (NCC, log power), of two where candidates are few, and a thin uniform rest is
-fitted by expectation maximisation from many starts. Components whose NCC * sqrt(power), the
-amplitude of a matched filter, lies nearer to the largest than to the smallest are the particles. Of
-all boxes ``ncc >= a, b <= power <= c`` that one is taken whose expected F1 is largest.
+fitted by expectation maximisation from many starts. The strength of a component is the logarithm of
+NCC * sqrt(power), the amplitude of a matched filter. Components fall into two levels of strength,
+noise and particles; what lies between counts as some of both, and few candidates far off the
+particles are debris. Of all boxes ``ncc >= a, b <= power <= c`` that one is taken whose expected F1
+is largest.
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ WIDE = 3.0
 # Components further than this from the strongest, in their common deviations, and with less than
 # this of its candidates are debris.
 FAR, FEW = 3.0, 1.0 / 3.0
-# A component with less than this of all candidates does not tell what noise is like.
-SCARCE = 0.1
+# A component this far up from noise to particles holds none of them, and this far nothing else.
+NOISE_LIKE, PARTICLE_LIKE = 0.4, 0.8
 # Components of the mixture, and how many candidates so many need.
 COMPONENTS, MANY = 4, 400
 # Fewer candidates than this give no mixture.
@@ -97,11 +99,11 @@ def automatic_thresholds(ncc: NDArray[Any], power: NDArray[Any]) -> Thresholds:
     best = max(fits, key=lambda fit: fit.likelihood)
     centre = best.mean * spread + middle
     strength = np.log(np.maximum(centre[:, 0], 1e-3)) + 0.5 * centre[:, 1]
-    particles = _particle_components(best, strength)
-    if not _apart(best, particles):
+    chance = _chance_of_particles(best, strength)
+    if not _apart(best, chance):
         # One hill only: all particles or none. Otsu's split of it is as good as any.
         return Thresholds(otsu(points[:, 0]), 0.0, float("inf"))
-    share = best.share[:, particles].sum(axis=1)
+    share = best.share @ chance
     mean = float((share * scaled[:, 1]).sum() / share.sum())
     deviation = float(np.sqrt((share * np.square(scaled[:, 1] - mean)).sum() / share.sum()))
     least, low = _best_box(scaled, share, mean + UPPER * deviation)
@@ -111,25 +113,39 @@ def automatic_thresholds(ncc: NDArray[Any], power: NDArray[Any]) -> Thresholds:
     return Thresholds(least * spread[0] + middle[0], float(power_low), float(power_high))
 
 
-def _particle_components(mixture: _Mixture, strength: Floats) -> NDArray[np.bool_]:
-    """Tell which components are particles: those as strong as the strongest, and like it."""
+def _chance_of_particles(mixture: _Mixture, strength: Floats) -> Floats:
+    """How far each component is particles, (k,): as strong as the strongest, and like it."""
     area = np.sqrt(np.linalg.det(mixture.covariance))
     # A wide component holds what lies between noise and particles: as much of one as of the other.
     narrow = area < WIDE * np.median(area)
-    top = int(np.argmax(strength))
     count = mixture.share.sum(axis=0)
-    weakest = float(strength[count >= SCARCE * count.sum()].min())
-    weak = strength <= 0.5 * (strength[top] + weakest)
-    noise = float(np.average(strength, weights=count * weak)) if weak.any() else weakest
-    particles: NDArray[np.bool_] = narrow & (strength > 0.5 * (strength[top] + noise))
+    noise, particle = _two_levels(strength, count)
+    # What lies between noise and particles is some of both.
+    rise = (strength - noise) / max(particle - noise, 1e-6)
+    chance = narrow * np.clip((rise - NOISE_LIKE) / (PARTICLE_LIKE - NOISE_LIKE), 0.0, 1.0)
+    top = int(np.argmax(count * (rise >= PARTICLE_LIKE)))
     # Debris has much power, and a likeness by chance: a few candidates far off the particles.
     for k in range(len(strength)):
         apart = mixture.mean[k] - mixture.mean[top]
         joint = 0.5 * (mixture.covariance[k] + mixture.covariance[top])
         far = float(apart @ np.linalg.solve(joint, apart)) > FAR**2
-        particles[k] &= not (far and count[k] < FEW * count[top])
-    particles[top] = True
-    return particles
+        if far and count[k] < FEW * count[top]:
+            chance[k] = 0.0
+    chance[top] = 1.0
+    return np.asarray(chance, np.float64)
+
+
+def _two_levels(strength: Floats, count: Floats) -> tuple[float, float]:
+    """Mean strength of noise and of particles: the split with the largest variance between them."""
+    order = np.argsort(strength)
+    levels, weights = strength[order], count[order]
+    found = (-1.0, 0.0, 0.0)
+    for k in range(1, len(levels)):
+        low = float(np.average(levels[:k], weights=weights[:k]))
+        high = float(np.average(levels[k:], weights=weights[k:]))
+        between = float(weights[:k].sum() * weights[k:].sum()) * (high - low) ** 2
+        found = max(found, (between, low, high))
+    return found[1], found[2]
 
 
 def _starts(points: Floats, amplitude: Floats) -> list[NDArray[np.int64]]:
@@ -145,17 +161,15 @@ def _starts(points: Floats, amplitude: Floats) -> list[NDArray[np.int64]]:
     return starts
 
 
-def _apart(mixture: _Mixture, particles: NDArray[np.bool_]) -> bool:
-    """Whether the particles stand apart from every other component in NCC or in power."""
-    if particles.all():
+def _apart(mixture: _Mixture, chance: Floats) -> bool:
+    """Whether the particles stand apart from the bulk of the rest in NCC or in power."""
+    if chance.all():
         return False
+    count = mixture.share.sum(axis=0)
+    ours, rest = int(np.argmax(count * (chance == 1.0))), int(np.argmax(count * (chance == 0.0)))
     deviation = np.sqrt(np.diagonal(mixture.covariance, axis1=1, axis2=2))
-    for p in np.flatnonzero(particles):
-        for other in np.flatnonzero(~particles):
-            gap = np.abs(mixture.mean[p] - mixture.mean[other])
-            if np.all(gap < 0.5 * (deviation[p] + deviation[other])):
-                return False
-    return True
+    gap = np.abs(mixture.mean[ours] - mixture.mean[rest])
+    return bool(np.any(gap >= 0.5 * (deviation[ours] + deviation[rest])))
 
 
 def _fit_mixture(points: Floats, labels: NDArray[np.int64]) -> _Mixture:

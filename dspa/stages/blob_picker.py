@@ -36,7 +36,7 @@ class Params:
 
     min_diameter: float = param(help="Smallest particle diameter.", unit="A", minimum=20)
     max_diameter: float = param(help="Largest particle diameter.", unit="A", maximum=5000)
-    shapes: str = param("disk", "Comma-separated: disk, ring, ellipse.")
+    shapes: str = param("circle", "Comma-separated: circle (or disk), ring, ellipse.")
     size_ratio: float = param(
         1.2, "Ratio of one blob's diameter to the next.", minimum=1.02, maximum=3
     )
