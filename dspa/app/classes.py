@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from bokeh.layouts import column
-from bokeh.models import ColumnDataSource, Div, Select, TapTool
+from bokeh.events import DoubleTap, Tap
+from bokeh.layouts import column, row
+from bokeh.models import Button, ColumnDataSource, Div, LinearColorMapper, Select, Slider
 from bokeh.plotting import figure
 
 from dspa.app import frame
+from dspa.app.class_set import ORDERS, ClassSet, read_class_set
 from dspa.app.commands import Command
-from dspa.data.errors import InputError
-from dspa.io.particles import read_particles
-from dspa.io.volumes import read_images
+from dspa.app.later import Later
+from dspa.project.lineage import find_job
 
 if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
     from bokeh.document import Document
     from numpy.typing import NDArray
 
-    from dspa.project.job import Job
+    from dspa.data.errors import InputError
     from dspa.project.project import Project
 
 STAGE = "class2d"
-SIDE = 96  # px: larger averages are shown reduced
+GOOD = 0.5  # the score from which --auto keeps a class
+RIGHT, MEMBER_COLUMNS = 380, 6
+HINT = (
+    "A click chooses a class or lets it go and shows some of its particles; Shift and a click: all "
+    "from the class clicked before. Under each: number, particles, resolution in Å, score."
+)
 
 
 class ClassPage:
@@ -34,107 +43,224 @@ class ClassPage:
     ----------
     project : Project
     document : Document, optional
+    pool : ThreadPoolExecutor, optional
     """
 
-    def __init__(self, project: Project, document: Document | None = None) -> None:
-        self.project = project
-        self.command = Command(project, document)
-        self.message = Div(name="message")
+    def __init__(
+        self,
+        project: Project,
+        document: Document | None = None,
+        pool: ThreadPoolExecutor | None = None,
+    ) -> None:
+        self.project, self.later = project, Later(document, pool)
+        self.command = Command(project, document, label="Save")
+        self.set: ClassSet | None = None
+        self.chosen: NDArray[np.bool_] = np.zeros(0, bool)
+        self.order: NDArray[np.int64] = np.zeros(0, np.int64)
+        self.last: int | None = None  # place clicked before
+        self._widgets()
+        self._plots()
+        for event in (Tap, DoubleTap):  # the second of two quick clicks is a double tap
+            self.plot.on_event(event, self.tap)
+        self.root = self._arrange()
+        names = list(frame.finished(project, [STAGE]))
+        self.jobs.options = names
+        if names:
+            self.jobs.value = names[-1]
+        else:
+            self.message.text = "no 2D classification is completed yet"
+            self.command.show([])
+
+    def _widgets(self) -> None:
+        self.message = Div(name="message", sizing_mode="stretch_width")
+        self.counts = Div(name="counts", sizing_mode="stretch_width", height=58)
+        self.jobs = Select(title="classification", options=[], width=170, name="job")
+        self.jobs.on_change("value", lambda attr, old, new: self.open())
+        self.by = Select(title="in order of", options=list(ORDERS), value="particles", width=170,
+                         name="order")  # fmt: skip
+        self.by.on_change("value", lambda attr, old, new: self.sort())
+        self.limit = Slider(title="choose the first", start=0, end=1, step=1, value=0, name="limit",
+                            sizing_mode="stretch_width")  # fmt: skip
+        self.limit.on_change("value", lambda attr, old, new: self.first(round(new)))
+        self.buttons = {
+            name: Button(label=label, width=82, name=name)
+            for name, label in (("auto", "Auto"), ("all", "All"), ("none", "None"),
+                                ("invert", "Invert"))
+        }  # fmt: skip
+        for name, button in self.buttons.items():
+            button.on_click(partial(self.press, name))
+
+    def _plots(self) -> None:
         self.images = ColumnDataSource({"image": [], "x": [], "y": []}, name="images")
-        self.frames = ColumnDataSource({"x": [], "y": [], "foot": [], "label": []}, name="frames")
-        self.plot = figure(
-            height=640,
-            sizing_mode="stretch_width",
-            match_aspect=True,
-            tools="tap",
-            toolbar_location=None,
+        self.frames = ColumnDataSource(
+            {"x": [], "y": [], "foot": [], "label": [], "line": []}, name="frames"
         )
+        self.members = ColumnDataSource({"image": [], "x": [], "y": []}, name="members")
+        self.plot = figure(sizing_mode="stretch_both", match_aspect=True, tools="",
+                           toolbar_location=None, min_border=0, name="classes")  # fmt: skip
         self.plot.axis.visible = self.plot.grid.visible = False
         self.plot.image("image", x="x", y="y", dw=0.94, dh=0.94, source=self.images,
                         palette="Greys256")  # fmt: skip
-        self.plot.rect("x", "y", 0.98, 1.06, source=self.frames, fill_alpha=0.0, line_width=4,
-                       line_color="#00b36b", line_alpha=0.0, selection_line_alpha=1.0,
-                       nonselection_line_alpha=0.0)  # fmt: skip
-        self.plot.text("x", "foot", "label", source=self.frames,
-                       text_align="center", text_font_size="11px", anchor="center")  # fmt: skip
-        self.plot.select_one(TapTool).mode = "xor"
-        self.frames.selected.on_change("indices", lambda attr, old, new: self.choose())
-        self.jobs = Select(
-            title="classification",
-            options=list(frame.finished(project, [STAGE])),
-            width=300,
-            name="job",
-        )
-        self.jobs.on_change("value", lambda attr, old, new: self.open())
-        if self.jobs.options:
-            self.jobs.value = self.jobs.options[-1]
-        else:
-            self.open()
-        self.root = column(
-            frame.head(project, "classes"),
-            self.jobs,
-            self.message,
-            self.command.root,
-            self.plot,
-            sizing_mode="stretch_width",
-        )
+        self.plot.rect("x", "y", 0.97, 1.13, source=self.frames, fill_alpha=0.0, line_width=4,
+                       line_color=frame.KEPT, line_alpha="line")  # fmt: skip
+        self.plot.text("x", "foot", "label", source=self.frames, text_align="center",
+                       text_font_size="11px", text_color=frame.TEXT, anchor="center")  # fmt: skip
+        self.strip = figure(width=RIGHT, height=RIGHT * 4 // MEMBER_COLUMNS + 30, tools="",
+                            match_aspect=True, toolbar_location=None, min_border=0,
+                            title="click on a class to see particles", name="strip")  # fmt: skip
+        self.strip.axis.visible = self.strip.grid.visible = False
+        self.grey = LinearColorMapper(palette="Greys256", low=0, high=1)
+        self.strip.image("image", x="x", y="y", dw=0.95, dh=0.95, source=self.members,
+                         color_mapper=self.grey)  # fmt: skip
+
+    def _arrange(self) -> Any:
+        buttons = row(*self.buttons.values())
+        right = column(
+            row(self.jobs, self.by), self.counts, self.limit, buttons, self.strip,
+            Div(text=HINT, width=RIGHT, styles={"color": frame.DIM}), self.command.button,
+            self.command.text, self.command.status, self.message, width=RIGHT + 10,
+        )  # fmt: skip
+        left = column(self.plot, sizing_mode="stretch_both", min_height=420)
+        body = row(left, right, sizing_mode="stretch_both")
+        return column(frame.head(self.project, "classes"), body, sizing_mode="stretch_width",
+                      styles={"height": "calc(100vh - 10px)"})  # fmt: skip
 
     def open(self) -> None:
         """Show the classes of the chosen job."""
-        if not self.jobs.value:
-            self.message.text = "no 2D classification is completed yet"
+        job = find_job(self.project, self.jobs.value)
+        self.message.text = f"reading {job.name} …"
+        self.set = None
+        self.command.show([])
+        self.later.do("open", lambda: read_class_set(job), then=self._opened, failed=self._say)
+
+    def _opened(self, found: ClassSet) -> None:
+        self.set, self.last = found, None
+        self.message.text = ""
+        self.chosen = np.zeros(len(found.averages), bool)
+        self.limit.end = len(found.averages)
+        self.members.data = {"image": [], "x": [], "y": []}
+        self.sort()
+
+    def sort(self) -> None:
+        """Put the classes in the chosen order."""
+        if self.set is None:
             return
-        try:
-            job = self.project.job(int(self.jobs.value[1:]))
-            averages, counts = _classes(job)
-        except InputError as error:
-            self.message.text = str(error)
+        self.order, self.last = self.set.order(self.by.value), None
+        count = len(self.order)
+        place = np.arange(count)
+        across = max(5, math.ceil(math.sqrt(1.5 * count)))
+        x, y = place % across, -1.17 * (place // across)
+        averages = [self.set.averages[each] for each in self.order]
+        self.images.data = {"image": averages, "x": list(x - 0.47), "y": list(y - 0.37)}
+        figures = {name: values[self.order] for name, values in self.set.figures.items()}
+        rows = zip(*(figures[n] for n in ("number", "count", "resolution", "score")), strict=True)
+        labels = [f"{n:.0f}: {count:,.0f}, {size:.1f}, {score:.2f}"
+                  for n, count, size, score in rows]  # fmt: skip
+        self.frames.data = {"x": list(x), "y": list(y), "foot": list(y - 0.46), "label": labels,
+                            "line": [0.0] * count}  # fmt: skip
+        self.show()
+
+    def tap(self, event: Any) -> None:
+        """Choose the class under the mouse, or let it go; with Shift all from the one before."""
+        if self.set is None or not len(self.order):
             return
-        columns = max(5, math.ceil(math.sqrt(2.2 * len(averages))))
-        x = np.arange(len(averages)) % columns
-        y = -1.12 * (np.arange(len(averages)) // columns)
-        self.images.data = {"image": list(averages), "x": list(x - 0.47), "y": list(y - 0.40)}
-        labels = [f"{n + 1}: {count:,}" for n, count in enumerate(counts)]
-        self.frames.selected.indices = []
-        self.frames.data = {"x": list(x), "y": list(y), "foot": list(y - 0.46), "label": labels}
-        self.counts = counts
-        self.choose()
+        distance = np.abs(np.array(self.frames.data["x"]) - event.x)
+        distance = np.maximum(distance, np.abs(np.array(self.frames.data["y"]) - event.y))
+        place = int(np.argmin(distance))
+        if distance[place] > 0.57:
+            return
+        modifiers = getattr(event, "modifiers", None)
+        shift = modifiers["shift"] if isinstance(modifiers, dict) else False
+        if shift and self.last is not None:
+            low, high = sorted((self.last, place))
+            self.chosen[self.order[low : high + 1]] = self.chosen[self.order[self.last]]
+        else:
+            self.chosen[self.order[place]] ^= True
+        self.last = place
+        self.show()
+        self._look(int(self.order[place]))
 
-    def choose(self) -> None:
-        """Turn what is selected into the command."""
-        chosen = sorted(self.frames.selected.indices)
-        numbers = ",".join(str(index + 1) for index in chosen)
-        self.command.show(["select2d", self.jobs.value, "--classes", numbers] if chosen else [])
-        if self.jobs.value:
-            kept, total = int(self.counts[chosen].sum()), int(self.counts.sum())
-            self.message.text = (
-                f"click on classes to choose them: {len(chosen)} of {len(self.counts)}, "
-                f"{kept:,} of {total:,} particles"
-            )
+    def _look(self, number: int) -> None:
+        """Show particles of a class."""
+        assert self.set is not None
+        wanted = self.set
+
+        def done(images: NDArray[np.float32]) -> None:
+            place = np.arange(len(images))
+            x, y = place % MEMBER_COLUMNS, -(place // MEMBER_COLUMNS)
+            if images.size:
+                self.grey.low, self.grey.high = (float(v) for v in np.percentile(images, (1, 99)))
+            self.members.data = {"image": list(images), "x": list(x), "y": list(y)}
+            total = wanted.figures["count"][number]
+            self.strip.title.text = f"class {number + 1}: {len(images)} of {total:,.0f} particles"
+
+        self.later.do("look", lambda: wanted.members(number), then=done, failed=self._say)
+
+    def first(self, count: int) -> None:
+        """Choose the first classes of the order.
+
+        Parameters
+        ----------
+        count : int
+        """
+        if self.set is None:
+            return
+        self.chosen[:] = False
+        self.chosen[self.order[:count]] = True
+        name, _ = ORDERS[self.by.value]
+        to = f"{self.set.figures[name][self.order[count - 1]]:.4g}" if count else "none"
+        self.limit.title = f"choose the first, to {self.by.value} {to}"
+        self.show()
+
+    def press(self, name: str) -> None:
+        """Choose many at once.
+
+        Parameters
+        ----------
+        name : str
+            ``auto``, ``all``, ``none`` or ``invert``.
+        """
+        if self.set is None:
+            return
+        if name == "auto":
+            self.chosen = (self.set.figures["score"] >= GOOD) & (self.set.figures["count"] > 0)
+        elif name == "invert":
+            self.chosen = ~self.chosen
+        else:
+            self.chosen[:] = name == "all"
+        self.show()
+
+    def show(self) -> None:
+        """Draw what is chosen, count it, and turn it into the command."""
+        assert self.set is not None
+        chosen = self.chosen[self.order]
+        self.frames.patch({"line": [(slice(len(chosen)), [float(each) for each in chosen])]})
+        count = self.set.figures["count"]
+        kept, total = int(count[self.chosen].sum()), int(count.sum())
+        number, words = f"font-size:22px;color:{frame.KEPT}", f"color:{frame.DIM}"
+        self.counts.text = (
+            f"<span style='{number}'>{int(chosen.sum())}</span> "
+            f"<span style='{words}'>of {len(chosen)} classes</span><br>"
+            f"<span style='{number}'>{kept:,}</span> <span style='{words}'>of {total:,} "
+            f"particles</span>"
+        )
+        numbers = ",".join(str(each + 1) for each in np.flatnonzero(self.chosen))
+        words_of = ["select2d", self.jobs.value, "--classes", numbers]
+        self.command.show(words_of if numbers else [])
+
+    def _say(self, error: InputError) -> None:
+        self.message.text = str(error)
 
 
-def _classes(job: Job) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return class averages, small, rows from the bottom, and particles in each."""
-    classes, particles = job.output("classes"), job.output("particles")
-    if classes is None or particles is None:
-        raise InputError(f"{job.name} has no classes")
-    images = np.asarray(read_images(classes).images, np.float32)
-    step = max(1, math.ceil(images.shape[-1] / SIDE))
-    side = images.shape[-1] // step * step
-    small = images[:, :side, :side]
-    small = small.reshape(len(images), side // step, step, side // step, step).mean((2, 4))
-    index = read_particles(particles)["class_index"].values
-    counts = np.bincount(index[index >= 0], minlength=len(images))
-    return np.ascontiguousarray(small[:, ::-1]), counts
-
-
-def page(project: Project, document: Document) -> None:
+def page(project: Project, pool: ThreadPoolExecutor, document: Document) -> None:
     """Fill a document.
 
     Parameters
     ----------
     project : Project
+    pool : ThreadPoolExecutor
+        Shared by the pages of a server.
     document : bokeh.document.Document
     """
     frame.dress(document, "classes")
-    document.add_root(ClassPage(project, document).root)
+    document.add_root(ClassPage(project, document, pool).root)

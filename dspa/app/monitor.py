@@ -127,6 +127,8 @@ class Monitor:
         assert self.tail is not None
         about = _row(job)
         report = f"<a href='{self.links}{job.name}' target=_blank>report</a>"
+        if "pick" in about["stage"].split() and about["state"] == "completed":
+            report += f" &nbsp; <a href='picks?job={job.name}'>inspect these picks</a>"
         self.head.text = (
             f"<h3>{job.name} {html.escape(about['stage'])}: {about['state']}</h3>"
             f"{html.escape(self.tail.progress)} {report}"

@@ -73,11 +73,12 @@ def make_server(project: Project, *, port: int = 0, token: str = "") -> tuple[An
     token = token or secrets.token_urlsafe(24)
     prefix = f"/{token}"
     port = port or _free_port()
+    shelf = picks.Shelf()
     pages = {
         "/": partial(monitor.page, project, f"{prefix}/report/"),
         "/exposures": partial(exposures.page, project),
-        "/picks": partial(picks.page, project, picks.Shelf()),
-        "/classes": partial(classes.page, project),
+        "/picks": partial(picks.page, project, shelf),
+        "/classes": partial(classes.page, project, shelf.pool),
     }
     try:
         server = Server(

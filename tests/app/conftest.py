@@ -59,9 +59,10 @@ class Screen:
     """A page as a user meets it: looked at, dragged and clicked."""
 
     def __init__(self, driver):
+        from selenium.webdriver.common.action_chains import ActionChains
         from selenium.webdriver.common.actions.action_builder import ActionBuilder
 
-        self.driver, self._actions = driver, ActionBuilder
+        self.driver, self._actions, self._chain = driver, ActionBuilder, ActionChains
 
     def open(self, address):
         self.driver.get(address)
@@ -118,20 +119,23 @@ class Screen:
             pointer.pointer_up()
         builder.perform()
 
+    def hold(self, key):
+        """Press a key and keep it down."""
+        self._chain(self.driver).key_down(key).perform()
+
+    def let_go(self, key):
+        self._chain(self.driver).key_up(key).perform()
+
     def click(self, name, selector=""):
         at = self.middle(name, selector)
         self.mouse(at[0] if selector else at)
 
     def keys(self, *keys, held=""):
-        from selenium.webdriver.common.action_chains import ActionChains
-
-        chain = ActionChains(self.driver)
         if held:
-            chain.key_down(held)
-        chain.send_keys(*keys)
+            self.hold(held)
+        self._chain(self.driver).send_keys(*keys).perform()
         if held:
-            chain.key_up(held)
-        chain.perform()
+            self.let_go(held)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from bokeh.events import Tap
 
 from dspa.app.classes import ClassPage
 from dspa.app.picks import PickPage
@@ -51,15 +52,39 @@ def project(tmp_path, rng):
     return project
 
 
+def tap(page, number, shift=False):
+    """Click on a class by its number."""
+    place = page.order.tolist().index(number - 1)
+    data = page.frames.data
+    at = data["x"][place], data["y"][place]
+    page.tap(Tap(page.plot, x=at[0] + 0.3, y=at[1] - 0.5, modifiers={"shift": shift}))
+
+
 def test_chosen_classes_become_a_command(project):
     page = ClassPage(project)
     assert page.jobs.value == "J3" and page.command.button.disabled
-    assert page.frames.data["label"] == ["1: 25", "2: 50", "3: 0", "4: 25"]
+    assert [each.split(",")[0] for each in page.frames.data["label"]] == [
+        "2: 50",
+        "1: 25",
+        "4: 25",
+        "3: 0",
+    ]
     shown = page.images.data["image"][0]
     assert np.argwhere(shown == 1).tolist() == [[13, 3]]  # row 2 from the top
-    page.frames.selected.indices = [3, 1]
+    tap(page, 4)
+    tap(page, 2)
     assert page.command.words == ["select2d", "J3", "--classes", "2,4"]
-    assert "75 of 100 particles" in page.message.text
+    assert ">75</span>" in page.counts.text and page.frames.data["line"] == [1, 0, 1, 0]
+    page.press("invert")
+    assert page.command.words[-1] == "1,3"
+    page.by.value = "number"
+    assert page.frames.data["line"] == [1, 0, 1, 0]
+    page.press("none")
+    tap(page, 2)
+    tap(page, 4, shift=True)
+    assert page.command.words[-1] == "2,3,4"
+    page.limit.value = 1
+    assert page.command.words[-1] == "1" and page.limit.title.endswith("number 1")
 
 
 def test_thresholds_become_a_command(project):

@@ -1,0 +1,112 @@
+"""The classes of a 2D classification in the form the page needs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dspa.data.errors import InputError
+from dspa.io.images import ParticleImages
+from dspa.io.particles import read_particles
+from dspa.stages.select2d import judge, read_classes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import xarray as xr
+    from numpy.typing import NDArray
+
+    from dspa.project.job import Job
+
+SIDE = 96  # px: larger averages are shown reduced
+MEMBERS = 24  # particles of a class that are shown
+# How classes can be put in order: what is written, the figure, and whether more is better.
+ORDERS = {
+    "particles": ("count", True),
+    "resolution": ("resolution", False),
+    "score": ("score", True),
+    "number": ("number", False),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class ClassSet:
+    """Class averages and their figures.
+
+    Attributes
+    ----------
+    averages : (k, y, x) float32
+        Reduced, rows from the bottom as plots have them.
+    figures : dict of str to (k,) array
+        ``count``, ``resolution`` (A), ``score`` (0 to 1) and ``number`` (from 1).
+    particles : Dataset
+    """
+
+    averages: NDArray[np.float32]
+    figures: dict[str, NDArray[np.float64]]
+    particles: xr.Dataset
+
+    def order(self, by: str) -> NDArray[np.int64]:
+        """Return the classes, the best first.
+
+        Parameters
+        ----------
+        by : str
+            A key of ``ORDERS``.
+        """
+        name, more = ORDERS[by]
+        values = self.figures[name]
+        return np.lexsort((-self.figures["count"], -values if more else values))
+
+    def members(self, number: int) -> NDArray[np.float32]:
+        """Return some particles of a class, evenly spread over the table: (m, y, x), reduced.
+
+        Parameters
+        ----------
+        number : int
+            From 0.
+        """
+        rows = np.flatnonzero(self.particles["class_index"].values == number)
+        if not rows.size:
+            return np.zeros((0, 1, 1), np.float32)
+        spread = np.unique(np.linspace(0, rows.size - 1, min(MEMBERS, rows.size)).astype(int))
+        return _small(ParticleImages(self.particles).read(rows[spread]))
+
+
+def read_class_set(job: Job) -> ClassSet:
+    """Read the classes of a job.
+
+    Parameters
+    ----------
+    job : Job
+    """
+    classes, particles = job.output("classes"), job.output("particles")
+    if classes is None or particles is None:
+        raise InputError(f"{job.name} has no classes")
+    return _read(classes, particles)
+
+
+@lru_cache(maxsize=3)
+def _read(classes: Path, particles: Path) -> ClassSet:
+    table = read_particles(particles)
+    found = read_classes(classes, table["class_index"].values)
+    figures = {
+        "count": found.count.astype(np.float64),
+        "resolution": np.asarray(found.resolution, np.float64),
+        "score": np.asarray(judge(found).score, np.float64),
+        "number": np.arange(1.0, len(found.count) + 1),
+    }
+    return ClassSet(_small(found.averages), figures, table)
+
+
+def _small(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Reduce images by a whole factor to at most `SIDE`, rows from the bottom."""
+    step = max(1, math.ceil(images.shape[-1] / SIDE))
+    side = images.shape[-1] // step * step
+    small = images[:, :side, :side]
+    small = small.reshape(len(images), side // step, step, side // step, step).mean((2, 4))
+    return np.ascontiguousarray(small[:, ::-1], np.float32)
