@@ -352,7 +352,10 @@ def _tell(context: Context, verdict: Verdict) -> None:
     context.events.message(
         f"{kept} of {count} micrographs accepted; all figures and reasons are in exposures.csv"
     )
-    by_rule = {f"rejected by {rule}": int(rows.sum()) for rule, rows in verdict.broken.items()}
+    by_rule = {
+        f"{rule.split()[0].lstrip('-')} rejects": int(rows.sum())
+        for rule, rows in verdict.broken.items()
+    }
     context.events.emit("result", accepted=kept, rejected=count - kept, **by_rule)
 
 
