@@ -80,7 +80,7 @@ def exposure_figures(
     -------
     figures : dict
         ``index`` and those of ``ctf_resolution``, ``defocus``, ``astigmatism``, ``phase_shift``
-        (deg), ``ice``, ``ctf_quality``, ``ctf_score``, ``picks``, ``intensity`` that are known of
+        (deg), ``defocus_range``, ``ice``, ``ctf_quality``, ``ctf_score``, ``picks``, ``intensity`` that are known of
         any micrograph.
     """
     count = int(table.sizes["micrograph"])
@@ -105,6 +105,7 @@ def exposure_figures(
         quality = np.where(quality < 0, np.nan, quality)
     candidates += [
         ("phase_shift", "phase shift (deg)", None if phase is None else np.rad2deg(phase)),
+        ("defocus_range", "spread of local defocus (A)", column("defocus_range")),
         ("ice", "ice-ring figure", column("ice_ring")),
         ("ctf_quality", "CTF quality (0 failed, 1 weak, 2 good)", quality),
         ("ctf_score", "CTF score", column("ctf_score")),
