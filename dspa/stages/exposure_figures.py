@@ -80,8 +80,8 @@ def exposure_figures(
     -------
     figures : dict
         ``index`` and those of ``ctf_resolution``, ``defocus``, ``astigmatism``, ``phase_shift``
-        (deg), ``defocus_range``, ``ice``, ``ctf_quality``, ``ctf_score``, ``picks``, ``intensity`` that are known of
-        any micrograph.
+        (deg), ``defocus_range``, ``ice``, ``ctf_quality``, ``ctf_score``, ``picks``, ``intensity``
+        that are known of any micrograph.
     """
     count = int(table.sizes["micrograph"])
     found = {"index": Figure("number in the table", np.arange(1.0, count + 1.0))}
