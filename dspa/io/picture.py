@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 # Distinct to colour-blind eyes as well (Okabe and Ito).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
+# How much masked areas are tinted (of 255), and in which colour.
+_VEIL, _VEIL_COLOUR = 80, "#ff50c8"
+
 
 @dataclass(frozen=True)
 class Circles:
@@ -54,6 +57,7 @@ def image(
     contrast: tuple[float, float] = (1.0, 99.0),
     width: int = 1024,
     title: str = "",
+    masked: ArrayLike | None = None,
 ) -> bytes:
     """Draw one image in grey, with circles and a scale bar.
 
@@ -69,10 +73,16 @@ def image(
         Width of the picture in screen pixels; small images are enlarged at most four times.
     title : str
         Written above the image.
+    masked : (v, u) bool array, optional
+        Spans the same area on pixels of its own; what is True is tinted.
     """
     pixels = _finite(array)
     zoom = min(width / pixels.shape[1], 4.0)
     grey = _resized(_bytes(pixels, contrast), zoom)
+    if masked is not None and np.any(masked):
+        veil = Image.fromarray(np.asarray(masked, bool).astype(np.uint8) * np.uint8(_VEIL))
+        colour = Image.new("RGB", grey.size, _VEIL_COLOUR)
+        grey = Image.composite(colour, grey.convert("RGB"), veil.resize(grey.size))
     top = 22 if title else 0
     canvas = Image.new("RGB", (grey.width, grey.height + top), "white")
     canvas.paste(grey, (0, top))

@@ -54,6 +54,17 @@ class Thresholds:
     power_low: float
     power_high: float
 
+    def words(self) -> str:
+        """Write the options of ``dspa inspect-picks`` that give these."""
+        return f"--min-ncc {self.ncc:.3f} --power {self.power_low:.4g} {self.power_high:.4g}"
+
+    def keeps(self, ncc: NDArray[Any], power: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which candidates pass: (p,) bool."""
+        result: NDArray[np.bool_] = (
+            (ncc >= self.ncc) & (power >= self.power_low) & (power <= self.power_high)
+        )
+        return result
+
 
 @dataclass(frozen=True)
 class _Mixture:

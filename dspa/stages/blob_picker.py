@@ -14,7 +14,8 @@ from dspa.io.micrographs import read_micrographs
 from dspa.ops.pick import Candidates, PickRules, pick_blobs
 from dspa.ops.search_image import search_image
 from dspa.ops.templates import SHAPES, Blob, blob_diameters, blob_set
-from dspa.ops.thresholds import automatic_thresholds
+from dspa.stages.inspect_picks import scores, suggested
+from dspa.stages.junk_masks import write_junk
 from dspa.stages.micrograph_tasks import (
     COPIES,
     MicrographTask,
@@ -63,11 +64,11 @@ def _blobs(params: Params) -> list[Blob]:
     return blob_set(shapes, diameters)
 
 
-def _pick(params: Params, task: MicrographTask) -> Candidates | str:
-    return contained(partial(_search, params, task))
+def _pick(params: Params, folder: Path, task: MicrographTask) -> Candidates | str:
+    return contained(partial(_search, params, task, folder=folder))
 
 
-def _search(params: Params, task: MicrographTask) -> Candidates:
+def _search(params: Params, task: MicrographTask, *, folder: Path) -> Candidates:
     resolution = max(params.low_pass, 3.0 * task.pixel_size)
     field = search_image(
         task.read(),
@@ -76,6 +77,7 @@ def _search(params: Params, task: MicrographTask) -> Candidates:
         diameter=params.max_diameter,
         sign=task.sign,
     )
+    write_junk(folder, task.index, field.junk)
     rules = PickRules(
         separation=params.min_separation * params.min_diameter,
         threshold=params.threshold,
@@ -92,7 +94,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     micrographs = read_micrographs(inputs["micrographs"])
     blobs = _blobs(params)
     tasks = micrograph_tasks(micrographs, limit=params.micrographs)
-    results = context.runner.map(partial(_pick, params), tasks, name="pick")
+    results = context.runner.map(partial(_pick, params, context.folder), tasks, name="pick")
     report_failures(context, tasks, results, what="pick blob")
     done = [
         (task, found)
@@ -101,14 +103,15 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     ]
     picks = picks_table(micrographs, done)
     outputs = write_picks(context.folder, picks)
-    suggested = automatic_thresholds(picks["ncc"].values, picks["power"].values)
-    likely = picks["pick_diameter"].values[picks["ncc"].values >= suggested.ncc]
+    limits = suggested(picks, calibrate=True)
+    good = limits.keeps(*scores(picks, calibrate=True))
+    likely = picks["pick_diameter"].values[good]
     diameter = float(np.median(likely)) if likely.size else params.min_diameter
     show_scores(context, picks)
-    show_candidates(context, done, threshold=suggested.ncc, diameter=diameter)
+    show_candidates(context, done, likely=good, label="likely", diameter=diameter)
     context.events.message(
         f"{picks.sizes['particle']} candidates on {len(done)} micrographs with {len(blobs)} blobs; "
-        f"{likely.size} above an NCC of {suggested.ncc:.2f}, median diameter {diameter:.0f} A; "
+        f"{likely.size} likely ({limits.words()}), median diameter {diameter:.0f} A; "
         "next: dspa inspect-picks"
     )
     context.events.emit(

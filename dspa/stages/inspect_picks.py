@@ -15,6 +15,7 @@ from dspa.io.particles import read_particles
 from dspa.io.picture import histogram, scatter
 from dspa.ops.model_threshold import model_threshold
 from dspa.ops.thresholds import Thresholds, automatic_thresholds
+from dspa.stages.junk_masks import read_junk
 from dspa.stages.micrograph_tasks import contained, micrograph_tasks
 from dspa.stages.pick_edits import (
     FILE,
@@ -130,7 +131,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     if not ncc.size:
         raise InputError(f"{inputs['picks']}: there are no candidates to choose from")
     limits = _thresholds(picks, params)
-    keep = (ncc >= limits.ncc) & (power >= limits.power_low) & (power <= limits.power_high)
+    keep = limits.keeps(ncc, power)
     if "pick_diameter" in picks:
         diameter = picks["pick_diameter"].values
         keep &= diameter >= (params.min_diameter or 0.0)
@@ -150,11 +151,10 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     shape = "model score" if "model_score" in picks else "NCC"
     _show_scores(context, (ncc, power), keep, limits=limits, shape=shape)
     if micrographs is not None:
-        _show_micrographs(context, micrographs, picks, keep)
+        _show_micrographs(context, micrographs, picks, keep, picker=inputs["picks"].parent)
     by_hand = f"; by hand {edits}" if edits else ""
     context.events.message(
-        f"{int(keep.sum())} of {keep.size} candidates kept: --min-ncc {limits.ncc:.3f} "
-        f"--power {limits.power_low:.4g} {limits.power_high:.4g}{by_hand}"
+        f"{int(keep.sum())} of {keep.size} candidates kept: {limits.words()}{by_hand}"
     )
     figures = {"kept": int(chosen.sizes["particle"]), "candidates": int(keep.size)}
     context.events.emit("result", **figures)
@@ -201,9 +201,14 @@ def _show_scores(
 
 
 def _show_micrographs(
-    context: Context, micrographs: xr.Dataset, picks: xr.Dataset, keep: NDArray[np.bool_]
+    context: Context,
+    micrographs: xr.Dataset,
+    picks: xr.Dataset,
+    keep: NDArray[np.bool_],
+    *,
+    picker: Path,
 ) -> None:
-    """Draw kept and dropped candidates on a few micrographs."""
+    """Draw kept and dropped candidates on a few micrographs, and what the picker took as junk."""
     rows = np.asarray(picks["micrograph"].values)
     present = np.unique(rows)
     names = np.asarray(picks["micrograph_name"].values)
@@ -222,7 +227,9 @@ def _show_micrographs(
             "kept": (coordinate[mine & keep], "#00e08a"),
             "dropped": (coordinate[mine & ~keep], "#b06050"),
         }
-        png = contained(partial(micrograph_picture, task, groups, diameter=diameter))
+        junk = read_junk(picker, int(row))
+        draw = partial(micrograph_picture, task, groups, diameter=diameter, junk=junk)
+        png = contained(draw)
         if isinstance(png, bytes):
             context.events.picture(f"micrograph_{row:05d}", png, title=str(names[row]))
 

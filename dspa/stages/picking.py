@@ -14,6 +14,7 @@ from dspa.io.uids import pick_uids
 from dspa.ops.defocus_surface import defocus_offset
 from dspa.ops.search_image import clip_outliers, coarsen
 from dspa.ops.trend import relative_scores
+from dspa.stages.junk_masks import read_junk
 from dspa.stages.micrograph_tasks import local_surfaces
 
 if TYPE_CHECKING:
@@ -102,7 +103,11 @@ def write_picks(folder: Path, picks: xr.Dataset) -> dict[str, Path]:
 
 
 def micrograph_picture(
-    task: MicrographTask, groups: Mapping[str, tuple[NDArray[np.float64], str]], *, diameter: float
+    task: MicrographTask,
+    groups: Mapping[str, tuple[NDArray[np.float64], str]],
+    *,
+    diameter: float,
+    junk: NDArray[np.bool_] | None = None,
 ) -> bytes:
     """Draw a micrograph, low-passed to 20 A or a tenth of the diameter, with circles.
 
@@ -113,6 +118,8 @@ def micrograph_picture(
         Positions in A.
     diameter : float
         Of the circles, A.
+    junk : (v, u) bool, optional
+        Where nothing was picked; tinted.
     """
     resolution = max(20.0, diameter / 10.0, 3.0 * task.pixel_size)
     coarse, pixel, _ = coarsen(
@@ -122,7 +129,8 @@ def micrograph_picture(
         Circles(positions / pixel, 0.5 * diameter / pixel, colour, f"{label}: {len(positions)}")
         for label, (positions, colour) in groups.items()
     ]
-    return image(coarse, circles=circles, pixel_size=pixel, title=Path(task.name).name)
+    name = Path(task.name).name
+    return image(coarse, circles=circles, pixel_size=pixel, title=name, masked=junk)
 
 
 def show_scores(context: Context, picks: xr.Dataset, *, shape: str = "NCC") -> None:
@@ -157,19 +165,33 @@ def show_candidates(
     context: Context,
     done: Sequence[tuple[MicrographTask, Candidates]],
     *,
-    threshold: float,
+    likely: NDArray[np.bool_],
+    label: str,
     diameter: float,
-    shape: str = "NCC",
 ) -> None:
-    """Draw the candidates above a threshold on three micrographs spread over the set."""
+    """Draw candidates, and what is junk, on three micrographs spread over the set.
+
+    Parameters
+    ----------
+    context : Context
+    done : sequence of (MicrographTask, Candidates)
+    likely : (p,) bool
+        Which of all candidates, in the order of ``done``, look like particles.
+    label : str
+        What these are called.
+    diameter : float
+        Of the circles, A.
+    """
     rows = np.unique(np.round(np.linspace(0, len(done) - 1, min(3, len(done)))).astype(int))
+    starts = np.cumsum([0, *(len(found.ncc) for _, found in done)])
     for row in rows:
         task, found = done[row]
         positions = found.position * task.pixel_size
-        good = found.ncc >= threshold
+        good = likely[starts[row] : starts[row + 1]]
         groups = {
-            f"{shape} at least {threshold:.2f}": (positions[good], "#00e08a"),
+            label: (positions[good], "#00e08a"),
             "other candidates": (positions[~good], "#b06050"),
         }
-        png = micrograph_picture(task, groups, diameter=diameter)
+        junk = read_junk(context.folder, task.index)
+        png = micrograph_picture(task, groups, diameter=diameter, junk=junk)
         context.events.picture(f"micrograph_{task.index:05d}", png, title=task.name)

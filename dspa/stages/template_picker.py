@@ -21,8 +21,9 @@ from dspa.ops.project import prepare_volume, project
 from dspa.ops.search_image import search_image
 from dspa.ops.template_search import TEMPLATE_RIM, pick_templates
 from dspa.ops.templates import centre_templates, odd_edge, resample_templates
-from dspa.ops.thresholds import automatic_thresholds
 from dspa.ops.transform import band_to_images, resize_volume
+from dspa.stages.inspect_picks import scores, suggested
+from dspa.stages.junk_masks import write_junk
 from dspa.stages.micrograph_tasks import (
     COPIES,
     MicrographTask,
@@ -148,11 +149,15 @@ def _turns(params: Params) -> int:
     return 4 * max(1, math.ceil(90.0 / params.angle_step - 1e-6))
 
 
-def _pick(params: Params, templates: _Templates, task: MicrographTask) -> Candidates | str:
-    return contained(partial(_search, params, templates, task))
+def _pick(
+    params: Params, templates: _Templates, folder: Path, task: MicrographTask
+) -> Candidates | str:
+    return contained(partial(_search, params, templates, task, folder=folder))
 
 
-def _search(params: Params, templates: _Templates, task: MicrographTask) -> Candidates:
+def _search(
+    params: Params, templates: _Templates, task: MicrographTask, *, folder: Path
+) -> Candidates:
     resolution = max(params.low_pass, 3.0 * task.pixel_size)
     field = search_image(
         task.read(),
@@ -161,6 +166,7 @@ def _search(params: Params, templates: _Templates, task: MicrographTask) -> Cand
         diameter=params.diameter,
         sign=task.sign,
     )
+    write_junk(folder, task.index, field.junk)
     coarse = resample_templates(
         templates.images,
         pixel_size=templates.pixel_size,
@@ -194,7 +200,8 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     context.events.picture(
         "templates", montage(templates.images), title=f"{len(templates.images)} templates"
     )
-    results = context.runner.map(partial(_pick, params, templates), tasks, name="pick")
+    search = partial(_pick, params, templates, context.folder)
+    results = context.runner.map(search, tasks, name="pick")
     report_failures(context, tasks, results, what="pick template")
     done = [
         (task, found)
@@ -203,16 +210,16 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     ]
     picks = picks_table(micrographs, done)
     outputs = write_picks(context.folder, picks)
-    suggested = automatic_thresholds(picks["ncc"].values, picks["power"].values)
-    likely = int((picks["ncc"].values >= suggested.ncc).sum())
+    limits = suggested(picks, calibrate=True)
+    good = limits.keeps(*scores(picks, calibrate=True))
     show_scores(context, picks)
-    show_candidates(context, done, threshold=suggested.ncc, diameter=params.diameter)
+    show_candidates(context, done, likely=good, label="likely", diameter=params.diameter)
     context.events.message(
         f"{picks.sizes['particle']} candidates on {len(done)} micrographs with "
-        f"{len(templates.images)} templates at {_turns(params)} angles; {likely} above an "
-        f"NCC of {suggested.ncc:.2f}; next: dspa inspect-picks"
+        f"{len(templates.images)} templates at {_turns(params)} angles; {good.sum()} likely "
+        f"({limits.words()}); next: dspa inspect-picks"
     )
-    context.events.emit("result", candidates=int(picks.sizes["particle"]), likely=likely)
+    context.events.emit("result", candidates=int(picks.sizes["particle"]), likely=int(good.sum()))
     return outputs
 
 

@@ -271,7 +271,13 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     likely = int((picks["model_score"].values >= cut).sum())
     lowest = float(squeezed(np.array([cut]))[0])
     show_scores(context, picks, shape="model score")
-    show_candidates(context, done, threshold=lowest, diameter=search.diameter, shape="model score")
+    show_candidates(
+        context,
+        done,
+        likely=picks["model_score"].values >= cut,
+        label=f"model score at least {lowest:.2f}",
+        diameter=search.diameter,
+    )
     count = int(picks.sizes["particle"])
     context.events.message(
         f"{count} candidates on {len(done)} micrographs, {likely} above a model score of "

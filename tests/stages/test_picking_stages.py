@@ -16,6 +16,7 @@ from dspa.io.mrc import write as write_mrc
 from dspa.io.particles import read_particles, write_particles
 from dspa.io.volumes import write_image_stack, write_volume
 from dspa.stages import blob_picker, ctf, extract, inspect_picks, template_picker
+from dspa.stages.junk_masks import read_junk, write_junk
 from dspa.stages.stage import Context
 
 PIXEL, SHAPE, RADIUS = 3.0, (400, 520), 20.0
@@ -104,6 +105,19 @@ def test_blobs_are_picked_by_the_automatic_rule(session, picks):
     assert np.unique(table["uid"].values).size == distance.size
     assert (picks.parent / "picks.star").is_file()
     assert "candidates kept: --min-ncc" in session.said("message")
+
+
+def test_junk_masks_are_kept_beside_the_picks(session):
+    found = session.run(blob_picker, {}, min_diameter=100.0, max_diameter=160.0)["picks"]
+    mask = read_junk(found.parent, 2)
+    assert mask.dtype == bool
+    assert mask.mean() < 0.05
+    assert mask.shape[1] / mask.shape[0] == pytest.approx(SHAPE[1] / SHAPE[0], rel=0.05)
+    assert read_junk(found.parent, 7) is None
+    made = np.zeros((40, 52), bool)
+    made[5:9, 11:20] = True
+    write_junk(session.folder, 3, made)
+    assert (read_junk(session.folder, 3) == made).all()
 
 
 def test_only_some_micrographs(session):
