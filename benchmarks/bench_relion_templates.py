@@ -85,5 +85,5 @@ def _options(sample: PickSet, folder: Path, shrink: str) -> list[str]:
         *("--ref", str(folder / "templates.mrcs"), "--angpix_ref", str(stack.pixel_size)),
         *("--invert", "--ctf", "--ang", "5", "--lowpass", "20", "--shrink", shrink),
         *("--particle_diameter", str(diameter), "--min_distance", str(SEPARATION * diameter)),
-        *("--threshold", "0"),
+        *("--threshold", "0", "--max_stddev_noise", "1.1"),
     ]
