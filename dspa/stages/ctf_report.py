@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 QUALITIES = ("failed", "weak", "good")
 # Pictures that enter the report; all lie in the job's folder ctf/.
 SHOWN = 6
+# Doubtful fits that are named one by one.
+NAMED = 20
 
 
 @dataclass(frozen=True)
@@ -125,13 +127,14 @@ def summarise(context: Context, done: Sequence[tuple[MicrographTask, Estimate]])
     """Warn of doubtful fits, show pictures of the best and the worst, and say how it went."""
     fits = [estimate.fit for _, estimate in done]
     counts = {name: sum(fit.quality == name for fit in fits) for name in QUALITIES}
-    for task, estimate in done:
-        fit = estimate.fit
-        if fit.quality != "good":
-            context.events.warning(
-                f"{task.name}: the CTF fit is {fit.quality} (fit to {fit.resolution:.1f} A, "
-                f"evidence {fit.evidence:.0f})"
-            )
+    doubtful = [(task, estimate.fit) for task, estimate in done if estimate.fit.quality != "good"]
+    for task, fit in doubtful[:NAMED]:
+        context.events.warning(
+            f"{task.name}: the CTF fit is {fit.quality} (fit to {fit.resolution:.1f} A, "
+            f"evidence {fit.evidence:.0f})"
+        )
+    if len(doubtful) > NAMED:
+        context.events.warning(f"and {len(doubtful) - NAMED} more fits are weak or failed")
     order = sorted(range(len(done)), key=lambda i: fits[i].evidence)
     shown = dict.fromkeys([*order[: SHOWN // 2], *order[-(SHOWN // 2) :]])
     for i in shown:
