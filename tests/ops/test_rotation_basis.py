@@ -66,7 +66,8 @@ def test_few_components_give_nearly_the_same_scores(image, templates):
     assert len(basis.kernels) < 5 * 72 / 4
     found, true = best_rotation(field, basis, MASK), plain(field, templates, 72)
     error = found.ncc - true.ncc
-    assert np.sqrt(np.mean(error**2)) < 0.006
+    # A hundredth of the energy is a tenth of the amplitude: a tenth of what a score varies by.
+    assert np.sqrt(np.mean(error**2)) < 0.1 * true.ncc.std()
     assert abs(error.mean()) < 0.002
 
 
