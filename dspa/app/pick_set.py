@@ -19,6 +19,7 @@ from dspa.io.micrographs import read_micrographs
 from dspa.io.particles import read_particles
 from dspa.project.lineage import resolve
 from dspa.stages.inspect_picks import scores, suggested
+from dspa.stages.junk_masks import read_junk
 from dspa.stages.stage import Input, Stage
 
 if TYPE_CHECKING:
@@ -89,10 +90,13 @@ class PickSet:
     picks : Dataset
     micrographs : tuple of (name, path, pixel size)
         Of the whole job, A.
+    folder : Path
+        Of the picking job.
     """
 
     picks: xr.Dataset
     micrographs: tuple[tuple[str, str, float], ...]
+    folder: Path
 
     @cached_property
     def _order(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -119,6 +123,16 @@ class PickSet:
     def uid(self) -> NDArray[np.uint64]:
         """Identities, (n,)."""
         return np.asarray(self.picks["uid"].values)
+
+    def junk(self, number: int) -> NDArray[np.uint8] | None:
+        """Return where the picker saw junk: (v, u), 0 or 1; None if it kept no mask.
+
+        Parameters
+        ----------
+        number : int
+        """
+        mask = read_junk(self.folder, number)
+        return None if mask is None else mask.astype(np.uint8)
 
     @cached_property
     def _by_uid(self) -> NDArray[np.int64]:
@@ -257,4 +271,5 @@ def _read(picks: Path, micrographs: Path) -> PickSet:
     table = read_micrographs(micrographs)
     pixel_size = table["pixel_size"].values[np.maximum(table["optics"].values, 0)]
     rows = zip(table["micrograph_name"].values, table["path"].values, pixel_size, strict=True)
-    return PickSet(found, tuple((str(n), str(p), float(s)) for n, p, s in rows))
+    named = tuple((str(name), str(path), float(size)) for name, path, size in rows)
+    return PickSet(found, named, picks.parent)

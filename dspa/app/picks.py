@@ -240,12 +240,17 @@ class PickPage:
         resolution, flat = float(self.widgets.low_pass.value), bool(self.widgets.flat.active)
         views = self.shelf.views
 
-        def draw() -> tuple[Any, Any]:
+        def draw() -> tuple[Any, Any, Any]:
             small = views.ask(path).result()
-            return small, shown(small, pixel_size=pixel_size, resolution=resolution, flat=flat)
+            junk = wanted.junk(row)
+            return (
+                small,
+                junk,
+                shown(small, pixel_size=pixel_size, resolution=resolution, flat=flat),
+            )
 
-        def done(found: tuple[Any, Any]) -> None:
-            small, image = found
+        def done(found: tuple[Any, Any, Any]) -> None:
+            small, junk, image = found
             height, width = (n * small.step * pixel_size for n in image.shape)
             self.widgets.data.image.data = {
                 "image": [image], "w": [width], "h": [height],
@@ -253,6 +258,7 @@ class PickPage:
             }  # fmt: skip
             if self._drawn != (wanted, row):
                 self._drawn = wanted, row
+                self._show_junk(junk, (width, height))
                 self._show_points()
             self.widgets.message.text = ""
             for near in (row + 1, row - 1):
@@ -260,6 +266,12 @@ class PickPage:
                     views.ask(wanted.micrographs[near][1])
 
         self.later.do("look", draw, then=done, failed=self._unseen)
+
+    def _show_junk(self, junk: Any, size: tuple[float, float]) -> None:
+        masks = [] if junk is None else [junk]
+        ends = {"w": [size[0]] * len(masks), "h": [size[1]] * len(masks)}
+        self.widgets.data.junk.data = {"image": masks, **ends}
+        self.widgets.mask.disabled = junk is None
 
     def _unseen(self, error: InputError) -> None:
         """Show the picks of a micrograph that cannot be read, on nothing."""

@@ -96,6 +96,16 @@ class Screen:
         )
         return found if selector else found[0]
 
+    def settle(self, name, selector=""):
+        """Wait until a widget stays where it is."""
+
+        def still():
+            before = self.middle(name, selector)
+            time.sleep(0.1)
+            return before == self.middle(name, selector)
+
+        self.until(still)
+
     def place(self, name, x, y):
         """Where on the page a point of a plot is."""
         return self.of(

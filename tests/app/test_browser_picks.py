@@ -11,6 +11,7 @@ from dspa.cli import run
 from dspa.io.particles import read_particles
 from dspa.project.project import init
 from dspa.stages.inspect_picks import scores, suggested
+from dspa.stages.junk_masks import read_junk
 
 RETURN, CONTROL, RIGHT = "\ue007", "\ue009", "\ue014"
 
@@ -22,7 +23,7 @@ def project(tmp_path_factory):
     project = init(folder)
     where = ["--project", str(folder), "--cluster", "inline"]
     size = ["--width", "400", "--height", "320", "--pixel-size", "4", "--particles", "16"]
-    noise = ["--snr", "0.3", "--edge", "0", "--contamination", "0"]
+    noise = ["--snr", "0.3", "--edge", "0", "--contamination", "2"]
     assert run(["simulate", "micrographs", "--micrographs", "3", *size, *noise, *where]) == 0
     sizes = ["--min-diameter", "110", "--max-diameter", "160"]
     assert run(["pick", "blob", "J1", *sizes, *where]) == 0
@@ -41,6 +42,9 @@ def page(screen, address):
     screen.open(address + "picks")
     screen.until(lambda: screen.of("points", "return model.data.x.length"))
     screen.until(lambda: "in all" in screen.value("counts", "text"))
+    screen.until(lambda: screen.of("image", "return model.data.w.length"))
+    screen.settle("ncc", ".noUi-handle")
+    screen.settle("power", ".noUi-handle")
     return screen
 
 
@@ -167,6 +171,16 @@ def test_save_makes_a_job_of_what_is_shown(page, project):
     table = picks_of(project, 3)
     assert table.sizes["particle"] == shown
     assert (project.job(3).folder / "edits.json").is_file()
+
+
+def test_junk_is_shown_where_the_picker_saw_it(page, project):
+    picture = read_junk(project.job(2).folder, 0)
+    assert picture.any()
+    assert page.of("junk", "return [model.data.w[0], model.data.h[0]]") == [1600, 1280]
+    assert page.of("junk", "return model.data.image[0].reduce((a, b) => a + b)") == picture.sum()
+    assert not page.of("mask", "return model.disabled || model.active")
+    page.click("mask", "input")
+    page.until(lambda: page.value("mask", "active"), 3)
 
 
 def test_what_cannot_be_saved_is_said(page, project):
