@@ -143,6 +143,27 @@ def test_junk_is_marked_and_not_picked(rng, centres):
     assert (distance.min(axis=0) < 8).mean() > 0.9
 
 
+@pytest.mark.parametrize("kind", ["gold", "carbon", "grid bar"])
+def test_what_is_no_ice_is_masked(rng, centres, kind):
+    image = micrograph(rng, centres)
+    y, x = np.mgrid[:500, :640]
+    if kind == "gold":
+        covered = np.hypot(x - 400, y - 200) < 20
+        image[covered] -= 150.0
+    elif kind == "carbon":
+        covered = x + 2 * y > 1200
+        texture = gaussian_filter(rng.standard_normal(image.shape), 4.0) * 40.0
+        image[covered] += (texture - 20.0)[covered]
+    else:
+        covered = x < 150
+        image[covered] -= 100.0
+    field = search_image(image, pixel_size=PIXEL, resolution=20.0, diameter=160.0, sign=-1)
+    rows, columns = (np.arange(n) * s for n, s in zip(field.junk.shape, field.scale[::-1]))
+    inside = covered[rows.astype(int)][:, columns.astype(int)]
+    assert field.junk[inside].mean() > 0.95
+    assert field.junk[~inside].mean() < 0.15
+
+
 def test_a_clean_micrograph_has_no_junk(rng, centres):
     field = search_image(
         micrograph(rng, centres), pixel_size=PIXEL, resolution=20.0, diameter=160.0, sign=-1
