@@ -158,8 +158,9 @@ def test_what_is_no_ice_is_masked(rng, centres, kind):
         covered = x < 150
         image[covered] -= 100.0
     field = search_image(image, pixel_size=PIXEL, resolution=20.0, diameter=160.0, sign=-1)
-    rows, columns = (np.arange(n) * s for n, s in zip(field.junk.shape, field.scale[::-1]))
-    inside = covered[rows.astype(int)][:, columns.astype(int)]
+    rows = (np.arange(field.junk.shape[0]) * field.scale[1]).astype(int)
+    columns = (np.arange(field.junk.shape[1]) * field.scale[0]).astype(int)
+    inside = covered[rows][:, columns]
     assert field.junk[inside].mean() > 0.95
     assert field.junk[~inside].mean() < 0.15
 
