@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dspa.device import fft, like, namespace
+from dspa.device import fft, is_host, like, namespace
 from dspa.ops.filter import good_length
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# Templates transformed at once: enough for a GPU, few enough for any cache.
-BATCH = 8
+# Kernels transformed at once: few enough for a cache, or enough to fill a GPU.
+HOST_BATCH, DEVICE_BATCH = 2, 8
 # Local variance below this fraction of the image's own counts as no variance at all.
 FAINT = 1e-3
 
@@ -141,8 +141,9 @@ def correlate(field: SearchField, kernels: NDArray[np.float32], *, squared: bool
     # The first pixel of a kernel lies this far before the position it scores.
     first = field.margin - int(kernels.shape[-1]) // 2
     result = xp.empty((len(kernels), height, width), dtype=field.image.dtype)
-    for start in range(0, len(kernels), BATCH):
-        stop = min(start + BATCH, len(kernels))
+    size = HOST_BATCH if is_host(field.image) else DEVICE_BATCH
+    for start in range(0, len(kernels), size):
+        stop = min(start + size, len(kernels))
         batch = like(kernels[start:stop], reference=field.image)
         # Along rows first, where few are not empty.
         rows = backend.rfft(batch, n=field.padded_shape[1], axis=-1)
@@ -184,8 +185,8 @@ def best_match(
     which = xp.zeros(inverse.shape, dtype=xp.int32)
     number = 0
     for templates in batches:
-        for start in range(0, templates.shape[0], BATCH):
-            scores = correlate(field, templates[start : start + BATCH]) * inverse
+        for start in range(0, templates.shape[0], DEVICE_BATCH):
+            scores = correlate(field, templates[start : start + DEVICE_BATCH]) * inverse
             here = xp.argmax(scores, axis=0)
             top = xp.max(scores, axis=0)
             better = top > best

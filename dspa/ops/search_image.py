@@ -206,7 +206,7 @@ def junk_mask(coarse: NDArray[Any], *, diameter: float) -> NDArray[np.bool_]:
     diameter : float
         Particle diameter in pixels.
     """
-    factor = max(1, int(diameter / 8.0))
+    factor = max(1, round(diameter / 8.0))
     blocks = _block_means(coarse, factor)
     width = diameter / factor
     window = max(3, 2 * round(0.75 * width) + 1)

@@ -58,7 +58,7 @@ class Params:
         5.0, "In-plane step of the search.", unit="deg", minimum=0.5, maximum=180
     )
     view_step: float = param(
-        30.0, "Step between the views of a map.", unit="deg", minimum=5, maximum=60
+        15.0, "Step between the views of a map.", unit="deg", minimum=5, maximum=60
     )
     symmetry: str = param("C1", "Of the map, to save views.")
     low_pass: float = param(20.0, "Low-pass of micrographs and templates.", unit="A", minimum=3)
@@ -233,7 +233,9 @@ def plan(inputs: Mapping[str, Any], params: Params) -> Mapping[str, Any]:
         "micrographs": len(tasks),
         "templates x angles": count,
         "memory per worker (MiB)": math.ceil((COPIES * 4 * pixels + 40 * 4 * coarse) / 2**20),
-        "estimate (s per core)": round(len(tasks) * (pixels + 3 * coarse * count) / 1.5e7, 1),
+        "estimate (s per core)": round(
+            len(tasks) * (0.15 + 1e-7 * pixels + 1.5e-9 * coarse * count), 1
+        ),
     }
 
 
