@@ -110,18 +110,23 @@ def split(values: Any) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class CoarseBank:
-    """Class averages at every coarse angle, laid out for the two matrix products.
+    """Class averages at half of the coarse angles, laid out for matrix products.
+
+    A slice turned by pi is the conjugate of the slice, because averages are real. So the
+    products of the real parts and those of the imaginary parts, each once, give two poses:
+    their difference that at an angle, their sum that at the angle plus pi.
 
     Attributes
     ----------
-    cross : (2 f, classes * angles) float32
-        Real part, then minus the imaginary part, of 2 A.
+    real, imaginary : (f, classes * angles) float32
+        Parts of 2 A; angles from 0 to pi.
     norm : (f, classes * angles) float32
         |A|^2.
     phases : (shifts, f) complex64
     """
 
-    cross: Any
+    real: Any
+    imaginary: Any
     norm: Any
     phases: Any
 
@@ -130,22 +135,27 @@ class CoarseBank:
         """Coefficients used, f."""
         return int(self.norm.shape[0])
 
+    @property
+    def poses(self) -> int:
+        """Number of columns: poses up to a turn by pi."""
+        return int(self.norm.shape[1])
+
 
 def coarse_bank(slices: Any, phases: Any) -> CoarseBank:
-    """Lay out slices (classes, angles, f) and phases (shifts, f) for `coarse_scores`."""
+    """Lay out slices (classes, angles from 0 to pi, f) and phases (shifts, f)."""
     xp = namespace(slices)
-    flat = xp.reshape(slices, (-1, slices.shape[-1]))  # (poses, f)
-    cross = xp.concat([2.0 * xp.real(flat), -2.0 * xp.imag(flat)], axis=1)
-    norm = xp.real(flat) ** 2 + xp.imag(flat) ** 2
-    return CoarseBank(
-        xp.asarray(xp.astype(cross, xp.float32).T, copy=True),
-        xp.asarray(xp.astype(norm, xp.float32).T, copy=True),
-        phases,
-    )
+    flat = xp.reshape(slices, (-1, slices.shape[-1])).T  # (f, poses)
+    real, imaginary = xp.real(flat), xp.imag(flat)
+
+    def table(values: Any) -> Any:
+        return xp.asarray(values, dtype=xp.float32, order="C")
+
+    norm = real * real + imaginary * imaginary
+    return CoarseBank(table(2.0 * real), table(2.0 * imaginary), table(norm), phases)
 
 
 def moved_images(y: Any, bank: CoarseBank) -> Any:
-    """Shift images by every coarse shift, real and imaginary part side by side.
+    """Shift images by every coarse shift.
 
     Parameters
     ----------
@@ -155,20 +165,20 @@ def moved_images(y: Any, bank: CoarseBank) -> Any:
 
     Returns
     -------
-    moved : (n * shifts, 2 f) float32
+    moved : (2, n * shifts, f) float32
+        Real and imaginary parts.
     """
     xp = namespace(y)
-    moved = y[:, None, : bank.count] * bank.phases[None]  # (n, shifts, f)
-    rows = xp.concat([xp.real(moved), xp.imag(moved)], axis=-1)
-    return xp.reshape(rows, (-1, 2 * bank.count))
+    moved = xp.reshape(y[:, None, : bank.count] * bank.phases[None], (-1, bank.count))
+    return xp.stack([xp.real(moved), xp.imag(moved)])
 
 
 def coarse_scores(moved: Any, c2: Any, bank: CoarseBank) -> Any:
-    """Score images against the whole coarse grid by two matrix products.
+    """Score images against the whole coarse grid by matrix products.
 
     Parameters
     ----------
-    moved : (n * shifts, 2 f) float32
+    moved : (2, n * shifts, f) float32
         From `moved_images`.
     c2 : (n, F) float32
         Its first f coefficients are used.
@@ -176,14 +186,18 @@ def coarse_scores(moved: Any, c2: Any, bank: CoarseBank) -> Any:
 
     Returns
     -------
-    scores : (n, shifts, poses) float32
-        Poses run over classes, then angles.
+    scores : (n, shifts, 2, poses) float32
+        Poses run over classes, then angles from 0 to pi; the axis before them adds pi or not.
     """
     xp = namespace(moved)
-    n = int(c2.shape[0])
-    cross = xp.reshape(moved @ bank.cross, (n, -1, int(bank.norm.shape[1])))
-    cross -= (c2[:, : bank.count] @ bank.norm)[:, None, :]
-    return cross
+    n, poses = int(c2.shape[0]), bank.poses
+    even = xp.reshape(moved[0] @ bank.real, (n, -1, poses))
+    odd = xp.reshape(moved[1] @ bank.imaginary, (n, -1, poses))
+    even -= (c2[:, : bank.count] @ bank.norm)[:, None, :]
+    scores = xp.empty((n, even.shape[1], 2, poses), dtype=xp.float32)
+    xp.subtract(even, odd, out=scores[:, :, 0])
+    xp.add(even, odd, out=scores[:, :, 1])
+    return scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,8 +220,8 @@ class Candidates:
         """Number of cells."""
         return int(self.image.size)
 
-    def take(self, chosen: NDArray[Any]) -> Candidates:
-        """Take some cells by index array or mask."""
+    def take(self, chosen: NDArray[Any] | slice) -> Candidates:
+        """Take some cells by index array, mask or slice."""
         return Candidates(
             self.image[chosen], self.member[chosen], self.angle[chosen], self.shift[chosen]
         )
@@ -263,17 +277,24 @@ def score_candidates(
         Their terms in |A|^2: what the score of a perfect fit is expected to be.
     """
     # Images share poses: each slice is read once, for a block of poses at a time.
-    key = cells.member.astype(np.int64) * int(turns.shape[0]) + cells.angle
+    start = cells.poses()
+    lead, whole = start[:-1], int(turns.shape[0])
+    key = cells.member[lead].astype(np.int64) * whole + cells.angle[lead]
     unique, pose = np.unique(key, return_inverse=True)
     f = int(phases.shape[2]) if count is None else count
     block = max(1, SLICE_BYTES // (8 * f))
     scores, norms = np.empty((2, cells.size), np.float32)
     for first in range(0, unique.size, block):
-        member, angle = np.divmod(unique[first : first + block], int(turns.shape[0]))
+        member, angle = np.divmod(unique[first : first + block], whole)
         slices = cut_slices(grids, member, turns[like(angle, reference=y)], band=band, count=f)
-        chosen = np.flatnonzero((pose >= first) & (pose < first + block))
+        runs = np.flatnonzero((pose >= first) & (pose < first + block))
+        chosen: Any = slice(None)
+        if runs.size < lead.size:
+            mine = np.zeros(lead.size, bool)
+            mine[runs] = True
+            chosen = np.flatnonzero(np.repeat(mine, np.diff(start)))
         cross, norm = _score_block(
-            slices, cells.take(chosen), pose[chosen] - first, phases=phases, y=y, c2=c2
+            slices, cells.take(chosen), pose[runs] - first, phases=phases, y=y, c2=c2
         )
         scores[chosen], norms[chosen] = 2.0 * cross - norm, norm
     return scores, norms
@@ -301,7 +322,7 @@ def cut_slices(
 def _score_block(
     slices: Any, cells: Candidates, pose: NDArray[Any], *, phases: Any, y: Any, c2: Any
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Cross term and norm of every cell, whose slice is row ``pose``."""
+    """Cross term and norm of every cell; run i of cells that share a pose has slice ``pose[i]``."""
     xp = namespace(y)
     start = cells.poses()
     first = start[:-1]
@@ -313,7 +334,7 @@ def _score_block(
         SCORE2D,
         first.size,
         slices,
-        like(pose[first].astype(np.int32), reference=y),
+        like(pose.astype(np.int32), reference=y),
         like(cells.image[first], reference=y),
         like(start, reference=y),
         like(cells.shift, reference=y),

@@ -1,8 +1,8 @@
 """Search over class, in-plane angle and shift: coarse everywhere, then finer where it matters.
 
 Angles and shifts live on nested lattices. The coarse lattice is scored for every class at a small
-band radius by matrix products; its best cells are halved level by level while the radius grows,
-and cells that fall more than a bound of log-likelihood behind the best are dropped.
+band radius by matrix products; cells are halved level by level while the radius grows, and after
+each level those that can no longer hold the best cell are dropped (``search_bound2d``).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dspa.device import namespace, to_host
+from dspa.device import like, namespace, to_host
 from dspa.ops.posterior2d import best_cells, member_key
 from dspa.ops.score2d import (
     Candidates,
@@ -22,9 +22,11 @@ from dspa.ops.score2d import (
     prepare_references,
     rotated_slices,
     rotation_table,
+    run_starts,
     score_candidates,
     split,
 )
+from dspa.ops.search_bound2d import measure_bound
 from dspa.ops.transform import shift_phases
 
 if TYPE_CHECKING:
@@ -32,9 +34,12 @@ if TYPE_CHECKING:
 
     from dspa.geometry.band import Band
     from dspa.ops.score2d import CoarseBank
+    from dspa.ops.search_bound2d import ClassBound
 
 # Coarse shifts are this many per wavelength of the coarse radius: half a step is 1/5 wavelength.
 _SHIFTS_PER_WAVE = 2.67
+_CACHE = 24 << 20  # bytes
+_TABLE = 4 << 20  # cells marked at a time
 _AROUND = tuple((x, y) for y in (0, 1, -1) for x in (0, 1, -1))
 
 
@@ -82,6 +87,11 @@ class SearchGrid:
         return self.angles >> self.levels
 
     @property
+    def half_turn(self) -> int:
+        """Number of coarse angles from 0 to pi."""
+        return self.coarse_angles // 2
+
+    @property
     def shift_pixels(self) -> NDArray[np.float64]:
         """Shifts in pixels, (s, 2)."""
         return np.asarray(self.shifts * self.unit, np.float64)
@@ -120,7 +130,7 @@ def search_grid(
     levels = max(1, round(np.log2(radius / coarse) + 0.6))
     radii = tuple(round(coarse * (radius / coarse) ** (i / levels)) for i in range(levels + 1))
     step = band.box / (_SHIFTS_PER_WAVE * coarse)
-    around = int(np.ceil(2.0 * np.pi * 0.6 * particle_radius / step))
+    around = 2 * int(np.ceil(np.pi * 0.6 * particle_radius / step))  # even: half turns pair up
     fine = 1 << levels
     most = int(np.floor(max_shift / step + 1e-6)) * fine + fine - 1
     axis = np.arange(-most, most + 1)
@@ -137,24 +147,47 @@ def search_grid(
 
 @dataclass(frozen=True)
 class Pruning:
-    """How many cells go on from level to level.
+    """Which cells go on from level to level.
 
     Attributes
     ----------
-    within : float
-        Log-likelihood behind the best at which a cell is dropped.
-    poses : int
-        Most poses (class, angle) that leave the coarse level, per image.
-    shifts : int
-        Most shifts of a pose that leave the coarse level.
+    deviations, gain : float
+        Of the bound, `dspa.ops.search_bound2d.ClassBound.slack`.
     survivors : int
-        Most cells that leave a finer level, per image.
+        Most cells of an image that leave a level: a limit on memory, not on the search.
+    within : float
+        Log-likelihood behind the best at which a cell of the finest level is left out.
     """
 
+    deviations: float = 2.0
+    gain: float = 0.0
+    survivors: int = 512
     within: float = 12.0
-    poses: int = 24
-    shifts: int = 2
-    survivors: int = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a search leaves.
+
+    Attributes
+    ----------
+    cells : Candidates
+        On the finest lattice, sorted by image, class, angle, shift.
+    scores : (pairs,) float32
+        Log-likelihood of each, up to a constant of the image.
+    norms : (pairs,) float32
+        Score expected of a perfect fit.
+    scored : int
+        Cells that were scored at the last radius.
+    capped : int
+        How often an image had more survivors than it was allowed.
+    """
+
+    cells: Candidates
+    scores: NDArray[np.float32]
+    norms: NDArray[np.float32]
+    scored: int
+    capped: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,6 +199,7 @@ class Searcher:
     grid : SearchGrid
     classes : int
     bank : CoarseBank
+    bound : ClassBound
     grids : (classes, rows, columns, 2) float32
     turns : (fine angles, 2) float32
     phases : (fine shifts, 2, f) float32
@@ -174,15 +208,22 @@ class Searcher:
     grid: SearchGrid
     classes: int
     bank: CoarseBank
+    bound: ClassBound
     grids: Any
     turns: Any
     phases: Any
 
     @property
-    def coarse_bytes(self) -> int:
-        """Memory of the coarse scores of one image."""
-        poses = int(self.bank.norm.shape[1])
-        return 4 * poses * self.grid.coarse_shifts.size * 3
+    def block(self) -> int:
+        """Images whose coarse scores stay in the cache."""
+        return max(1, _CACHE // (24 * self.bank.poses * int(self.grid.coarse_shifts.size)))
+
+    def pose(self, index: Any) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Class and fine angle of poses in the order of the coarse scores."""
+        turn, column = np.divmod(index, self.bank.poses)
+        member, angle = np.divmod(column, self.grid.half_turn)
+        angle = (angle + turn * self.grid.half_turn) << self.grid.levels
+        return member.astype(np.int32), angle.astype(np.int32)
 
 
 def make_searchers(references: Any, grid: SearchGrid) -> tuple[Searcher, ...]:
@@ -197,102 +238,14 @@ def make_searchers(references: Any, grid: SearchGrid) -> tuple[Searcher, ...]:
     searchers = []
     for averages in references:
         grids = prepare_references(averages, band)
-        slices = rotated_slices(grids, turn[::fine], band, count=count)
+        slices = rotated_slices(grids, turn[::fine][: grid.half_turn], band, count=count)
         bank = coarse_bank(slices, coarse)
-        searchers.append(Searcher(grid, len(averages), bank, grids, turns, planes))
+        bound = measure_bound(grids, grid)
+        searchers.append(Searcher(grid, len(averages), bank, bound, grids, turns, planes))
     return tuple(searchers)
 
 
-@dataclass(frozen=True, eq=False)
-class SoftSums:
-    """Posterior-weighted sums of a batch over the whole coarse lattice.
-
-    Attributes
-    ----------
-    numerator : (poses, 2, f) float32
-        sum over images and shifts of the posterior times Y phase, per pose (class, then angle).
-    weight : (poses, f) float32
-        sum of the posterior times C2.
-    best : Candidates
-        Most likely cell of the most likely class of each image.
-    score : (n,) float32
-        Its log-likelihood.
-    norm : (n,) float32
-        Score expected there of a perfect fit.
-    classes : (n, classes) float32
-        Class posterior of each image.
-    log_likelihood : (n,) float32
-    """
-
-    numerator: Any
-    weight: Any
-    best: Candidates
-    score: NDArray[np.float32]
-    norm: NDArray[np.float32]
-    classes: NDArray[np.float32]
-    log_likelihood: NDArray[np.float32]
-
-
-def soft_sums(searcher: Searcher, y: Any, c2: Any) -> SoftSums:
-    """Marginalise over every class, angle and shift of the coarse lattice.
-
-    Both steps are matrix products: scores from images and slices, and the sums of the M-step
-    from posteriors and images. Nothing is left out, so while the noise is annealed a class
-    averages over all the poses an image may have instead of following the noise to one of them.
-
-    Parameters
-    ----------
-    searcher : Searcher
-    y : (n, F) complex64
-    c2 : (n, F) float32
-    """
-    bank, grid = searcher.bank, searcher.grid
-    f, poses = bank.count, int(bank.norm.shape[1])
-    xp = namespace(y)
-    numerator = xp.zeros((poses, 2 * f), dtype=xp.float32)
-    weight = xp.zeros((poses, f), dtype=xp.float32)
-    parts: list[tuple[NDArray[Any], ...]] = []
-    n = int(y.shape[0])
-    block = max(1, (24 << 20) // searcher.coarse_bytes)
-    for first in range(0, n, block):
-        rows = slice(first, min(n, first + block))
-        moved = moved_images(y[rows], bank)  # (n * shifts, 2 f)
-        scores = coarse_scores(moved, c2[rows], bank)
-        count, shifts = int(scores.shape[0]), int(scores.shape[1])
-        top = xp.max(scores, axis=(1, 2))
-        share = xp.exp(scores - top[:, None, None])
-        total = xp.sum(share, axis=(1, 2))
-        share /= total[:, None, None]
-        numerator += xp.reshape(share, (count * shifts, poses)).T @ moved
-        per_pose = xp.sum(share, axis=1)  # (n, poses)
-        weight += per_pose.T @ c2[rows, :f]
-        per_class = xp.sum(xp.reshape(per_pose, (count, searcher.classes, -1)), axis=2)
-        member = to_host(xp.argmax(per_class, axis=1))
-        own = to_host(scores).reshape(count, shifts, searcher.classes, -1)[
-            np.arange(count), :, member
-        ]  # (n, shifts, angles)
-        cell = own.reshape(count, -1).argmax(axis=1)
-        shift, angle = np.divmod(cell, own.shape[2])
-        norm = to_host(c2[rows, :f] @ bank.norm)[np.arange(count), member * own.shape[2] + angle]
-        score = own[np.arange(count), shift, angle]
-        gain = to_host(top + xp.log(total))
-        parts.append((member, angle, shift, score, norm, to_host(per_class), gain))
-    member, angle, shift, score, norm, classes, gain = (
-        np.concatenate([part[i] for part in parts]) for i in range(7)
-    )
-    best = Candidates(
-        np.arange(n, dtype=np.int32),
-        member.astype(np.int32),
-        (angle << grid.levels).astype(np.int32),
-        grid.coarse_shifts[shift],
-    )
-    planes = xp.reshape(numerator, (poses, 2, f))
-    return SoftSums(planes, weight, best, score, norm, classes, gain)
-
-
-def search(
-    searcher: Searcher, y: Any, c2: Any, *, pruning: Pruning
-) -> tuple[Candidates, NDArray[np.float32], NDArray[np.float32]]:
+def search(searcher: Searcher, y: Any, c2: Any, *, pruning: Pruning) -> Found:
     """Find the cells that matter for each image and score them at the finest level.
 
     Parameters
@@ -302,27 +255,15 @@ def search(
         conj(X) CTF / sigma^2.
     c2 : (n, F) float32
     pruning : Pruning
-
-    Returns
-    -------
-    cells : Candidates
-        On the finest lattice, sorted by image, class, angle, shift.
-    scores : (pairs,) float32
-        Log-likelihood of each, up to a constant of the image.
-    norms : (pairs,) float32
-        Score expected of a perfect fit.
     """
-    cells = _coarse_cells(searcher, y, c2, pruning)
+    cells, scores = _coarse_cells(searcher, y, c2, pruning)
     planes = split(y)
     band, grid = searcher.grid.band, searcher.grid
-    scores = norms = np.zeros(cells.size, np.float32)
-    for level in range(1, grid.levels + 1):
-        if level > 1:
-            cells = cells.take(
-                best_cells(cells.image, scores, most=pruning.survivors, within=pruning.within)
-            )
-        cells = subdivide(cells, grid, step=1 << (grid.levels - level))
-        count = band.size(grid.radii[level])
+    norms, capped = scores, 0
+    for level in range(grid.levels):
+        chosen, over = _survivors(searcher, level, (cells, scores), c2=c2, pruning=pruning)
+        capped += over
+        cells = subdivide(cells.take(chosen), grid, step=1 << (grid.levels - level - 1))
         scores, norms = score_candidates(
             searcher.grids,
             cells,
@@ -331,46 +272,67 @@ def search(
             y=planes,
             c2=c2,
             band=band,
-            count=count,
+            count=band.size(grid.radii[level + 1]),
         )
-    return cells, scores, norms
+    top = np.repeat(*_best_scores(cells.image, scores))
+    likely = scores >= top - pruning.within
+    return Found(cells.take(likely), scores[likely], norms[likely], cells.size, capped)
 
 
-def _coarse_cells(searcher: Searcher, y: Any, c2: Any, pruning: Pruning) -> Candidates:
-    """Best poses and shifts of the coarse lattice, in blocks that stay in the cache."""
-    n = int(y.shape[0])
-    block = max(1, (24 << 20) // searcher.coarse_bytes)
+def _best_scores(
+    image: NDArray[np.int32], scores: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Best score of each run of equal images, and the lengths of the runs."""
+    start = run_starts(image)
+    return np.maximum.reduceat(scores, start[:-1]), np.diff(start)
+
+
+def _coarse_cells(
+    searcher: Searcher, y: Any, c2: Any, pruning: Pruning
+) -> tuple[Candidates, NDArray[np.float32]]:
+    """Cells of the coarse lattice that reach the bound, in blocks that stay in the cache."""
+    n, xp, bank = int(y.shape[0]), namespace(y), searcher.bank
+    options = {"deviations": pruning.deviations, "gain": pruning.gain}
     parts = []
-    for first in range(0, n, block):
-        rows = slice(first, min(n, first + block))
-        scores = to_host(
-            coarse_scores(moved_images(y[rows], searcher.bank), c2[rows], searcher.bank)
-        )
-        parts.append(_pick(scores, searcher.grid, pruning, first))
-    image, pose, shift = (np.concatenate([part[i] for part in parts]) for i in range(3))
-    around = searcher.grid.coarse_angles
-    return Candidates(
-        image.astype(np.int32),
-        (pose // around).astype(np.int32),
-        ((pose % around) << searcher.grid.levels).astype(np.int32),
-        searcher.grid.coarse_shifts[shift],
-    )
+    for first in range(0, n, searcher.block):
+        rows = slice(first, min(n, first + searcher.block))
+        scores = coarse_scores(moved_images(y[rows], bank), c2[rows], bank)
+        slack = searcher.bound.slack(0, c2[rows], **options)
+        top = xp.max(scores, axis=(1, 2, 3))
+        floor = top[:, None] - like(slack, reference=scores)
+        # One value per column: as many angles as a half turn has for each class.
+        floor = xp.repeat(floor, searcher.grid.half_turn, axis=1)[:, None, None, :]
+        place = xp.nonzero(xp.reshape(scores >= floor, (-1,)))[0]
+        found = to_host(xp.reshape(scores, (-1,))[place])
+        place, pose = np.divmod(to_host(place), 2 * bank.poses)
+        image, shift = np.divmod(place, int(scores.shape[1]))
+        parts.append((image + first, shift, pose, found))
+    image, shift, pose, found = (np.concatenate([part[i] for part in parts]) for i in range(4))
+    where = searcher.grid.coarse_shifts[shift]
+    return Candidates(image.astype(np.int32), *searcher.pose(pose), where), found
 
 
-def _pick(
-    scores: NDArray[np.float32], grid: SearchGrid, pruning: Pruning, first: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Image, pose and shift of the cells worth subdividing, from (n, shifts, poses) scores."""
-    over = scores.max(axis=1)  # (n, poses)
-    poses = min(pruning.poses, over.shape[1])
-    pose = np.argpartition(over, -poses, axis=1)[:, -poses:]
-    floor = over.max(axis=1) - pruning.within
-    own = scores.transpose(0, 2, 1)[np.arange(len(pose))[:, None], pose]  # (n, poses, shifts)
-    shifts = min(pruning.shifts, own.shape[2])
-    shift = np.argpartition(own, -shifts, axis=2)[:, :, -shifts:]
-    keep = np.take_along_axis(own, shift, axis=2) >= floor[:, None, None]
-    i, j, s = np.nonzero(keep)
-    return i + first, pose[i, j], shift[i, j, s]
+def _survivors(
+    searcher: Searcher,
+    level: int,
+    scored: tuple[Candidates, NDArray[np.float32]],
+    *,
+    c2: Any,
+    pruning: Pruning,
+) -> tuple[NDArray[np.int64], int]:
+    """Choose the cells whose bound reaches the best; count the images that had too many."""
+    cells, scores = scored
+    options = {"deviations": pruning.deviations, "gain": pruning.gain}
+    slack = searcher.bound.slack(level, c2, **options)
+    top = np.repeat(*_best_scores(cells.image, scores))
+    reach = scores + slack[cells.image, cells.member]
+    chosen = np.flatnonzero(reach >= top)
+    over = int((np.bincount(cells.image[chosen]) > pruning.survivors).sum())
+    if over:
+        image, bounds = cells.image[chosen], reach[chosen]
+        best = best_cells(image, bounds, most=pruning.survivors, within=np.inf)
+        chosen = chosen[best]
+    return chosen, over
 
 
 def subdivide(cells: Candidates, grid: SearchGrid, *, step: int) -> Candidates:
@@ -388,20 +350,32 @@ def subdivide(cells: Candidates, grid: SearchGrid, *, step: int) -> Candidates:
     cells : Candidates
         Sorted by image, class, angle, shift.
     """
-    reach = grid.row.shape[0] // 2
-    place = grid.shifts[cells.shift]  # (pairs, 2)
-    keys = []
-    whole = grid.shifts.shape[0]
-    for dx, dy in _AROUND:
-        x, y = place[:, 0] + dx * step + reach, place[:, 1] + dy * step + reach
-        inside = (x >= 0) & (x <= 2 * reach) & (y >= 0) & (y <= 2 * reach)
-        row = np.where(inside, grid.row[y * inside, x * inside], -1).astype(np.int64)
-        for turn in (-step, 0, step):
-            angle = (cells.angle.astype(np.int64) + turn) % grid.angles
-            key = (member_key(cells) * grid.angles + angle) * whole + row
-            keys.append(key[row >= 0])
-    key = np.unique(np.concatenate(keys))
-    key, shift = np.divmod(key, whole)
-    key, angle = np.divmod(key, grid.angles)
+    whole = np.int64(grid.shifts.shape[0])
+    # Poses first: few of them, each with many shifts.
+    own = member_key(cells) * grid.angles + cells.angle
+    parents, parent = np.unique(own, return_inverse=True)
+    turned = (parents % grid.angles)[:, None] + np.array((-step, 0, step))
+    near = (parents // grid.angles * grid.angles)[:, None] + turned % grid.angles
+    poses, pose = np.unique(near, return_inverse=True)  # (poses,), (parents, 3)
+    pose = pose.reshape(near.shape)[parent]  # (pairs, 3)
+    row = _around(grid, step)[cells.shift]  # (pairs, 9)
+    # Then a table of poses and shifts, some images at a time, whose marks come out sorted.
+    parts = []
+    for first in range(0, poses.size, block := max(1, int(_TABLE // whole))):
+        rows = min(block, poses.size - first)
+        marks = np.zeros(rows * whole + 1, bool)  # the last is no cell
+        mine = (pose[:, :, None] >= first) & (pose[:, :, None] < first + rows) & (row >= 0)[:, None]
+        marks[np.where(mine, (pose[:, :, None] - first) * whole + row[:, None], -1)] = True
+        parts.append(np.flatnonzero(marks[:-1]) + first * whole)
+    pose, shift = np.divmod(np.concatenate(parts), whole)
+    key, angle = np.divmod(poses[pose], grid.angles)
     image, member = key >> 16, key & 0xFFFF
     return Candidates(*(v.astype(np.int32) for v in (image, member, angle, shift)))
+
+
+def _around(grid: SearchGrid, step: int) -> NDArray[np.int32]:
+    """Rows of the shifts up to ``step`` units from each shift, -1 outside: (shifts, 9)."""
+    reach = grid.row.shape[0] // 2
+    wide = np.pad(grid.row, step, constant_values=-1)
+    x, y = (grid.shifts + reach + step).T
+    return np.stack([wide[y + dy * step, x + dx * step] for dx, dy in _AROUND], axis=1)

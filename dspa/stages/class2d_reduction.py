@@ -26,8 +26,8 @@ from dspa.ops.search2d import (
     make_searchers,
     search,
     search_grid,
-    soft_sums,
 )
+from dspa.ops.soft2d import soft_sums
 from dspa.stages.class2d_mstep import (
     FOLDS,
     Statistics,
@@ -180,8 +180,9 @@ class Class2D:
         """Search the images of one fold, at ``place`` of the batch, and add them up."""
         number, place, searcher = fold
         plan, grid = self.plan, searcher.grid
-        cells, scores, norms = search(searcher, y, c2, pruning=plan.pruning)
-        found = posterior(cells, scores, place.size, hard=plan.hard)
+        seen = search(searcher, y, c2, pruning=plan.pruning)
+        scores, norms = seen.scores, seen.norms
+        found = posterior(seen.cells, scores, place.size, hard=plan.hard)
         top = found.kept[found.best]
         norm = np.maximum(norms[top], 1e-6)
         fit = (scores[top] - norm) / np.sqrt(2.0 * norm)
@@ -190,7 +191,7 @@ class Class2D:
             place.size,
             float(found.log_likelihood.sum(dtype=np.float64)),
             float(found.spread.sum(dtype=np.float64)),
-            float(cells.size),
+            float(seen.scored),
         ]
         best = found.cells.take(found.best)
         rows["class_index"][place] = best.member
@@ -216,13 +217,12 @@ class Class2D:
         found = soft_sums(searcher, y, c2)
         poses, count = int(found.weight.shape[0]), int(found.weight.shape[1])
         pose = np.arange(poses, dtype=np.int32)
-        member, angle = np.divmod(pose, grid.coarse_angles)
         still = np.zeros((1, 2, count), np.float32)
         still[:, 0] = 1.0
         insert_candidates(
             partial["sums"],
-            (number * plan.classes + member).astype(np.int32),
-            Candidates(pose, member, angle << grid.levels, np.zeros(poses, np.int32)),
+            (number * plan.classes + found.member).astype(np.int32),
+            Candidates(pose, found.member, found.angle, np.zeros(poses, np.int32)),
             weight=np.ones(poses, np.float32),
             turns=searcher.turns,
             phases=still,
@@ -239,7 +239,7 @@ class Class2D:
             place.size,
             float(found.log_likelihood.sum(dtype=np.float64)),
             float(spread.sum()),
-            float(place.size * poses * grid.coarse_shifts.size),
+            float(place.size * 2 * poses * grid.coarse_shifts.size),
         ]
         rows["class_index"][place] = owner
         rows["angle"][place] = grid.angle(found.best.angle)

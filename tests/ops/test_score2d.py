@@ -25,7 +25,8 @@ from dspa.ops.score2d import (
     score_candidates,
     split,
 )
-from dspa.ops.search2d import Pruning, make_searchers, search, search_grid, soft_sums
+from dspa.ops.search2d import Pruning, make_searchers, search, search_grid
+from dspa.ops.soft2d import soft_sums
 from dspa.ops.transform import band_to_images, images_to_band, shift_phases
 
 BLOBS = ((1.0, 8, 3, 3.0), (2.0, -7, 5, 2.5), (1.5, 2, -9, 2.5), (1.0, 10, 10, 2.5))
@@ -55,10 +56,13 @@ def small_grid(box, **changes):
 
 
 def random_cells(rng, grid, count, images, classes):
+    angle = rng.integers(0, grid.angles, count)
+    # On an axis rounding chooses between two opposite points, which are one.
+    angle += angle % (grid.angles // 4) == 0
     drawn = (
         np.sort(rng.integers(0, images, count)),
         rng.integers(0, classes, count),
-        rng.integers(0, grid.angles, count),
+        angle,
         rng.integers(0, len(grid.shifts), count),
     )
     return Candidates(*(v.astype(np.int32) for v in drawn))
@@ -168,7 +172,8 @@ def test_search_finds_what_all_cells_find(rng):
     averages -= averages.mean(axis=(1, 2), keepdims=True)
     y, c2, truth = noisy_images(rng, grid, averages, 10, noise=4.0)
     searcher = make_searchers(averages[None], grid)[0]
-    cells, scores, _ = search(searcher, y, c2, pruning=Pruning())
+    found = search(searcher, y, c2, pruning=Pruning())
+    cells, scores = found.cells, found.scores
     every = np.indices((3, grid.angles, len(grid.shifts))).reshape(3, -1).astype(np.int32)
     all_cells = Candidates(np.zeros(every.shape[1], np.int32), *every)
     shared = {"phases": searcher.phases, "band": grid.band}
@@ -198,16 +203,34 @@ def test_soft_sums_are_the_posterior_over_every_coarse_cell(rng):
     found = soft_sums(searcher, y, c2)
     f = searcher.bank.count
     angles = grid.angle(np.arange(grid.coarse_angles) << grid.levels)
-    a = rotated_slices(searcher.grids, angles, members, count=f).reshape(-1, f).astype(complex)
+    a = rotated_slices(searcher.grids, angles, members, count=f).astype(complex)
     phases = np.conj(shift_phases(members, grid.shift_pixels[grid.coarse_shifts], count=f))
-    cross = np.einsum("nf,tf,pf->ntp", y[:, :f], phases, a).real
-    scores = 2 * cross - (c2[:, :f] @ np.abs(a.T) ** 2)[:, None, :]
-    share = np.exp(scores - scores.max(axis=(1, 2), keepdims=True))
-    share /= share.sum(axis=(1, 2), keepdims=True)
-    numerator = np.einsum("ntp,nf,tf->pf", share, y[:, :f], phases)
+    cross = np.einsum("nf,tf,caf->ntca", y[:, :f], phases, a).real
+    scores = 2 * cross - np.einsum("nf,caf->nca", c2[:, :f], np.abs(a) ** 2)[:, None]
+    share = np.exp(scores - scores.max(axis=(1, 2, 3), keepdims=True))
+    share /= share.sum(axis=(1, 2, 3), keepdims=True)
+    numerator = np.einsum("ntca,nf,tf->caf", share, y[:, :f], phases)
+    weight = np.einsum("ntca,nf->caf", share, c2[:, :f])
+    half = grid.half_turn
+    # Opposite poses are conjugates: one grid takes both.
+    numerator = (numerator[:, :half] + np.conj(numerator[:, half:])).reshape(-1, f)
     assert np.allclose(found.numerator[:, 0], numerator.real, rtol=1e-3, atol=1e-3)
     assert np.allclose(found.numerator[:, 1], numerator.imag, rtol=1e-3, atol=1e-3)
-    assert np.allclose(found.weight, np.einsum("ntp,nf->pf", share, c2[:, :f]), atol=1e-4)
+    assert np.allclose(
+        found.weight, (weight[:, :half] + weight[:, half:]).reshape(-1, f), atol=1e-4
+    )
+    assert np.array_equal(found.angle, np.tile(np.arange(half) << grid.levels, 2))
+    image, shift, member, angle = (
+        found.best.image,
+        found.best.shift,
+        found.best.member,
+        found.best.angle,
+    )
+    row = np.searchsorted(grid.coarse_shifts, shift)
+    best = scores[image, row, member, angle >> grid.levels]
+    assert np.allclose(found.score, best, atol=1e-3)
+    inside = scores[image, :, member]
+    assert np.allclose(best, inside.max(axis=(1, 2)), atol=1e-3)
     assert np.allclose(found.classes.sum(axis=1), 1.0, atol=1e-5)
 
 

@@ -1,0 +1,95 @@
+"""How far behind the best a cell of the 2D search may lie and still hold the best cell of all.
+
+A cell is scored at its centre over |k| <= r. Two things can still change its score, and both are
+sums over the images' C2 = CTF^2 / sigma^2 with spectra of the class:
+
+* The shells r < |k| <= L that are still unseen. A true match gains ``T = sum C2 |A|^2`` there, with
+  deviation ``sqrt(2 T)``. Turning does not change the power of a shell, so the mean of |A|^2 over
+  the shell is also its largest.
+* The cell: a true match in its corner scores more than the centre by
+  ``E = sum C2 |A(centre) - A(corner)|^2`` over the seen shells, with deviation ``sqrt(2 E)``.
+
+The bound of a cell is its score plus ``gain (T + E) + n_sigma sqrt(2 (T + E))``; cells whose bound
+does not reach the best score seen are dropped. With gain 1 it is the bound of Punjani et al. 2017
+(https://doi.org/10.1038/nmeth.4169), which grants all the gain to the rival and none to the best.
+With gain 0 both gain alike and only the difference of their noise counts: no bound in the strict
+sense, but a probabilistic one, whose misses the benchmark counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.special import j0
+
+from dspa.device import like, to_host
+from dspa.ops.score2d import rotated_slices
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dspa.ops.search2d import SearchGrid
+
+_ANGLES = 8  # slices that a class is measured on
+
+
+@dataclass(frozen=True, eq=False)
+class ClassBound:
+    """What each level leaves open, per class.
+
+    Attributes
+    ----------
+    open : (levels, f, classes) float32
+        |A|^2 of coefficients that a level has not seen, |A(centre) - A(corner)|^2 of those it has.
+    """
+
+    open: Any
+
+    def slack(self, level: int, c2: Any, *, deviations: float, gain: float) -> NDArray[np.float32]:
+        """Return by how much a cell of each class may still rise against the best.
+
+        Parameters
+        ----------
+        level : int
+        c2 : (n, F) float32
+            F >= f.
+        deviations, gain : float
+            n_sigma, and the share of the expected gain that only the rival is granted.
+
+        Returns
+        -------
+        (n, classes) float32
+            In units of log-likelihood.
+        """
+        left = to_host(c2[:, : self.open.shape[1]] @ self.open[level])
+        return np.asarray(gain * left + deviations * np.sqrt(2.0 * left), np.float32)
+
+
+def measure_bound(grids: Any, grid: SearchGrid) -> ClassBound:
+    """Measure classes (prepared by `prepare_references`) for the bounds of a search."""
+    band, last = grid.band, grid.radii[-1]
+    count = band.size(last)
+    shell = band.shell[:count]
+    angles = np.pi * np.arange(_ANGLES) / _ANGLES
+    still = to_host(rotated_slices(grids, angles, band, count=count))  # (classes, angles, f)
+
+    def spectrum(values: NDArray[Any]) -> NDArray[np.float64]:
+        power = (values.real.astype(np.float64) ** 2 + values.imag**2).mean(axis=1)
+        members = np.maximum(np.bincount(shell, minlength=last + 2), 1)
+        sums = [np.bincount(shell, row, last + 2) for row in power]
+        return np.stack(sums) / members  # (classes, shells)
+
+    power = spectrum(still)
+    tables = []
+    for level in range(grid.levels):
+        half = 0.5 * (1 << (grid.levels - level))
+        turned = rotated_slices(grids, angles + half * grid.angle(np.ones(1)), band, count=count)
+        # A corner of the square of shifts, averaged over its direction.
+        move = 2.0 * np.pi * np.arange(last + 2) / band.box * half * grid.unit * np.sqrt(2.0)
+        loss = spectrum(to_host(turned) - still) + 2.0 * (1.0 - j0(move)) * power
+        seen = np.arange(count) < band.size(grid.radii[level])
+        value = np.where(seen, np.minimum(loss, 2.0 * power)[:, shell], power[:, shell])
+        tables.append(np.ascontiguousarray(value.T, np.float32))
+    return ClassBound(like(np.stack(tables), reference=grids))

@@ -1,0 +1,134 @@
+"""Averages over every class, angle and shift of the coarse lattice, by matrix products."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.device import namespace, to_host
+from dspa.ops.score2d import Candidates, coarse_scores, moved_images
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dspa.ops.search2d import Searcher
+
+
+@dataclass(frozen=True, eq=False)
+class SoftSums:
+    """Posterior-weighted sums of a batch over the whole coarse lattice.
+
+    A pose turned by pi sees the conjugate: what belongs to it is added, conjugated, to its
+    partner, so that there are half as many poses as cells of the lattice.
+
+    Attributes
+    ----------
+    numerator : (poses, 2, f) float32
+        sum over images and shifts of the posterior times Y phase, per pose (class, then angle
+        from 0 to pi).
+    weight : (poses, f) float32
+        sum of the posterior times C2.
+    member, angle : (poses,) int32
+        Class and fine angle of each pose.
+    best : Candidates
+        Most likely cell of the most likely class of each image.
+    score : (n,) float32
+        Its log-likelihood.
+    norm : (n,) float32
+        Score expected there of a perfect fit.
+    classes : (n, classes) float32
+        Class posterior of each image.
+    log_likelihood : (n,) float32
+    """
+
+    numerator: Any
+    weight: Any
+    member: NDArray[np.int32]
+    angle: NDArray[np.int32]
+    best: Candidates
+    score: NDArray[np.float32]
+    norm: NDArray[np.float32]
+    classes: NDArray[np.float32]
+    log_likelihood: NDArray[np.float32]
+
+
+def soft_sums(searcher: Searcher, y: Any, c2: Any) -> SoftSums:
+    """Marginalise over every class, angle and shift of the coarse lattice.
+
+    Both steps are matrix products: scores from images and slices, and the sums of the M-step
+    from posteriors and images. Nothing is left out, so while the noise is annealed a class
+    averages over all the poses an image may have instead of following the noise to one of them.
+
+    Parameters
+    ----------
+    searcher : Searcher
+    y : (n, F) complex64
+    c2 : (n, F) float32
+    """
+    bank, grid = searcher.bank, searcher.grid
+    f, poses = bank.count, bank.poses
+    xp = namespace(y)
+    numerator = xp.zeros((poses, 2, f), dtype=xp.float32)
+    weight = xp.zeros((poses, f), dtype=xp.float32)
+    parts: list[tuple[NDArray[Any], ...]] = []
+    n = int(y.shape[0])
+    block = searcher.block
+    for first in range(0, n, block):
+        rows = slice(first, min(n, first + block))
+        moved = moved_images(y[rows], bank)  # (2, n * shifts, f)
+        share = coarse_scores(moved, c2[rows], bank)
+        top = xp.max(share, axis=(1, 2, 3))
+        share -= top[:, None, None, None]
+        xp.exp(share, out=share)
+        # A pose and the one opposite: their sum goes with the real part, the difference with the
+        # imaginary one.
+        even = share[:, :, 0] + share[:, :, 1]
+        odd = share[:, :, 0] - share[:, :, 1]
+        per_pose = xp.sum(even, axis=1)  # (n, poses)
+        total = xp.sum(per_pose, axis=1)
+        scale = 1.0 / total
+        by_row = xp.reshape(moved, (2, total.shape[0], -1)) * scale[None, :, None]
+        by_row = xp.reshape(by_row, moved.shape)
+        numerator[:, 0] += xp.reshape(even, (-1, poses)).T @ by_row[0]
+        numerator[:, 1] += xp.reshape(odd, (-1, poses)).T @ by_row[1]
+        per_pose *= scale[:, None]
+        weight += per_pose.T @ c2[rows, :f]
+        per_class = xp.sum(xp.reshape(per_pose, (-1, searcher.classes, grid.half_turn)), axis=2)
+        gain = to_host(top + xp.log(total))
+        found = _best_cells(searcher, to_host(share), to_host(per_class))
+        norm = to_host(c2[rows, :f] @ bank.norm)[np.arange(gain.size), found[-1]]
+        score = found[3] + to_host(top)
+        parts.append((*found[:3], score, norm, to_host(per_class), gain))
+    member, angle, shift, score, norm, classes, gain = (
+        np.concatenate([part[i] for part in parts]) for i in range(7)
+    )
+    every = searcher.pose(np.arange(poses))
+    best = Candidates(np.arange(n, dtype=np.int32), member, angle, grid.coarse_shifts[shift])
+    return SoftSums(numerator, weight, *every, best, score, norm, classes, gain)
+
+
+def _best_cells(
+    searcher: Searcher, share: NDArray[np.float32], per_class: NDArray[np.float32]
+) -> tuple[NDArray[Any], ...]:
+    """Find the best cell of the best class of each image.
+
+    Returns
+    -------
+    member, angle, shift : (n,) int32
+        Class, fine angle and coarse shift.
+    log_share : (n,) float32
+    pose : (n,) int64
+        Column of the bank.
+    """
+    every = np.arange(share.shape[0])
+    half = searcher.grid.half_turn
+    member = per_class.argmax(axis=1)
+    own = share.reshape(*share.shape[:3], -1, half)[every, :, :, member]  # (n, shifts, 2, angles)
+    cell = own.reshape(every.size, -1).argmax(axis=1)
+    log_share = np.log(own.reshape(every.size, -1)[every, cell])
+    shift, turn = np.divmod(cell, 2 * half)
+    pose = member * half + turn % half
+    _, angle = searcher.pose(turn // half * searcher.bank.poses + pose)
+    return member.astype(np.int32), angle, shift.astype(np.int32), log_share, pose
