@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.ndimage import maximum_filter
 
-from dspa.device import is_host, like, namespace
+from dspa.device import is_host, like, namespace, to_host
 from dspa.ops.correlate import Match, correlate, local_moments, normalise_templates, search_field
 from dspa.ops.templates import rotate_images
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 # Energy of the templates that the basis holds: scores are within 0.006 (rms) of the exact ones.
 KEPT = 0.99
+# Rotations in steps of so many degrees, at most, are tried at every position.
+COARSE_ANGLE = 15.0
 # Positions scored at once: what fits a cache, or what fills a GPU.
 HOST_CHUNK, DEVICE_CHUNK = 512, 16_384
 # Most values of all components held at once (128 MiB).
@@ -123,8 +126,17 @@ def rotation_basis(
     )
 
 
-def best_rotation(field: SearchField, basis: RotationBasis, mask: NDArray[np.float32]) -> Match:
-    """Find the best template and rotation at every position.
+def best_rotation(
+    field: SearchField,
+    basis: RotationBasis,
+    mask: NDArray[np.float32],
+    *,
+    coarse: float = COARSE_ANGLE,
+) -> Match:
+    """Find the best template and rotation at every position that may be a peak.
+
+    All positions are scored in coarse steps of the angle, and those next to a maximum of that in
+    all rotations: only slopes keep the coarse score, which is a little low.
 
     Parameters
     ----------
@@ -132,6 +144,8 @@ def best_rotation(field: SearchField, basis: RotationBasis, mask: NDArray[np.flo
     basis : RotationBasis
     mask : (n, n) float32
         As for the basis.
+    coarse : float
+        Largest coarse step, degrees; 0 to score every position in all rotations.
 
     Returns
     -------
@@ -141,39 +155,74 @@ def best_rotation(field: SearchField, basis: RotationBasis, mask: NDArray[np.flo
     xp = namespace(field.image)
     height, width = int(field.image.shape[0]), int(field.image.shape[1])
     squares, deviation = local_moments(field, mask)
-    score = xp.empty((height, width), dtype=xp.float32)
-    which = xp.empty((height, width), dtype=xp.int32)
+    spread = np.sqrt(to_host(deviation))
+    ncc = np.empty((height, width), np.float32)
+    which = np.empty((height, width), np.int32)
     rows = max(1, MOST_VALUES // (len(basis.kernels) * width))
+    step = _coarse_step(basis.turns, coarse)
     for first in range(0, height, rows):
         last = min(first + rows, height)
         low, high = max(0, first - field.margin), min(height, last + field.margin)
         part = field if rows >= height else search_field(field.image[low:high, :], field.margin)
         components = correlate(part, basis.kernels)[:, first - low : last - low, :]
-        found = _best_of_all(xp.reshape(components, (len(basis.kernels), -1)), basis)
-        score[first:last, :] = xp.reshape(found[0], (last - first, width))
-        which[first:last, :] = xp.reshape(found[1], (last - first, width))
-    ncc = xp.clip(score / xp.sqrt(deviation), -1.0, 1.0)
-    return Match(xp.astype(ncc, xp.float32), which, squares / float(mask.sum()))
+        components = xp.reshape(components, (len(basis.kernels), -1))
+        inverse = 1.0 / spread[first:last].reshape(-1)
+        score, choice = _best_of_all(components, basis, step=step)
+        score = score * inverse
+        if step > 1:
+            near = _near_maxima(score.reshape(-1, width))
+            chosen = xp.take(components, like(near, reference=components), axis=1)
+            score[near], choice[near] = _best_of_all(chosen, basis, step=1)
+            score[near] *= inverse[near]
+        ncc[first:last] = score.reshape(-1, width)
+        which[first:last] = choice.reshape(-1, width)
+    ncc = np.clip(ncc, -1.0, 1.0)
+    return Match(
+        like(ncc, reference=field.image),
+        like(which, reference=field.image),
+        squares / float(mask.sum()),
+    )
 
 
-def _best_of_all(components: Any, basis: RotationBasis) -> tuple[Any, Any]:
+def _coarse_step(turns: int, angle: float) -> int:
+    """Every how many-th rotation is tried everywhere: at most the angle, a divisor of the half."""
+    most = max(1, int(angle / 360.0 * turns + 1e-6))
+    return max(step for step in range(1, most + 1) if turns // 2 % step == 0)
+
+
+def _near_maxima(score: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Flat indices of the pixels within one of a maximum of their 5 x 5 neighbours."""
+    summit = maximum_filter(score, size=5, mode="nearest") == score
+    return np.flatnonzero(maximum_filter(summit, size=3, mode="constant"))
+
+
+def _best_of_all(
+    components: Any, basis: RotationBasis, *, step: int
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Best score of every position and its template and rotation; components are (r, p)."""
     xp = namespace(components)
-    even = like(basis.even_weights, reference=components)
-    odd = like(basis.odd_weights, reference=components)
     half = basis.turns // 2
+    even, odd = (
+        like(
+            np.ascontiguousarray(w.reshape(len(w), -1, half)[:, :, ::step].reshape(len(w), -1)),
+            reference=components,
+        )
+        for w in (basis.even_weights, basis.odd_weights)
+    )
     chunk = HOST_CHUNK if is_host(components) else DEVICE_CHUNK
-    scores, choices = [], []
     count = int(components.shape[1])
+    score, place = np.empty(count, np.float32), np.empty(count, np.int64)
+    turned = np.empty(count, np.int64)
     for start in range(0, count, chunk):
-        part = components[:, start : min(start + chunk, count)].T
+        stop = min(start + chunk, count)
+        part = components[:, start:stop].T
         odd_part = part[:, basis.even :] @ odd
         total = part[:, : basis.even] @ even
         total += xp.abs(odd_part)
         best = xp.argmax(total, axis=1)[:, None]
-        scores.append(xp.take_along_axis(total, best, axis=1)[:, 0])
-        turned = xp.take_along_axis(odd_part, best, axis=1)[:, 0] < 0
-        place = best[:, 0]
-        rotation = place % half + half * xp.astype(turned, place.dtype)
-        choices.append(xp.astype(place // half * basis.turns + rotation, xp.int32))
-    return xp.concat(scores), xp.concat(choices)
+        score[start:stop] = to_host(xp.take_along_axis(total, best, axis=1)[:, 0])
+        turned[start:stop] = to_host(xp.take_along_axis(odd_part, best, axis=1)[:, 0] < 0)
+        place[start:stop] = to_host(best[:, 0])
+    template, rotation = np.divmod(place, half // step)
+    choice = template * basis.turns + rotation * step + turned * half
+    return score, choice.astype(np.int32)

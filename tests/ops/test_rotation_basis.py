@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, maximum_filter
 
 import dspa.ops.rotation_basis
 from dspa.device import to_host
@@ -64,11 +64,25 @@ def test_few_components_give_nearly_the_same_scores(image, templates):
     field = search_field(image, EDGE // 2)
     basis = rotation_basis(templates, MASK, turns=72)
     assert len(basis.kernels) < 5 * 72 / 4
-    found, true = best_rotation(field, basis, MASK), plain(field, templates, 72)
+    found, true = best_rotation(field, basis, MASK, coarse=0.0), plain(field, templates, 72)
     error = found.ncc - true.ncc
     # A hundredth of the energy is a tenth of the amplitude: a tenth of what a score varies by.
     assert np.sqrt(np.mean(error**2)) < 0.1 * true.ncc.std()
     assert abs(error.mean()) < 0.002
+
+
+def test_coarse_angles_first_cost_no_particle(image, templates):
+    field = search_field(image, EDGE // 2)
+    basis = rotation_basis(templates, MASK, turns=72)
+    quick, slow = (best_rotation(field, basis, MASK, coarse=angle) for angle in (15.0, 0.0))
+    assert (quick.ncc <= slow.ncc + 1e-5).all()
+    summit = maximum_filter(slow.ncc, size=5) == slow.ncc
+    same = np.abs(quick.ncc - slow.ncc) < 1e-5
+    particles = summit & (slow.ncc > 0.8)
+    assert particles.sum() >= 8
+    assert same[particles].all()
+    assert same[summit & (slow.ncc > 0.5)].mean() > 0.9  # noise that looks like one
+    assert same.mean() < 0.9
 
 
 def test_the_basis_is_orthonormal_and_keeps_the_energy_asked_for(templates):
