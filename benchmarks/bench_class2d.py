@@ -1,4 +1,4 @@
-"""2D classification: image visits a second of both kinds of step; the share of sgemm reached."""
+"""2D classification: visits a second, the share of sgemm reached, the search against all cells."""
 
 from __future__ import annotations
 
@@ -6,49 +6,60 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.rows import Row, best_time
 from dspa.geometry.band import band
 from dspa.geometry.rotation import random_rotations
-from dspa.ops.ctf import CTF
+from dspa.ops.ctf import CTF, ctf_band
 from dspa.ops.phantom import phantom_density
 from dspa.ops.project import prepare_volume, project
-from dspa.ops.score2d import coarse_scores, moved_images
-from dspa.ops.transform import band_to_images
+from dspa.ops.score2d import (
+    coarse_bank,
+    coarse_room,
+    coarse_scores,
+    moved_images,
+    rotated_slices,
+)
+from dspa.ops.search2d import Pruning, Searcher, search
+from dspa.ops.transform import band_to_images, shift_phases
 from dspa.stages.class2d_mstep import FOLDS
-from dspa.stages.class2d_reduction import Class2D
+from dspa.stages.class2d_reduction import Class2D, ClassPlan
 from dspa.stages.class2d_schedule import Schedule
 from dspa.stages.particle_chunks import ImageSpec, ParticleBatch, prepare_images
 
-BOX, PIXEL, CLASSES, IMAGES, SNR = 64, 3.5, 50, 256, 0.05
+BOX, PIXEL, CLASSES, IMAGES, RADIUS = 64, 3.5, 50, 256, 17
+SPEC = ImageSpec(BOX, PIXEL, BOX, BOX // 2 - 1, 0.9 * BOX * PIXEL)
 
 
-def views(count: int, *, seed: int) -> np.ndarray:
-    """Project the phantom along random directions: (count, BOX, BOX) float32."""
-    members = band(BOX, BOX // 2 - 1)
+def views(count: int, *, seed: int) -> NDArray[np.complex64]:
+    """Project the phantom along random directions: (count, f)."""
+    members = SPEC.band()
     density = phantom_density(box=BOX, pixel_size=PIXEL)
-    slices = project(
-        prepare_volume(density, members.radius), random_rotations(count, seed), members
-    )
-    return np.asarray(band_to_images(slices, members))
+    volume = prepare_volume(density, members.radius)
+    return np.asarray(project(volume, random_rotations(count, seed), members))
 
 
-def problem() -> tuple[Schedule, ImageSpec, ParticleBatch, dict[str, np.ndarray]]:
-    """Make a batch of noisy images and a model that holds views of the phantom."""
+def problem(snr: float) -> tuple[Schedule, ParticleBatch, dict[str, NDArray[np.float32]]]:
+    """Make a batch of noisy images through a CTF, and a model that holds other views.
+
+    The averages have the scale of the images' signal, as those of a classification have.
+    """
     rng = np.random.default_rng(0)
-    spec = ImageSpec(BOX, PIXEL, BOX, BOX // 2 - 1, 0.9 * BOX * PIXEL)
-    images = views(IMAGES, seed=1)
-    images /= images.std()
-    noisy = images * np.sqrt(SNR) + rng.standard_normal(images.shape)
+    members = band(BOX, BOX // 2 - 1)
     ctf = CTF(defocus_u=rng.uniform(1e4, 2e4, IMAGES), defocus_v=1.5e4)
-    arrays = prepare_images(noisy.astype(np.float32), spec, ctf=ctf)
+    shifts = shift_phases(members, rng.uniform(-3, 3, (IMAGES, 2)))
+    signal = views(IMAGES, seed=1) * ctf_band(ctf, members, pixel_size=PIXEL)
+    images = band_to_images(signal * np.conj(shifts), members)
+    scale = np.float32(np.sqrt(snr) / images.std())
+    noisy = images * scale + rng.standard_normal(images.shape)
+    arrays = prepare_images(noisy.astype(np.float32), SPEC, ctf=ctf)
     state = {"fold": (np.arange(IMAGES) % FOLDS).astype(np.int8)}
-    batch = ParticleBatch(indices=np.arange(IMAGES), state=state, spec=spec, **arrays)
-    averages = views(CLASSES, seed=2)
-    averages *= np.float32(np.sqrt(SNR)) / averages.std()
+    batch = ParticleBatch(indices=np.arange(IMAGES), state=state, spec=SPEC, **arrays)
+    averages = scale * band_to_images(views(CLASSES, seed=2), members)
     model = {
         "references": np.stack([averages] * FOLDS),
-        "noise": np.ones(spec.radius + 1),
+        "noise": np.ones(SPEC.radius + 1),
         "slots": np.full(CLASSES, -1, np.int32),
         "fit": np.zeros(CLASSES),
         "iteration": np.asarray(1),
@@ -59,32 +70,112 @@ def problem() -> tuple[Schedule, ImageSpec, ParticleBatch, dict[str, np.ndarray]
         classes=CLASSES, online=20, full=1, batch=5000, uncertainty=1.0, anneal_from=2, anneal=15,
         max_shift=5.0, recentre=True, hard=False, seed=0, particles=5000,
     )  # fmt: skip
-    return schedule, spec, batch, model
+    return schedule, batch, model
 
 
 def run() -> Iterator[Row]:
     """Measure one thread on 64 px, 50 classes."""
-    schedule, spec, batch, model = problem()
-    soft = schedule.plan(spec, model, 1)
-    fine = replace(schedule.plan(spec, model, schedule.steps), radius=17, reach=20)
-    for name, plan in (("averaging over all poses", soft), ("candidates to shell 17", fine)):
-        bound = Class2D(plan).bind(model)
-        seconds = best_time(lambda bound=bound: bound.add(bound.start(), batch))
-        yield Row(f"class2d 64 px, 50 classes, {name} (best)", IMAGES / seconds, "image/s")
+    for snr in (0.05, 0.02):
+        schedule, batch, model = problem(snr)
+        soft = schedule.plan(SPEC, model, 1)
+        fine = replace(schedule.plan(SPEC, model, schedule.steps), radius=RADIUS, reach=20)
+        for name, plan in (("averaging over all poses", soft), ("candidates to shell 17", fine)):
+            bound = Class2D(plan).bind(model)
+            seconds = best_time(lambda bound=bound, batch=batch: bound.add(bound.start(), batch))
+            what = f"class2d 64 px, 50 classes, SNR {snr}, {name} (best)"
+            yield Row(what, IMAGES / seconds, "image/s")
+        yield from search_rows(fine, batch, model, snr=snr)
+    yield from bind_rows(soft, fine, model)
     yield from coarse_rows(Class2D(soft).bind(model), batch)
 
 
+def bind_rows(
+    soft: ClassPlan, fine: ClassPlan, model: dict[str, NDArray[np.float32]]
+) -> Iterator[Row]:
+    """Measure what a pass costs before its first image."""
+    for name, plan in (("all poses", soft), ("candidates", fine)):
+        seconds = best_time(lambda plan=plan: Class2D(plan).bind(model), repeats=3)
+        yield Row(f"class2d 64 px, 50 classes, preparing a pass, {name} (best)", seconds, "s")
+
+
 def coarse_rows(bound: Class2D, batch: ParticleBatch) -> Iterator[Row]:
-    """Compare the coarse scores with a plain product of the same size."""
-    searcher = bound.searchers[0]
-    count = 24
+    """Compare the coarse scores with what the machine makes of a large square product."""
+    bank = bound.searchers[0].bank
+    count = bound.searchers[0].block
     y = np.conj(batch.images[:count]) * batch.ctf[:count]
-    c2 = batch.ctf[:count] ** 2
-    moved = moved_images(y, searcher.bank)
-    work = 2.0 * moved.shape[0] * moved.shape[1] * searcher.bank.cross.shape[1]
-    plain = work / best_time(lambda: moved @ searcher.bank.cross)
+    c2, room = batch.ctf[:count] ** 2, coarse_room(bank, count)
+    work = 4.0 * count * bank.phases.shape[0] * bank.count * bank.poses
     ours = work / best_time(
-        lambda: coarse_scores(moved_images(y, searcher.bank), c2, searcher.bank)
+        lambda: coarse_scores(moved_images(y, bank), c2, bank, room=room), repeats=20
     )
+    square = np.ones((1024, 1024), np.float32)
+    plain = 2.0 * 1024**3 / best_time(lambda: square @ square, repeats=20)
     yield Row("class2d coarse scores (best)", ours / 1e9, "GFLOP/s")
-    yield Row("class2d coarse scores against sgemm of that size (best)", ours / plain, "1")
+    yield Row("sgemm of 1024 x 1024 (best)", plain / 1e9, "GFLOP/s")
+    yield Row("class2d coarse scores against that sgemm", ours / plain, "1")
+
+
+def search_rows(
+    plan: ClassPlan, batch: ParticleBatch, model: dict[str, NDArray[np.float32]], *, snr: float
+) -> Iterator[Row]:
+    """Compare the search with every class, fine angle and fine shift at the full radius."""
+    searcher = Class2D(plan).bind(model).searchers[0]
+    grid = searcher.grid
+    y = (np.conj(batch.images) * batch.ctf).astype(np.complex64)
+    c2 = batch.ctf**2
+    truth = best_of_all(searcher, y, c2)
+    every = CLASSES * grid.angles * len(grid.shifts)
+    where = f"class2d search, SNR {snr}"
+    for name, pruning in (
+        ("", Pruning()),
+        (", n_sigma 1.5", Pruning(deviations=1.5)),
+        (", n_sigma 1", Pruning(deviations=1.0)),
+    ):
+        found = search(searcher, y, c2, pruning=pruning)
+        cells = found.cells
+        best = np.lexsort((found.scores, cells.image))
+        best = best[np.append(np.diff(cells.image[best]) > 0, True)]
+        chosen = np.stack([cells.member[best], cells.angle[best], cells.shift[best]], axis=1)
+        same = (chosen == truth).all(axis=1).mean()
+        yield Row(f"{where}{name}: images with the best cell of all", 100 * float(same), "%")
+        share = 100.0 * found.scored / (IMAGES * every)
+        yield Row(f"{where}{name}: products at the full radius, of all", share, "%")
+        yield Row(f"{where}{name}: images that met the limit", float(found.capped), "1")
+    yield Row(
+        f"{where}: coarse cells that the strict bound keeps", strict_share(searcher, y, c2), "%"
+    )
+
+
+def strict_share(searcher: Searcher, y: NDArray[np.complex64], c2: NDArray[np.float32]) -> float:
+    """Share of the coarse cells that reach the best by the strict bound at 3 deviations."""
+    slack = np.repeat(
+        searcher.bound.slack(0, c2, deviations=3.0, gain=1.0), searcher.grid.half_turn, axis=1
+    )
+    kept = 0.0
+    for first in range(0, len(y), 32):
+        rows = slice(first, first + 32)
+        scores = coarse_scores(moved_images(y[rows], searcher.bank), c2[rows], searcher.bank)
+        top = scores.max(axis=(1, 2, 3), keepdims=True)
+        kept += float(np.mean(scores + slack[rows, None, None] >= top, dtype=np.float64)) * len(
+            scores
+        )
+    return 100.0 * kept / len(y)
+
+
+def best_of_all(
+    searcher: Searcher, y: NDArray[np.complex64], c2: NDArray[np.float32]
+) -> NDArray[np.int64]:
+    """Best of every class, fine angle and fine shift at the full radius: (n, 3)."""
+    grid, half = searcher.grid, searcher.grid.angles // 2
+    count = grid.band.size(grid.radii[-1])
+    slices = rotated_slices(searcher.grids, grid.angle(np.arange(half)), grid.band, count=count)
+    phases = np.conj(shift_phases(grid.band, grid.shift_pixels, count=count))
+    bank = coarse_bank(slices, phases)
+    room, best = coarse_room(bank, 1), np.empty((len(y), 3), np.int64)
+    for i in range(len(y)):
+        rows = slice(i, i + 1)
+        scores = coarse_scores(moved_images(y[rows], bank), c2[rows], bank, room=room)[0]
+        shift, turn, column = np.unravel_index(scores.argmax(), scores.shape)
+        member, angle = divmod(int(column), half)
+        best[i] = member, angle + turn * half, shift
+    return best

@@ -173,7 +173,35 @@ def moved_images(y: Any, bank: CoarseBank) -> Any:
     return xp.stack([xp.real(moved), xp.imag(moved)])
 
 
-def coarse_scores(moved: Any, c2: Any, bank: CoarseBank) -> Any:
+@dataclass(frozen=True, eq=False)
+class CoarseRoom:
+    """Room for the coarse scores of a block of images, used again by every block.
+
+    Fresh arrays of this size come from the system page by page, at about what the products cost.
+
+    Attributes
+    ----------
+    even, odd : (n, shifts, poses) float32
+    scores : (n, shifts, 2, poses) float32
+    """
+
+    even: Any
+    odd: Any
+    scores: Any
+
+    def first(self, count: int) -> CoarseRoom:
+        """Room for the first ``count`` images."""
+        return CoarseRoom(self.even[:count], self.odd[:count], self.scores[:count])
+
+
+def coarse_room(bank: CoarseBank, count: int) -> CoarseRoom:
+    """Make room for ``count`` images."""
+    xp, shape = namespace(bank.norm), (count, int(bank.phases.shape[0]))
+    even, odd = (xp.empty((*shape, bank.poses), dtype=xp.float32) for _ in range(2))
+    return CoarseRoom(even, odd, xp.empty((*shape, 2, bank.poses), dtype=xp.float32))
+
+
+def coarse_scores(moved: Any, c2: Any, bank: CoarseBank, *, room: CoarseRoom | None = None) -> Any:
     """Score images against the whole coarse grid by matrix products.
 
     Parameters
@@ -183,6 +211,8 @@ def coarse_scores(moved: Any, c2: Any, bank: CoarseBank) -> Any:
     c2 : (n, F) float32
         Its first f coefficients are used.
     bank : CoarseBank
+    room : CoarseRoom, optional
+        Of n images; its ``scores`` are returned.
 
     Returns
     -------
@@ -190,14 +220,14 @@ def coarse_scores(moved: Any, c2: Any, bank: CoarseBank) -> Any:
         Poses run over classes, then angles from 0 to pi; the axis before them adds pi or not.
     """
     xp = namespace(moved)
-    n, poses = int(c2.shape[0]), bank.poses
-    even = xp.reshape(moved[0] @ bank.real, (n, -1, poses))
-    odd = xp.reshape(moved[1] @ bank.imaginary, (n, -1, poses))
+    room = coarse_room(bank, int(c2.shape[0])) if room is None else room
+    xp.matmul(moved[0], bank.real, out=xp.reshape(room.even, (-1, bank.poses)))
+    xp.matmul(moved[1], bank.imaginary, out=xp.reshape(room.odd, (-1, bank.poses)))
+    even, odd = room.even, room.odd
     even -= (c2[:, : bank.count] @ bank.norm)[:, None, :]
-    scores = xp.empty((n, even.shape[1], 2, poses), dtype=xp.float32)
-    xp.subtract(even, odd, out=scores[:, :, 0])
-    xp.add(even, odd, out=scores[:, :, 1])
-    return scores
+    xp.subtract(even, odd, out=room.scores[:, :, 0])
+    xp.add(even, odd, out=room.scores[:, :, 1])
+    return room.scores
 
 
 @dataclass(frozen=True, eq=False)

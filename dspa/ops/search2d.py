@@ -17,6 +17,7 @@ from dspa.ops.posterior2d import best_cells, member_key
 from dspa.ops.score2d import (
     Candidates,
     coarse_bank,
+    coarse_room,
     coarse_scores,
     moved_images,
     prepare_references,
@@ -294,9 +295,11 @@ def _coarse_cells(
     n, xp, bank = int(y.shape[0]), namespace(y), searcher.bank
     options = {"deviations": pruning.deviations, "gain": pruning.gain}
     parts = []
+    room = coarse_room(bank, min(n, searcher.block))
     for first in range(0, n, searcher.block):
         rows = slice(first, min(n, first + searcher.block))
-        scores = coarse_scores(moved_images(y[rows], bank), c2[rows], bank)
+        moved = moved_images(y[rows], bank)
+        scores = coarse_scores(moved, c2[rows], bank, room=room.first(rows.stop - first))
         slack = searcher.bound.slack(0, c2[rows], **options)
         top = xp.max(scores, axis=(1, 2, 3))
         floor = top[:, None] - like(slack, reference=scores)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.device import namespace, to_host
-from dspa.ops.score2d import Candidates, coarse_scores, moved_images
+from dspa.ops.score2d import Candidates, coarse_room, coarse_scores, moved_images
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -74,18 +74,19 @@ def soft_sums(searcher: Searcher, y: Any, c2: Any) -> SoftSums:
     weight = xp.zeros((poses, f), dtype=xp.float32)
     parts: list[tuple[NDArray[Any], ...]] = []
     n = int(y.shape[0])
-    block = searcher.block
-    for first in range(0, n, block):
-        rows = slice(first, min(n, first + block))
+    whole = coarse_room(bank, min(n, searcher.block))
+    for first in range(0, n, searcher.block):
+        rows = slice(first, min(n, first + searcher.block))
+        room = whole.first(rows.stop - first)
         moved = moved_images(y[rows], bank)  # (2, n * shifts, f)
-        share = coarse_scores(moved, c2[rows], bank)
+        share = coarse_scores(moved, c2[rows], bank, room=room)
         top = xp.max(share, axis=(1, 2, 3))
         share -= top[:, None, None, None]
         xp.exp(share, out=share)
         # A pose and the one opposite: their sum goes with the real part, the difference with the
         # imaginary one.
-        even = share[:, :, 0] + share[:, :, 1]
-        odd = share[:, :, 0] - share[:, :, 1]
+        even = xp.add(share[:, :, 0], share[:, :, 1], out=room.even)
+        odd = xp.subtract(share[:, :, 0], share[:, :, 1], out=room.odd)
         per_pose = xp.sum(even, axis=1)  # (n, poses)
         total = xp.sum(per_pose, axis=1)
         scale = 1.0 / total
