@@ -18,8 +18,8 @@ from dspa.ops.score2d import (
     coarse_bank,
     coarse_room,
     coarse_scores,
+    cut_slices,
     moved_images,
-    rotated_slices,
 )
 from dspa.ops.search2d import Pruning, Searcher, search
 from dspa.ops.transform import band_to_images, shift_phases
@@ -168,7 +168,9 @@ def best_of_all(
     """Best of every class, fine angle and fine shift at the full radius: (n, 3)."""
     grid, half = searcher.grid, searcher.grid.angles // 2
     count = grid.band.size(grid.radii[-1])
-    slices = rotated_slices(searcher.grids, grid.angle(np.arange(half)), grid.band, count=count)
+    member, angle = np.repeat(np.arange(CLASSES), half), np.tile(np.arange(half), CLASSES)
+    turns = searcher.turns[angle]
+    slices = cut_slices(searcher.grids, member, turns, band=grid.band, count=count)
     phases = np.conj(shift_phases(grid.band, grid.shift_pixels, count=count))
     bank = coarse_bank(slices, phases)
     room, best = coarse_room(bank, 1), np.empty((len(y), 3), np.int64)

@@ -142,16 +142,19 @@ class CoarseBank:
 
 
 def coarse_bank(slices: Any, phases: Any) -> CoarseBank:
-    """Lay out slices (classes, angles from 0 to pi, f) and phases (shifts, f)."""
+    """Lay out slices for `coarse_scores`.
+
+    Parameters
+    ----------
+    slices : (poses, 2, f) float32
+        From `cut_slices`: classes, then angles from 0 to pi.
+    phases : (shifts, f) complex64
+    """
     xp = namespace(slices)
-    flat = xp.reshape(slices, (-1, slices.shape[-1])).T  # (f, poses)
-    real, imaginary = xp.real(flat), xp.imag(flat)
-
-    def table(values: Any) -> Any:
-        return xp.asarray(values, dtype=xp.float32, order="C")
-
+    real, imaginary = xp.asarray(slices[:, 0].T, copy=True), xp.asarray(slices[:, 1].T, copy=True)
     norm = real * real + imaginary * imaginary
-    return CoarseBank(table(2.0 * real), table(2.0 * imaginary), table(norm), phases)
+    real, imaginary = (xp.asarray(2.0 * part, order="C") for part in (real, imaginary))
+    return CoarseBank(real, imaginary, xp.asarray(norm, order="C"), phases)
 
 
 def moved_images(y: Any, bank: CoarseBank) -> Any:

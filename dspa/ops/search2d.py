@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.ndimage import binary_dilation
 
 from dspa.device import like, namespace, to_host
 from dspa.ops.posterior2d import best_cells, member_key
@@ -19,9 +20,9 @@ from dspa.ops.score2d import (
     coarse_bank,
     coarse_room,
     coarse_scores,
+    cut_slices,
     moved_images,
     prepare_references,
-    rotated_slices,
     rotation_table,
     run_starts,
     score_candidates,
@@ -136,13 +137,14 @@ def search_grid(
     most = int(np.floor(max_shift / step + 1e-6)) * fine + fine - 1
     axis = np.arange(-most, most + 1)
     grid = np.stack(np.meshgrid(axis, axis, indexing="xy"), axis=-1)  # (y, x, 2) of (x, y)
-    inside = np.hypot(grid[..., 0], grid[..., 1]) * (step / fine) <= max_shift + step * 0.75
+    near = np.hypot(grid[..., 0], grid[..., 1]) * (step / fine) <= max_shift + 1e-6
+    coarse_points = near & (grid % fine == 0).all(axis=-1)
+    # The fine lattice covers the cells of the coarse one, and nothing that no cell leads to.
+    inside = binary_dilation(coarse_points, np.ones((fine + 1, fine + 1), bool))
     row = np.full(inside.shape, -1, np.int32)
     row[inside] = np.arange(int(inside.sum()))
     shifts = grid[inside].astype(np.int32)
-    near = np.hypot(*shifts.T) * (step / fine) <= max_shift + 1e-6
-    on = (shifts % fine == 0).all(axis=1) & near
-    coarse_shifts = np.flatnonzero(on).astype(np.int32)
+    coarse_shifts = row[coarse_points]
     return SearchGrid(band, radii, reach, around * fine, step / fine, shifts, row, coarse_shifts)
 
 
@@ -230,19 +232,22 @@ class Searcher:
 def make_searchers(references: Any, grid: SearchGrid) -> tuple[Searcher, ...]:
     """Prepare sets of class averages (sets, classes, y, x) for the search, one searcher each."""
     band = grid.band
-    fine = 1 << grid.levels
     turn = grid.angle(np.arange(grid.angles))
     count = band.size(grid.radii[0])
     # The images move by the shift; the conjugate that Y holds moves by its inverse phase.
     phases = np.conj(shift_phases(band, grid.shift_pixels, count=band.size(grid.reach)))
     coarse, turns, planes = phases[grid.coarse_shifts, :count], rotation_table(turn), split(phases)
-    searchers = []
+    classes = len(references[0])
+    member = np.repeat(np.arange(classes), grid.half_turn)
+    angle = np.tile(np.arange(grid.half_turn) << grid.levels, classes)
+    searchers: list[Searcher] = []
     for averages in references:
         grids = prepare_references(averages, band)
-        slices = rotated_slices(grids, turn[::fine][: grid.half_turn], band, count=count)
+        slices = cut_slices(grids, member, turns[angle], band=band, count=count)
         bank = coarse_bank(slices, coarse)
-        bound = measure_bound(grids, grid)
-        searchers.append(Searcher(grid, len(averages), bank, bound, grids, turns, planes))
+        # The sets are folds of one model: what one leaves open the others leave too.
+        bound = searchers[0].bound if searchers else measure_bound(grids, grid)
+        searchers.append(Searcher(grid, classes, bank, bound, grids, turns, planes))
     return tuple(searchers)
 
 

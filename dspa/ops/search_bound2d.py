@@ -25,7 +25,7 @@ import numpy as np
 from scipy.special import j0
 
 from dspa.device import like, to_host
-from dspa.ops.score2d import rotated_slices
+from dspa.ops.score2d import cut_slices, rotation_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -69,26 +69,33 @@ class ClassBound:
 
 def measure_bound(grids: Any, grid: SearchGrid) -> ClassBound:
     """Measure classes (prepared by `prepare_references`) for the bounds of a search."""
-    band, last = grid.band, grid.radii[-1]
+    band, last, classes = grid.band, grid.radii[-1], int(grids.shape[0])
     count = band.size(last)
     shell = band.shell[:count]
-    angles = np.pi * np.arange(_ANGLES) / _ANGLES
-    still = to_host(rotated_slices(grids, angles, band, count=count))  # (classes, angles, f)
+    members = np.maximum(np.bincount(shell, minlength=last + 2), 1)
+    angles = np.tile(np.pi * np.arange(_ANGLES) / _ANGLES, classes)
+    owner = np.repeat(np.arange(classes), _ANGLES)
 
-    def spectrum(values: NDArray[Any]) -> NDArray[np.float64]:
-        power = (values.real.astype(np.float64) ** 2 + values.imag**2).mean(axis=1)
-        members = np.maximum(np.bincount(shell, minlength=last + 2), 1)
+    def slices(turn: float) -> NDArray[np.float32]:
+        turns = like(rotation_table(angles + turn), reference=grids)
+        return to_host(cut_slices(grids, owner, turns, band=band, count=count))
+
+    def spectrum(values: NDArray[np.float32]) -> NDArray[np.float64]:
+        power = (values**2).sum(axis=1).reshape(classes, _ANGLES, count).mean(axis=1)
         sums = [np.bincount(shell, row, last + 2) for row in power]
         return np.stack(sums) / members  # (classes, shells)
 
+    still = slices(0.0)
     power = spectrum(still)
     tables = []
     for level in range(grid.levels):
         half = 0.5 * (1 << (grid.levels - level))
-        turned = rotated_slices(grids, angles + half * grid.angle(np.ones(1)), band, count=count)
         # A corner of the square of shifts, averaged over its direction.
         move = 2.0 * np.pi * np.arange(last + 2) / band.box * half * grid.unit * np.sqrt(2.0)
-        loss = spectrum(to_host(turned) - still) + 2.0 * (1.0 - j0(move)) * power
+        loss = (
+            spectrum(slices(half * 2.0 * np.pi / grid.angles) - still)
+            + 2.0 * (1.0 - j0(move)) * power
+        )
         seen = np.arange(count) < band.size(grid.radii[level])
         value = np.where(seen, np.minimum(loss, 2.0 * power)[:, shell], power[:, shell])
         tables.append(np.ascontiguousarray(value.T, np.float32))

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from dspa.ops.search2d import Searcher
 
+_LEAST = 1e-5  # share of its image's posterior below which a shift is left out of the sums
+
 
 @dataclass(frozen=True, eq=False)
 class SoftSums:
@@ -58,8 +60,8 @@ def soft_sums(searcher: Searcher, y: Any, c2: Any) -> SoftSums:
     """Marginalise over every class, angle and shift of the coarse lattice.
 
     Both steps are matrix products: scores from images and slices, and the sums of the M-step
-    from posteriors and images. Nothing is left out, so while the noise is annealed a class
-    averages over all the poses an image may have instead of following the noise to one of them.
+    from posteriors and images. Nothing that counts is left out: a class averages over all the
+    poses an image may have instead of following the noise to one of them.
 
     Parameters
     ----------
@@ -83,18 +85,19 @@ def soft_sums(searcher: Searcher, y: Any, c2: Any) -> SoftSums:
         top = xp.max(share, axis=(1, 2, 3))
         share -= top[:, None, None, None]
         xp.exp(share, out=share)
+        row = xp.sum(share, axis=(2, 3))  # (n, shifts)
+        total = xp.sum(row, axis=1)
+        scale = 1.0 / total
+        # Most shifts of most images hold nothing: their rows stay out of the products.
+        kept = xp.nonzero(xp.reshape(row > _LEAST * total[:, None], (-1,)))[0]
+        cells = xp.reshape(share, (-1, 2, poses))
         # A pose and the one opposite: their sum goes with the real part, the difference with the
         # imaginary one.
-        even = xp.add(share[:, :, 0], share[:, :, 1], out=room.even)
-        odd = xp.subtract(share[:, :, 0], share[:, :, 1], out=room.odd)
-        per_pose = xp.sum(even, axis=1)  # (n, poses)
-        total = xp.sum(per_pose, axis=1)
-        scale = 1.0 / total
-        by_row = xp.reshape(moved, (2, total.shape[0], -1)) * scale[None, :, None]
-        by_row = xp.reshape(by_row, moved.shape)
-        numerator[:, 0] += xp.reshape(even, (-1, poses)).T @ by_row[0]
-        numerator[:, 1] += xp.reshape(odd, (-1, poses)).T @ by_row[1]
-        per_pose *= scale[:, None]
+        plain, opposite = cells[kept, 0], cells[kept, 1]
+        by_row = moved[:, kept] * scale[kept // row.shape[1]][None, :, None]
+        numerator[:, 0] += (plain + opposite).T @ by_row[0]
+        numerator[:, 1] += (plain - opposite).T @ by_row[1]
+        per_pose = xp.sum(share, axis=(1, 2)) * scale[:, None]  # (n, poses)
         weight += per_pose.T @ c2[rows, :f]
         per_class = xp.sum(xp.reshape(per_pose, (-1, searcher.classes, grid.half_turn)), axis=2)
         gain = to_host(top + xp.log(total))

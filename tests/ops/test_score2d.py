@@ -167,32 +167,73 @@ def noisy_images(rng, grid, averages, count, *, noise):
 
 
 def test_search_finds_what_all_cells_find(rng):
+    count = 30
     _, grid = small_grid(32, max_shift=2.0)
     averages = np.stack([drawing(32), drawing(32, blobs=BLOBS[:3]), drawing(32, blobs=BLOBS[1:])])
     averages -= averages.mean(axis=(1, 2), keepdims=True)
-    y, c2, truth = noisy_images(rng, grid, averages, 10, noise=4.0)
+    y, c2, truth = noisy_images(rng, grid, averages, count, noise=4.0)
     searcher = make_searchers(averages[None], grid)[0]
-    found = search(searcher, y, c2, pruning=Pruning())
-    cells, scores = found.cells, found.scores
     every = np.indices((3, grid.angles, len(grid.shifts))).reshape(3, -1).astype(np.int32)
     all_cells = Candidates(np.zeros(every.shape[1], np.int32), *every)
     shared = {"phases": searcher.phases, "band": grid.band}
-    gaps, best_member = [], []
-    for i in range(len(y)):
+    best, member = np.zeros(count), np.zeros(count, np.int32)
+    for i in range(count):
         one = {"y": split(y[i : i + 1]), "c2": c2[i : i + 1]}
-        every_score = score_candidates(searcher.grids, all_cells, searcher.turns, **shared, **one)[
-            0
-        ]
-        gaps.append(every_score.max() - scores[cells.image == i].max())
-        best_member.append(every[0, every_score.argmax()])
-    assert min(gaps) > -0.01
-    assert np.mean(np.array(gaps) < 0.01) >= 0.8  # others end a fine step beside their best
-    assert max(gaps) < 1.0
-    found = posterior(cells, scores, len(y))
+        scores = score_candidates(searcher.grids, all_cells, searcher.turns, **shared, **one)[0]
+        best[i], member[i] = scores.max(), every[0, scores.argmax()]
+
+    def gaps(pruning):
+        found = search(searcher, y, c2, pruning=pruning)
+        start = np.flatnonzero(np.diff(found.cells.image, prepend=-1))
+        return best - np.maximum.reduceat(found.scores, start), found
+
+    strict, found = gaps(Pruning(deviations=3.0, gain=1.0, survivors=10**6))
+    assert np.abs(strict).max() < 0.01
+    assert found.capped == 0
+    likely, found = gaps(Pruning())
+    assert np.abs(likely).max() < 0.01
+    assert found.scored < 0.05 * count * all_cells.size
+    blind, few = gaps(Pruning(deviations=0.0))
+    assert few.scored < found.scored
+    assert blind.max() > 0.01  # following the best coarse cell alone misses some
+    _, few = gaps(Pruning(survivors=1))
+    assert few.capped > 0
+    chosen = posterior(found.cells, found.scores, count)
     # The class of the best cell of all: noise, not the search, may make that a wrong one.
-    chosen = found.cells.take(found.best).member
-    assert np.mean(chosen == np.array(best_member)) >= 0.9  # a near tie may fall the other way
-    assert np.mean(chosen == truth[0]) >= np.mean(np.array(best_member) == truth[0]) - 0.1
+    named = chosen.cells.take(chosen.best).member
+    assert np.mean(named == member) >= 0.9  # a near tie may fall the other way
+    assert np.mean(named == truth[0]) >= np.mean(member == truth[0]) - 0.1
+
+
+def test_bounds_hold_what_finer_levels_add(rng):
+    _, grid = small_grid(32, max_shift=2.0)
+    averages = np.stack([drawing(32), drawing(32, blobs=BLOBS[1:])])
+    averages -= averages.mean(axis=(1, 2), keepdims=True)
+    y, c2, truth = noisy_images(rng, grid, averages, 200, noise=4.0)
+    searcher = make_searchers(averages[None], grid)[0]
+    assert searcher.bound.open.min() >= 0
+    member, angle, shift = truth
+    fine = 1 << grid.levels
+    # The coarse cell nearest to the truth, which lies anywhere in it.
+    near = (np.round(angle / fine).astype(int) * fine) % grid.angles
+    centre = grid.row.shape[0] // 2
+    where = np.round(grid.shifts[shift] / fine).astype(int) * fine + centre
+    rows = grid.row[tuple(np.clip(where, 0, 2 * centre).T[::-1])]
+    inside = np.isin(rows, grid.coarse_shifts)
+    assert inside.mean() > 0.5
+
+    def scores(angles, shifts, radius):
+        cells = Candidates(*(v.astype(np.int32) for v in (np.arange(200), member, angles, shifts)))
+        return score_candidates(
+            searcher.grids, cells, searcher.turns, phases=searcher.phases, y=split(y), c2=c2,
+            band=grid.band, count=grid.band.size(radius),
+        )[0]  # fmt: skip
+
+    gain = scores(angle, shift, grid.radii[-1]) - scores(near, np.maximum(rows, 0), grid.radii[0])
+    slack = searcher.bound.slack(0, c2, deviations=3.0, gain=1.0)[np.arange(200), member]
+    assert np.mean(gain[inside] <= slack[inside]) > 0.99
+    expected = searcher.bound.slack(0, c2, deviations=0.0, gain=1.0)[np.arange(200), member]
+    assert np.mean(gain[inside]) < np.mean(expected[inside]) < 6 * np.mean(gain[inside])
 
 
 def test_soft_sums_are_the_posterior_over_every_coarse_cell(rng):
