@@ -104,17 +104,21 @@ class Monitor:
         )  # fmt: skip
 
     def refresh(self) -> None:
-        """Read the jobs, and the events of the chosen one (the newest if none is)."""
-        jobs = self.project.jobs
+        """Read the jobs, newest first, and the events of the chosen one (the newest if none is)."""
+        jobs = self.project.jobs[::-1]
         rows = [_row(job) for job in jobs]
         data = {name: [each[name] for each in rows] for name in COLUMNS}
+        chosen = [self.jobs.data["job"][index] for index in self.jobs.selected.indices[:1]]
+        places = [index for index, name in enumerate(data["job"]) if name in chosen]
         if data != dict(self.jobs.data):
             self.jobs.data = data
         if not jobs:
             self.head.text = "no jobs yet"
             return
-        chosen = [index for index in self.jobs.selected.indices if index < len(jobs)]
-        job = jobs[chosen[0] if chosen else -1]
+        if places != self.jobs.selected.indices:  # a new job moves the chosen one down
+            self.jobs.selected.indices = places
+            return  # which came here by itself
+        job = jobs[places[0] if places else 0]
         if self.tail is None or self.tail.job != job:
             self.tail = Tail(job)
         changed = self.tail.read()

@@ -10,7 +10,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 # Distinct to colour-blind eyes as well (Okabe and Ito).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-
+# One paint for one fate, whatever it is called, in every picture of the report.
+_FATES = {"kept": COLOURS[2], "accepted": COLOURS[2], "dropped": "#b0b0b0", "rejected": "#b0b0b0"}
 # How much masked areas are tinted (of 255), and in which colour.
 _VEIL, _VEIL_COLOUR = 80, "#ff50c8"
 
@@ -214,6 +215,7 @@ def scatter(
     vertical: Sequence[float] = (),
     horizontal: Sequence[float] = (),
     equal: bool = False,
+    logarithmic: bool = False,
 ) -> bytes:
     """Draw points, with lines where thresholds are.
 
@@ -227,6 +229,8 @@ def scatter(
         Threshold lines.
     equal : bool
         The same scale along both axes.
+    logarithmic : bool
+        A logarithmic axis of ``y``, whose values are above 0.
     """
     figure, axes = _axes(title, xlabel, ylabel)
     a, b = np.asarray(x, float), np.asarray(y, float)
@@ -236,10 +240,10 @@ def scatter(
     else:
         shade = np.asarray(colour)
         if shade.dtype == bool:
-            for keep, name, paint in ((False, "dropped", "#b0b0b0"), (True, "kept", COLOURS[2])):
+            for keep, name in ((False, "dropped"), (True, "kept")):
                 at = shade == keep
-                axes.scatter(a[at], b[at], s=size, c=paint, alpha=0.7, lw=0, label=name)
-            axes.legend(frameon=False, fontsize=9)
+                axes.scatter(a[at], b[at], s=size, c=_FATES[name], alpha=0.7, lw=0, label=name)
+            axes.legend(frameon=False, fontsize=9, markerscale=math.sqrt(30 / size))
         else:
             points = axes.scatter(a, b, s=size, c=shade.astype(float), cmap="viridis", lw=0)
             figure.colorbar(points, ax=axes)
@@ -249,6 +253,8 @@ def scatter(
         axes.axhline(level, color=COLOURS[1], lw=1.2, ls="--")
     if equal:
         axes.set_aspect("equal", adjustable="datalim")
+    if logarithmic:
+        _logarithmic(axes, "y")
     return _saved(figure)
 
 
@@ -259,6 +265,7 @@ def histogram(
     title: str = "",
     xlabel: str = "",
     thresholds: Sequence[float] = (),
+    logarithmic: bool = False,
 ) -> bytes:
     """Draw a histogram of one or several sets of values.
 
@@ -270,19 +277,24 @@ def histogram(
     title, xlabel : str
     thresholds : sequence of float
         Vertical lines.
+    logarithmic : bool
+        A logarithmic axis of values, which are above 0.
     """
     figure, axes = _axes(title, xlabel, "count")
+    axes.locator_params(axis="y", integer=True)
     sets = dict(values) if isinstance(values, Mapping) else {"": values}
-    data = {name: np.asarray(item, float).ravel() for name, item in sets.items()}
-    data = {name: item[np.isfinite(item)] for name, item in data.items()}
+    flat = {name: np.asarray(item, float).ravel() for name, item in sets.items()}
+    data = {name: item[np.isfinite(item)] for name, item in flat.items()}
     everything = np.concatenate(list(data.values())) if data else np.zeros(0)
     if everything.size:
         low, high = float(everything.min()), float(everything.max())
-        edges = np.linspace(low, high if high > low else low + 1.0, bins + 1)
+        between = np.geomspace if logarithmic else np.linspace
+        edges = between(low, high if high > low else low + 1.0, bins + 1)
         for number, (name, item) in enumerate(data.items()):
-            axes.hist(
-                item, edges.tolist(), color=COLOURS[number % 7], alpha=0.65, label=name or None
-            )
+            paint = _FATES.get(name, COLOURS[number % 7])
+            axes.hist(item, edges.tolist(), color=paint, alpha=0.65, label=name or None)
+    if logarithmic:
+        _logarithmic(axes, "x")
     for level in thresholds:
         axes.axvline(level, color=COLOURS[1], lw=1.4, ls="--")
     if any(data):
@@ -465,6 +477,16 @@ def _axes(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def _logarithmic(axes: Axes, side: Literal["x", "y"]) -> None:
+    """Mark decades on an axis, in plain numbers; 1, 2 and 5 of each where there are few."""
+    axes.set(**{f"{side}scale": "log"})
+    axis = axes.xaxis if side == "x" else axes.yaxis
+    if np.ptp(np.log10(axis.get_view_interval())) < 2.7:
+        axes.locator_params(axis=side, subs=(1.0, 2.0, 5.0))
+        axes.minorticks_off()
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+
+
 def _saved(figure: Figure) -> bytes:
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
@@ -473,7 +495,6 @@ def _saved(figure: Figure) -> bytes:
 
 def _png(canvas: Image.Image) -> bytes:
     stream = io.BytesIO()
-    canvas.save(
-        stream, format="PNG", compress_level=3
-    )  # noise hardly shrinks, however long one tries
+    # Noise hardly shrinks, however long one tries.
+    canvas.save(stream, format="PNG", compress_level=3)
     return stream.getvalue()

@@ -136,6 +136,7 @@ def _pictures(folder: Path, events: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _iterations(events: Iterable[Mapping[str, Any]]) -> str:
+    """Show what each iteration came to, the newest first: the table is longer than its frame."""
     rows = {event.get("iteration"): event for event in events if event["kind"] == "iteration"}
     if not rows:
         return ""
@@ -145,7 +146,7 @@ def _iterations(events: Iterable[Mapping[str, Any]]) -> str:
         f"<tr><td>{_text(number)}</td>"
         + "".join(f"<td>{_text(figure(name, event.get(name)))}</td>" for name in names)
         + "</tr>"
-        for number, event in rows.items()
+        for number, event in reversed(rows.items())
     )
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return f"<section><h2>Iterations</h2><div class=scroll>{table}</div></section>"

@@ -97,7 +97,7 @@ def fit_picture(
         title=(
             f"defocus {fit.defocus:.0f} A, astigmatism {fit.defocus_u - fit.defocus_v:.0f} A, "
             + (f"phase {math.degrees(fit.phase_shift):.0f} deg, " if fit.phase_shift else "")
-            + f"fit to {fit.resolution:.1f} A: {fit.quality}"
+            + f"{_reach(fit)}: {fit.quality}"
         ),
         thresholds={"0.5": 0.5},
         resolution=True,
@@ -107,6 +107,11 @@ def fit_picture(
     if estimate.local.kind != "none":
         panels.append(_surface_picture(estimate, extent))
     return side_by_side(panels)
+
+
+def _reach(fit: CTFFit) -> str:
+    """Say how far the rings are followed."""
+    return f"fit to {fit.resolution:.1f} A" if math.isfinite(fit.resolution) else "no ring fits"
 
 
 def _surface_picture(estimate: Estimate, extent: tuple[float, float]) -> bytes:
@@ -130,7 +135,7 @@ def summarise(context: Context, done: Sequence[tuple[MicrographTask, Estimate]])
     doubtful = [(task, estimate.fit) for task, estimate in done if estimate.fit.quality != "good"]
     for task, fit in doubtful[:NAMED]:
         context.events.warning(
-            f"{task.name}: the CTF fit is {fit.quality} (fit to {fit.resolution:.1f} A, "
+            f"{task.name}: the CTF fit is {fit.quality} ({_reach(fit)}, "
             f"evidence {fit.evidence:.0f})"
         )
     if len(doubtful) > NAMED:

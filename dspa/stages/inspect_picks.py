@@ -171,18 +171,19 @@ def _show_scores(
 ) -> None:
     ncc, power = scores
     step = max(1, ncc.size // SCATTER_POINTS)
-    logarithm = np.log10(np.maximum(power, 1e-3))
-    lines = [math.log10(p) for p in (limits.power_low, limits.power_high) if 0 < p < math.inf]
+    energy = np.maximum(power, 1e-3)
+    lines = [p for p in (limits.power_low, limits.power_high) if 0 < p < math.inf]
     context.events.picture(
         "ncc_power",
         scatter(
             ncc[::step],
-            logarithm[::step],
+            energy[::step],
             colour=keep[::step],
             xlabel=shape,
-            ylabel="log10 power",
+            ylabel="power",
             vertical=[limits.ncc],
             horizontal=lines,
+            logarithmic=True,
         ),
         title=f"{shape} against power, and what is kept",
     )
@@ -194,8 +195,8 @@ def _show_scores(
     )  # fmt: skip
     context.events.picture(
         "power",
-        histogram({"dropped": logarithm[~keep], "kept": logarithm[keep]}, xlabel="log10 power",
-                  thresholds=lines),
+        histogram({"dropped": energy[~keep], "kept": energy[keep]}, xlabel="power",
+                  thresholds=lines, logarithmic=True),
         title="power",
     )  # fmt: skip
 

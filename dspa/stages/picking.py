@@ -150,8 +150,8 @@ def show_scores(context: Context, picks: xr.Dataset, *, shape: str = "NCC") -> N
     ncc, power = picks["ncc"].values, picks["power"].values
     context.events.picture(
         "ncc_power",
-        scatter(ncc[::step], np.log10(np.maximum(power[::step], 1e-3)),
-                xlabel=shape, ylabel="log10 power"),
+        scatter(ncc[::step], np.maximum(power[::step], 1e-3),
+                xlabel=shape, ylabel="power", logarithmic=True),
         title=f"candidates: {shape} against power",
     )  # fmt: skip
     context.events.picture(

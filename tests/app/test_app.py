@@ -12,6 +12,7 @@ from bokeh.client import pull_session
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
 
+from dspa.app.monitor import Monitor
 from dspa.dataflow.events import Events
 from dspa.project.job import Record, this_process
 from dspa.project.project import init
@@ -52,7 +53,9 @@ def test_page_is_behind_its_token(served):
     assert status_of(served)[0] == 200
     for path in ("", "autoload.js", "report/J1", "secret-of-the-tess/", "static/js/bokeh.min.js"):
         assert status_of(root + path)[0] == 404, path
-    assert "resolution" in status_of(served + "report/J1")[1]
+    report = status_of(served + "report/J1")[1]
+    assert "resolution" in report
+    assert report.index("<td>4</td>") < report.index("<td>1</td>")  # the newest iteration on top
     assert status_of(served + "report/J9")[0] == 404
     assert status_of(served + "report/..%2Fjob.json")[0] == 404
 
@@ -82,6 +85,20 @@ def test_page_shows_jobs_and_figures(served):
         assert jobs["job"] == ["J1"] and jobs["state"] == ["running"]
         assert list(points["value"]) == [20.0, 10.0, 20.0 / 3, 5.0]
         assert "halfway &lt;b&gt;" in log
+
+
+def test_newest_job_is_first_and_the_chosen_one_stays_chosen(project):
+    monitor = Monitor(project, "report/")
+    monitor.refresh()
+    project.new_job(Record(0, "postprocess"))
+    monitor.refresh()
+    assert monitor.jobs.data["job"] == ["J2", "J1"]
+    assert "J2 postprocess" in monitor.head.text  # none is chosen: the newest
+    monitor.jobs.selected.indices = [1]
+    assert "J1 refine" in monitor.head.text
+    project.new_job(Record(0, "export"))
+    monitor.refresh()
+    assert monitor.jobs.selected.indices == [2] and "J1 refine" in monitor.head.text
 
 
 def test_dashboard_has_our_tab(tmp_path):

@@ -45,6 +45,8 @@ def test_not_finite_values_do_not_blacken(rng):
     lambda r: picture.scatter(r.normal(size=50), r.normal(size=50), colour=r.normal(size=50) > 0),
     lambda r: picture.histogram({"a": r.normal(size=50), "b": [np.nan]}, thresholds=[0.3]),
     lambda r: picture.histogram([]),
+    lambda r: picture.scatter(r.normal(size=9), np.geomspace(20, 90, 9), logarithmic=True),
+    lambda r: picture.histogram({"kept": np.geomspace(1e-3, 1e4, 9)}, logarithmic=True),
     lambda r: picture.angular_distribution(r.normal(size=(50, 3))),
     lambda r: picture.volume_slices(r.normal(size=(20, 20, 20)), pixel_size=2.0),
 ])  # fmt: skip
