@@ -51,7 +51,9 @@ def _compare(sample: PickSet, folder: Path) -> Iterator[Row]:
         f"{what}: dspa, per micrograph (cold)", (cpu_seconds() - began) / len(sample.truth), "s"
     )
     picks = read_particles(made["picks"])
-    yield Row(f"{what}: dspa, best NCC", best_f1(split(picks, len(sample.truth)), sample), "F1")
+    for score, name in (("ncc", "NCC"), ("power", "power")):
+        found = split(picks, len(sample.truth), score=score)
+        yield Row(f"{what}: dspa, best {name} alone", best_f1(found, sample), "F1")
     yield Row(f"{what}: dspa, --auto", automatic_f1(picks, sample), "F1")
     options = ["--LoG", "--LoG_diam_min", str(low), "--LoG_diam_max", str(high)]
     options += ["--LoG_adjust_threshold", "-2", "--shrink", "0", "--lowpass", "20"]

@@ -113,7 +113,7 @@ def context(folder: Path) -> Context:
     return Context(folder, InlineRunner(folder, events), events)
 
 
-def simulated(folder: Path, *, micrographs: int = 8) -> Iterator[PickSet]:
+def simulated(folder: Path, *, micrographs: int = 5) -> Iterator[PickSet]:
     """Simulate the sets whose models are here."""
     for number, molecule in enumerate(MOLECULES):
         model = str(DATA / molecule.model) if molecule.model else ""
@@ -217,13 +217,11 @@ def _classes(folder: Path, micrographs: Path) -> Path:
     return made["classes"]
 
 
-def split(picks: xr.Dataset, count: int) -> Found:
-    """Return places in A and NCC of the picks of each micrograph."""
-    rows = picks["micrograph"].values
-    return [
-        (picks["coordinate"].values[rows == m], picks["ncc"].values[rows == m].astype(np.float64))
-        for m in range(count)
-    ]
+def split(picks: xr.Dataset, count: int, *, score: str = "ncc") -> Found:
+    """Return places in A and a score of the picks of each micrograph."""
+    rows, values = picks["micrograph"].values, picks[score].values.astype(np.float64)
+    places = picks["coordinate"].values
+    return [(places[rows == m], values[rows == m]) for m in range(count)]
 
 
 def best_f1(found: Found, sample: PickSet) -> float:
