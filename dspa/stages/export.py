@@ -187,7 +187,9 @@ def _advise(context: Context, table: xr.Dataset) -> None:
         )
     for path in table["stack_path"].values:
         if str(path).endswith(".zarr"):
-            context.events.message("images are named where they lie; --images copies them")
+            context.events.message(
+                "images are named where they lie; --images copies them as 32 bit (RELION 3.1)"
+            )
             return
 
 

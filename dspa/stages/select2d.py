@@ -195,7 +195,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
         particles=int(inside.sum()),
         rejected=int((~inside).sum()),
         classes=int(keep.sum()),
-        of=len(keep),
+        of_classes=len(keep),
     )
     return outputs | {
         "classes": context.folder / AVERAGES,
