@@ -20,6 +20,7 @@ phases  : (shifts, 2, f) float32
 y, c2   : (images, 2, F), (images, F) float32   F >= f: the first f coefficients are used
 kx, ky  : (f,) float32
 scale   : (1,) float32         factor on what is added: 1, or that of a fixed-point grid
+work    : (rows, 2, f) float32     room to work in; item uses row ``item % rows``
 sums    : (grids, 2 limit + 1, limit + 1, 3)    real, imaginary, weight; added to.
           float32 on the CPU, where entries come in order; int64 fixed point on a GPU, where they do
           not and sums of integers do not care.
@@ -57,36 +58,48 @@ def body(  # noqa: D103, PLR0917
     kx: Any,
     ky: Any,
     scale: Any,
+    work: Any,
     sums: Any,
 ) -> None:
     one, zero = np.float32(1.0), np.float32(0.0)
     middle = np.float32(sums.shape[2] - 1)
-    c, who = target[item], image[item]
+    count = kx.shape[0]
+    c, who, row = np.uint32(target[item]), image[item], item % work.shape[0]
     cosine, sine = turn[item, 0], turn[item, 1]
-    for k in range(lane, kx.shape[0], lanes):
-        pr, pi, total = zero, zero, zero
+    # Runs of unit stride on a CPU, single coefficients on a GPU, as in score2d.
+    run = count if lanes == 1 else 1
+    for first in range(lane * run, count, lanes * run):
+        last = min(first + run, count)
+        pr, pi, total = work[row, 0, first:last], work[row, 1, first:last], zero
+        for k in range(last - first):
+            pr[k] = zero
+            pi[k] = zero
         for pair in range(start[item], start[item + 1]):
-            w = weight[pair]
-            pr += w * phases[shift[pair], 0, k]
-            pi += w * phases[shift[pair], 1, k]
+            w = weight[pair] * scale[0]
+            fr, fi = phases[shift[pair], 0, first:last], phases[shift[pair], 1, first:last]
+            for k in range(last - first):
+                pr[k] += w * fr[k]
+                pi[k] += w * fi[k]
             total += w
-        u = cosine * kx[k] - sine * ky[k]
-        v = sine * kx[k] + cosine * ky[k]
-        sign = one if u >= zero else -one
-        real = (y[who, 0, k] * pr - y[who, 1, k] * pi) * scale[0]
-        imaginary = -(y[who, 0, k] * pi + y[who, 1, k] * pr) * sign * scale[0]
-        total *= c2[who, k] * scale[0]
-        u = u * sign
-        v = v * sign + middle
-        i, j = np.uint32(u), np.uint32(v)
-        fx, fy = u - np.float32(i), v - np.float32(j)
-        for corner in range(4):
-            dx, dy = np.uint32(corner & 1), np.uint32(corner >> 1)
-            w = (fx if dx else one - fx) * (fy if dy else one - fy)
-            row, column = j + dy, i + dx
-            accumulate(sums, (c, row, column, np.uint32(0)), w * real)
-            accumulate(sums, (c, row, column, np.uint32(1)), w * imaginary)
-            accumulate(sums, (c, row, column, np.uint32(2)), w * total)
+        yr, yi, weights = y[who, 0, first:last], y[who, 1, first:last], c2[who, first:last]
+        x, z = kx[first:last], ky[first:last]
+        for k in range(last - first):
+            u = cosine * x[k] - sine * z[k]
+            v = sine * x[k] + cosine * z[k]
+            sign = one if u >= zero else -one
+            real = yr[k] * pr[k] - yi[k] * pi[k]
+            imaginary = -(yr[k] * pi[k] + yi[k] * pr[k]) * sign
+            power = total * weights[k]
+            u = u * sign
+            v = v * sign + middle
+            i, j = np.uint32(u), np.uint32(v)
+            fx, fy = u - np.float32(i), v - np.float32(j)
+            for corner in range(4):
+                dx, dy = np.uint32(corner & 1), np.uint32(corner >> 1)
+                w = (fx if dx else one - fx) * (fy if dy else one - fy)
+                accumulate(sums, (c, j + dy, i + dx, np.uint32(0)), w * real)
+                accumulate(sums, (c, j + dy, i + dx, np.uint32(1)), w * imaginary)
+                accumulate(sums, (c, j + dy, i + dx, np.uint32(2)), w * power)
 
 
 def loop(items: int, *arrays: Any) -> None:  # noqa: D103

@@ -411,7 +411,7 @@ def insert_candidates(
     cells, target, weight = cells.take(order), target[order], weight[order]
     start = run_starts(target, cells.image, cells.angle)
     lead = start[:-1]
-    f = int(phases.shape[2])
+    xp, f = namespace(y), int(phases.shape[2])
     launch(
         INSERT2D,
         lead.size,
@@ -427,5 +427,6 @@ def insert_candidates(
         like(band.kx[:f].astype(np.float32), reference=y),
         like(band.ky[:f].astype(np.float32), reference=y),
         like(np.ones(1, np.float32), reference=y),
+        xp.empty((1 if is_host(y) else max(1, lead.size), 2, f), dtype=xp.float32),
         sums,
     )

@@ -1,4 +1,4 @@
-"""Each volume kernel against its float64 reference: on the CPU, simulated CUDA, and as PTX."""
+"""Each kernel against its float64 reference: on the CPU, simulated CUDA, and as PTX."""
 
 import importlib.util
 import os
@@ -17,7 +17,7 @@ from dspa.device.launcher import launch
 from dspa.kernels import score
 
 HERE = Path(__file__).parent
-SPEC = importlib.util.spec_from_file_location("volume_cases", HERE / "volume_cases.py")
+SPEC = importlib.util.spec_from_file_location("kernel_cases", HERE / "kernel_cases.py")
 cases = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(cases)
 
@@ -45,7 +45,7 @@ def test_simulated_cuda_matches_the_reference():
     pytest.importorskip("numba.cuda.cudadrv.libs", reason="numba-cuda is not installed")
     environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}
     done = subprocess.run(
-        [sys.executable, str(HERE / "volume_cases.py"), *cases.CASES],
+        [sys.executable, str(HERE / "kernel_cases.py"), *cases.CASES],
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
