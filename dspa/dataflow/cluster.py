@@ -7,6 +7,7 @@ code as its owner.
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import ipaddress
 import shutil
@@ -20,6 +21,7 @@ import dask
 import yaml
 from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster, Security
+from distributed.deploy.spec import close_clusters
 from distributed.system import MEMORY_LIMIT
 
 from dspa.data.errors import InputError
@@ -176,18 +178,23 @@ def _local(name: str, workers: int, options: Mapping[str, Any], routes: tuple[st
     def start() -> tuple[Client, tuple[Any, ...]]:
         folder = tempfile.mkdtemp(prefix="dspa-spill-", dir=options.get("local_directory"))
         _settle(routes)
-        cluster = LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            memory_limit=memory,
-            host="127.0.0.1",
-            dashboard_address=str(options.get("dashboard_address", "127.0.0.1:0")),
-            worker_dashboard_address="127.0.0.1:0",
-            security=Security.temporary(),
-            local_directory=folder,
-            preload=["dspa.dataflow.worker_setup"],
-            silence_logs=50,
-        )
+        try:
+            cluster = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                memory_limit=memory,
+                host="127.0.0.1",
+                dashboard_address=str(options.get("dashboard_address", "127.0.0.1:0")),
+                worker_dashboard_address="127.0.0.1:0",
+                security=Security.temporary(),
+                local_directory=folder,
+                preload=["dspa.dataflow.worker_setup"],
+                silence_logs=50,
+            )
+        except BaseException:  # Ctrl-C: half made it cannot be closed, and Dask would try at exit
+            atexit.unregister(close_clusters)
+            _Folder(folder).close()
+            raise
         return Client(cluster, set_as_default=False), (cluster, _Folder(folder))
 
     return Cluster(name, start, workers, memory)

@@ -16,6 +16,7 @@ import pytest
 import toy_reduction as toy
 
 from dspa.data.errors import InputError
+from dspa.dataflow import cluster as cluster_module
 from dspa.dataflow.checkpoint import Checkpoints
 from dspa.dataflow.cluster import connect
 from dspa.dataflow.dask_runner import DaskRunner, chunks_per_task
@@ -177,3 +178,17 @@ def test_starts_when_needed_and_closes(tmp_path):
     assert cluster.started
     cluster.close()
     assert not cluster.started
+
+
+def test_a_cluster_stopped_while_it_starts_leaves_nothing(monkeypatch, tmp_path):
+    def interrupted(**options):
+        raise KeyboardInterrupt
+
+    forgotten = []
+    monkeypatch.setattr(cluster_module, "LocalCluster", interrupted)
+    monkeypatch.setattr(cluster_module.atexit, "unregister", forgotten.append)
+    monkeypatch.setattr(cluster_module.tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        _ = cluster_module.connect("local:1").client
+    assert forgotten == [cluster_module.close_clusters]  # which would fail at exit, at length
+    assert not list(tmp_path.iterdir())
