@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dspa.device import fft, like, namespace
+from dspa.device import fft, like, namespace, to_host
 from dspa.ops.noise import shell_mean, spread_shells
 from dspa.ops.score2d import gridding
 from dspa.ops.transform import images_to_band
@@ -29,13 +29,22 @@ def empty_sums(count: int, band: Band) -> NDArray[np.float32]:
 
 
 @lru_cache(maxsize=16)
-def _shells(radius: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Shell of each point of the doubled grid, and the share of its members in each shell."""
+def _shells(radius: int) -> NDArray[np.int64]:
+    """Shell of each point of the doubled grid."""
     limit = 2 * radius + 1
     y, x = np.mgrid[-limit : limit + 1, 0 : limit + 1]
-    shell = np.floor(np.hypot(x, y) / 2.0 + 0.5).astype(np.int64)
-    members = np.bincount(np.minimum(shell, radius + 1).ravel(), minlength=radius + 2)
-    return shell, members.astype(np.float64)
+    return np.asarray(np.floor(np.hypot(x, y) / 2.0 + 0.5), np.int64)
+
+
+@lru_cache(maxsize=4)
+def _shell_table(radius: int) -> NDArray[np.float32]:
+    """Tabulate what each point contributes to the mean of each shell: (points, radius + 1)."""
+    shell = _shells(radius)
+    table = (shell[..., None] == np.arange(radius + 1)).astype(np.float32)
+    table /= np.maximum(table.sum(axis=(0, 1)), 1.0)
+    # The column x = 0 holds half of what belongs there: its mirror image has the other.
+    table[:, 0] *= 2.0
+    return table.reshape(-1, radius + 1)
 
 
 def _whole_plane(sums: Any) -> Any:
@@ -46,14 +55,11 @@ def _whole_plane(sums: Any) -> Any:
     return xp.concat([edge + mirrored, sums[:, :, 1:, :]], axis=2)
 
 
-def shell_weights(sums: Any, band: Band) -> Any:
-    """Mean weight per shell of each grid: (..., radius + 1) float64."""
-    shell, members = _shells(band.radius)
-    host = np.asarray(sums[..., 2], np.float64).reshape(-1, shell.size)
-    inside = np.minimum(shell, band.radius + 1).ravel()
-    totals = np.stack([np.bincount(inside, row, band.radius + 2) for row in host])
-    mean = totals[:, : band.radius + 1] / members[: band.radius + 1]
-    return mean.reshape((*sums.shape[:-3], band.radius + 1))
+def _shell_weights(sums: Any, radius: int) -> NDArray[np.float64]:
+    """Mean weight per shell of the whole plane of each grid: (classes, radius + 1)."""
+    flat = namespace(sums).reshape(sums[..., 2], (sums.shape[0], -1))
+    mean = to_host(flat @ like(_shell_table(radius), reference=sums))
+    return np.asarray(mean, np.float64)
 
 
 def solve_averages(sums: Any, band: Band, *, prior: NDArray[np.float64], mask: Any) -> Any:
@@ -77,26 +83,30 @@ def solve_averages(sums: Any, band: Band, *, prior: NDArray[np.float64], mask: A
     """
     xp = namespace(sums)
     box, radius = band.box, band.radius
-    limit = 2 * radius + 1
-    shell, _ = _shells(radius)
-    clipped = np.minimum(shell, radius)
-    full = _whole_plane(sums)
-    mean = shell_weights(full, band)  # (classes, shells)
+    mean = _shell_weights(sums, radius)  # (classes, shells)
+    shells = (prior < _LARGEST_PRIOR) & (mean > 0)
+    # Nothing is kept beyond the last shell that any class has: the grid ends there.
+    last = max(1, int(np.flatnonzero(shells.any(axis=0)).max(initial=1)))
+    middle, end = 2 * radius + 1, 2 * last
+    inner = slice(middle - end, middle + end + 1)
+    shell = _shells(radius)[inner, : end + 1]
+    clipped = np.minimum(shell, last)
     extra = np.maximum(np.minimum(prior, _LARGEST_PRIOR), _HOLE) * np.maximum(mean, 1e-20)
-    keep = (shell <= radius)[None] & (prior < _LARGEST_PRIOR)[:, clipped] & (mean > 0)[:, clipped]
+    keep = (shell <= last)[None] & shells[:, clipped]
+    full = _whole_plane(sums[:, inner, : end + 1])
     weight = full[..., 2] + like(extra[:, clipped].astype(np.float32), reference=sums)
     value = xp.where(
-        like(np.broadcast_to(keep, weight.shape), reference=sums),
+        like(keep, reference=sums),
         (full[..., 0] + 1j * full[..., 1]) / weight,
         xp.asarray(0.0, dtype=xp.complex64),
     )
-    spectrum = xp.zeros((sums.shape[0], 2 * box, box + 1), dtype=xp.complex64)
-    rows = np.arange(-limit, limit + 1)
-    # Row -limit is row +limit of the doubled box where limit == box; nothing is kept there.
-    inner = slice(1, 2 * limit)
-    spectrum[:, like(rows[inner] % (2 * box), reference=sums), : limit + 1] = value[:, inner]
-    padded = fft(spectrum).irfftn(spectrum, s=(2 * box, 2 * box), axes=(1, 2))
-    centred = xp.roll(padded, (box // 2, box // 2), axis=(1, 2))[:, :box, :box]
+    spectrum = xp.zeros((sums.shape[0], 2 * box, end + 1), dtype=xp.complex64)
+    rows = np.arange(-end, end + 1) % (2 * box)
+    spectrum[:, like(rows, reference=sums)] = value
+    # One axis after the other: between them only the rows of the box go on.
+    centre = like((np.arange(box) - box // 2) % (2 * box), reference=sums)
+    lines = fft(spectrum).ifft(spectrum, axis=1)[:, centre]
+    centred = fft(spectrum).irfft(lines, n=2 * box, axis=2)[:, :, centre]
     scale = like(mask * (box / gridding(box)), reference=sums)
     return xp.astype(centred * scale, xp.float32)
 

@@ -22,6 +22,7 @@ from dspa.device.launcher import launch
 from dspa.kernels.insert2d import INSERT2D
 from dspa.kernels.score2d import SCORE2D
 from dspa.kernels.slice2d import SLICE2D
+from dspa.ops.backproject import fixed_point_scale
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -412,9 +413,7 @@ def insert_candidates(
     start = run_starts(target, cells.image, cells.angle)
     lead = start[:-1]
     xp, f = namespace(y), int(phases.shape[2])
-    launch(
-        INSERT2D,
-        lead.size,
+    arrays = (
         like(target[lead], reference=y),
         turns[like(cells.angle[lead], reference=y)],
         like(cells.image[lead], reference=y),
@@ -426,7 +425,20 @@ def insert_candidates(
         c2,
         like(band.kx[:f].astype(np.float32), reference=y),
         like(band.ky[:f].astype(np.float32), reference=y),
-        like(np.ones(1, np.float32), reference=y),
-        xp.empty((1 if is_host(y) else max(1, lead.size), 2, f), dtype=xp.float32),
-        sums,
     )
+    if lead.size == 0:
+        return
+    if is_host(sums):
+        launch(
+            INSERT2D, lead.size, *arrays, np.ones(1, np.float32), np.empty((1, 2, f), np.float32),
+            sums,
+        )  # fmt: skip
+        return
+    # Blocks of a GPU meet in any order: integers, which commute, and as many bits as are safe.
+    largest = max(float(xp.max(xp.abs(y))), float(xp.max(c2)))
+    most = float(np.add.reduceat(weight, lead).max())
+    scale = fixed_point_scale(np.sqrt(2.0) * largest * most, lead.size)
+    fixed = xp.zeros(sums.shape, dtype=xp.int64)
+    room = xp.empty((lead.size, 2, f), dtype=xp.float32)
+    launch(INSERT2D, lead.size, *arrays, xp.full((1,), scale, dtype=xp.float32), room, fixed)
+    sums += xp.astype(xp.astype(fixed, xp.float64) / scale, xp.float32)

@@ -22,6 +22,7 @@ from dspa.ops.score2d import (
     insert_candidates,
     prepare_references,
     rotated_slices,
+    rotation_table,
     score_candidates,
     split,
 )
@@ -115,6 +116,25 @@ def test_scores_agree_with_the_definition_and_sums_are_their_adjoint(rng):
     assert np.allclose(sums, expected, atol=1e-3)
     inner = np.sum(sums[..., :2].astype(np.float64) * searcher.grids)
     assert inner == pytest.approx(float(weight @ crosses), rel=1e-4, abs=1e-3)
+
+
+def test_fixed_point_sums_of_a_gpu_are_those_of_the_cpu(rng, monkeypatch):
+    members, grid = small_grid(33)
+    y = (rng.standard_normal((4, members.count, 2)) @ [1, 1j] * 1e3).astype(np.complex64)
+    c2 = rng.random((4, members.count)).astype(np.float32)
+    cells = random_cells(rng, grid, 50, 4, 2)
+    shared = {
+        "weight": rng.random(50).astype(np.float32),
+        "turns": rotation_table(grid.angle(np.arange(grid.angles))),
+        "phases": split(np.conj(shift_phases(members, grid.shift_pixels))),
+        "y": split(y), "c2": c2, "band": members,
+    }  # fmt: skip
+    plain, fixed = empty_sums(2, members), empty_sums(2, members)
+    insert_candidates(plain, cells.member, cells, **shared)
+    # No GPU here: the integers, added up by the CPU.
+    monkeypatch.setattr("dspa.ops.score2d.is_host", lambda _: False)
+    insert_candidates(fixed, cells.member, cells, **shared)
+    assert np.abs(plain - fixed).max() < 1e-6 * np.abs(plain).max()
 
 
 def test_sums_of_turned_images_give_the_class_back():
