@@ -23,14 +23,18 @@ if TYPE_CHECKING:
 COARSE_RADIUS = 12
 START_RADIUS = 14
 MARGIN = 3  # shells compared beyond what the averages have reached, and added up beyond that
-STEP_POWER = 0.6  # of the decay 1 / t^p of the online step
-LEAST_STEP = 0.3  # memory stays a few mini-batches long, so that classes can still move
-SOFT = 0.5  # share of the online steps that average over the whole coarse lattice
+# The online step. It decides how fast classes that mix views come apart: with 0.3 that took three
+# times as many passes as with 0.6, and with 1 the averages of one step alone are too noisy. At the
+# end it falls, so that averages gather more images than one step holds.
+STEP = 0.6
+LAST_STEP = 0.15
+HOLD = 0.7  # share of the online steps before it falls
+SOFT = 0.3  # share of the online steps that average over the whole coarse lattice
 SETTLE = 0.1  # share of the online steps at the end without re-seeding
 RENEW = 0.04  # share of the classes that start again in a step
-# A set is gone through in at least this many steps, however small it is: small steps on other
-# images each time find classes that passes over all of them do not.
-FEWEST_STEPS = 5
+# Steps that one online iteration is made in. What counts is how often the averages are made anew:
+# small steps on other images each time find classes that few large ones or passes over all miss.
+STEPS_EACH = 5
 
 
 @dataclass(frozen=True)
@@ -69,20 +73,14 @@ class Schedule:
     particles: int
 
     @property
-    def steps_each(self) -> int:
-        """Steps that one online iteration is made in: more than one where the set is small."""
-        whole = min(self.batch, self.particles)
-        return max(1, round(FEWEST_STEPS * whole / self.particles))
-
-    @property
     def step_size(self) -> int:
         """Particles of one step."""
-        return -(-min(self.batch, self.particles) // self.steps_each)
+        return -(-min(self.batch, self.particles) // STEPS_EACH)
 
     @property
     def steps(self) -> int:
         """Number of online steps."""
-        return self.online * self.steps_each
+        return self.online * STEPS_EACH
 
     @property
     def passes(self) -> int:
@@ -91,11 +89,18 @@ class Schedule:
 
     def noise_factor(self, number: int) -> float:
         """Factor on the noise power in pass ``number`` (1, 2, ...)."""
-        iteration = 1 + (number - 1) / self.steps_each
+        iteration = 1 + (number - 1) / STEPS_EACH
         done = np.clip((iteration - self.anneal_from + 1) / max(self.anneal, 1), 0.0, 1.0)
         if number > (1.0 - SETTLE) * self.steps:
             done = 1.0
         return float((self.uncertainty ** (1.0 - done)) ** 2)
+
+    def step(self, number: int) -> float:
+        """Weight of pass ``number`` against all that came before: 1 forgets."""
+        if number in (0, 1) or number > self.steps:
+            return 1.0
+        fallen = max(0.0, number / self.steps - HOLD) / (1.0 - HOLD)
+        return float(STEP * (LAST_STEP / STEP) ** fallen)
 
     def plan(self, spec: ImageSpec, model: Model | None, number: int) -> ClassPlan:
         """Say what pass ``number`` does; a function of the model and the schedule only.
@@ -120,7 +125,7 @@ class Schedule:
             coarse_radius=coarse,
             max_shift=self.max_shift,
             iteration=number,
-            step=1.0 if number > self.steps else max(LEAST_STEP, max(number, 1) ** -STEP_POWER),
+            step=self.step(number),
             uncertainty=self.noise_factor(number),
             reseed=restless,
             renew=round(RENEW * self.classes) if restless else 0,
