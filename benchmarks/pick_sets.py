@@ -113,7 +113,7 @@ def context(folder: Path) -> Context:
     return Context(folder, InlineRunner(folder, events), events)
 
 
-def simulated(folder: Path, *, micrographs: int = 5) -> Iterator[PickSet]:
+def simulated(folder: Path, *, micrographs: int = 8) -> Iterator[PickSet]:
     """Simulate the sets whose models are here."""
     for number, molecule in enumerate(MOLECULES):
         model = str(DATA / molecule.model) if molecule.model else ""
