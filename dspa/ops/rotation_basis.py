@@ -202,11 +202,10 @@ def _best_of_all(
     """Best score of every position and its template and rotation; components are (r, p)."""
     xp = namespace(components)
     half = basis.turns // 2
+    # Columns run over templates, then half a turn; a parity may have no component at all.
+    tried = np.flatnonzero(np.arange(basis.even_weights.shape[1]) % half % step == 0)
     even, odd = (
-        like(
-            np.ascontiguousarray(w.reshape(len(w), -1, half)[:, :, ::step].reshape(len(w), -1)),
-            reference=components,
-        )
+        like(np.ascontiguousarray(w[:, tried]), reference=components)
         for w in (basis.even_weights, basis.odd_weights)
     )
     chunk = HOST_CHUNK if is_host(components) else DEVICE_CHUNK
