@@ -12,7 +12,7 @@ from dspa.io.particles import read_particles
 from dspa.stages.class2d_mstep import FOLDS
 from dspa.stages.class2d_output import Progress, write_results
 from dspa.stages.class2d_reduction import Class2D
-from dspa.stages.class2d_schedule import Schedule, classify
+from dspa.stages.class2d_schedule import STEPS_EACH, Schedule, classify
 from dspa.stages.particle_chunks import (
     ctf_arguments,
     image_spec,
@@ -144,6 +144,10 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
     state = {"fold": draw_folds(count, context.seed)}
     chunks = particle_chunks(particles, spec, seed=context.seed, state=state)
     schedule = make_schedule(params, spec, particles=count, seed=context.seed)
+    events.message(
+        f"{schedule.online} online iterations of {STEPS_EACH} steps and {schedule.full} over all "
+        f"particles, counted as {schedule.passes} below"
+    )
     result = classify(context, chunks, schedule, report=Progress(events, spec, schedule.passes))
     return write_results(context, particles, spec, result)
 
