@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 # Coarse shifts are this many per wavelength of the coarse radius: half a step is 1/5 wavelength.
 _SHIFTS_PER_WAVE = 2.67
 _CACHE = 24 << 20  # bytes
-_TABLE = 4 << 20  # cells marked at a time
+_TABLE = 16 << 20  # cells marked at a time
 _AROUND = tuple((x, y) for y in (0, 1, -1) for x in (0, 1, -1))
 
 
@@ -262,13 +262,14 @@ def search(searcher: Searcher, y: Any, c2: Any, *, pruning: Pruning) -> Found:
     c2 : (n, F) float32
     pruning : Pruning
     """
-    cells, scores = _coarse_cells(searcher, y, c2, pruning)
+    cells, scores, capped = _coarse_cells(searcher, y, c2, pruning)
     planes = split(y)
     band, grid = searcher.grid.band, searcher.grid
-    norms, capped = scores, 0
+    norms, chosen = scores, np.arange(cells.size)
     for level in range(grid.levels):
-        chosen, over = _survivors(searcher, level, (cells, scores), c2=c2, pruning=pruning)
-        capped += over
+        if level > 0:  # the coarse cells have been chosen already, block by block
+            chosen, over = _survivors(searcher, level, (cells, scores), c2=c2, pruning=pruning)
+            capped += over
         cells = subdivide(cells.take(chosen), grid, step=1 << (grid.levels - level - 1))
         scores, norms = score_candidates(
             searcher.grids,
@@ -295,11 +296,15 @@ def _best_scores(
 
 def _coarse_cells(
     searcher: Searcher, y: Any, c2: Any, pruning: Pruning
-) -> tuple[Candidates, NDArray[np.float32]]:
-    """Cells of the coarse lattice that reach the bound, in blocks that stay in the cache."""
+) -> tuple[Candidates, NDArray[np.float32], int]:
+    """Cells of the coarse lattice that reach the bound, in blocks that stay in the cache.
+
+    An average of nothing scores 0 everywhere, so all its cells may tie: the limit on survivors is
+    applied to every block.
+    """
     n, xp, bank = int(y.shape[0]), namespace(y), searcher.bank
     options = {"deviations": pruning.deviations, "gain": pruning.gain}
-    parts = []
+    parts, capped = [], 0
     room = coarse_room(bank, min(n, searcher.block))
     for first in range(0, n, searcher.block):
         rows = slice(first, min(n, first + searcher.block))
@@ -314,10 +319,23 @@ def _coarse_cells(
         found = to_host(xp.reshape(scores, (-1,))[place])
         place, pose = np.divmod(to_host(place), 2 * bank.poses)
         image, shift = np.divmod(place, int(scores.shape[1]))
-        parts.append((image + first, shift, pose, found))
+        member = pose % bank.poses // searcher.grid.half_turn
+        kept, over = _limit(image, found + slack[image, member], pruning.survivors)
+        capped += over
+        parts.append((image[kept] + first, shift[kept], pose[kept], found[kept]))
     image, shift, pose, found = (np.concatenate([part[i] for part in parts]) for i in range(4))
     where = searcher.grid.coarse_shifts[shift]
-    return Candidates(image.astype(np.int32), *searcher.pose(pose), where), found
+    return Candidates(image.astype(np.int32), *searcher.pose(pose), where), found, capped
+
+
+def _limit(
+    image: NDArray[Any], bounds: NDArray[np.float32], most: int
+) -> tuple[NDArray[np.int64], int]:
+    """Choose at most so many cells of each image, the best; count the images that had more."""
+    over = int((np.bincount(image) > most).sum())
+    if not over:
+        return np.arange(image.size), 0
+    return best_cells(image, bounds, most=most, within=np.inf), over
 
 
 def _survivors(
@@ -335,12 +353,8 @@ def _survivors(
     top = np.repeat(*_best_scores(cells.image, scores))
     reach = scores + slack[cells.image, cells.member]
     chosen = np.flatnonzero(reach >= top)
-    over = int((np.bincount(cells.image[chosen]) > pruning.survivors).sum())
-    if over:
-        image, bounds = cells.image[chosen], reach[chosen]
-        best = best_cells(image, bounds, most=pruning.survivors, within=np.inf)
-        chosen = chosen[best]
-    return chosen, over
+    kept, over = _limit(cells.image[chosen], reach[chosen], pruning.survivors)
+    return chosen[kept], over
 
 
 def subdivide(cells: Candidates, grid: SearchGrid, *, step: int) -> Candidates:

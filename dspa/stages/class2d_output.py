@@ -112,6 +112,8 @@ class Progress:
             restarted=int(model["seeded"].sum()),
             log_likelihood=float(model["total"][1] / images),
             effective_classes=float(model["total"][2] / images),
+            cells_scored=float(model["total"][3] / images),
+            searches_limited=int(model["total"][4]),
             searched_to=self.spec.extent / plan.radius,
         )
         picture = sorted_montage(model["averages"], count, resolution)

@@ -139,7 +139,8 @@ class Class2D:
             "counts": np.zeros((FOLDS, plan.classes)),
             "poor_counts": np.zeros((FOLDS, plan.classes)),
             "fit": np.zeros((3, plan.classes)),  # sums of fits and log-likelihoods, number
-            "total": np.zeros(4),  # images, log-likelihood, effective classes, cells
+            # Images, log-likelihood, effective classes, cells scored, searches that met a limit.
+            "total": np.zeros(5),
         }
 
     def bytes_per_item(self) -> int:
@@ -192,6 +193,7 @@ class Class2D:
             float(found.log_likelihood.sum(dtype=np.float64)),
             float(found.spread.sum(dtype=np.float64)),
             float(seen.scored),
+            float(seen.capped),
         ]
         best = found.cells.take(found.best)
         rows["class_index"][place] = best.member
@@ -240,6 +242,7 @@ class Class2D:
             float(found.log_likelihood.sum(dtype=np.float64)),
             float(spread.sum()),
             float(place.size * 2 * poses * grid.coarse_shifts.size),
+            0.0,
         ]
         rows["class_index"][place] = owner
         rows["angle"][place] = grid.angle(found.best.angle)

@@ -225,6 +225,17 @@ def test_search_finds_what_all_cells_find(rng):
     assert np.mean(named == truth[0]) >= np.mean(member == truth[0]) - 0.1
 
 
+def test_images_that_nothing_explains_stay_within_the_limit(rng):
+    members, grid = small_grid(32)
+    nothing = np.zeros((1, 3, 32, 32), np.float32)
+    y = (rng.standard_normal((4, members.count, 2)) @ [1, 1j]).astype(np.complex64)
+    c2 = np.ones((4, members.count), np.float32)
+    found = search(make_searchers(nothing, grid)[0], y, c2, pruning=Pruning(survivors=20))
+    assert found.capped >= 4
+    assert found.scored <= 4 * 20 * 27
+    assert np.array_equal(np.unique(found.cells.image), np.arange(4))
+
+
 def test_bounds_hold_what_finer_levels_add(rng):
     _, grid = small_grid(32, max_shift=2.0)
     averages = np.stack([drawing(32), drawing(32, blobs=BLOBS[1:])])
