@@ -7,28 +7,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from dspa.data.errors import InputError
 from dspa.io.micrographs import read_micrographs
 from dspa.ops.pick import Candidates, PickRules, pick_blobs
-from dspa.ops.search_image import search_image
 from dspa.ops.templates import SHAPES, Blob, blob_diameters, blob_set
-from dspa.stages.inspect_picks import scores, suggested
-from dspa.stages.junk_masks import write_junk
-from dspa.stages.micrograph_tasks import (
-    COPIES,
-    MicrographTask,
-    contained,
-    micrograph_tasks,
-    report_failures,
-)
-from dspa.stages.picking import picks_table, show_candidates, show_scores, write_picks
+from dspa.stages.micrograph_tasks import COPIES, MicrographTask, micrograph_tasks
+from dspa.stages.pick_search import pick_micrographs
 from dspa.stages.stage import Context, Input, Stage, param
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from dspa.ops.search_image import SearchImage
 
 
 @dataclass(frozen=True)
@@ -64,20 +55,9 @@ def _blobs(params: Params) -> list[Blob]:
     return blob_set(shapes, diameters)
 
 
-def _pick(params: Params, folder: Path, task: MicrographTask) -> Candidates | str:
-    return contained(partial(_search, params, task, folder=folder))
-
-
-def _search(params: Params, task: MicrographTask, *, folder: Path) -> Candidates:
-    resolution = max(params.low_pass, 3.0 * task.pixel_size)
-    field = search_image(
-        task.read(),
-        pixel_size=task.pixel_size,
-        resolution=resolution,
-        diameter=params.max_diameter,
-        sign=task.sign,
-    )
-    write_junk(folder, task.index, field.junk)
+def _search(
+    params: Params, task: MicrographTask, field: SearchImage, resolution: float
+) -> Candidates:
     rules = PickRules(
         separation=params.min_separation * params.min_diameter,
         threshold=params.threshold,
@@ -93,34 +73,16 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     """Search every micrograph; a task each."""
     micrographs = read_micrographs(inputs["micrographs"])
     blobs = _blobs(params)
-    tasks = micrograph_tasks(micrographs, limit=params.micrographs)
-    results = context.runner.map(partial(_pick, params, context.folder), tasks, name="pick")
-    report_failures(context, tasks, results, what="pick blob")
-    done = [
-        (task, found)
-        for task, found in zip(tasks, results, strict=True)
-        if isinstance(found, Candidates)
-    ]
-    picks = picks_table(micrographs, done)
-    outputs = write_picks(context.folder, picks)
-    limits = suggested(picks, calibrate=True)
-    good = limits.keeps(*scores(picks, calibrate=True))
-    likely = picks["pick_diameter"].values[good]
-    diameter = float(np.median(likely)) if likely.size else params.min_diameter
-    show_scores(context, picks)
-    show_candidates(context, done, likely=good, label="likely", diameter=diameter)
-    context.events.message(
-        f"{picks.sizes['particle']} candidates on {len(done)} micrographs with {len(blobs)} blobs; "
-        f"{likely.size} likely ({limits.words()}), median diameter {diameter:.0f} A; "
-        "next: dspa inspect-picks"
+    return pick_micrographs(
+        context,
+        micrographs,
+        micrograph_tasks(micrographs, limit=params.micrographs),
+        search=partial(_search, params),
+        low_pass=params.low_pass,
+        diameter=params.max_diameter,
+        stage="pick blob",
+        means=f"{len(blobs)} blobs",
     )
-    context.events.emit(
-        "result",
-        candidates=int(picks.sizes["particle"]),
-        likely=int(likely.size),
-        diameter=diameter,
-    )
-    return outputs
 
 
 def plan(inputs: Mapping[str, Any], params: Params) -> Mapping[str, Any]:

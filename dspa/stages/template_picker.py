@@ -18,20 +18,11 @@ from dspa.io.picture import montage
 from dspa.io.volumes import read_images, read_volume
 from dspa.ops.pick import Candidates, PickRules
 from dspa.ops.project import prepare_volume, project
-from dspa.ops.search_image import search_image
 from dspa.ops.template_search import TEMPLATE_RIM, pick_templates
 from dspa.ops.templates import centre_templates, odd_edge, resample_templates
 from dspa.ops.transform import band_to_images, resize_volume
-from dspa.stages.inspect_picks import scores, suggested
-from dspa.stages.junk_masks import write_junk
-from dspa.stages.micrograph_tasks import (
-    COPIES,
-    MicrographTask,
-    contained,
-    micrograph_tasks,
-    report_failures,
-)
-from dspa.stages.picking import picks_table, show_candidates, show_scores, write_picks
+from dspa.stages.micrograph_tasks import COPIES, MicrographTask, micrograph_tasks
+from dspa.stages.pick_search import pick_micrographs
 from dspa.stages.stage import Context, Input, Stage, param
 
 if TYPE_CHECKING:
@@ -39,6 +30,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from dspa.ops.search_image import SearchImage
 
 # A map is projected at no finer pixel than this fraction of the low-pass.
 PROJECTION_PIXEL = 1.0 / 4.0
@@ -149,24 +142,13 @@ def _turns(params: Params) -> int:
     return 4 * max(1, math.ceil(90.0 / params.angle_step - 1e-6))
 
 
-def _pick(
-    params: Params, templates: _Templates, folder: Path, task: MicrographTask
-) -> Candidates | str:
-    return contained(partial(_search, params, templates, task, folder=folder))
-
-
 def _search(
-    params: Params, templates: _Templates, task: MicrographTask, *, folder: Path
+    params: Params,
+    templates: _Templates,
+    task: MicrographTask,
+    field: SearchImage,
+    resolution: float,
 ) -> Candidates:
-    resolution = max(params.low_pass, 3.0 * task.pixel_size)
-    field = search_image(
-        task.read(),
-        pixel_size=task.pixel_size,
-        resolution=resolution,
-        diameter=params.diameter,
-        sign=task.sign,
-    )
-    write_junk(folder, task.index, field.junk)
     coarse = resample_templates(
         templates.images,
         pixel_size=templates.pixel_size,
@@ -196,31 +178,19 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     """Search every micrograph; a task each."""
     micrographs = read_micrographs(inputs["micrographs"])
     templates = _load(inputs, params)
-    tasks = micrograph_tasks(micrographs, limit=params.micrographs)
     context.events.picture(
         "templates", montage(templates.images), title=f"{len(templates.images)} templates"
     )
-    search = partial(_pick, params, templates, context.folder)
-    results = context.runner.map(search, tasks, name="pick")
-    report_failures(context, tasks, results, what="pick template")
-    done = [
-        (task, found)
-        for task, found in zip(tasks, results, strict=True)
-        if isinstance(found, Candidates)
-    ]
-    picks = picks_table(micrographs, done)
-    outputs = write_picks(context.folder, picks)
-    limits = suggested(picks, calibrate=True)
-    good = limits.keeps(*scores(picks, calibrate=True))
-    show_scores(context, picks)
-    show_candidates(context, done, likely=good, label="likely", diameter=params.diameter)
-    context.events.message(
-        f"{picks.sizes['particle']} candidates on {len(done)} micrographs with "
-        f"{len(templates.images)} templates at {_turns(params)} angles; {good.sum()} likely "
-        f"({limits.words()}); next: dspa inspect-picks"
+    return pick_micrographs(
+        context,
+        micrographs,
+        micrograph_tasks(micrographs, limit=params.micrographs),
+        search=partial(_search, params, templates),
+        low_pass=params.low_pass,
+        diameter=params.diameter,
+        stage="pick template",
+        means=f"{len(templates.images)} templates at {_turns(params)} angles",
     )
-    context.events.emit("result", candidates=int(picks.sizes["particle"]), likely=int(good.sum()))
-    return outputs
 
 
 def plan(inputs: Mapping[str, Any], params: Params) -> Mapping[str, Any]:
