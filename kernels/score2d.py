@@ -84,7 +84,7 @@ def loop(items: int, *arrays: Any) -> None:  # noqa: D103
         body(item, 0, 1, *arrays)
 
 
-SCORE2D = Kernel("score2d", body, loop)
+SCORE2D = Kernel("score2d", body, loop, kept=False)
 
 
 def reference(slice_: Any, *, y: Any, c2: Any, phase: Any) -> tuple[float, float]:

@@ -60,6 +60,10 @@ class Kernel:
         Names of functions ``f(array, index, value)`` in the file of the body that add to an array
         which several items share. On a GPU an atomic addition of int64 takes their place: sums of
         integers do not depend on the order, so the result keeps its bits.
+    kept : bool
+        Whether numba keeps the compiled loop on disk. A body that numba does not inline is compiled
+        anew when its loop is read back, and may then vectorise its sums otherwise: the process that
+        compiled would not give the bits of those that read. Such a kernel is compiled by each.
     """
 
     name: str
@@ -67,6 +71,7 @@ class Kernel:
     loop: Callable[..., None]
     sums: bool = False
     atomic: tuple[str, ...] = field(default=())
+    kept: bool = True
 
 
 def launch(kernel: Kernel, items: int, *arrays: Any, sums: int = 0) -> Any:
@@ -105,7 +110,7 @@ def cpu_function(kernel: Kernel) -> Callable[..., None]:
     options: Mapping[str, Any] = {"nogil": True, "fastmath": FAST_MATH, "error_model": "numpy"}
     compiled: Callable[..., None]
     try:
-        compiled = njit(cache=True, **options)(kernel.loop)
+        compiled = njit(cache=kernel.kept, **options)(kernel.loop)
     except RuntimeError:  # nowhere to write: a read-only installation without a home
         compiled = njit(**options)(kernel.loop)
     return compiled
