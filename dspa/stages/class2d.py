@@ -166,8 +166,8 @@ def plan(inputs: Mapping[str, Any], params: Params) -> dict[str, Any]:
     length = max(len(chunk) for chunk in chunks)
     sums = sum(array.nbytes for array in Class2D(first).start().values())
     memory = length * (12 * band.count + prepare_bytes(spec)) + 4 * sums + 48 * poses * 1024
-    # Candidates: about as much again as the coarse products, and half a millisecond.
-    seconds = visits * (2.0 * coarse / SPEED + 5e-4 * band.count / 1500)
+    # Opposite poses share their products, and the transposed ones are few; the rest is candidates.
+    seconds = visits * (0.7 * coarse / SPEED + 5e-4 * band.count / 1500)
     return {
         "particles": count,
         "chunks": len(chunks),
