@@ -6,21 +6,17 @@ allows) and keeps candidates well below its own threshold. Times are seconds of 
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 
 from benchmarks.pick_sets import (
     PickSet,
-    apoferritin,
     automatic_f1,
     best_f1,
     context,
     cpu_seconds,
+    each_set,
     relion,
-    simulated,
     split,
 )
 from benchmarks.rows import Row
@@ -30,13 +26,7 @@ from dspa.stages import blob_picker
 
 def run() -> Iterator[Row]:
     """Pick the same micrographs with both programs."""
-    if shutil.which("relion_autopick") is None:
-        return
-    with tempfile.TemporaryDirectory(prefix="dspa-bench-") as name:
-        folder = Path(name)
-        sets = chain(simulated(folder / "simulated"), apoferritin(folder / "apoferritin"))
-        for number, sample in enumerate(sets):
-            yield from _compare(sample, folder / f"set{number}")
+    yield from each_set(_compare)
 
 
 def _compare(sample: PickSet, folder: Path) -> Iterator[Row]:

@@ -14,23 +14,20 @@ micrographs of a set, ours those of the whole stage, pictures and report include
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
-from itertools import chain, product
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.pick_sets import (
     PickSet,
-    apoferritin,
     automatic_f1,
     best_f1,
     context,
     cpu_seconds,
+    each_set,
     relion,
-    simulated,
     split,
 )
 from benchmarks.rows import Row
@@ -45,13 +42,7 @@ GREYS = (1.0, 3.0, 6.0)
 
 def run() -> Iterator[Row]:
     """Pick the same micrographs with both programs."""
-    if shutil.which("relion_autopick") is None:
-        return
-    with tempfile.TemporaryDirectory(prefix="dspa-bench-") as name:
-        folder = Path(name)
-        sets = chain(simulated(folder / "simulated"), apoferritin(folder / "apoferritin"))
-        for number, sample in enumerate(sets):
-            yield from _compare(sample, folder / f"set{number}")
+    yield from each_set(_compare)
 
 
 def _compare(sample: PickSet, folder: Path) -> Iterator[Row]:

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import subprocess
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +24,7 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
+from benchmarks.rows import Row
 from dspa.data.store import save
 from dspa.dataflow.events import Events
 from dspa.dataflow.runner import InlineRunner
@@ -150,6 +154,23 @@ def simulated(folder: Path, *, micrographs: int = 8) -> Iterator[PickSet]:
             molecule.diameters,
             place / "views.mrcs",
         )
+
+
+def each_set(compare: Callable[[PickSet, Path], Iterator[Row]]) -> Iterator[Row]:
+    """Run a comparison on every set, in a folder that goes afterwards; none without RELION.
+
+    Parameters
+    ----------
+    compare : callable
+        Takes the set and a folder of its own.
+    """
+    if shutil.which("relion_autopick") is None:
+        return
+    with tempfile.TemporaryDirectory(prefix="dspa-bench-") as name:
+        folder = Path(name)
+        sets = chain(simulated(folder / "simulated"), apoferritin(folder / "apoferritin"))
+        for number, sample in enumerate(sets):
+            yield from compare(sample, folder / f"set{number}")
 
 
 def _views(density: NDArray[np.float32], symmetry: str) -> NDArray[np.float32]:
