@@ -102,7 +102,8 @@ def posterior(
     most : int
         Cells kept per image.
     hard : bool
-        Give all the weight of a class to its best cell (maximise over angle and shift).
+        Give all the weight to the best cell of the best class; what is said of the classes
+        (``class_posterior``, ``spread``) stays what the scores say.
     """
     top = np.full(count, -np.inf, np.float32)
     np.maximum.at(top, cells.image, scores)
@@ -120,13 +121,10 @@ def posterior(
     run = np.repeat(np.arange(start.size), np.diff(np.append(start, key.size)))
     peak = np.lexsort((scores, run))
     peak = peak[np.flatnonzero(np.append(run[peak][1:] != run[peak][:-1], True))]  # per run
-    if hard:
-        keep = np.zeros(key.size, bool)
-        keep[peak] = True
-        share = np.where(keep, per_class[run], 0.0)
     keep = np.zeros(key.size, bool)
-    with np.errstate(divide="ignore"):
-        keep[best_cells(cells.image, np.log(share), most=most, within=-np.log(least))] = True
+    if not hard:
+        with np.errstate(divide="ignore"):
+            keep[best_cells(cells.image, np.log(share), most=most, within=-np.log(least))] = True
     keep[peak[last]] = True
     kept = np.flatnonzero(keep)
     weight = share[kept] / np.bincount(cells.image[kept], share[kept], count)[cells.image[kept]]

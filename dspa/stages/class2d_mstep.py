@@ -47,6 +47,12 @@ class Statistics:
             scale * old.counts + step * self.counts,
         )
 
+    def hold(self, sums: NDArray[np.float32], held: int) -> Statistics:
+        """Return these with the sums of the first ``held`` classes as they were."""
+        if held == 0:
+            return self
+        return Statistics(np.concatenate([sums[:, :held], self.sums[:, held:]], 1), self.counts)
+
 
 def largest_slots(counts: NDArray[np.float64], slots: int) -> NDArray[np.int32]:
     """Give the ``slots`` largest classes numbers from 0, the others -1: (classes,) int32."""
@@ -75,18 +81,20 @@ def tally(
 
 
 def weak_classes(
-    counts: NDArray[np.float64], gain: NDArray[np.float64], renew: int
+    counts: NDArray[np.float64], gain: NDArray[np.float64], renew: int, *, held: int = 0
 ) -> NDArray[np.int64]:
     """Rank classes by what they explain, and return those to start again, weakest first.
 
     Classes that mix views are blurred: they explain their images less well (low mean
     log-likelihood) and draw fewer of them. Dead classes come first; ``renew`` of the others follow.
+    The first ``held`` classes never start again.
     """
     rank = np.argsort(np.argsort(counts, kind="stable")).astype(np.float64)
     rank += np.argsort(np.argsort(gain, kind="stable"))
     dead = counts < DEAD * counts.mean()
+    dead[:held] = False
     order = np.lexsort((rank, ~dead))
-    return order[: int(dead.sum()) + renew]
+    return order[order >= held][: int(dead.sum()) + renew]
 
 
 def reseed(

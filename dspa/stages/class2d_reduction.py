@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.ops.classes import centre_offsets, crossing, empty_sums, move_sums
+from dspa.ops.filter import low_pass
 from dspa.ops.noise import spread_shells
 from dspa.ops.posterior2d import Posterior, posterior
 from dspa.ops.score2d import Candidates, insert_candidates, rotation_table, split
@@ -76,8 +77,12 @@ class ClassPlan:
     soft : bool
         Average over the whole coarse lattice instead of following the best candidates.
     hard : bool
-        Maximise over angle and shift within a class instead of averaging.
+        Put every image into its best class, at its best angle and shift, instead of averaging.
     seed : int
+    high_pass : float
+        A: what is coarser is not compared (it is added up all the same); 0 compares all.
+    held : int
+        The first so many classes keep the sums they have; the others form beside them.
     """
 
     classes: int
@@ -96,6 +101,8 @@ class ClassPlan:
     hard: bool = False
     seed: int = 0
     pruning: Pruning = DEFAULT_PRUNING
+    high_pass: float = 0.0
+    held: int = 0
 
     def grid(self) -> SearchGrid:
         """Lattices of angles and shifts."""
@@ -126,9 +133,11 @@ class Class2D:
         """Prepare the class averages for the search."""
         if self.plan.iteration == 0:
             return replace(self, model=model)
-        return replace(
-            self, model=model, searchers=make_searchers(model["references"], self.plan.grid())
-        )
+        averages = model["references"]
+        if self.plan.high_pass > 0.0:
+            pixel_size = self.plan.spec.crop_pixel_size
+            averages = averages - low_pass(averages, self.plan.high_pass, pixel_size=pixel_size)
+        return replace(self, model=model, searchers=make_searchers(averages, self.plan.grid()))
 
     def start(self) -> Sums:
         """Return empty statistics: every fold, then the worst-fitting of the largest classes."""
@@ -300,7 +309,9 @@ class Class2D:
         plan, band = self.plan, self.plan.spec.band()
         drawn = np.array(
             [
-                np.random.default_rng([plan.seed, int(index), 0xC1A5]).integers(plan.classes)
+                np.random.default_rng([plan.seed, int(index), 0xC1A5]).integers(
+                    plan.held, plan.classes
+                )
                 for index in indices
             ],
             np.int32,
@@ -344,7 +355,8 @@ class Class2D:
         members = np.maximum(partial["fit"][2], 1.0)
         fit, gain = partial["fit"][0] / members, partial["fit"][1] / members
         if plan.reseed and not plan.soft and plan.iteration > 1:
-            weak = weak_classes(statistics.counts.sum(axis=0), gain, plan.renew)
+            counts = statistics.counts.sum(axis=0)
+            weak = weak_classes(counts, gain, plan.renew, held=plan.held)
             statistics, seeded = reseed(
                 statistics,
                 Statistics(poor, partial["poor_counts"]),
@@ -352,10 +364,13 @@ class Class2D:
                 weak=weak,
                 gain=gain,
             )
+        if plan.held:
+            statistics = statistics.hold(model["sums"], plan.held)
         solved = solve(statistics, band, mask=mask, reach=plan.reach)
         if plan.recentre and plan.iteration > 0:
             offsets = np.clip(centre_offsets(solved.averages), -plan.max_shift, plan.max_shift)
             offsets[np.hypot(*offsets.T) < 0.25] = 0.0
+            offsets[: plan.held] = 0.0
             statistics = Statistics(
                 np.stack([move_sums(fold, -offsets, band) for fold in statistics.sums]),
                 statistics.counts,
