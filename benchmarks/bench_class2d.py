@@ -24,7 +24,8 @@ from dspa.ops.score2d import (
 from dspa.ops.search2d import Pruning, Searcher, search
 from dspa.ops.transform import band_to_images, shift_phases
 from dspa.stages.class2d_mstep import FOLDS
-from dspa.stages.class2d_reduction import Class2D, ClassPlan
+from dspa.stages.class2d_plan import ClassPlan
+from dspa.stages.class2d_reduction import Class2D
 from dspa.stages.class2d_schedule import Schedule
 from dspa.stages.particle_chunks import ImageSpec, ParticleBatch, prepare_images
 

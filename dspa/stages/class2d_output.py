@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dspa.dataflow.events import Events
     from dspa.dataflow.reduction import Model, Rows
     from dspa.dataflow.runner import Result
-    from dspa.stages.class2d_reduction import ClassPlan
+    from dspa.stages.class2d_plan import ClassPlan
     from dspa.stages.particle_chunks import ImageSpec
     from dspa.stages.stage import Context
 

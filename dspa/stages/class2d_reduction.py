@@ -15,19 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dspa.ops.classes import centre_offsets, crossing, empty_sums, move_sums
+from dspa.ops.classes import centre_offsets, crossing, move_sums
 from dspa.ops.filter import low_pass
 from dspa.ops.noise import spread_shells
-from dspa.ops.posterior2d import Posterior, posterior
-from dspa.ops.score2d import Candidates, insert_candidates, rotation_table, split
-from dspa.ops.search2d import (
-    Pruning,
-    Searcher,
-    SearchGrid,
-    make_searchers,
-    search,
-    search_grid,
-)
+from dspa.ops.posterior2d import posterior
+from dspa.ops.search2d import Searcher, make_searchers, search
 from dspa.ops.soft2d import soft_sums
 from dspa.stages.class2d_mstep import (
     FOLDS,
@@ -36,89 +28,26 @@ from dspa.stages.class2d_mstep import (
     references,
     reseed,
     solve,
-    tally,
     weak_classes,
+)
+from dspa.stages.class2d_sums import (
+    Sums,
+    empty,
+    empty_rows,
+    insert_found,
+    insert_random,
+    insert_soft,
+    outcome_of_search,
+    outcome_of_soft,
+    record,
 )
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dspa.dataflow.reduction import Model, Rows
-    from dspa.stages.particle_chunks import ImageSpec, ParticleBatch
-
-Sums = dict[str, "NDArray[Any]"]
-DEFAULT_PRUNING = Pruning()
-
-
-@dataclass(frozen=True)
-class ClassPlan:
-    """What one pass does.
-
-    Attributes
-    ----------
-    classes : int
-    spec : ImageSpec
-    radius, coarse_radius : int
-        Finest and coarsest band radius compared.
-    reach : int
-        Radius to which averages are made.
-    max_shift : float
-        Pixels of the cropped image.
-    iteration : int
-        0 is the random start.
-    step : float
-        Weight of this pass against what was known: 1 forgets.
-    uncertainty : float
-        Factor on the noise power.
-    reseed, recentre : bool
-        Whether dead classes start again; whether averages are moved to the centre.
-    renew : int
-        Weakest classes that start again although they live.
-    soft : bool
-        Average over the whole coarse lattice instead of following the best candidates.
-    hard : bool
-        Put every image into its best class, at its best angle and shift, instead of averaging.
-    seed : int
-    high_pass : float
-        A: what is coarser is not compared (it is added up all the same); 0 compares all.
-    held : int
-        The first so many classes keep the sums they have; the others form beside them.
-    """
-
-    classes: int
-    spec: ImageSpec
-    radius: int
-    reach: int
-    coarse_radius: int
-    max_shift: float
-    iteration: int
-    step: float = 1.0
-    uncertainty: float = 1.0
-    reseed: bool = True
-    recentre: bool = True
-    renew: int = 0
-    soft: bool = False
-    hard: bool = False
-    seed: int = 0
-    pruning: Pruning = DEFAULT_PRUNING
-    high_pass: float = 0.0
-    held: int = 0
-
-    def grid(self) -> SearchGrid:
-        """Lattices of angles and shifts."""
-        return search_grid(
-            self.spec.band(),
-            radius=self.radius,
-            reach=self.reach,
-            coarse_radius=self.coarse_radius,
-            max_shift=self.max_shift,
-            particle_radius=self.spec.mask_diameter / self.spec.crop_pixel_size / 2.0,
-        )
-
-    @property
-    def slots(self) -> int:
-        """How many of the largest classes keep their worst-fitting images apart."""
-        return min(self.classes, max(4, self.classes // 3))
+    from dspa.stages.class2d_plan import ClassPlan
+    from dspa.stages.particle_chunks import ParticleBatch
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,17 +69,8 @@ class Class2D:
         return replace(self, model=model, searchers=make_searchers(averages, self.plan.grid()))
 
     def start(self) -> Sums:
-        """Return empty statistics: every fold, then the worst-fitting of the largest classes."""
-        plan, band = self.plan, self.plan.spec.band()
-        grids = FOLDS * (plan.classes + plan.slots)
-        return {
-            "sums": empty_sums(grids, band),
-            "counts": np.zeros((FOLDS, plan.classes)),
-            "poor_counts": np.zeros((FOLDS, plan.classes)),
-            "fit": np.zeros((3, plan.classes)),  # sums of fits and log-likelihoods, number
-            # Images, log-likelihood, effective classes, cells scored, searches that met a limit.
-            "total": np.zeros(5),
-        }
+        """Return empty statistics."""
+        return empty(self.plan)
 
     def bytes_per_item(self) -> int:
         """Memory per particle: its band several times over, and its candidates."""
@@ -160,7 +80,7 @@ class Class2D:
         """Find classes and poses of a batch and add it to the statistics."""
         model, plan = _known(self.model), self.plan
         valid = np.flatnonzero(batch.valid)
-        rows = _empty_rows(batch)
+        rows = empty_rows(batch)
         if valid.size == 0:
             return partial, rows
         noise = spread_shells(model["noise"] * plan.uncertainty, batch.band).astype(np.float32)
@@ -169,172 +89,49 @@ class Class2D:
         c2 = transfer * transfer / noise
         fold = batch.state["fold"][valid]
         if not self.searchers:
-            return self._add_random(partial, batch.indices[valid], fold, y=y, c2=c2), rows
+            insert_random(partial, batch.indices[valid], fold, plan=plan, y=y, c2=c2)
+            return partial, rows
         for number, searcher in enumerate(self.searchers):
             mine = np.flatnonzero(fold == number)
             if mine.size:
-                one = (number, valid[mine], searcher)
-                add = self._add_soft if plan.soft else self._add_fold
-                add(partial, rows, one, y=y[mine], c2=c2[mine])
+                self._add_fold(
+                    partial, rows, (number, searcher), place=valid[mine], y=y[mine], c2=c2[mine]
+                )
         return partial, rows
 
     def _add_fold(
         self,
         partial: Sums,
         rows: dict[str, NDArray[Any]],
-        fold: tuple[int, NDArray[np.int64], Searcher],
+        one: tuple[int, Searcher],
         *,
+        place: NDArray[np.int64],
         y: Any,
         c2: Any,
     ) -> None:
         """Search the images of one fold, at ``place`` of the batch, and add them up."""
-        number, place, searcher = fold
-        plan, grid = self.plan, searcher.grid
-        seen = search(searcher, y, c2, pruning=plan.pruning)
-        scores, norms = seen.scores, seen.norms
-        found = posterior(seen.cells, scores, place.size, hard=plan.hard)
-        top = found.kept[found.best]
-        norm = np.maximum(norms[top], 1e-6)
-        fit = (scores[top] - norm) / np.sqrt(2.0 * norm)
-        self._insert(partial, (number, found, fit), searcher, y=y, c2=c2)
-        partial["total"] += [
-            place.size,
-            float(found.log_likelihood.sum(dtype=np.float64)),
-            float(found.spread.sum(dtype=np.float64)),
-            float(seen.scored),
-            float(seen.capped),
-        ]
-        best = found.cells.take(found.best)
-        rows["class_index"][place] = best.member
-        rows["angle"][place] = grid.angle(best.angle)
-        rows["shift"][place] = grid.shift_pixels[best.shift]
-        rows["posterior"][place] = found.class_posterior
-        rows["log_likelihood"][place] = found.log_likelihood
-        rows["fit"][place] = fit
-        rows["spread"][place] = found.spread
-
-    def _add_soft(
-        self,
-        partial: Sums,
-        rows: dict[str, NDArray[Any]],
-        fold: tuple[int, NDArray[np.int64], Searcher],
-        *,
-        y: Any,
-        c2: Any,
-    ) -> None:
-        """Marginalise the images of one fold over the coarse lattice and add them up."""
-        number, place, searcher = fold
-        plan, grid, band = self.plan, searcher.grid, self.plan.spec.band()
-        found = soft_sums(searcher, y, c2)
-        poses, count = int(found.weight.shape[0]), int(found.weight.shape[1])
-        pose = np.arange(poses, dtype=np.int32)
-        still = np.zeros((1, 2, count), np.float32)
-        still[:, 0] = 1.0
-        insert_candidates(
-            partial["sums"],
-            (number * plan.classes + found.member).astype(np.int32),
-            Candidates(pose, found.member, found.angle, np.zeros(poses, np.int32)),
-            weight=np.ones(poses, np.float32),
-            turns=searcher.turns,
-            phases=still,
-            y=found.numerator,
-            c2=found.weight,
-            band=band,
-        )
-        partial["counts"][number] += found.classes.sum(axis=0, dtype=np.float64)
-        fit = (found.score - found.norm) / np.sqrt(2.0 * np.maximum(found.norm, 1e-6))
-        owner = found.best.member
-        partial["fit"] += tally(owner, fit, found.log_likelihood, plan.classes)
-        spread = 1.0 / (found.classes.astype(np.float64) ** 2).sum(axis=1)
-        partial["total"] += [
-            place.size,
-            float(found.log_likelihood.sum(dtype=np.float64)),
-            float(spread.sum()),
-            float(place.size * 2 * poses * grid.coarse_shifts.size),
-            0.0,
-        ]
-        rows["class_index"][place] = owner
-        rows["angle"][place] = grid.angle(found.best.angle)
-        rows["shift"][place] = grid.shift_pixels[found.best.shift]
-        rows["posterior"][place] = found.classes.max(axis=1)
-        rows["log_likelihood"][place] = found.log_likelihood
-        rows["fit"][place] = fit
-        rows["spread"][place] = spread
-
-    def _insert(
-        self,
-        partial: Sums,
-        result: tuple[int, Posterior, NDArray[Any]],
-        searcher: Searcher,
-        *,
-        y: Any,
-        c2: Any,
-    ) -> None:
-        """Add images to the averages of their fold, the worst-fitting also to their own."""
-        model, classes, slots = _known(self.model), self.plan.classes, self.plan.slots
-        fold, found, fit = result
-        cells, weight = found.cells, found.weight
-        owner = cells.member[found.best]
-        partial["counts"][fold] += np.bincount(cells.member, weight, classes)
-        partial["fit"] += tally(owner, fit, found.log_likelihood, classes)
-        slot = model["slots"][cells.member]
-        # Only the image's own class, and only where the fit is below the average of that class.
-        poor = (fit < model["fit"][owner])[cells.image] & (owner[cells.image] == cells.member)
-        poor &= slot >= 0
-        partial["poor_counts"][fold] += np.bincount(cells.member[poor], weight[poor], classes)
-        target = fold * classes + cells.member
-        apart = FOLDS * classes + fold * slots + slot[poor]
-        both = Candidates(
-            *(
-                np.concatenate([values, values[poor]])
-                for values in (cells.image, cells.member, cells.angle, cells.shift)
+        fold, searcher = one
+        plan = self.plan
+        if plan.soft:
+            lattice = soft_sums(searcher, y, c2)
+            insert_soft(partial, lattice, fold=fold, plan=plan, searcher=searcher)
+            outcome = outcome_of_soft(lattice, searcher)
+        else:
+            seen = search(searcher, y, c2, pruning=plan.pruning)
+            found = posterior(seen.cells, seen.scores, place.size, hard=plan.hard)
+            outcome = outcome_of_search(seen, found)
+            insert_found(
+                partial,
+                found,
+                outcome.fit,
+                fold=fold,
+                plan=plan,
+                model=_known(self.model),
+                searcher=searcher,
+                y=y,
+                c2=c2,
             )
-        )
-        insert_candidates(
-            partial["sums"],
-            np.concatenate([target, apart]).astype(np.int32),
-            both,
-            weight=np.concatenate([weight, weight[poor]]),
-            turns=searcher.turns,
-            phases=searcher.phases,
-            y=split(y),
-            c2=c2,
-            band=self.plan.spec.band(),
-        )
-
-    def _add_random(
-        self, partial: Sums, indices: NDArray[np.int64], fold: NDArray[np.int8], *, y: Any, c2: Any
-    ) -> Sums:
-        """Put every image into a class drawn from its index, as it lies."""
-        plan, band = self.plan, self.plan.spec.band()
-        drawn = np.array(
-            [
-                np.random.default_rng([plan.seed, int(index), 0xC1A5]).integers(
-                    plan.held, plan.classes
-                )
-                for index in indices
-            ],
-            np.int32,
-        )
-        count = indices.size
-        zero = np.zeros(count, np.int32)
-        target = fold.astype(np.int32) * plan.classes + drawn
-        still = np.zeros((1, 2, band.size(plan.reach)), np.float32)
-        still[:, 0] = 1.0
-        insert_candidates(
-            partial["sums"],
-            target,
-            Candidates(np.arange(count, dtype=np.int32), drawn, zero, zero),
-            weight=np.ones(count, np.float32),
-            turns=rotation_table(np.zeros(1)),
-            phases=still,
-            y=split(y),
-            c2=c2,
-            band=band,
-        )
-        partial["counts"] += np.bincount(target, minlength=FOLDS * plan.classes).reshape(FOLDS, -1)
-        partial["total"][0] += count
-        return partial
+        record(partial, rows, outcome, place=place, searcher=searcher)
 
     def merge(self, a: Sums, b: Sums) -> Sums:
         """Join two statistics."""
@@ -396,18 +193,3 @@ def _known(value: Any) -> Any:
     if value is None:
         raise RuntimeError("the reduction is not bound to a model")
     return value
-
-
-def _empty_rows(batch: ParticleBatch) -> dict[str, NDArray[Any]]:
-    count = len(batch)
-    return {
-        "index": batch.indices.copy(),
-        "valid": batch.valid.copy(),
-        "class_index": np.full(count, -1, np.int32),
-        "angle": np.zeros(count),
-        "shift": np.zeros((count, 2)),
-        "posterior": np.zeros(count, np.float32),
-        "log_likelihood": np.zeros(count, np.float32),
-        "fit": np.zeros(count, np.float32),
-        "spread": np.zeros(count, np.float32),
-    }

@@ -9,7 +9,8 @@ import numpy as np
 
 from dspa.data.errors import InputError
 from dspa.dataflow.runner import Result
-from dspa.stages.class2d_reduction import Class2D, ClassPlan
+from dspa.stages.class2d_plan import ClassPlan
+from dspa.stages.class2d_reduction import Class2D
 from dspa.stages.particle_chunks import BackgroundNoise, minibatch
 
 if TYPE_CHECKING:

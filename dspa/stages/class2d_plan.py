@@ -1,0 +1,84 @@
+"""What one pass of 2D classification does: radii, step, noise factor, and which of its habits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dspa.ops.search2d import Pruning, SearchGrid, search_grid
+
+if TYPE_CHECKING:
+    from dspa.stages.particle_chunks import ImageSpec
+
+DEFAULT_PRUNING = Pruning()
+
+
+@dataclass(frozen=True)
+class ClassPlan:
+    """What one pass does.
+
+    Attributes
+    ----------
+    classes : int
+    spec : ImageSpec
+    radius, coarse_radius : int
+        Finest and coarsest band radius compared.
+    reach : int
+        Radius to which averages are made.
+    max_shift : float
+        Pixels of the cropped image.
+    iteration : int
+        0 is the random start.
+    step : float
+        Weight of this pass against what was known: 1 forgets.
+    uncertainty : float
+        Factor on the noise power.
+    reseed, recentre : bool
+        Whether dead classes start again; whether averages are moved to the centre.
+    renew : int
+        Weakest classes that start again although they live.
+    soft : bool
+        Average over the whole coarse lattice instead of following the best candidates.
+    hard : bool
+        Put every image into its best class, at its best angle and shift, instead of averaging.
+    seed : int
+    high_pass : float
+        A: what is coarser is not compared (it is added up all the same); 0 compares all.
+    held : int
+        The first so many classes keep the sums they have; the others form beside them.
+    """
+
+    classes: int
+    spec: ImageSpec
+    radius: int
+    reach: int
+    coarse_radius: int
+    max_shift: float
+    iteration: int
+    step: float = 1.0
+    uncertainty: float = 1.0
+    reseed: bool = True
+    recentre: bool = True
+    renew: int = 0
+    soft: bool = False
+    hard: bool = False
+    seed: int = 0
+    pruning: Pruning = DEFAULT_PRUNING
+    high_pass: float = 0.0
+    held: int = 0
+
+    def grid(self) -> SearchGrid:
+        """Lattices of angles and shifts."""
+        return search_grid(
+            self.spec.band(),
+            radius=self.radius,
+            reach=self.reach,
+            coarse_radius=self.coarse_radius,
+            max_shift=self.max_shift,
+            particle_radius=self.spec.mask_diameter / self.spec.crop_pixel_size / 2.0,
+        )
+
+    @property
+    def slots(self) -> int:
+        """How many of the largest classes keep their worst-fitting images apart."""
+        return min(self.classes, max(4, self.classes // 3))

@@ -1,0 +1,256 @@
+"""The sums of a pass of 2D classification, and how the images of a batch come into them.
+
+Sums of a class are its numerator and weight on the doubled Fourier grid, for each fold of the
+particles; behind them lie those of the worst-fitting images of the largest classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.ops.classes import empty_sums
+from dspa.ops.score2d import Candidates, insert_candidates, rotation_table, split
+from dspa.stages.class2d_mstep import FOLDS, tally
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dspa.dataflow.reduction import Model
+    from dspa.ops.posterior2d import Posterior
+    from dspa.ops.search2d import Found, Searcher
+    from dspa.ops.soft2d import SoftSums
+    from dspa.stages.class2d_plan import ClassPlan
+    from dspa.stages.particle_chunks import ParticleBatch
+
+Sums = dict[str, "NDArray[Any]"]
+
+
+def empty(plan: ClassPlan) -> Sums:
+    """Return empty statistics: every fold, then the worst-fitting of the largest classes."""
+    grids = FOLDS * (plan.classes + plan.slots)
+    return {
+        "sums": empty_sums(grids, plan.spec.band()),
+        "counts": np.zeros((FOLDS, plan.classes)),
+        "poor_counts": np.zeros((FOLDS, plan.classes)),
+        "fit": np.zeros((3, plan.classes)),  # sums of fits and log-likelihoods, number
+        # Images, log-likelihood, effective classes, cells scored, searches that met a limit.
+        "total": np.zeros(5),
+    }
+
+
+def empty_rows(batch: ParticleBatch) -> dict[str, NDArray[Any]]:
+    """Rows of a batch before anything is known of its images."""
+    count = len(batch)
+    return {
+        "index": batch.indices.copy(),
+        "valid": batch.valid.copy(),
+        "class_index": np.full(count, -1, np.int32),
+        "angle": np.zeros(count),
+        "shift": np.zeros((count, 2)),
+        "posterior": np.zeros(count, np.float32),
+        "log_likelihood": np.zeros(count, np.float32),
+        "fit": np.zeros(count, np.float32),
+        "spread": np.zeros(count, np.float32),
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What one pass says of the images of one fold.
+
+    Attributes
+    ----------
+    best : Candidates
+        Most likely cell of the most likely class of each.
+    score, norm : (n,) float32
+        Its log-likelihood, and what that is expected to be of a perfect fit.
+    posterior : (n,) float32
+        Of the class.
+    log_likelihood : (n,) float32
+        Over all cells.
+    spread : (n,) float64
+        Effective number of classes.
+    scored, capped : float
+        Cells scored at the last radius; images that met a limit of the search.
+    """
+
+    best: Candidates
+    score: NDArray[np.float32]
+    norm: NDArray[np.float32]
+    posterior: NDArray[np.float32]
+    log_likelihood: NDArray[np.float32]
+    spread: NDArray[Any]
+    scored: float
+    capped: float
+
+    @property
+    def fit(self) -> NDArray[Any]:
+        """Standard deviations from what a perfect match would score."""
+        norm = np.maximum(self.norm, 1e-6)
+        return (self.score - norm) / np.sqrt(2.0 * norm)
+
+
+def outcome_of_search(seen: Found, found: Posterior) -> Outcome:
+    """Tell what a search over candidates says of each image."""
+    top = found.kept[found.best]
+    return Outcome(
+        found.cells.take(found.best),
+        seen.scores[top],
+        seen.norms[top],
+        found.class_posterior,
+        found.log_likelihood,
+        found.spread,
+        float(seen.scored),
+        float(seen.capped),
+    )
+
+
+def outcome_of_soft(found: SoftSums, searcher: Searcher) -> Outcome:
+    """Tell what the average over the whole coarse lattice says of each image."""
+    poses, shifts = int(found.weight.shape[0]), searcher.grid.coarse_shifts.size
+    return Outcome(
+        found.best,
+        found.score,
+        found.norm,
+        found.classes.max(axis=1),
+        found.log_likelihood,
+        1.0 / (found.classes.astype(np.float64) ** 2).sum(axis=1),
+        float(found.best.size * 2 * poses * shifts),
+        0.0,
+    )
+
+
+def record(
+    partial: Sums,
+    rows: dict[str, NDArray[Any]],
+    outcome: Outcome,
+    *,
+    place: NDArray[np.int64],
+    searcher: Searcher,
+) -> None:
+    """Write the outcome of images into their rows (at ``place``) and the totals of the pass."""
+    best, fit, grid = outcome.best, outcome.fit, searcher.grid
+    rows["class_index"][place] = best.member
+    rows["angle"][place] = grid.angle(best.angle)
+    rows["shift"][place] = grid.shift_pixels[best.shift]
+    rows["posterior"][place] = outcome.posterior
+    rows["log_likelihood"][place] = outcome.log_likelihood
+    rows["fit"][place] = fit
+    rows["spread"][place] = outcome.spread
+    partial["fit"] += tally(best.member, fit, outcome.log_likelihood, searcher.classes)
+    partial["total"] += [
+        place.size,
+        float(outcome.log_likelihood.sum(dtype=np.float64)),
+        float(outcome.spread.sum(dtype=np.float64)),
+        outcome.scored,
+        outcome.capped,
+    ]
+
+
+def insert_found(
+    partial: Sums,
+    found: Posterior,
+    fit: NDArray[Any],
+    *,
+    fold: int,
+    plan: ClassPlan,
+    model: Model,
+    searcher: Searcher,
+    y: Any,
+    c2: Any,
+) -> None:
+    """Add images to the averages of their fold, the worst-fitting also to their own."""
+    classes, slots = plan.classes, plan.slots
+    cells, weight = found.cells, found.weight
+    owner = cells.member[found.best]
+    partial["counts"][fold] += np.bincount(cells.member, weight, classes)
+    slot = model["slots"][cells.member]
+    # Only the image's own class, and only where the fit is below the average of that class.
+    poor = (fit < model["fit"][owner])[cells.image] & (owner[cells.image] == cells.member)
+    poor &= slot >= 0
+    partial["poor_counts"][fold] += np.bincount(cells.member[poor], weight[poor], classes)
+    target = fold * classes + cells.member
+    apart = FOLDS * classes + fold * slots + slot[poor]
+    both = Candidates(
+        *(
+            np.concatenate([values, values[poor]])
+            for values in (cells.image, cells.member, cells.angle, cells.shift)
+        )
+    )
+    insert_candidates(
+        partial["sums"],
+        np.concatenate([target, apart]).astype(np.int32),
+        both,
+        weight=np.concatenate([weight, weight[poor]]),
+        turns=searcher.turns,
+        phases=searcher.phases,
+        y=split(y),
+        c2=c2,
+        band=plan.spec.band(),
+    )
+
+
+def insert_soft(
+    partial: Sums, found: SoftSums, *, fold: int, plan: ClassPlan, searcher: Searcher
+) -> None:
+    """Add the sums per pose of the whole coarse lattice to the averages of their fold."""
+    poses, count = int(found.weight.shape[0]), int(found.weight.shape[1])
+    insert_candidates(
+        partial["sums"],
+        (fold * plan.classes + found.member).astype(np.int32),
+        Candidates(
+            np.arange(poses, dtype=np.int32), found.member, found.angle, np.zeros(poses, np.int32)
+        ),
+        weight=np.ones(poses, np.float32),
+        turns=searcher.turns,
+        phases=_unmoved(count),
+        y=found.numerator,
+        c2=found.weight,
+        band=plan.spec.band(),
+    )
+    partial["counts"][fold] += found.classes.sum(axis=0, dtype=np.float64)
+
+
+def insert_random(
+    partial: Sums,
+    indices: NDArray[np.int64],
+    fold: NDArray[np.int8],
+    *,
+    plan: ClassPlan,
+    y: Any,
+    c2: Any,
+) -> None:
+    """Put every image into a class drawn from its index, as it lies."""
+    drawn = np.array(
+        [
+            np.random.default_rng([plan.seed, int(index), 0xC1A5]).integers(plan.held, plan.classes)
+            for index in indices
+        ],
+        np.int32,
+    )
+    band, count = plan.spec.band(), indices.size
+    zero = np.zeros(count, np.int32)
+    target = fold.astype(np.int32) * plan.classes + drawn
+    insert_candidates(
+        partial["sums"],
+        target,
+        Candidates(np.arange(count, dtype=np.int32), drawn, zero, zero),
+        weight=np.ones(count, np.float32),
+        turns=rotation_table(np.zeros(1)),
+        phases=_unmoved(band.size(plan.reach)),
+        y=split(y),
+        c2=c2,
+        band=band,
+    )
+    partial["counts"] += np.bincount(target, minlength=FOLDS * plan.classes).reshape(FOLDS, -1)
+    partial["total"][0] += count
+
+
+def _unmoved(count: int) -> NDArray[np.float32]:
+    """Phases of the one shift that moves nothing: (1, 2, count) float32."""
+    phases = np.zeros((1, 2, count), np.float32)
+    phases[:, 0] = 1.0
+    return phases
