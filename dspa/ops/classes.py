@@ -22,10 +22,37 @@ _HOLE = 0.02
 _LARGEST_PRIOR = 1e4
 
 
-def empty_sums(count: int, band: Band) -> NDArray[np.float32]:
-    """Make grids for `insert_candidates`: (count, 2 limit + 1, limit + 1, 3) float32 of zeros."""
-    limit = 2 * band.radius + 1
+def empty_sums(count: int, radius: int) -> NDArray[np.float32]:
+    """Make grids of zeros for `insert_candidates`.
+
+    Parameters
+    ----------
+    count : int
+        Number of grids.
+    radius : int
+        Band radius to which images are added up.
+
+    Returns
+    -------
+    (count, 2 limit + 1, limit + 1, 3) float32
+        limit = 2 radius + 1.
+    """
+    limit = 2 * radius + 1
     return np.zeros((count, 2 * limit + 1, limit + 1, 3), np.float32)
+
+
+def sums_radius(sums: Any) -> int:
+    """Band radius that grids of `empty_sums` have room for."""
+    return int(sums.shape[-2]) // 2 - 1
+
+
+def widen_sums(sums: NDArray[np.float32], radius: int) -> NDArray[np.float32]:
+    """Give grids room for a larger band radius: (..., rows, columns, 3), zeros around."""
+    extra = 2 * (radius - sums_radius(sums))
+    if extra <= 0:
+        return sums
+    edges = [(0, 0)] * (sums.ndim - 3) + [(extra, extra), (0, extra), (0, 0)]
+    return np.pad(sums, edges)
 
 
 @lru_cache(maxsize=16)
@@ -68,7 +95,7 @@ def solve_averages(sums: Any, band: Band, *, prior: NDArray[np.float64], mask: A
     Parameters
     ----------
     sums : (classes, 2 limit + 1, limit + 1, 3) float32
-        Numerators and weights from `insert_candidates`.
+        Numerators and weights from `insert_candidates`, to the radius of the band or less.
     band : Band
     prior : (classes, radius + 1) or (1, radius + 1) float64
         Noise-to-signal ratio per shell: the weight is increased by this times its mean in the
@@ -82,7 +109,8 @@ def solve_averages(sums: Any, band: Band, *, prior: NDArray[np.float64], mask: A
         Images of ``band.box`` pixels.
     """
     xp = namespace(sums)
-    box, radius = band.box, band.radius
+    box, radius = band.box, sums_radius(sums)
+    prior = prior[:, : radius + 1]
     mean = _shell_weights(sums, radius)  # (classes, shells)
     shells = (prior < _LARGEST_PRIOR) & (mean > 0)
     # Nothing is kept beyond the last shell that any class has: the grid ends there.
@@ -191,7 +219,7 @@ def centre_offsets(averages: NDArray[np.float32], *, threshold: float = 0.2) -> 
 def move_sums(sums: Any, offsets: NDArray[np.float64], band: Band) -> Any:
     """Translate what sums hold by (x, y) pixels: (classes, ..., 3) with (classes, 2) offsets."""
     xp = namespace(sums)
-    limit = 2 * band.radius + 1
+    limit = sums.shape[-2] - 1
     # The doubled grid has steps of half a Fourier pixel.
     step = -np.pi / band.box
     py = np.exp(1j * step * np.arange(-limit, limit + 1)[None, :] * offsets[:, 1:2])

@@ -11,6 +11,8 @@ from dspa.ops.classes import (
     ring_correlation,
     smooth_curve,
     solve_averages,
+    sums_radius,
+    widen_sums,
     wiener_prior,
 )
 
@@ -42,16 +44,18 @@ class Statistics:
             return self
         # Mini-batches may differ in size: both sides count as shares of the new one's particles.
         scale = (1.0 - step) * self.counts.sum() / max(float(old.counts.sum()), 1.0)
-        return Statistics(
-            np.float32(scale) * old.sums + np.float32(step) * self.sums,
-            scale * old.counts + step * self.counts,
-        )
+        wide = max(sums_radius(self.sums), sums_radius(old.sums))
+        sums = np.float32(scale) * widen_sums(old.sums, wide)
+        sums += np.float32(step) * widen_sums(self.sums, wide)
+        return Statistics(sums, scale * old.counts + step * self.counts)
 
     def hold(self, sums: NDArray[np.float32], held: int) -> Statistics:
         """Return these with the sums of the first ``held`` classes as they were."""
         if held == 0:
             return self
-        return Statistics(np.concatenate([sums[:, :held], self.sums[:, held:]], 1), self.counts)
+        wide = max(sums_radius(self.sums), sums_radius(sums))
+        old, new = widen_sums(sums, wide), widen_sums(self.sums, wide)
+        return Statistics(np.concatenate([old[:, :held], new[:, held:]], 1), self.counts)
 
 
 def largest_slots(counts: NDArray[np.float64], slots: int) -> NDArray[np.int32]:
@@ -141,7 +145,7 @@ def reseed(
     sums, shares = statistics.sums.copy(), statistics.counts.copy()
     seeded = np.zeros(counts.size, bool)
     for c, donor in zip(weak.tolist(), donors, strict=False):
-        taken = poor.sums[:, slots[donor]]
+        taken = widen_sums(poor.sums[:, slots[donor]], sums_radius(sums))
         # Scaled to half of the donor, so that both stand equally against the next mini-batch.
         scale = np.float32(0.5 * counts[donor] / poor.counts[:, donor].sum())
         sums[:, c] = scale * taken

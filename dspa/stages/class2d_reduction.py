@@ -83,9 +83,10 @@ class Class2D:
         rows = empty_rows(batch)
         if valid.size == 0:
             return partial, rows
+        count = batch.band.size(plan.reach)  # nothing beyond is looked at or added up
         noise = spread_shells(model["noise"] * plan.uncertainty, batch.band).astype(np.float32)
-        transfer = batch.ctf[valid]
-        y = np.conj(batch.images[valid]) * (transfer / noise)
+        noise, transfer = noise[:count], batch.ctf[valid, :count]
+        y = np.conj(batch.images[valid, :count]) * (transfer / noise)
         c2 = transfer * transfer / noise
         fold = batch.state["fold"][valid]
         if not self.searchers:

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from dspa.stages.particle_chunks import ImageSpec, ParticleChunk
     from dspa.stages.stage import Context
 
-# Fourier pixels: the coarse search looks no further than this, the first fine passes a bit more.
-COARSE_RADIUS = 12
+# Fourier pixels: averaging over all poses looks no further than SOFT_RADIUS. The coarse level of a
+# search may look less far, for its survivors are looked at again: so many periods across the mask.
+SOFT_RADIUS = 12
+COARSE_RADIUS = 10
+COARSE_PERIODS = 9.0
 START_RADIUS = 14
 MARGIN = 3  # shells compared beyond what the averages have reached, and added up beyond that
 # The online step. It decides how fast classes that mix views come apart: with 0.3 that took three
@@ -114,9 +117,9 @@ class Schedule:
         number : int
             0 is the random start.
         """
-        coarse = min(COARSE_RADIUS, spec.radius)
         soft = 0 < number <= SOFT * self.steps
         restless = not soft and number <= (1.0 - SETTLE) * self.steps
+        coarse = min(SOFT_RADIUS if soft else coarse_radius(spec), spec.radius)
         radius = coarse if soft else next_radius(spec, model)
         return ClassPlan(
             classes=self.classes,
@@ -139,6 +142,12 @@ class Schedule:
 
 
 RECENTRE = 3
+
+
+def coarse_radius(spec: ImageSpec) -> int:
+    """Radius of a search's coarse level: a tight mask needs more of it than a wide one."""
+    wanted = round(COARSE_PERIODS * spec.extent / spec.mask_diameter)
+    return int(np.clip(wanted, COARSE_RADIUS, SOFT_RADIUS))
 
 
 def next_radius(spec: ImageSpec, model: Model | None) -> int:

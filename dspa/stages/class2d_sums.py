@@ -32,7 +32,7 @@ def empty(plan: ClassPlan) -> Sums:
     """Return empty statistics: every fold, then the worst-fitting of the largest classes."""
     grids = FOLDS * (plan.classes + plan.slots)
     return {
-        "sums": empty_sums(grids, plan.spec.band()),
+        "sums": empty_sums(grids, plan.reach),
         "counts": np.zeros((FOLDS, plan.classes)),
         "poor_counts": np.zeros((FOLDS, plan.classes)),
         "fit": np.zeros((3, plan.classes)),  # sums of fits and log-likelihoods, number

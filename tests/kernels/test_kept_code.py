@@ -31,7 +31,7 @@ order = np.lexsort((shift, angle, member, image))
 cells = Candidates(image, member, angle, shift).take(order)
 turns = shared.pop("turns")
 found = [*score_candidates(grids, cells, turns, **shared)]
-found.append(empty_sums(3, members))
+found.append(empty_sums(3, members.radius))
 weight = rng.random(99).astype(np.float32)
 insert_candidates(found[-1], cells.member, cells, weight=weight, turns=turns, **shared)
 print([hashlib.sha256(values.tobytes()).hexdigest() for values in found])

@@ -111,7 +111,7 @@ def test_scores_agree_with_the_definition_and_sums_are_their_adjoint(rng):
             angle, y=y[i], c2=weight[p] * c2[i], phase=weight[p] * phase, k=k, limit=limit
         )
         expected[c] += one
-    sums = empty_sums(classes, members)
+    sums = empty_sums(classes, members.radius)
     insert_candidates(sums, cells.member, cells, weight=weight, turns=searcher.turns, **shared)
     assert np.allclose(sums, expected, atol=1e-3)
     inner = np.sum(sums[..., :2].astype(np.float64) * searcher.grids)
@@ -129,7 +129,7 @@ def test_fixed_point_sums_of_a_gpu_are_those_of_the_cpu(rng, monkeypatch):
         "phases": split(np.conj(shift_phases(members, grid.shift_pixels))),
         "y": split(y), "c2": c2, "band": members,
     }  # fmt: skip
-    plain, fixed = empty_sums(2, members), empty_sums(2, members)
+    plain, fixed = empty_sums(2, members.radius), empty_sums(2, members.radius)
     insert_candidates(plain, cells.member, cells, **shared)
     # No GPU here: the integers, added up by the CPU.
     monkeypatch.setattr("dspa.ops.score2d.is_host", lambda _: False)
@@ -146,7 +146,7 @@ def test_sums_of_turned_images_give_the_class_back():
     zero = np.zeros(count, np.int32)
     still = np.full(count, grid.row[grid.row.shape[0] // 2, grid.row.shape[0] // 2], np.int32)
     cells = Candidates(np.arange(count, dtype=np.int32), zero, angle.astype(np.int32), still)
-    sums = empty_sums(1, members)
+    sums = empty_sums(1, members.radius)
     insert_candidates(
         sums,
         zero,
