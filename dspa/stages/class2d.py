@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dspa.data.errors import InputError
+from dspa.io.images import ParticleImages
 from dspa.io.particles import read_particles
+from dspa.stages.class2d_growth import Growth, grow
 from dspa.stages.class2d_mstep import FOLDS
-from dspa.stages.class2d_output import Progress, write_results
+from dspa.stages.class2d_output import Progress, in_order, write_results
 from dspa.stages.class2d_reduction import Class2D
 from dspa.stages.class2d_schedule import STEPS_EACH, Schedule, classify
+from dspa.stages.class2d_state import Classification, load_classification
 from dspa.stages.particle_chunks import (
     ctf_arguments,
     image_spec,
@@ -56,7 +59,9 @@ class Params:
         minimum=1,
         maximum=1000,
     )
-    full_iterations: int = param(1, "Passes over all particles at the end.", minimum=1)
+    full_iterations: int = param(
+        1, "Passes over all particles at the end (0, with --start-from: over new ones).", minimum=0
+    )
     uncertainty: float = param(
         1.0, "Factor on the noise at first; above 1.2 or so classes merge at first.", minimum=1
     )
@@ -64,7 +69,16 @@ class Params:
     anneal: int = param(15, "Iterations over which the factor falls to 1.", minimum=1)
     max_shift: float = param(0.0, "Largest shift (0: 8 percent of the box).", unit="A", minimum=0)
     recenter: bool = param(True, "Move class averages to the centre of the box.")
-    hard: bool = param(False, "Last pass: the best pose of a class, not the average over poses.")
+    hard: bool = param(False, "Last pass: every image in its best class and pose alone.")
+    min_alignment_resolution: float = param(
+        0.0,
+        "Coarsest resolution compared, often 40 to 60 (0: no limit).",
+        unit="A",
+        minimum=0,
+    )
+    new_classes: int = param(
+        -1, "With --start-from: classes new views found (-1: as many as they need).", minimum=-1
+    )
 
 
 def draw_folds(count: int, seed: int) -> NDArray[np.int8]:
@@ -89,18 +103,29 @@ def make_schedule(params: Params, spec: ImageSpec, *, particles: int, seed: int)
         hard=params.hard,
         seed=seed,
         particles=particles,
+        high_pass=params.min_alignment_resolution,
     )
 
 
-def _prepare(path: Path, params: Params) -> tuple[xr.Dataset, ImageSpec]:
+def _read(path: Path) -> xr.Dataset:
     particles = read_particles(path)
-    count = int(particles.sizes["particle"])
-    if count == 0:
+    if int(particles.sizes["particle"]) == 0:
         raise InputError(f"{path}: holds no particles; look at the job before this one")
+    return particles
+
+
+def _prepare(path: Path, params: Params) -> tuple[xr.Dataset, ImageSpec]:
+    """Read particles of which nothing is known, and check what is asked of them."""
+    particles = _read(path)
+    count = int(particles.sizes["particle"])
     if params.classes > count:
         raise InputError(
             f"--classes is {params.classes} and {path} holds {count} particles; "
             f"use at most {max(1, count // FEW)} classes"
+        )
+    if params.full_iterations == 0:
+        raise InputError(
+            "--full-iterations is 0, which only --start-from can do; use a value of at least 1"
         )
     spec = image_spec(
         particles,
@@ -117,39 +142,118 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
     ----------
     context : Context
     inputs : mapping
-        ``particles``: path of a particle table with images.
+        ``particles``: path of a particle table with images; ``start_from``: what an earlier
+        classification left, or None.
     params : Params
 
     Returns
     -------
     outputs : dict
-        ``particles``, ``particles_star``, ``classes`` (averages), ``class_table``.
+        ``particles``, ``particles_star``, ``classes`` (averages), ``class_table``,
+        ``classification``.
     """
-    particles, spec = _prepare(inputs["particles"], params)
+    path, start = inputs["particles"], inputs.get("start_from")
+    if start is None:
+        particles, spec = _prepare(path, params)
+        _say(context, path, particles, spec)
+        known = _begin(context, particles, spec, params)
+    else:
+        particles, known = _read(path), load_classification(start)
+        check_continuation(known, particles, params, start)
+        _say(context, path, particles, known.spec)
+        known = _continue(context, particles, known, params)
+    return write_results(context, particles, known)
+
+
+def _say(context: Context, path: Path, particles: xr.Dataset, spec: ImageSpec) -> None:
+    """Tell what is worked on."""
+    count = int(particles.sizes["particle"])
+    if ctf_arguments(particles) is None:
+        context.events.warning(f"{path}: no defocus, so the averages are not corrected for the CTF")
+    context.events.message(
+        f"{count} particles, box {spec.box} px used as {spec.crop} px at "
+        f"{spec.crop_pixel_size:.3g} A, to {spec.extent / spec.radius:.3g} A, "
+        f"mask {spec.mask_diameter:.0f} A"
+    )
+
+
+def _begin(
+    context: Context, particles: xr.Dataset, spec: ImageSpec, params: Params
+) -> Classification:
+    """Classify particles of which nothing is known."""
     count, events = int(particles.sizes["particle"]), context.events
     if count < FEW * params.classes:
         events.warning(
             f"{count} particles in {params.classes} classes are {count / params.classes:.0f} a "
             f"class; --classes {max(1, count // FEW)} would give clearer averages"
         )
-    if ctf_arguments(particles) is None:
-        events.warning(
-            f"{inputs['particles']}: no defocus, so the averages are not corrected for the CTF"
-        )
-    events.message(
-        f"{count} particles, box {spec.box} px used as {spec.crop} px at "
-        f"{spec.crop_pixel_size:.3g} A, to {spec.extent / spec.radius:.3g} A, "
-        f"mask {spec.mask_diameter:.0f} A"
-    )
-    state = {"fold": draw_folds(count, context.seed)}
-    chunks = particle_chunks(particles, spec, seed=context.seed, state=state)
+    fold = draw_folds(count, context.seed)
+    chunks = particle_chunks(particles, spec, seed=context.seed, state={"fold": fold})
     schedule = make_schedule(params, spec, particles=count, seed=context.seed)
     events.message(
         f"{schedule.online} online iterations of {STEPS_EACH} steps and {schedule.full} over all "
         f"particles, counted as {schedule.passes} below"
     )
-    result = classify(context, chunks, schedule, report=Progress(events, spec, schedule.passes))
-    return write_results(context, particles, spec, result)
+    report = Progress(events, spec, schedule.passes)
+    result = classify(context, chunks, schedule, report=report)
+    rows = in_order(result.rows, count)
+    images = int(rows["valid"].sum())
+    uid = np.asarray(particles["uid"].values, np.uint64)
+    return Classification(spec, result.model, uid, fold, rows, images)
+
+
+def check_continuation(
+    known: Classification, particles: xr.Dataset, params: Params, start: Path
+) -> None:
+    """Refuse particles or parameters that an earlier classification cannot go on with."""
+    spec = known.spec
+    images = ParticleImages(particles)
+    if images.box != spec.box or not np.isclose(images.pixel_size, spec.pixel_size, rtol=1e-4):
+        raise InputError(
+            f"{start}: made from boxes of {spec.box} px at {spec.pixel_size:g} A, and these "
+            f"particles have {images.box} px at {images.pixel_size:g} A; extract them alike"
+        )
+    fresh = image_spec(
+        particles, max_resolution=params.max_resolution, mask_diameter=params.mask_diameter or None
+    )
+    standing = Params()
+    given = (
+        ("classes", known.classes, params.classes != known.classes),
+        ("mask_diameter", spec.mask_diameter, fresh.mask_diameter != spec.mask_diameter),
+        ("max_resolution", spec.extent / spec.radius, fresh.radius != spec.radius),
+    )
+    for name, value, differs in given:
+        if differs and getattr(params, name) != getattr(standing, name):
+            option = "--" + name.replace("_", "-")
+            more = "; --new-classes adds classes" if name == "classes" else ""
+            raise InputError(
+                f"{option} is {value:g} in {start}, which cannot go on with another; leave it "
+                f"out{more}"
+            )
+    if params.full_iterations == 0 and (known.find(particles["uid"].values) >= 0).all():
+        raise InputError(
+            f"{start} has seen all of these particles; use --full-iterations of at least 1 to go "
+            "over them again"
+        )
+
+
+def _continue(
+    context: Context, particles: xr.Dataset, known: Classification, params: Params
+) -> Classification:
+    """Take up particles that an earlier classification has not seen."""
+    params = replace(params, classes=known.classes)
+    count = int(particles.sizes["particle"])
+    schedule = make_schedule(params, known.spec, particles=count, seed=context.seed)
+    growth = Growth(
+        replace(schedule, full=max(1, params.full_iterations)),
+        new_classes=None if params.new_classes < 0 else params.new_classes,
+        everything=params.full_iterations > 0,
+    )
+
+    def report(passes: int) -> Progress:
+        return Progress(context.events, known.spec, passes)
+
+    return grow(context, known, particles, growth, report=report)
 
 
 def plan(inputs: Mapping[str, Any], params: Params) -> dict[str, Any]:
@@ -182,7 +286,16 @@ STAGE = Stage(
     name="class2d",
     summary="sort particles into 2D classes",
     params=Params,
-    inputs=(Input("particles", "particles", help="Particles with images."),),
+    inputs=(
+        Input("particles", "particles", help="Particles with images."),
+        Input(
+            "start_from",
+            "classification",
+            positional=False,
+            optional=True,
+            help="An earlier class2d job that takes up the particles it has not seen",
+        ),
+    ),
     run=run,
     plan=plan,
 )

@@ -14,6 +14,7 @@ from dspa.io.picture import curves, montage
 from dspa.io.star import Block, write_star
 from dspa.io.volumes import write_image_stack
 from dspa.ops.transform import resize_images
+from dspa.stages.class2d_state import FILE, save_classification
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from dspa.dataflow.reduction import Model, Rows
     from dspa.dataflow.runner import Result
     from dspa.stages.class2d_plan import ClassPlan
+    from dspa.stages.class2d_state import Classification
     from dspa.stages.particle_chunks import ImageSpec
     from dspa.stages.stage import Context
 
@@ -129,17 +131,25 @@ def weighted_median(values: NDArray[np.float64], weights: NDArray[np.float64]) -
 
 
 def write_results(
-    context: Context, particles: xr.Dataset, spec: ImageSpec, result: Result
+    context: Context, particles: xr.Dataset, known: Classification
 ) -> dict[str, Path]:
-    """Write averages, tables and pictures of the last pass.
+    """Write averages, tables and pictures of the last pass, and what another can go on from.
+
+    Parameters
+    ----------
+    context : Context
+    particles : Dataset
+    known : Classification
+        Its first particles are these.
 
     Returns
     -------
     outputs : dict
-        ``particles``, ``particles_star``, ``classes``, ``class_table``.
+        ``particles``, ``particles_star``, ``classes``, ``class_table``, ``classification``.
     """
-    folder, events, model = context.folder, context.events, result.model
-    rows = in_order(result.rows, int(particles.sizes["particle"]))
+    folder, events, model, spec = context.folder, context.events, known.model, known.spec
+    count = int(particles.sizes["particle"])
+    rows = {name: values[:count] for name, values in known.rows.items()}
     if not rows["valid"].any():
         raise InputError("no particle has an image with any variation; look at the images")
     _report_set_aside(context, rows)
@@ -150,7 +160,9 @@ def write_results(
         "particles_star": folder / "particles.star",
         "classes": folder / AVERAGES,
         "class_table": folder / TABLE,
+        "classification": folder / FILE,
     }
+    save_classification(known, outputs["classification"])
     write_image_stack(
         outputs["classes"], resize_images(averages, spec.box), pixel_size=spec.pixel_size
     )

@@ -61,6 +61,8 @@ class Schedule:
     seed : int
     particles : int
         Of the whole set.
+    high_pass : float
+        A: what is coarser is not compared; 0 compares all.
     """
 
     classes: int
@@ -75,6 +77,7 @@ class Schedule:
     hard: bool
     seed: int
     particles: int
+    high_pass: float = 0.0
 
     @property
     def step_size(self) -> int:
@@ -138,6 +141,7 @@ class Schedule:
             soft=soft,
             hard=self.hard and number == self.passes,
             seed=self.seed,
+            high_pass=self.high_pass,
         )
 
 

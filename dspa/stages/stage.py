@@ -26,6 +26,7 @@ KINDS = (
     "movies",
     "edits",
     "model",
+    "classification",
 )
 
 

@@ -1,0 +1,325 @@
+"""Particles that arrive later: a classification takes them up, and views it lacked found classes.
+
+First the new particles are looked at with the averages as they are. How much less well than the
+old ones they fit says how many of them show what no class shows; those found classes of their
+own, appended behind the old ones, by the schedule of a new classification in which the old
+classes compete and hold still. Then one pass over everything, or, if the old particles are not at
+hand or not to be looked at again, over the new ones, whose sums are added to the old sums
+(incremental EM: Neal & Hinton 1998, doi:10.1007/978-94-011-5014-9_12). Old classes keep their
+numbers throughout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from dspa.dataflow.runner import Result
+from dspa.stages.class2d_mstep import FOLDS
+from dspa.stages.class2d_reduction import Class2D
+from dspa.stages.class2d_state import Classification
+from dspa.stages.particle_chunks import minibatch, particle_chunks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import xarray as xr
+    from numpy.typing import NDArray
+
+    from dspa.stages.class2d_plan import ClassPlan
+    from dspa.stages.class2d_schedule import Schedule
+    from dspa.stages.particle_chunks import ParticleChunk
+    from dspa.stages.stage import Context
+
+    Report = Callable[[int, ClassPlan, Result], None]
+
+# Poor fits are too many from this many times what chance makes of two equal sets.
+BEYOND_CHANCE = 3.0
+FEWEST = 20  # particles that found a class, at least
+MEASURE = "fit"  # what tells particles of views that no class shows
+TAIL = 0.1  # of the old ones: the best fits are too few to estimate shares from
+
+
+class Strangers(NamedTuple):
+    """How many new particles fit worse than old ones do.
+
+    Attributes
+    ----------
+    share : float
+        Of the new particles, that are not like the old ones.
+    below : float
+        They show most among fits up to this.
+    """
+
+    share: float
+    below: float
+
+
+def strangers(old: NDArray[np.floating[Any]], new: NDArray[np.floating[Any]]) -> Strangers:
+    """Estimate how many of the new fits are not like the old ones.
+
+    If a share p of the new is strange, the distributions obey new - old <= p (1 - old) everywhere,
+    with equality where all the strange ones lie below: the largest quotient estimates p. It is 0
+    where the distributions differ by no more than chance makes of them (one-sided statistic of
+    Smirnov).
+
+    Parameters
+    ----------
+    old, new : (n,), (m,) float
+    """
+    if old.size == 0 or new.size == 0:
+        return Strangers(0.0, -np.inf)
+    at = np.sort(new)
+    before = np.searchsorted(np.sort(old), at, side="right") / old.size
+    gap = np.arange(1, at.size + 1) / at.size - before
+    most = int(np.argmax(gap))
+    if gap[most] <= BEYOND_CHANCE * np.sqrt(0.25 * (1.0 / old.size + 1.0 / new.size)):
+        return Strangers(0.0, -np.inf)
+    share = gap[before <= 1.0 - TAIL] / (1.0 - before[before <= 1.0 - TAIL])
+    return Strangers(float(np.clip(share.max(initial=gap[most]), 0.0, 1.0)), float(at[most]))
+
+
+@dataclass(frozen=True)
+class Founding:
+    """Which particles found how many classes.
+
+    Attributes
+    ----------
+    classes : int
+    rows : (m,) int64
+        Rows of the particles that found them.
+    share : float
+        Of the new particles that no old class shows.
+    """
+
+    classes: int
+    rows: NDArray[np.int64]
+    share: float
+
+
+def found(
+    known: Classification,
+    index: NDArray[np.int64],
+    seen: Mapping[str, NDArray[Any]],
+    *,
+    classes: int | None,
+) -> Founding:
+    """Decide how many classes the new particles found.
+
+    Parameters
+    ----------
+    known : Classification
+    index : (m,) int64
+        Rows of the new particles.
+    seen : mapping of name to (m, ...) arrays
+        What the look at them gave.
+    classes : int, optional
+        As many classes, if there are particles for them; by default as many as keep the number of
+        particles of a class.
+    """
+    valid = known.rows["valid"]
+    fits = seen[MEASURE][seen["valid"]]
+    strange = strangers(known.rows[MEASURE][valid], fits)
+    if classes is None:
+        each = max(float(FEWEST), known.images / known.classes)
+        classes = min(known.classes, round(strange.share * fits.size / each))
+    poor = seen["valid"] & (seen[MEASURE] <= strange.below)
+    if classes and poor.sum() < FEWEST * classes:
+        # Too few, or none at all and classes are wanted all the same: the poorest of all.
+        order = np.argsort(np.where(seen["valid"], seen[MEASURE], np.inf), kind="stable")
+        poor = np.zeros(index.size, bool)
+        poor[order[: min(fits.size, FEWEST * classes)]] = True
+        classes = min(classes, int(poor.sum()) // FEWEST)
+    return Founding(int(classes), np.sort(index[poor]), strange.share)
+
+
+@dataclass(frozen=True, eq=False)
+class Growth:
+    """What to do with particles that arrive.
+
+    Attributes
+    ----------
+    schedule : Schedule
+        Of a new classification; its numbers of classes and particles are set here.
+    new_classes : int, optional
+        Classes to found; by default as many as the new particles need.
+    everything : bool
+        Pass over all particles at the end, not only over the new ones.
+    """
+
+    schedule: Schedule
+    new_classes: int | None = None
+    everything: bool = True
+
+
+def grow(
+    context: Context,
+    known: Classification,
+    particles: xr.Dataset,
+    growth: Growth,
+    *,
+    report: Callable[[int], Report],
+) -> Classification:
+    """Take up particles: those of the table that a classification does not know by their uid.
+
+    Parameters
+    ----------
+    context : Context
+        Its runner, events and seed; a run that was cut short goes on from its checkpoints.
+    known : Classification
+    particles : Dataset
+        Old and new ones, or new ones alone.
+    growth : Growth
+    report : callable
+        ``report(passes)`` gives what is called after each pass.
+
+    Returns
+    -------
+    grown : Classification
+        Its particles begin with those of the table, in its order.
+    """
+    uid = np.asarray(particles["uid"].values, np.uint64)
+    place = known.find(uid)
+    new = np.flatnonzero(place < 0)
+    fold = known.fold[place]
+    rng = np.random.default_rng([context.seed, 0x4A1F, known.growths + 1])
+    fold[new] = rng.permutation(np.arange(new.size) % FOLDS)
+
+    def chunks(rows: NDArray[np.int64]) -> tuple[ParticleChunk, ...]:
+        return particle_chunks(
+            particles, known.spec, seed=context.seed, state={"fold": fold}, rows=rows
+        )
+
+    founding, images = Founding(0, new, 0.0), 0
+    if new.size:
+        seen = _look(context, known, growth.schedule, chunks(new))
+        founding = found(known, new, seen, classes=growth.new_classes)
+        images = int(seen["valid"].sum())
+        _tell(context, known, founding, images)
+    everything = growth.everything and new.size < uid.size
+    result = _course(
+        context,
+        known,
+        _schedule(growth.schedule, known, founding),
+        founders=chunks(founding.rows) if founding.classes else (),
+        chunks=chunks(np.arange(uid.size) if everything else new),
+        step=1.0 if everything else images / max(images + known.images, 1),
+        report=report,
+    )
+    return _grown(known, result, uid, fold, forget=everything)
+
+
+def _look(
+    context: Context, known: Classification, schedule: Schedule, chunks: Sequence[ParticleChunk]
+) -> dict[str, NDArray[Any]]:
+    """Compare new particles with the averages as they are: rows in the order of the particles."""
+    latest = context.runner.checkpoints.latest("look")
+    if latest is not None:
+        rows = latest.rows
+    else:
+        schedule = replace(schedule, classes=known.classes, online=0, full=1)
+        plan = schedule.plan(known.spec, known.model, 1)
+        rows = context.runner.run(Class2D(plan), chunks, known.model, name="look001").rows
+    order = np.argsort(rows["index"], kind="stable")
+    return {name: values[order] for name, values in rows.items()}
+
+
+def _tell(context: Context, known: Classification, founding: Founding, images: int) -> None:
+    """Say what the look at the new particles found."""
+    context.events.message(
+        f"{images} new particles; {100 * founding.share:.0f} percent of them fit worse than the "
+        f"{known.images} old ones do"
+    )
+    if founding.classes:
+        first = known.classes + 1
+        context.events.message(
+            f"{founding.rows.size} of them found classes {first} to "
+            f"{known.classes + founding.classes}"
+        )
+
+
+def _schedule(schedule: Schedule, known: Classification, founding: Founding) -> Schedule:
+    """Online steps over the founders, if there are any, then the full passes."""
+    new = founding.classes
+    return replace(
+        schedule,
+        classes=known.classes + new,
+        online=schedule.online if new else 0,
+        batch=schedule.batch // schedule.classes * new,
+        particles=founding.rows.size,
+    )
+
+
+def _course(
+    context: Context,
+    known: Classification,
+    schedule: Schedule,
+    *,
+    founders: Sequence[ParticleChunk],
+    chunks: Sequence[ParticleChunk],
+    step: float,
+    report: Callable[[int], Report],
+) -> Result:
+    """Make the passes: online steps beside classes that hold still, then full ones."""
+    runner, spec, old = context.runner, known.spec, known.classes
+    extra = schedule.classes - old
+    base = {
+        name: np.concatenate(
+            [known.model[name], np.zeros_like(known.model[name][:, :1]).repeat(extra, axis=1)], 1
+        )
+        for name in ("sums", "counts")
+    }
+    latest = runner.checkpoints.latest()
+    if latest is not None:
+        done, result = latest.iteration, Result(latest.model, latest.rows)
+        context.events.message(f"going on after pass {done} of {schedule.passes}")
+    else:
+        done, result = 0, Result(known.model, {})
+        if extra:
+            plan = replace(schedule.plan(spec, None, 0), held=old)
+            start = {**known.model, **base}
+            result = runner.run(Class2D(plan), founders, start, name="it000")
+    tell = report(schedule.passes)
+    for number in range(done + 1, schedule.passes + 1):
+        plan, model = schedule.plan(spec, result.model, number), result.model
+        if number <= schedule.steps:
+            plan = replace(plan, held=old)
+            part: Sequence[ParticleChunk] = minibatch(founders, schedule.step_size, number - 1)
+        else:
+            # New sums on top of the old ones, every time: what founded classes counts once.
+            plan, part, model = replace(plan, step=step), chunks, {**model, **base}
+        result = runner.run(Class2D(plan), part, model, name=f"it{number:03d}")
+        tell(number, plan, result)
+    return result
+
+
+def _grown(
+    known: Classification,
+    result: Result,
+    uid: NDArray[np.uint64],
+    fold: NDArray[np.int8],
+    *,
+    forget: bool,
+) -> Classification:
+    """Put together what is known now: the table's particles, then others whose sums are kept."""
+    place = known.find(uid)
+    others = np.setdiff1d(np.arange(known.uid.size), place) if not forget else place[:0]
+    index = result.rows["index"]
+    rows = {}
+    for name, values in result.rows.items():
+        if name != "index":
+            column = known.rows[name][place]
+            column[index] = values
+            rows[name] = np.concatenate([column, known.rows[name][others]])
+    seen = int(np.sum(result.rows["valid"]))
+    return Classification(
+        known.spec,
+        result.model,
+        np.concatenate([uid, known.uid[others]]),
+        np.concatenate([fold, known.fold[others]]),
+        rows,
+        seen if forget else known.images + seen,
+        known.growths + 1,
+    )
