@@ -1,0 +1,192 @@
+"""Particles that arrive later: old classes keep their numbers, new views found new classes."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dspa.data.errors import InputError
+from dspa.dataflow.events import Events
+from dspa.dataflow.runner import InlineRunner
+from dspa.io.particles import read_particles, write_particles
+from dspa.io.volumes import read_images
+from dspa.ops.classes import sums_radius, widen_sums
+from dspa.stages import class2d
+from dspa.stages.class2d_growth import strangers
+from dspa.stages.class2d_state import load_classification
+from dspa.stages.stage import Context
+
+SPEC = importlib.util.spec_from_file_location(
+    "portraits", Path(__file__).resolve().parent / "portraits.py"
+)
+made = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(made)
+PIXEL, portraits, table = made.PIXEL, made.portraits, made.table
+
+
+def classify(folder, runner, path, *, start=None, listeners=(), **params):
+    folder.mkdir(parents=True, exist_ok=True)
+    context = Context(folder, runner, Events(folder, listeners), seed=3)
+    values = {"online_iterations": 2} | params
+    if start is None:
+        values |= {"classes": 3, "max_resolution": 12.0}
+    return class2d.run(context, {"particles": path, "start_from": start}, class2d.Params(**values))
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """All particles, those that come first (two of three shapes), and which shape each shows."""
+    folder = tmp_path_factory.mktemp("growing")
+    images, kind, ctf = portraits(360, 9)
+    images[5], images[-5] = np.nan, np.nan
+    everything = table(folder, images, ctf)
+    particles = read_particles(everything)
+    first = (kind < 2) & (np.arange(kind.size) < 240)
+    paths = {"all": everything, "first": folder / "first.zarr", "later": folder / "later.zarr"}
+    write_particles(particles.isel(particle=np.flatnonzero(first)), paths["first"])
+    # In another order than the whole: particles are known by their uid.
+    write_particles(particles.isel(particle=np.flatnonzero(~first)[::-1]), paths["later"])
+    return paths, first, kind
+
+
+@pytest.fixture(scope="module")
+def before(sets, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("before")
+    return classify(folder / "job", InlineRunner(folder / "runner"), sets[0]["first"])
+
+
+@pytest.fixture(scope="module")
+def grown(sets, before, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("grown")
+    runner = InlineRunner(folder / "runner")
+    return classify(folder / "job", runner, sets[0]["all"], start=before["classification"])
+
+
+def bits(outputs):
+    particles = read_particles(outputs["particles"])
+    names = ("class_index", "pose", "shift", "posterior", "log_likelihood")
+    return [read_images(outputs["classes"]).images.tobytes()] + [
+        particles[name].values.tobytes() for name in names
+    ]
+
+
+def test_old_classes_stay_and_a_new_view_founds_one(sets, before, grown):
+    _, first, kind = sets
+    old = read_particles(before["particles"])["class_index"].values
+    now = read_particles(grown["particles"])["class_index"].values
+    valid = now >= 0
+    assert (~valid).sum() == 2
+    assert len(read_images(grown["classes"]).images) > 3
+    stayed = (now[first] == old)[valid[first]]
+    assert stayed.mean() > 0.95
+    # The third shape was not there before: it is now in classes of its own.
+    third = (kind == 2) & valid
+    assert (now[third] >= 3).mean() > 0.9
+    assert (now[(kind < 2) & valid] < 3).mean() > 0.9
+
+
+def test_it_goes_on_after_a_break_with_the_same_bits(sets, before, grown, tmp_path):
+    class Broken(Exception):
+        pass
+
+    def listener(event):
+        if event["kind"] == "iteration" and event["iteration"] == 4:
+            raise Broken
+
+    later = {"start": before["classification"]}
+    runner = InlineRunner(tmp_path / "runner")
+    with pytest.raises(Broken):
+        classify(tmp_path / "job", runner, sets[0]["all"], listeners=(listener,), **later)
+    runner = InlineRunner(tmp_path / "runner")
+    outputs = classify(tmp_path / "job", runner, sets[0]["all"], **later)
+    assert bits(outputs) == bits(grown)
+
+
+def test_workers_give_the_same_bits(sets, before, grown, make_runner, tmp_path):
+    start = before["classification"]
+    outputs = classify(tmp_path / "job", make_runner(2), sets[0]["all"], start=start)
+    assert bits(outputs) == bits(grown)
+
+
+def test_without_the_old_particles_their_sums_stay(sets, before, tmp_path):
+    start = before["classification"]
+    runner = InlineRunner(tmp_path / "runner")
+    outputs = classify(tmp_path / "job", runner, sets[0]["later"], start=start, new_classes=0)
+    old, now = load_classification(start), load_classification(outputs["classification"])
+    assert now.classes == old.classes
+    assert now.images == 358
+    assert np.array_equal(now.uid, [*read_particles(sets[0]["later"])["uid"].values, *old.uid])
+    # Weights of the old images, and of the new ones on top, each by their number.
+    scale = (1.0 - old.images / now.images) * old.images / old.model["counts"].sum()
+    assert scale * old.model["counts"].sum() / now.model["counts"].sum() == pytest.approx(
+        old.images / now.images
+    )
+    weight = now.model["sums"][..., 2]
+    radius = sums_radius(now.model["sums"])
+    kept = np.float32(scale) * widen_sums(old.model["sums"], radius)[..., 2]
+    assert (weight - kept).min() > -1e-4 * weight.max()
+    assert weight.sum() > 1.5 * kept.sum()
+
+
+def test_quick_growth_leaves_old_particles_as_they_are(sets, before, tmp_path):
+    paths, first, _ = sets
+    start = before["classification"]
+    runner = InlineRunner(tmp_path / "runner")
+    outputs = classify(tmp_path / "job", runner, paths["all"], start=start, full_iterations=0)
+    old, now = read_particles(before["particles"]), read_particles(outputs["particles"])
+    for name in ("class_index", "pose", "shift", "posterior", "log_likelihood"):
+        assert np.array_equal(now[name].values[first], old[name].values)
+    assert (now["class_index"].values[~first] >= 0).sum() == (~first).sum() - 1
+    again = load_classification(outputs["classification"])
+    assert (again.growths, again.images) == (1, 358)
+    with pytest.raises(InputError, match="has seen all of these particles"):
+        classify(
+            tmp_path / "again",
+            InlineRunner(tmp_path / "r2"),
+            paths["first"],
+            start=start,
+            full_iterations=0,
+        )
+
+
+def test_strangers_are_counted_and_chance_is_not(rng):
+    old = rng.normal(0.0, 1.0, 3000)
+    assert strangers(old, rng.normal(0.0, 1.0, 1000)).share == 0.0
+    mixed = np.concatenate([rng.normal(0.0, 1.0, 700), rng.normal(-3.0, 1.0, 300)])
+    found = strangers(old, mixed)
+    assert found.share == pytest.approx(0.3, abs=0.06)
+    assert (mixed[700:] <= found.below).mean() > 0.8
+    assert strangers(old, rng.normal(1.0, 1.0, 1000)).share == 0.0  # better is not strange
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"classes": 7}, "--new-classes adds classes"),
+        ({"max_resolution": 20.0}, "--max-resolution is"),
+        ({"mask_diameter": 60.0}, "--mask-diameter is"),
+    ],
+)
+def test_it_refuses_what_it_cannot_go_on_with(sets, before, tmp_path, params, words):
+    with pytest.raises(InputError, match=words):
+        classify(
+            tmp_path / "job",
+            InlineRunner(tmp_path / "runner"),
+            sets[0]["all"],
+            start=before["classification"],
+            **params,
+        )
+
+
+def test_other_boxes_and_other_files_are_refused(before, tmp_path):
+    small = table(tmp_path, portraits(30, 4)[0][:, :32, :32])
+    runner = InlineRunner(tmp_path / "runner")
+    with pytest.raises(InputError, match=f"33 px at {PIXEL:g} A, and these particles have 32 px"):
+        classify(tmp_path / "job", runner, small, start=before["classification"])
+    with pytest.raises(InputError, match="no classification that class2d left"):
+        classify(tmp_path / "job", runner, small, start=before["classes"])
+    with pytest.raises(InputError, match="only --start-from can do"):
+        classify(tmp_path / "job", runner, small, full_iterations=0)
