@@ -27,7 +27,8 @@ from dspa.stages.class2d_mstep import FOLDS
 from dspa.stages.class2d_plan import ClassPlan
 from dspa.stages.class2d_reduction import Class2D
 from dspa.stages.class2d_schedule import Schedule
-from dspa.stages.particle_chunks import ImageSpec, ParticleBatch, prepare_images
+from dspa.stages.particle_chunks import ImageSpec, ParticleBatch
+from dspa.stages.particle_images import prepare_images
 
 BOX, PIXEL, CLASSES, IMAGES, RADIUS = 64, 3.5, 50, 256, 17
 SPEC = ImageSpec(BOX, PIXEL, BOX, BOX // 2 - 1, 0.9 * BOX * PIXEL)

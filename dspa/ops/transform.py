@@ -41,9 +41,10 @@ def images_to_band(images: Any, band: Band) -> Any:
             f"a band of box {box}"
         )
     xp = namespace(images)
-    lead = tuple(images.shape[:-2])
-    spectrum = fft(images).rfftn(xp.astype(images, xp.float32, copy=False), axes=(-2, -1))
-    flat = xp.reshape(spectrum, (*lead, box * (box // 2 + 1)))
+    lead, columns = tuple(images.shape[:-2]), band.radius + 1
+    # Along x first; along y only the columns that the band has.
+    lines = fft(images).rfft(xp.astype(images, xp.float32, copy=False), axis=-1)[..., :columns]
+    flat = xp.reshape(fft(images).fft(lines, axis=-2), (*lead, box * columns))
     index, phase, _ = _gather_tables(band)
     gathered = xp.take(flat, like(index, reference=images), axis=-1)
     return gathered * like(phase, reference=images)
@@ -84,7 +85,9 @@ def band_to_images(coefficients: Any, band: Band) -> Any:
 def _gather_tables(
     band: Band,
 ) -> tuple[NDArray[np.int64], NDArray[np.complex64], NDArray[np.int64]]:
-    """Index in the flat rfft2, factor (centring / box), and the table of the way back.
+    """Index in the flat transform, factor (centring / box), and the table of the way back.
+
+    The transform holds the columns kx <= radius only.
 
     The way back looks each grid point up in [band, 0, conj(band)]: kx = 0 with ky < 0 is the
     conjugate of what the band holds.
@@ -97,7 +100,8 @@ def _gather_tables(
     place[band.flat_index] = np.arange(count)
     edge = np.flatnonzero(band.kx == 0)
     place[(-band.ky[edge].astype(np.int64) % box) * (box // 2 + 1)] = count + 1 + edge
-    return band.flat_index, phase, place
+    index = (band.ky.astype(np.int64) % box) * (band.radius + 1) + band.kx
+    return index, phase, place
 
 
 def shift_phases(band: Band, shifts: Any, *, count: int | None = None) -> Any:

@@ -20,8 +20,8 @@ from dspa.stages.particle_chunks import (
     ctf_arguments,
     image_spec,
     particle_chunks,
-    prepare_bytes,
 )
+from dspa.stages.particle_images import prepare_bytes
 from dspa.stages.stage import Context, Input, Stage, param
 
 if TYPE_CHECKING:

@@ -18,12 +18,12 @@ from dspa.data.errors import InputError
 from dspa.dataflow.cache import cached
 from dspa.geometry.band import Band, band, maximum_radius
 from dspa.io.images import ParticleImages
-from dspa.ops.ctf import CTF, ctf_band
-from dspa.ops.noise import background_power, shell_mean, smooth_spectrum
-from dspa.ops.transform import images_to_band
+from dspa.ops.ctf import CTF
+from dspa.ops.noise import shell_mean, smooth_spectrum
+from dspa.stages.particle_images import EDGE, background_spectra, prepare_images, soft_disk
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import xarray as xr
     from numpy.typing import NDArray
@@ -37,8 +37,6 @@ SMALLEST_CHUNK = 64
 # set only, so that results do not depend on the workers.
 FEWEST_CHUNKS = 20
 CHUNK_BYTES = 1 << 27
-EDGE = 5.0  # soft edge of the mask, in pixels of the image as stored
-FAINT = 1e-12  # variance of the background below which an image holds nothing
 
 
 @dataclass(frozen=True)
@@ -82,20 +80,12 @@ class ImageSpec:
 
     def mask(self) -> NDArray[np.float32]:
         """Soft circular mask on the image as stored, (y, x) float32."""
-        return _disk(self.box, self.mask_diameter / self.pixel_size / 2.0, EDGE)
+        return soft_disk(self.box, self.mask_diameter / self.pixel_size / 2.0, EDGE)
 
     def crop_mask(self) -> NDArray[np.float32]:
         """Soft circular mask on the cropped image, (y, x) float32."""
         scale = self.crop / self.box
-        return _disk(self.crop, self.mask_diameter / self.crop_pixel_size / 2.0, EDGE * scale)
-
-
-def _disk(box: int, radius: float, edge: float) -> NDArray[np.float32]:
-    """Disk of 1 with a raised-cosine edge that ends at ``radius`` (pixels)."""
-    axis = np.arange(box) - box // 2
-    distance = np.hypot(axis[:, None], axis[None, :])
-    ramp = np.clip((radius - distance) / max(edge, 1e-6), 0.0, 1.0)
-    return (0.5 - 0.5 * np.cos(np.pi * ramp)).astype(np.float32)
+        return soft_disk(self.crop, self.mask_diameter / self.crop_pixel_size / 2.0, EDGE * scale)
 
 
 def _good_size(least: int) -> int:
@@ -163,20 +153,27 @@ class ParticleBatch:
         CTF in the same band; zero where an image was set aside, 1 where there is no CTF.
     valid : (n,) bool
         False for images set aside (NaN, no variance, unreadable CTF values).
-    background : (n, radius + 1) float32
-        Power per shell of the unmasked noise around each particle.
     state : mapping of name to (n, ...) arrays
         What the caller attached: poses, shifts, half sets, classes...
     spec : ImageSpec
+    spectra : callable, optional
+        Makes ``background``, which few passes need.
     """
 
     indices: NDArray[np.int64]
     images: NDArray[np.complex64]
     ctf: NDArray[np.float32]
     valid: NDArray[np.bool_]
-    background: NDArray[np.float32]
     state: Mapping[str, NDArray[Any]]
     spec: ImageSpec
+    spectra: Callable[[], NDArray[np.float32]] | None = None
+
+    @property
+    def background(self) -> NDArray[np.float32]:
+        """Power per shell of the unmasked noise around each particle, (n, radius + 1) float32."""
+        if self.spectra is None:
+            raise ValueError("this batch was made without the spectra of its background")
+        return self.spectra()
 
     @property
     def band(self) -> Band:
@@ -229,9 +226,9 @@ class ParticleChunk:
             images=arrays["images"][rows],
             ctf=arrays["ctf"][rows],
             valid=arrays["valid"][rows],
-            background=arrays["background"][rows],
             state={name: values[rows] for name, values in self.state.items()},
             spec=self.spec,
+            spectra=lambda: cached("noise-" + self.key, self._spectra)[rows],
         )
 
     def _prepare(self) -> dict[str, NDArray[Any]]:
@@ -239,77 +236,8 @@ class ParticleChunk:
         parameters = None if self.ctf is None else CTF(**self.ctf)
         return prepare_images(images, self.spec, ctf=parameters)
 
-
-def prepare_images(
-    images: NDArray[np.float32], spec: ImageSpec, *, ctf: CTF | None
-) -> dict[str, NDArray[Any]]:
-    """Normalise, mask and transform images.
-
-    Parameters
-    ----------
-    images : (n, y, x) float32
-        Particles bright.
-    spec : ImageSpec
-    ctf : CTF, optional
-        Of the same n particles; None stands for 1.
-
-    Returns
-    -------
-    arrays : dict
-        ``images`` (n, f) complex64, ``ctf`` (n, f) float32, ``valid`` (n,) bool and
-        ``background`` (n, radius + 1) float32, as in `ParticleBatch`.
-    """
-    members, full = spec.band(), band(spec.box, spec.radius)
-    normalised, valid = normalise_background(images, spec)
-    mask = spec.mask()
-    if ctf is None:
-        transfer = np.ones((len(images), members.count), np.float32)
-    else:
-        transfer = ctf_band(ctf, full, pixel_size=spec.pixel_size)
-        valid &= np.isfinite(transfer).all(axis=1)
-    normalised[~valid] = 0.0
-    return {
-        # The two boxes have the same Fourier pixels, so the band of one is the band of the other.
-        "images": images_to_band(normalised * mask, full).astype(np.complex64, copy=False),
-        "ctf": np.where(valid[:, None], transfer, np.float32(0.0)),
-        "valid": valid,
-        "background": background_power(normalised, _background(spec), full).astype(np.float32),
-    }
-
-
-def _background(spec: ImageSpec) -> NDArray[np.float32]:
-    """Window on the background: outside the particle and outside the circle's soft edge."""
-    radius = min(spec.mask_diameter / spec.pixel_size / 2.0, spec.box / 2.0)
-    return (1.0 - _disk(spec.box, radius, EDGE)).astype(np.float32)
-
-
-def normalise_background(
-    images: NDArray[np.float32], spec: ImageSpec
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Bring the background of every image to zero mean (and slope) and unit standard deviation.
-
-    Returns
-    -------
-    normalised : (n, y, x) float32
-    valid : (n,) bool
-        False where an image holds NaN or infinity, or its background does not vary.
-    """
-    n, box = len(images), spec.box
-    ring = (_background(spec) > 0.5).ravel()
-    flat = images.reshape(n, -1)
-    valid = np.asarray(np.isfinite(flat).all(axis=1))
-    flat = np.where(valid[:, None], flat, np.float32(0.0)).astype(np.float32)
-    axis = (np.arange(box) - box // 2) / box
-    plane = np.stack([np.ones(box * box), np.tile(axis, box), np.repeat(axis, box)])
-    if not spec.ramp:
-        plane = plane[:1]
-    fit = np.linalg.pinv(plane[:, ring]).astype(np.float32)  # (pixels, terms)
-    flat -= (flat[:, ring] @ fit) @ plane.astype(np.float32)
-    variance = flat[:, ring].var(axis=1, dtype=np.float64)
-    valid &= variance > FAINT
-    scale = np.where(valid, 1.0 / np.sqrt(np.maximum(variance, FAINT)), 0.0)
-    flat *= scale[:, None].astype(np.float32)
-    return flat.reshape(n, box, box), valid
+    def _spectra(self) -> NDArray[np.float32]:
+        return background_spectra(self.images.read(np.arange(len(self))), self.spec)
 
 
 def chunk_size(count: int, item_bytes: int) -> int:
@@ -480,8 +408,3 @@ class BackgroundNoise:
     def bytes_per_item(self) -> int:
         """Memory per particle."""
         return 24 * self.spec.band().count
-
-
-def prepare_bytes(spec: ImageSpec) -> int:
-    """Peak memory per particle while a chunk is prepared: pixels, transforms, band."""
-    return 4 * spec.box * spec.box * 6 + 24 * spec.band().count
