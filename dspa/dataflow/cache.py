@@ -1,6 +1,10 @@
 """A cache per process for what is dear to make and cheap to lose: the bands of a chunk.
 
 Never relied on: whoever asks can always make the value again, and it comes out the same.
+
+Passes go round a set, and a cache that drops what was used longest ago would drop each chunk just
+before its turn. So a full cache keeps what it holds, and takes something new only in the place of
+what nobody has asked for during several times as many calls as it holds values.
 """
 
 from __future__ import annotations
@@ -14,9 +18,13 @@ from typing import Any, TypeVar, cast
 T = TypeVar("T")
 
 
+# A value is forgotten if it was not asked for in so many calls, and so many for each value held.
+STALE, STALE_EACH = 64, 4
+
+
 @dataclass
 class Cache:
-    """Least recently used values within a budget of bytes.
+    """Values within a budget of bytes.
 
     Attributes
     ----------
@@ -27,7 +35,7 @@ class Cache:
     budget: int
     hits: int = 0
     misses: int = 0
-    _values: OrderedDict[Hashable, tuple[Any, int]] = field(default_factory=OrderedDict)
+    _values: OrderedDict[Hashable, tuple[Any, int, int]] = field(default_factory=OrderedDict)
     _used: int = 0
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -44,23 +52,29 @@ class Cache:
         with self._lock:
             if key in self._values:
                 self.hits += 1
-                self._values.move_to_end(key)
-                return cast("T", self._values[key][0])
+                value, size, _ = self._values.pop(key)
+                self._values[key] = (value, size, self._calls)
+                return cast("T", value)
             self.misses += 1
-        value = make()
-        size = size_of(value)
+        made = make()
+        size = size_of(made)
         with self._lock:
-            if key not in self._values and size <= self.budget:
-                self._values[key] = (value, size)
+            self._make_room(size)
+            if key not in self._values and self._used + size <= self.budget:
+                self._values[key] = (made, size, self._calls)
                 self._used += size
-            self._shrink()
-        return value
+        return made
+
+    @property
+    def _calls(self) -> int:
+        return self.hits + self.misses
 
     def resize(self, budget: int) -> None:
         """Set the budget, and drop what no longer fits."""
         with self._lock:
             self.budget = budget
-            self._shrink()
+            while self._used > budget:
+                self._drop_oldest()
 
     def clear(self) -> None:
         """Forget everything."""
@@ -68,10 +82,17 @@ class Cache:
             self._values.clear()
             self._used = 0
 
-    def _shrink(self) -> None:
-        while self._used > self.budget and self._values:
-            _, (_, size) = self._values.popitem(last=False)
-            self._used -= size
+    def _make_room(self, size: int) -> None:
+        """Drop values that have grown stale, the oldest first, while there is no room."""
+        while self._values and self._used + size > self.budget:
+            _, _, asked = next(iter(self._values.values()))
+            if self._calls - asked <= STALE + STALE_EACH * len(self._values):
+                return
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        _, (_, size, _) = self._values.popitem(last=False)
+        self._used -= size
 
 
 def size_of(value: Any) -> int:

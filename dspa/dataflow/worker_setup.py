@@ -9,7 +9,7 @@ from typing import Any
 from dspa.dataflow.cache import CACHE
 
 # Of a worker's memory, what the cache may take.
-SHARE = 0.25
+SHARE = 0.15
 
 
 def dask_setup(worker: Any) -> None:

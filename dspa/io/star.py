@@ -40,6 +40,7 @@ _ODD_QUOTES = re.compile(rb'^[^"\n]*"(?:[^"\n]*"[^"\n]*")*[^"\n]*$', re.MULTILIN
 _LEADING_ZERO = re.compile(r"[+-]?0\d+$")
 _PEEK_ROWS = 64
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_BLANK = re.compile(r"\s")
 _SEPARATOR, _NO_QUOTE = "\x1e", "\x1f"
 
 
@@ -360,5 +361,5 @@ def _written(label: str, values: NDArray[Any]) -> NDArray[Any]:
 
 def _token(value: str) -> str:
     value = _CONTROL.sub(" ", value.replace('"', "'"))
-    quoted = value.startswith("#") or any(c.isspace() for c in value)
+    quoted = value.startswith("#") or _BLANK.search(value) is not None
     return f'"{value}"' if quoted else value

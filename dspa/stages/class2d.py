@@ -188,8 +188,10 @@ def _begin(
             f"class; --classes {max(1, count // FEW)} would give clearer averages"
         )
     fold = draw_folds(count, context.seed)
-    chunks = particle_chunks(particles, spec, seed=context.seed, state={"fold": fold})
     schedule = make_schedule(params, spec, particles=count, seed=context.seed)
+    size = schedule.chunk_size(spec)
+    state = {"fold": fold}
+    chunks = particle_chunks(particles, spec, seed=context.seed, state=state, size=size)
     events.message(
         f"{schedule.online} online iterations of {STEPS_EACH} steps and {schedule.full} over all "
         f"particles, counted as {schedule.passes} below"
@@ -261,7 +263,7 @@ def plan(inputs: Mapping[str, Any], params: Params) -> dict[str, Any]:
     particles, spec = _prepare(inputs["particles"], params)
     count = int(particles.sizes["particle"])
     schedule = make_schedule(params, spec, particles=count, seed=0)
-    chunks = particle_chunks(particles, spec)
+    chunks = particle_chunks(particles, spec, size=schedule.chunk_size(spec))
     first = schedule.plan(spec, None, 1)
     grid, band = first.grid(), spec.band()
     poses = params.classes * grid.coarse_angles

@@ -11,7 +11,7 @@ from dspa.data.errors import InputError
 from dspa.dataflow.runner import Result
 from dspa.stages.class2d_plan import ClassPlan
 from dspa.stages.class2d_reduction import Class2D
-from dspa.stages.particle_chunks import BackgroundNoise, minibatch
+from dspa.stages.particle_chunks import BackgroundNoise, chunk_size, join_chunks, minibatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +36,9 @@ HOLD = 0.7  # share of the online steps before it falls
 SOFT = 0.3  # share of the online steps that average over the whole coarse lattice
 SETTLE = 0.1  # share of the online steps at the end without re-seeding
 RENEW = 0.04  # share of the classes that start again in a step
+# A step is cut into so many chunks where they stay between these sizes, so that workers share it.
+STEP_CHUNKS = 4
+SMALL_CHUNK, LARGE_CHUNK = 64, 256
 # Steps that one online iteration is made in. What counts is how often the averages are made anew:
 # small steps on other images each time find classes that few large ones or passes over all miss.
 STEPS_EACH = 5
@@ -83,6 +86,11 @@ class Schedule:
     def step_size(self) -> int:
         """Particles of one step."""
         return -(-min(self.batch, self.particles) // STEPS_EACH)
+
+    def chunk_size(self, spec: ImageSpec) -> int:
+        """Particles of a chunk: never more than other stages put into one."""
+        shared = max(SMALL_CHUNK, min(self.step_size // STEP_CHUNKS, LARGE_CHUNK))
+        return min(shared, chunk_size(self.particles, 12 * spec.band().count))
 
     @property
     def steps(self) -> int:
@@ -206,7 +214,8 @@ def classify(
         done = 0
     for number in range(done + 1, schedule.passes + 1):
         final = number > schedule.steps
-        part = tuple(chunks) if final else minibatch(chunks, schedule.step_size, number - 1)
+        step = schedule.step_size
+        part = join_chunks(chunks) if final else minibatch(chunks, step, number - 1)
         plan = schedule.plan(spec, result.model, number)
         result = runner.run(Class2D(plan), part, result.model, name=f"it{number:03d}")
         report(number, plan, result)

@@ -19,7 +19,7 @@ from dspa.dataflow.cache import cached
 from dspa.geometry.band import Band, band, maximum_radius
 from dspa.io.images import ParticleImages
 from dspa.ops.ctf import CTF
-from dspa.ops.noise import shell_mean, smooth_spectrum
+from dspa.ops.noise import smooth_spectrum
 from dspa.stages.particle_images import EDGE, background_spectra, prepare_images, soft_disk
 
 if TYPE_CHECKING:
@@ -153,6 +153,8 @@ class ParticleBatch:
         CTF in the same band; zero where an image was set aside, 1 where there is no CTF.
     valid : (n,) bool
         False for images set aside (NaN, no variance, unreadable CTF values).
+    power, ctf_power : (n, radius + 1) float32
+        Mean of |X|^2 and of CTF^2 per shell.
     state : mapping of name to (n, ...) arrays
         What the caller attached: poses, shifts, half sets, classes...
     spec : ImageSpec
@@ -164,6 +166,8 @@ class ParticleBatch:
     images: NDArray[np.complex64]
     ctf: NDArray[np.float32]
     valid: NDArray[np.bool_]
+    power: NDArray[np.float32]
+    ctf_power: NDArray[np.float32]
     state: Mapping[str, NDArray[Any]]
     spec: ImageSpec
     spectra: Callable[[], NDArray[np.float32]] | None = None
@@ -226,6 +230,8 @@ class ParticleChunk:
             images=arrays["images"][rows],
             ctf=arrays["ctf"][rows],
             valid=arrays["valid"][rows],
+            power=arrays["power"][rows],
+            ctf_power=arrays["ctf_power"][rows],
             state={name: values[rows] for name, values in self.state.items()},
             spec=self.spec,
             spectra=lambda: cached("noise-" + self.key, self._spectra)[rows],
@@ -333,6 +339,65 @@ def minibatch(chunks: Sequence[ParticleChunk], size: int, turn: int) -> tuple[Pa
     return tuple(chunks[i] for i in sorted((first + j) % len(chunks) for j in range(run)))
 
 
+@dataclass(frozen=True, eq=False)
+class ChunkRun:
+    """Chunks that follow each other, worked on as one: less to add up and to merge.
+
+    Attributes
+    ----------
+    parts : tuple of ParticleChunk
+        At least one.
+    """
+
+    parts: tuple[ParticleChunk, ...]
+
+    @property
+    def number(self) -> int:
+        """Position of the first chunk in its set."""
+        return self.parts[0].number
+
+    def __len__(self) -> int:
+        """Return the number of particles."""
+        return sum(len(part) for part in self.parts)
+
+    def batch(self, start: int, stop: int) -> ParticleBatch:
+        """Particles ``start:stop`` of the run; every chunk's band is cached for itself."""
+        pieces, first = [], 0
+        for part in self.parts:
+            low, high = max(start - first, 0), min(stop - first, len(part))
+            if low < high:
+                pieces.append(part.batch(low, high))
+            first += len(part)
+        return join_batches(pieces)
+
+
+def join_batches(pieces: Sequence[ParticleBatch]) -> ParticleBatch:
+    """Make one batch of several."""
+    if len(pieces) == 1:
+        return pieces[0]
+    names = ("indices", "images", "ctf", "valid", "power", "ctf_power")
+    arrays = {name: np.concatenate([getattr(piece, name) for piece in pieces]) for name in names}
+    state = {
+        name: np.concatenate([piece.state[name] for piece in pieces]) for name in pieces[0].state
+    }
+    return ParticleBatch(
+        **arrays,
+        state=state,
+        spec=pieces[0].spec,
+        spectra=lambda: np.concatenate([piece.background for piece in pieces]),
+    )
+
+
+def join_chunks(chunks: Sequence[ParticleChunk]) -> tuple[ChunkRun, ...]:
+    """Join the chunks of a whole set to runs of the size that `chunk_size` gives it."""
+    total = sum(len(chunk) for chunk in chunks)
+    size = chunk_size(total, 12 * chunks[0].spec.band().count)
+    run = max(1, round(size * len(chunks) / total))
+    return tuple(
+        ChunkRun(tuple(chunks[first : first + run])) for first in range(0, len(chunks), run)
+    )
+
+
 def ctf_arguments(particles: xr.Dataset) -> dict[str, NDArray[np.float64]] | None:
     """Collect the per-particle arguments of `CTF`; None if the particles have no defocus."""
     count = int(particles.sizes["particle"])
@@ -385,10 +450,9 @@ class BackgroundNoise:
         self, partial: dict[str, NDArray[Any]], batch: ParticleBatch
     ) -> tuple[dict[str, NDArray[Any]], Rows]:
         """Add the spectra of a batch."""
-        power = shell_mean(np.abs(batch.images) ** 2, batch.band)
         sums = {
             "noise": batch.background[batch.valid].sum(axis=0, dtype=np.float64),
-            "power": power[batch.valid].sum(axis=0, dtype=np.float64),
+            "power": batch.power[batch.valid].sum(axis=0, dtype=np.float64),
             "count": np.asarray(float(batch.valid.sum())),
         }
         return self.merge(partial, sums), {"valid": batch.valid}

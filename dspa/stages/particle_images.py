@@ -9,7 +9,7 @@ import numpy as np
 
 from dspa.geometry.band import band
 from dspa.ops.ctf import ctf_band
-from dspa.ops.noise import background_power
+from dspa.ops.noise import background_power, shell_mean
 from dspa.ops.transform import images_to_band
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 EDGE = 5.0  # soft edge of the mask, in pixels of the image as stored
 FAINT = 1e-12  # variance of the background below which an image holds nothing
+POWER_BLOCK = 64
 BLOCK_BYTES = 1 << 21  # images prepared at a time: what several steps go over stays in the cache
 
 
@@ -49,8 +50,8 @@ def prepare_images(
     Returns
     -------
     arrays : dict
-        ``images`` (n, f) complex64, ``ctf`` (n, f) float32 and ``valid`` (n,) bool, as in
-        `ParticleBatch`.
+        ``images`` (n, f) complex64, ``ctf`` (n, f) float32, ``valid`` (n,) bool, ``power`` and
+        ``ctf_power`` (n, radius + 1) float32, as in `ParticleBatch`.
     """
     # The two boxes have the same Fourier pixels, so the band of one is the band of the other.
     full, mask = band(spec.box, spec.radius), spec.mask()
@@ -65,7 +66,18 @@ def prepare_images(
         valid &= np.isfinite(transfer).all(axis=1)
     members[~valid] = 0.0
     transfer[~valid] = 0.0
-    return {"images": members, "ctf": transfer, "valid": valid}
+    power, ctf_power = np.empty((2, len(images), spec.radius + 1), np.float32)
+    for first in range(0, len(images), POWER_BLOCK):
+        rows = slice(first, first + POWER_BLOCK)
+        power[rows] = shell_mean(members[rows].real ** 2 + members[rows].imag ** 2, full)
+        ctf_power[rows] = shell_mean(transfer[rows] ** 2, full)
+    return {
+        "images": members,
+        "ctf": transfer,
+        "valid": valid,
+        "power": power,
+        "ctf_power": ctf_power,
+    }
 
 
 def background_spectra(images: NDArray[np.float32], spec: ImageSpec) -> NDArray[np.float32]:

@@ -68,14 +68,21 @@ def test_names():
             split_name(bad)
 
 
-def test_cache_keeps_to_its_budget():
+def test_cache_keeps_to_its_budget_and_does_not_forget_what_a_pass_comes_back_to():
     cache, made = Cache(1000), []
 
     def make(key, size):
         return cache.get(key, lambda: made.append(key) or np.zeros(size, np.uint8))
 
-    make("a", 400), make("b", 400), make("a", 400), make("c", 400), make("a", 400), make("b", 400)
-    assert made == ["a", "b", "c", "b"]
+    for _ in range(3):  # a set larger than the cache, in turns
+        make("a", 400), make("b", 400), make("c", 400)
+    assert made == ["a", "b", "c", "c", "c"]
+    made.clear()
+    for _ in range(90):  # another set: the first grows stale
+        make("d", 400)
+    assert 60 < made.count("d") < 80
+    cache.resize(500)
+    assert cache.get("d", lambda: None) is not None
     make("large", 5000)
     assert make("large", 5000).size == 5000 and made.count("large") == 3 - 1
 
