@@ -16,6 +16,7 @@ from dspa.stages.class2d_output import Progress, in_order, write_results
 from dspa.stages.class2d_reduction import Class2D
 from dspa.stages.class2d_schedule import STEPS_EACH, Schedule, classify
 from dspa.stages.class2d_state import Classification, load_classification
+from dspa.stages.duplicates import DISTANCE, require_positions
 from dspa.stages.particle_chunks import (
     ctf_arguments,
     image_spec,
@@ -75,6 +76,12 @@ class Params:
         "Coarsest resolution compared, often 40 to 60 (0: no limit).",
         unit="A",
         minimum=0,
+    )
+    remove_duplicates: bool = param(
+        False, "Of particles closer than --min-distance keep the most likely one."
+    )
+    min_distance: float = param(
+        DISTANCE, "Distance of duplicates, shifts included.", unit="A", minimum=0.1
     )
     new_classes: int = param(
         -1, "With --start-from: classes new views found (-1: as many as they need).", minimum=-1
@@ -155,23 +162,31 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
     path, start = inputs["particles"], inputs.get("start_from")
     if start is None:
         particles, spec = _prepare(path, params)
-        _say(context, path, particles, spec)
+        _check_images(context, path, particles, params)
+        _say(context, particles, spec)
         known = _begin(context, particles, spec, params)
     else:
         particles, known = _read(path), load_classification(start)
         check_continuation(known, particles, params, start)
-        _say(context, path, particles, known.spec)
+        _check_images(context, path, particles, params)
+        _say(context, particles, known.spec)
         known = _continue(context, particles, known, params)
-    return write_results(context, particles, known)
+    distance = params.min_distance if params.remove_duplicates else 0.0
+    return write_results(context, particles, known, distance=distance)
 
 
-def _say(context: Context, path: Path, particles: xr.Dataset, spec: ImageSpec) -> None:
-    """Tell what is worked on."""
-    count = int(particles.sizes["particle"])
+def _check_images(context: Context, path: Path, particles: xr.Dataset, params: Params) -> None:
+    """Refuse or warn of what is missing, before anything is computed."""
+    if params.remove_duplicates:
+        require_positions(particles, path)
     if ctf_arguments(particles) is None:
         context.events.warning(f"{path}: no defocus, so the averages are not corrected for the CTF")
+
+
+def _say(context: Context, particles: xr.Dataset, spec: ImageSpec) -> None:
+    """Tell what is worked on."""
     context.events.message(
-        f"{count} particles, box {spec.box} px used as {spec.crop} px at "
+        f"{particles.sizes['particle']} particles, box {spec.box} px used as {spec.crop} px at "
         f"{spec.crop_pixel_size:.3g} A, to {spec.extent / spec.radius:.3g} A, "
         f"mask {spec.mask_diameter:.0f} A"
     )

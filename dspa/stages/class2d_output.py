@@ -15,6 +15,7 @@ from dspa.io.star import Block, write_star
 from dspa.io.volumes import write_image_stack
 from dspa.ops.transform import resize_images
 from dspa.stages.class2d_state import FILE, save_classification
+from dspa.stages.duplicates import single, write_split
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -131,7 +132,7 @@ def weighted_median(values: NDArray[np.float64], weights: NDArray[np.float64]) -
 
 
 def write_results(
-    context: Context, particles: xr.Dataset, known: Classification
+    context: Context, particles: xr.Dataset, known: Classification, *, distance: float = 0.0
 ) -> dict[str, Path]:
     """Write averages, tables and pictures of the last pass, and what another can go on from.
 
@@ -141,11 +142,14 @@ def write_results(
     particles : Dataset
     known : Classification
         Its first particles are these.
+    distance : float
+        A: of particles closer than this only the best stays; 0 keeps all.
 
     Returns
     -------
     outputs : dict
-        ``particles``, ``particles_star``, ``classes``, ``class_table``, ``classification``.
+        ``particles``, ``particles_star``, ``classes``, ``class_table``, ``classification``;
+        ``duplicates`` if they were removed.
     """
     folder, events, model, spec = context.folder, context.events, known.model, known.spec
     count = int(particles.sizes["particle"])
@@ -153,8 +157,6 @@ def write_results(
     if not rows["valid"].any():
         raise InputError("no particle has an image with any variation; look at the images")
     _report_set_aside(context, rows)
-    table = class_table(model, rows, spec)
-    averages = np.asarray(model["averages"], np.float32)
     outputs = {
         "particles": folder / "particles.zarr",
         "particles_star": folder / "particles.star",
@@ -162,14 +164,22 @@ def write_results(
         "class_table": folder / TABLE,
         "classification": folder / FILE,
     }
+    classified = assign(particles, rows, spec)
+    keep = np.ones(count, bool)
+    if distance > 0.0:
+        keep = single(classified, events, distance=distance, among=rows["valid"])
+        outputs["duplicates"] = write_split(classified, keep, folder)
+        rows = {name: values[keep] for name, values in rows.items()}
+    else:
+        write_particles(classified, outputs["particles"])
+        write_particles(classified, outputs["particles_star"])
+    table = class_table(model, rows, spec)
+    averages = np.asarray(model["averages"], np.float32)
     save_classification(known, outputs["classification"])
     write_image_stack(
         outputs["classes"], resize_images(averages, spec.box), pixel_size=spec.pixel_size
     )
     write_table(outputs["class_table"], table, spec)
-    classified = assign(particles, rows, spec)
-    write_particles(classified, outputs["particles"])
-    write_particles(classified, outputs["particles_star"])
     events.picture(
         "class_averages",
         sorted_montage(averages, table.count, table.resolution),
@@ -181,8 +191,10 @@ def write_results(
         "result",
         particles=int(rows["valid"].sum()),
         set_aside=int((~rows["valid"]).sum()),
+        **({"duplicates": int((~keep).sum())} if distance > 0.0 else {}),
         classes=alive,
         resolution=weighted_median(table.resolution, table.count.astype(np.float64)),
+        effective_classes=float(rows["spread"][rows["valid"]].mean()),
     )
     return outputs
 

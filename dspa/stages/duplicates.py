@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
+    from dspa.dataflow.events import Events
+
 # What cryoSPARC takes.
 DISTANCE = 20.0  # A
 # Which of two is better: the first of these that tells.
@@ -76,36 +78,81 @@ def without_duplicates(
     return distinct(position, micrograph, order=order, distance=distance)
 
 
+def require_positions(table: xr.Dataset, path: Path) -> None:
+    """Refuse particles of which nobody says where they lie.
+
+    Parameters
+    ----------
+    table : Dataset
+    path : Path
+        Of the table, for the message.
+    """
+    for name, what in (("coordinate", "coordinates"), ("micrograph", "micrographs")):
+        if name not in table:
+            raise InputError(
+                f"{path}: the particles have no {what}, so duplicates cannot be told; import "
+                "them with --micrographs, or do without removing duplicates"
+            )
+    if not _placed(table).any():
+        raise InputError(f"{path}: no particle has a micrograph and a coordinate to compare")
+
+
+def _placed(table: xr.Dataset) -> NDArray[np.bool_]:
+    """Particles whose micrograph and position are known: (n,) bool."""
+    finite = np.isfinite(true_positions(table)).all(axis=1)
+    return np.asarray((table["micrograph"].values >= 0) & finite, np.bool_)
+
+
+def single(
+    table: xr.Dataset, events: Events, *, distance: float, among: NDArray[np.bool_] | None = None
+) -> NDArray[np.bool_]:
+    """Say which particles are no duplicates, and tell how many are: (n,) bool.
+
+    Parameters
+    ----------
+    table : Dataset
+        That `require_positions` lets pass.
+    events : Events
+    distance : float
+        A.
+    among : (n,) bool, optional
+        Only these are compared; the others stay.
+    """
+    placed = _placed(table)
+    if not placed.all():
+        events.warning(f"{int((~placed).sum())} particles without a coordinate are kept")
+    keep = np.ones(placed.size, bool)
+    rows = np.flatnonzero(placed if among is None else placed & among)
+    keep[rows] = without_duplicates(
+        table.isel(particle=rows),
+        true_positions(table)[rows],
+        np.asarray(table["micrograph"].values)[rows],
+        distance=distance,
+    )
+    events.message(
+        f"{int((~keep).sum())} of {keep.size} particles lie closer than {distance:g} A "
+        "to a better one and are removed"
+    )
+    return keep
+
+
 def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[str, Path]:
     """Split particles into those that stay and the duplicates."""
     table = read_particles(inputs["particles"])
-    position = true_positions(table)
-    if "micrograph" not in table:
-        raise InputError("the particles do not say which micrographs they lie on")
-    micrograph = np.asarray(table["micrograph"].values)
-    known = (micrograph >= 0) & np.isfinite(position).all(axis=1)
-    if not known.any():
-        raise InputError("no particle has a micrograph and a coordinate; nothing to compare")
-    keep = np.ones(known.size, bool)
-    rows = np.flatnonzero(known)
-    keep[rows] = without_duplicates(
-        table.isel(particle=rows), position[rows], micrograph[rows], distance=params.min_distance
-    )
+    require_positions(table, inputs["particles"])
+    keep = single(table, context.events, distance=params.min_distance)
+    duplicates = write_split(table, keep, context.folder)
+    context.events.emit("result", particles=int(keep.sum()), duplicates=int((~keep).sum()))
+    return {"particles": context.folder / "particles.zarr", "duplicates": duplicates}
+
+
+def write_split(table: xr.Dataset, keep: NDArray[np.bool_], folder: Path) -> Path:
+    """Write ``particles`` and ``duplicates``, as ``.zarr`` and ``.star``; return the latter."""
     for name, chosen in (("particles", keep), ("duplicates", ~keep)):
         part = table.isel(particle=np.flatnonzero(chosen))
-        write_particles(part, context.folder / f"{name}.zarr")
-        write_particles(part, context.folder / f"{name}.star")
-    if not known.all():
-        context.events.warning(f"{int((~known).sum())} particles without a coordinate are kept")
-    context.events.message(
-        f"{int((~keep).sum())} of {keep.size} particles lie closer than {params.min_distance:g} A "
-        "to a better one and are removed"
-    )
-    context.events.emit("result", particles=int(keep.sum()), duplicates=int((~keep).sum()))
-    return {
-        "particles": context.folder / "particles.zarr",
-        "duplicates": context.folder / "duplicates.zarr",
-    }
+        write_particles(part, folder / f"{name}.zarr")
+        write_particles(part, folder / f"{name}.star")
+    return folder / "duplicates.zarr"
 
 
 STAGE = Stage(

@@ -1,0 +1,137 @@
+"""Options of 2D classification: duplicates removed, high pass, hard classes, odd sets."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dspa.data.errors import InputError
+from dspa.dataflow.events import Events
+from dspa.dataflow.runner import InlineRunner
+from dspa.io.particles import read_particles, write_particles
+from dspa.io.star import find_block, read_star
+from dspa.io.volumes import read_images
+from dspa.stages import class2d
+from dspa.stages.class2d_reduction import Class2D
+from dspa.stages.class2d_state import load_classification
+from dspa.stages.particle_chunks import particle_chunks
+from dspa.stages.stage import Context
+
+SPEC = importlib.util.spec_from_file_location(
+    "portraits", Path(__file__).resolve().parent / "portraits.py"
+)
+sets = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(sets)
+BOX, PIXEL, portraits, table = sets.BOX, sets.PIXEL, sets.portraits, sets.table
+
+
+def classify(folder, path, *, events=None, **params):
+    """Run a small classification; events go to the list."""
+    (folder / "job").mkdir(parents=True)
+    listeners = () if events is None else (events.append,)
+    context = Context(
+        folder / "job", InlineRunner(folder / "runner"), Events(folder / "job", listeners), seed=3
+    )
+    values = {"classes": 3, "online_iterations": 2, "max_resolution": 12.0} | params
+    return class2d.run(context, {"particles": path}, class2d.Params(**values))
+
+
+def test_duplicates_are_told_by_where_the_particles_are(tmp_path):
+    images, _, ctf = portraits(120, 12)
+    ctf.defocus_u[:20] = ctf.defocus_u[20:40]
+    # Boxes 0 to 9 show the particles of 20 to 29, two pixels further right; 10 to 19 show what
+    # looks like 30 to 39 but lies two pixels beside it.
+    images[:10] = np.roll(images[20:30], 2, axis=2)
+    images[10:20] = images[30:40]
+    place = np.stack([400.0 * np.arange(120), np.full(120, 500.0)], axis=1)
+    place[:20] = place[20:40] - [2.0 * PIXEL, 0.0]
+    path = table(tmp_path, images, ctf)
+    particles = read_particles(path).assign(
+        coordinate=(("particle", "xy"), place),
+        micrograph=("particle", np.zeros(120, np.int32)),
+        micrograph_name=("micrograph", np.array(["one.mrc"])),
+        micrograph_pixel_size=("optics", [1.0]),
+    )
+    path = tmp_path / "placed.zarr"
+    write_particles(particles, path)
+    events: list = []
+    outputs = classify(tmp_path, path, events=events, remove_duplicates=True, min_distance=4.5)
+    kept, gone = (read_particles(outputs[name]) for name in ("particles", "duplicates"))
+    assert kept.sizes["particle"] + gone.sizes["particle"] == 120
+    pairs = np.sort(gone["uid"].values % 20)
+    assert 9 <= pairs.size <= 10
+    assert pairs.max() < 10
+    both = {int(u): float(v) for u, v in zip(kept["uid"], kept["log_likelihood"], strict=True)}
+    for uid, gain in zip(gone["uid"].values, gone["log_likelihood"].values, strict=True):
+        other = uid - 20 if uid >= 20 else uid + 20
+        assert both[int(other)] >= gain
+    classes = find_block(read_star(outputs["class_table"]), "model_classes")
+    assert classes.columns["dspaParticles"].sum() == kept.sizes["particle"]
+    result = next(event for event in events if event["kind"] == "result")
+    assert result["duplicates"] == gone.sizes["particle"]
+
+
+def test_duplicates_need_coordinates(tmp_path):
+    path = table(tmp_path, portraits(30, 4)[0])
+    with pytest.raises(InputError, match="have no coordinates, so duplicates"):
+        classify(tmp_path, path, remove_duplicates=True)
+
+
+def test_hard_classes_hold_their_own_particles_alone(tmp_path):
+    images, _, ctf = portraits(120, 13)
+    outputs = classify(tmp_path, table(tmp_path, images, ctf), hard=True)
+    with np.load(outputs["classification"]) as archive:
+        counts = archive["model.counts"].sum(axis=0)
+    member = read_particles(outputs["particles"])["class_index"].values
+    assert np.array_equal(counts, np.bincount(member, minlength=3))
+
+
+def test_what_is_coarser_than_the_high_pass_does_not_count(tmp_path):
+    images, _, ctf = portraits(120, 14)
+    path = table(tmp_path, images, ctf)
+    known = load_classification(classify(tmp_path, path)["classification"])
+    chunks = particle_chunks(read_particles(path), known.spec, state={"fold": known.fold})
+    batch = chunks[0].batch(0, len(chunks[0]))
+    rng = np.random.default_rng(1)
+    low = batch.band.shell <= 2
+    waves = rng.normal(0.0, 12.0, (len(batch), int(low.sum()), 2)) @ [1.0, 1j]
+    images = batch.images.copy()
+    images[:, low] += waves.astype(np.complex64)
+    moved = replace(batch, images=images)
+
+    def gains(one, high_pass):
+        params = class2d.Params(classes=3, min_alignment_resolution=high_pass)
+        schedule = class2d.make_schedule(params, known.spec, particles=120, seed=0)
+        plan = schedule.plan(known.spec, known.model, schedule.passes)
+        bound = Class2D(plan).bind(known.model)
+        sums, rows = bound.add(bound.start(), one)
+        return rows["log_likelihood"], sums["sums"]
+
+    above = BOX * PIXEL / 4.0
+    gain, sums = gains(batch, above)
+    again, other = gains(moved, above)
+    assert np.corrcoef(gain, again)[0, 1] > 0.99
+    assert np.corrcoef(gains(batch, 0.0)[0], gains(moved, 0.0)[0])[0, 1] < 0.8
+    assert np.abs(other - sums).max() > 0.1 * np.abs(sums).max()  # they are added up all the same
+
+
+@pytest.mark.parametrize(("count", "classes"), [(60, 1), (24, 24)])
+def test_one_class_and_as_many_classes_as_particles(tmp_path, count, classes):
+    images, _, _ = portraits(count, 6)
+    images[3] = 0.0
+    outputs = classify(tmp_path, table(tmp_path, images), classes=classes, online_iterations=1)
+    averages = read_images(outputs["classes"]).images
+    assert averages.shape == (classes, BOX, BOX)
+    assert np.isfinite(averages).all()
+    columns = find_block(read_star(outputs["class_table"]), "model_classes").columns
+    assert columns["dspaParticles"].sum() == count - 1
+    for values in columns.values():
+        if values.dtype.kind == "f":
+            assert np.isfinite(values).all()
+    member = read_particles(outputs["particles_star"])["class_index"].values
+    assert (member == -1).sum() == 1
+    assert member.max() < classes
