@@ -101,6 +101,10 @@ PARTICLES = Schema(
         "half_set": Variable(("particle",), "int8", "", "1 or 2, 0 none"),
         "posterior": Variable(("particle",), "float32", "1", "largest probability of a pose"),
         "log_likelihood": Variable(("particle",), "float32", "1", "log-likelihood"),
+        "fit": Variable(
+            ("particle",), "float32", "1", "log-likelihood in deviations from a perfect match's"
+        ),
+        "scale": Variable(("particle",), "float32", "1", "contrast against the class or map"),
         "ncc": Variable(("particle",), "float32", "1", "pick: shape score, -1..1"),
         "power": Variable(("particle",), "float32", "1", "pick: density score"),
         "ncc_relative": Variable(("particle",), "float32", "1", "ncc against the defocus trend"),

@@ -47,6 +47,8 @@ PLAIN = (
     ("rlnCtfScalefactor", "ctf_scale", 1.0),
     ("rlnMaxValueProbDistribution", "posterior", 1.0),
     ("rlnLogLikeliContribution", "log_likelihood", 1.0),
+    ("dspaFit", "fit", 1.0),
+    ("dspaScale", "scale", 1.0),
     ("rlnAutopickFigureOfMerit", "ncc", 1.0),
     ("dspaPickPower", "power", 1.0),
     ("dspaPickRelative", "ncc_relative", 1.0),

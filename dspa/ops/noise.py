@@ -45,8 +45,9 @@ def shell_mean(values: Any, band: Band) -> Any:
 
     Parameters
     ----------
-    values : (..., f) float32
-        One real number per coefficient of the band.
+    values : (..., count) float32
+        One real number per coefficient of the band; where ``count`` is less than f, the others
+        are 0.
 
     Returns
     -------
@@ -54,7 +55,7 @@ def shell_mean(values: Any, band: Band) -> Any:
         Mean of shells 0..radius; shell 0 is not in the band and is 0.
     """
     xp = namespace(values)
-    return values @ xp.asarray(shell_membership(band))
+    return values @ xp.asarray(shell_membership(band)[: values.shape[-1]])
 
 
 def spread_shells(values: Any, band: Band) -> Any:

@@ -48,6 +48,66 @@ def member_key(cells: Candidates) -> NDArray[np.int64]:
     return (cells.image.astype(np.int64) << 16) | cells.member
 
 
+# Least and largest contrast of an image against its class.
+SCALES = (0.25, 2.5)
+
+
+def fit_scales(
+    scores: NDArray[np.float32], norms: NDArray[np.float32], *, deviation: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Score every cell at the contrast of the image that fits it best.
+
+    At contrast a a cell scores 2 a cross - a^2 norm; what is known of a before is a normal
+    distribution around 1.
+
+    Parameters
+    ----------
+    scores, norms : (pairs,) float32
+        At contrast 1, where the score is 2 cross - norm.
+    deviation : float
+        Of the contrast of images, before one is seen.
+
+    Returns
+    -------
+    scores, scales : (pairs,) float32
+    """
+    prior = np.float32(0.5 / deviation**2)
+    cross = np.float32(0.5) * (scores + norms)
+    scales = np.clip((cross + prior) / (norms + prior), *SCALES)
+    fitted = scales * (2.0 * cross - scales * norms) - prior * (scales - 1.0) ** 2
+    return fitted.astype(np.float32), scales.astype(np.float32)
+
+
+def draw_cells(
+    image: NDArray[np.int32], scores: NDArray[np.float32], at: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """Draw a cell of each image from its posterior.
+
+    The best cell is the one where noise and average agree most: what is measured there is biased.
+
+    Parameters
+    ----------
+    image : (pairs,) int32
+        Rising from 0, none left out.
+    scores : (pairs,) float32
+    at : (n,) float64
+        Where to draw, from 0 to 1.
+
+    Returns
+    -------
+    drawn : (n,) int64
+    """
+    start = np.flatnonzero(np.append(True, image[1:] != image[:-1]))
+    top = np.maximum.reduceat(scores, start)
+    share = np.exp((scores - top[image]).astype(np.float64))
+    below = np.cumsum(share)
+    before = below[start] - share[start]
+    length = np.diff(np.append(start, image.size))
+    total = np.add.reduceat(share, start)
+    wanted = np.searchsorted(below, before + at * total, side="right")
+    return np.clip(wanted, start, start + length - 1)
+
+
 @dataclass(frozen=True, eq=False)
 class Posterior:
     """What a search says of each image.

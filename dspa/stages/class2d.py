@@ -12,6 +12,7 @@ from dspa.io.images import ParticleImages
 from dspa.io.particles import read_particles
 from dspa.stages.class2d_growth import Growth, grow
 from dspa.stages.class2d_mstep import FOLDS
+from dspa.stages.class2d_noise import noise_groups
 from dspa.stages.class2d_output import Progress, in_order, write_results
 from dspa.stages.class2d_reduction import Class2D
 from dspa.stages.class2d_schedule import STEPS_EACH, Schedule, classify
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 FEW = 20
 # Of the box: how far particles may lie off the centre, where nobody says otherwise.
 SHIFT = 0.08
+# Deviation of the contrast of images from 1, before one is seen; as in refine.
+CONTRAST = 0.3
 # Multiply-adds per second of one core, for the estimate of --dry-run.
 SPEED = 4e10
 
@@ -86,6 +89,10 @@ class Params:
     new_classes: int = param(
         -1, "With --start-from: classes new views found (-1: as many as they need).", minimum=-1
     )
+    estimate_noise: bool = param(
+        False, "Estimate the noise, also of each micrograph or optics group, as averages form."
+    )
+    image_scale: bool = param(False, "Fit the contrast of every image.")
 
 
 def draw_folds(count: int, seed: int) -> NDArray[np.int8]:
@@ -94,7 +101,9 @@ def draw_folds(count: int, seed: int) -> NDArray[np.int8]:
     return drawn.astype(np.int8)
 
 
-def make_schedule(params: Params, spec: ImageSpec, *, particles: int, seed: int) -> Schedule:
+def make_schedule(
+    params: Params, spec: ImageSpec, *, particles: int, seed: int, groups: int = 1
+) -> Schedule:
     """Turn the parameters people gave into what the passes need."""
     shift = params.max_shift / spec.crop_pixel_size if params.max_shift else SHIFT * spec.crop
     return Schedule(
@@ -111,6 +120,9 @@ def make_schedule(params: Params, spec: ImageSpec, *, particles: int, seed: int)
         seed=seed,
         particles=particles,
         high_pass=params.min_alignment_resolution,
+        groups=groups,
+        noise=params.estimate_noise,
+        scale=CONTRAST if params.image_scale else 0.0,
     )
 
 
@@ -203,9 +215,12 @@ def _begin(
             f"class; --classes {max(1, count // FEW)} would give clearer averages"
         )
     fold = draw_folds(count, context.seed)
-    schedule = make_schedule(params, spec, particles=count, seed=context.seed)
+    group, names = noise_groups(particles)
+    schedule = make_schedule(
+        params, spec, particles=count, seed=context.seed, groups=max(1, len(names))
+    )
     size = schedule.chunk_size(spec)
-    state = {"fold": fold}
+    state: dict[str, NDArray[Any]] = {"fold": fold, "group": group}
     chunks = particle_chunks(particles, spec, seed=context.seed, state=state, size=size)
     events.message(
         f"{schedule.online} online iterations of {STEPS_EACH} steps and {schedule.full} over all "
@@ -216,7 +231,8 @@ def _begin(
     rows = in_order(result.rows, count)
     images = int(rows["valid"].sum())
     uid = np.asarray(particles["uid"].values, np.uint64)
-    return Classification(spec, result.model, uid, fold, rows, images)
+    model = {**result.model, "noise_names": np.array(names)}
+    return Classification(spec, model, uid, fold, rows, images)
 
 
 def check_continuation(

@@ -18,6 +18,7 @@ import numpy as np
 
 from dspa.dataflow.runner import Result
 from dspa.stages.class2d_mstep import FOLDS
+from dspa.stages.class2d_noise import noise_groups
 from dspa.stages.class2d_reduction import Class2D
 from dspa.stages.class2d_state import Classification
 from dspa.stages.particle_chunks import minibatch, particle_chunks
@@ -186,11 +187,12 @@ def grow(
     fold = known.fold[place]
     rng = np.random.default_rng([context.seed, 0x4A1F, known.growths + 1])
     fold[new] = rng.permutation(np.arange(new.size) % FOLDS)
+    group, names = noise_groups(particles, known=known.model["noise_names"].tolist())
+    growth = replace(growth, schedule=replace(growth.schedule, groups=max(1, len(names))))
+    state: dict[str, NDArray[Any]] = {"fold": fold, "group": group}
 
     def chunks(rows: NDArray[np.int64]) -> tuple[ParticleChunk, ...]:
-        return particle_chunks(
-            particles, known.spec, seed=context.seed, state={"fold": fold}, rows=rows
-        )
+        return particle_chunks(particles, known.spec, seed=context.seed, state=state, rows=rows)
 
     founding, images = Founding(0, new, 0.0), 0
     if new.size:
@@ -208,6 +210,7 @@ def grow(
         step=1.0 if everything else images / max(images + known.images, 1),
         report=report,
     )
+    result = replace(result, model={**result.model, "noise_names": np.array(names)})
     return _grown(known, result, uid, fold, forget=everything)
 
 
@@ -285,11 +288,12 @@ def _course(
     for number in range(done + 1, schedule.passes + 1):
         plan, model = schedule.plan(spec, result.model, number), result.model
         if number <= schedule.steps:
-            plan = replace(plan, held=old)
+            # The noise waits for averages that are finished.
+            plan = replace(plan, held=old, update_noise=False)
             part: Sequence[ParticleChunk] = minibatch(founders, schedule.step_size, number - 1)
         else:
             # New sums on top of the old ones, every time: what founded classes counts once.
-            plan, part, model = replace(plan, step=step), chunks, {**model, **base}
+            plan, part, model = replace(plan, step=step, share=step), chunks, {**model, **base}
         result = runner.run(Class2D(plan), part, model, name=f"it{number:03d}")
         tell(number, plan, result)
     return result

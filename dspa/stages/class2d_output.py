@@ -210,7 +210,7 @@ def in_order(rows: Rows, count: int) -> dict[str, NDArray[Any]]:
 
 
 def assign(particles: xr.Dataset, rows: Rows, spec: ImageSpec) -> xr.Dataset:
-    """Return the particles with class, in-plane pose, shift, posterior and log-likelihood."""
+    """Return the particles with class, in-plane pose, shift, and how well they fit it."""
     zero = np.zeros(len(rows["angle"]))
     pose = matrix_from_euler(zero, zero, rows["angle"])
     return particles.assign(
@@ -219,6 +219,8 @@ def assign(particles: xr.Dataset, rows: Rows, spec: ImageSpec) -> xr.Dataset:
         shift=(("particle", "xy"), rows["shift"] * spec.crop_pixel_size),
         posterior=("particle", rows["posterior"].astype(np.float32)),
         log_likelihood=("particle", rows["log_likelihood"].astype(np.float32)),
+        fit=("particle", rows["fit"].astype(np.float32)),
+        scale=("particle", rows["scale"].astype(np.float32)),
     )
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dspa.ops.search2d import Pruning, SearchGrid, search_grid
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from dspa.stages.particle_chunks import ImageSpec
 
+Sums = dict[str, "NDArray[Any]"]
 DEFAULT_PRUNING = Pruning()
 
 
@@ -46,6 +49,14 @@ class ClassPlan:
         A: what is coarser is not compared (it is added up all the same); 0 compares all.
     held : int
         The first so many classes keep the sums they have; the others form beside them.
+    groups : int
+        Groups of images that share their noise.
+    share : float
+        Of all particles that this pass visits.
+    update_noise : bool
+        Whether to estimate the noise from what the averages leave of the images.
+    scale : float
+        Deviation of the contrast of images from 1 that is allowed for; 0 takes all as 1.
     """
 
     classes: int
@@ -66,6 +77,10 @@ class ClassPlan:
     pruning: Pruning = DEFAULT_PRUNING
     high_pass: float = 0.0
     held: int = 0
+    groups: int = 1
+    share: float = 1.0
+    update_noise: bool = False
+    scale: float = 0.0
 
     def grid(self) -> SearchGrid:
         """Lattices of angles and shifts."""

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dspa.device import namespace
 from dspa.ops.classes import centre_offsets, crossing, move_sums
 from dspa.ops.filter import low_pass
 from dspa.ops.noise import spread_shells
-from dspa.ops.posterior2d import posterior
+from dspa.ops.posterior2d import draw_cells, fit_scales, posterior
 from dspa.ops.search2d import Searcher, make_searchers, search
 from dspa.ops.soft2d import soft_sums
 from dspa.stages.class2d_mstep import (
@@ -30,8 +31,8 @@ from dspa.stages.class2d_mstep import (
     solve,
     weak_classes,
 )
+from dspa.stages.class2d_noise import add_residuals, batch_groups, image_noise, next_noise
 from dspa.stages.class2d_sums import (
-    Sums,
     empty,
     empty_rows,
     insert_found,
@@ -46,8 +47,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dspa.dataflow.reduction import Model, Rows
-    from dspa.stages.class2d_plan import ClassPlan
+    from dspa.stages.class2d_plan import ClassPlan, Sums
     from dspa.stages.particle_chunks import ParticleBatch
+
+GOLDEN = 0.6180339887498949  # its multiples are spread evenly between 0 and 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +87,9 @@ class Class2D:
         if valid.size == 0:
             return partial, rows
         count = batch.band.size(plan.reach)  # nothing beyond is looked at or added up
-        noise = spread_shells(model["noise"] * plan.uncertainty, batch.band).astype(np.float32)
-        noise, transfer = noise[:count], batch.ctf[valid, :count]
+        shells = image_noise(model, batch_groups(batch, valid)) * plan.uncertainty
+        noise = spread_shells(shells.astype(np.float32), batch.band)[:, :count]
+        transfer = batch.ctf[valid, :count]
         y = np.conj(batch.images[valid, :count]) * (transfer / noise)
         c2 = transfer * transfer / noise
         fold = batch.state["fold"][valid]
@@ -96,15 +100,20 @@ class Class2D:
             mine = np.flatnonzero(fold == number)
             if mine.size:
                 self._add_fold(
-                    partial, rows, (number, searcher), place=valid[mine], y=y[mine], c2=c2[mine]
+                    (partial, rows),
+                    (number, searcher),
+                    batch,
+                    place=valid[mine],
+                    y=y[mine],
+                    c2=c2[mine],
                 )
         return partial, rows
 
     def _add_fold(
         self,
-        partial: Sums,
-        rows: dict[str, NDArray[Any]],
+        made: tuple[Sums, dict[str, NDArray[Any]]],
         one: tuple[int, Searcher],
+        batch: ParticleBatch,
         *,
         place: NDArray[np.int64],
         y: Any,
@@ -112,22 +121,43 @@ class Class2D:
     ) -> None:
         """Search the images of one fold, at ``place`` of the batch, and add them up."""
         fold, searcher = one
-        plan = self.plan
+        partial, rows = made
+        plan, model = self.plan, _known(self.model)
         if plan.soft:
             lattice = soft_sums(searcher, y, c2)
             insert_soft(partial, lattice, fold=fold, plan=plan, searcher=searcher)
             outcome = outcome_of_soft(lattice, searcher)
         else:
             seen = search(searcher, y, c2, pruning=plan.pruning)
-            found = posterior(seen.cells, seen.scores, place.size, hard=plan.hard)
-            outcome = outcome_of_search(seen, found)
+            scores, scales = seen.scores, np.ones_like(seen.scores)
+            if plan.scale > 0.0:
+                _, scales = fit_scales(scores, seen.norms, deviation=plan.scale)
+            found = posterior(seen.cells, scores, place.size, hard=plan.hard)
+            outcome = outcome_of_search(seen, found, scales)
+            if plan.update_noise:
+                at = np.modf(batch.indices[place] * GOLDEN + plan.iteration * GOLDEN**2)[0]
+                drawn = draw_cells(seen.cells.image, scores, at)
+                add_residuals(
+                    partial,
+                    (batch, place),
+                    plan=plan,
+                    model=model,
+                    searcher=searcher,
+                    cells=seen.cells.take(drawn),
+                    scale=scales[drawn],
+                    y=y,
+                    c2=c2,
+                )
+            if plan.scale > 0.0:
+                contrast = namespace(y).asarray(outcome.scale)[:, None]
+                y, c2 = y * contrast, c2 * (contrast * contrast)
             insert_found(
                 partial,
                 found,
                 outcome.fit,
                 fold=fold,
                 plan=plan,
-                model=_known(self.model),
+                model=model,
                 searcher=searcher,
                 y=y,
                 c2=c2,
@@ -179,7 +209,7 @@ class Class2D:
             "references": references(statistics, solved.prior, band, mask=mask),
             "sums": statistics.sums,
             "counts": statistics.counts,
-            "noise": model["noise"],
+            **next_noise(plan, model, partial),
             "frc": solved.curve,
             "shell": crossing(solved.curve, 0.5),
             "slots": largest_slots(statistics.counts.sum(axis=0), plan.slots),

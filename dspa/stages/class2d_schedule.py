@@ -66,6 +66,12 @@ class Schedule:
         Of the whole set.
     high_pass : float
         A: what is coarser is not compared; 0 compares all.
+    groups : int
+        Groups of images that share their noise.
+    noise : bool
+        Whether the noise is estimated from what the averages leave of the images.
+    scale : float
+        Deviation of the contrast of images from 1; 0 takes all as 1.
     """
 
     classes: int
@@ -81,6 +87,9 @@ class Schedule:
     seed: int
     particles: int
     high_pass: float = 0.0
+    groups: int = 1
+    noise: bool = True
+    scale: float = 0.0
 
     @property
     def step_size(self) -> int:
@@ -150,6 +159,10 @@ class Schedule:
             hard=self.hard and number == self.passes,
             seed=self.seed,
             high_pass=self.high_pass,
+            groups=self.groups,
+            share=1.0 if number > self.steps else min(1.0, self.step_size / self.particles),
+            update_noise=self.noise and not soft and number > 0,
+            scale=self.scale if not soft else 0.0,
         )
 
 

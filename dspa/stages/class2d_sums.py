@@ -14,6 +14,7 @@ import numpy as np
 from dspa.ops.classes import empty_sums
 from dspa.ops.score2d import Candidates, insert_candidates, rotation_table, split
 from dspa.stages.class2d_mstep import FOLDS, tally
+from dspa.stages.class2d_noise import empty_noise
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,10 +23,8 @@ if TYPE_CHECKING:
     from dspa.ops.posterior2d import Posterior
     from dspa.ops.search2d import Found, Searcher
     from dspa.ops.soft2d import SoftSums
-    from dspa.stages.class2d_plan import ClassPlan
+    from dspa.stages.class2d_plan import ClassPlan, Sums
     from dspa.stages.particle_chunks import ParticleBatch
-
-Sums = dict[str, "NDArray[Any]"]
 
 
 def empty(plan: ClassPlan) -> Sums:
@@ -38,6 +37,7 @@ def empty(plan: ClassPlan) -> Sums:
         "fit": np.zeros((3, plan.classes)),  # sums of fits and log-likelihoods, number
         # Images, log-likelihood, effective classes, cells scored, searches that met a limit.
         "total": np.zeros(5),
+        **empty_noise(plan),
     }
 
 
@@ -53,6 +53,7 @@ def empty_rows(batch: ParticleBatch) -> dict[str, NDArray[Any]]:
         "posterior": np.zeros(count, np.float32),
         "log_likelihood": np.zeros(count, np.float32),
         "fit": np.zeros(count, np.float32),
+        "scale": np.ones(count, np.float32),
         "spread": np.zeros(count, np.float32),
     }
 
@@ -73,6 +74,8 @@ class Outcome:
         Over all cells.
     spread : (n,) float64
         Effective number of classes.
+    scale : (n,) float32
+        Contrast of each image against its class.
     scored, capped : float
         Cells scored at the last radius; images that met a limit of the search.
     """
@@ -83,6 +86,7 @@ class Outcome:
     posterior: NDArray[np.float32]
     log_likelihood: NDArray[np.float32]
     spread: NDArray[Any]
+    scale: NDArray[np.float32]
     scored: float
     capped: float
 
@@ -93,8 +97,8 @@ class Outcome:
         return (self.score - norm) / np.sqrt(2.0 * norm)
 
 
-def outcome_of_search(seen: Found, found: Posterior) -> Outcome:
-    """Tell what a search over candidates says of each image."""
+def outcome_of_search(seen: Found, found: Posterior, scales: NDArray[np.float32]) -> Outcome:
+    """Tell what a search over candidates, with the contrast at each cell, says of each image."""
     top = found.kept[found.best]
     return Outcome(
         found.cells.take(found.best),
@@ -103,6 +107,7 @@ def outcome_of_search(seen: Found, found: Posterior) -> Outcome:
         found.class_posterior,
         found.log_likelihood,
         found.spread,
+        scales[top],
         float(seen.scored),
         float(seen.capped),
     )
@@ -118,6 +123,7 @@ def outcome_of_soft(found: SoftSums, searcher: Searcher) -> Outcome:
         found.classes.max(axis=1),
         found.log_likelihood,
         1.0 / (found.classes.astype(np.float64) ** 2).sum(axis=1),
+        np.ones(found.best.size, np.float32),
         float(found.best.size * 2 * poses * shifts),
         0.0,
     )
@@ -140,6 +146,7 @@ def record(
     rows["log_likelihood"][place] = outcome.log_likelihood
     rows["fit"][place] = fit
     rows["spread"][place] = outcome.spread
+    rows["scale"][place] = outcome.scale
     partial["fit"] += tally(best.member, fit, outcome.log_likelihood, searcher.classes)
     partial["total"] += [
         place.size,

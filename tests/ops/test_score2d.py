@@ -17,6 +17,7 @@ from dspa.ops.classes import (
     solve_averages,
 )
 from dspa.ops.posterior2d import posterior
+from dspa.ops.residual2d import shell_terms
 from dspa.ops.score2d import (
     Candidates,
     insert_candidates,
@@ -304,6 +305,29 @@ def test_soft_sums_are_the_posterior_over_every_coarse_cell(rng):
     inside = scores[image, :, member]
     assert np.allclose(best, inside.max(axis=(1, 2)), atol=1e-3)
     assert np.allclose(found.classes.sum(axis=1), 1.0, atol=1e-5)
+
+
+def test_shell_terms_add_up_to_the_scores(rng):
+    members, grid = small_grid(40, radius=12, reach=15)
+    averages = np.stack([drawing(40), drawing(40, blobs=BLOBS[:2])])
+    searcher = make_searchers(averages[None], grid)[0]
+    cells = random_cells(rng, grid, 70, 70, 2)
+    cells = Candidates(np.arange(70, dtype=np.int32), cells.member, cells.angle, cells.shift)
+    size = members.size(15)
+    y = (rng.standard_normal((70, size)) + 1j * rng.standard_normal((70, size))).astype(
+        np.complex64
+    )
+    c2 = rng.uniform(0, 1, (70, size)).astype(np.float32)
+    scores, norms = score_candidates(
+        searcher.grids, cells, searcher.turns, phases=searcher.phases, y=split(y), c2=c2,
+        band=members, count=size,
+    )  # fmt: skip
+    cross, norm = shell_terms(searcher, cells, y=y, c2=c2, radius=15)
+    number = np.bincount(members.shell, minlength=members.radius + 1)
+    assert norm.shape == (70, members.radius + 1)
+    assert np.allclose(norm @ number, norms, rtol=1e-4)
+    assert np.allclose((2.0 * cross - norm) @ number, scores, rtol=1e-3, atol=1e-3)
+    assert np.all(cross[:, 16:] == 0.0)
 
 
 def test_posterior_sums_to_one_and_names_the_best():

@@ -1,0 +1,201 @@
+"""One pass over images of known noise and contrast, and how images form noise groups."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dspa.data import schema
+from dspa.geometry.band import band
+from dspa.ops.ctf import CTF, ctf_band
+from dspa.ops.noise import shell_mean
+from dspa.ops.transform import band_to_images, images_to_band, shift_phases
+from dspa.stages.class2d_mstep import FOLDS
+from dspa.stages.class2d_noise import noise_groups
+from dspa.stages.class2d_plan import ClassPlan
+from dspa.stages.class2d_reduction import Class2D
+from dspa.stages.particle_chunks import BackgroundNoise, ImageSpec, ParticleBatch
+from dspa.stages.particle_images import background_spectra, prepare_images
+
+BOX, PIXEL, COUNT, GROUPS = 48, 4.0, 1000, 8
+SPEC = ImageSpec(BOX, PIXEL, BOX, 23, 150.0)
+BLOBS = (((1.0, 7, 2, 3.0), (1.4, -6, 3, 2.5)), ((1.5, 1, -5, 4.0), (0.8, 3, 7, 2.0)))
+
+
+def drawn(kind, angle):
+    axis = np.arange(BOX) - BOX // 2
+    x, y = np.meshgrid(axis, axis)
+    u, v = np.cos(angle) * x - np.sin(angle) * y, np.sin(angle) * x + np.cos(angle) * y
+    parts = [a * np.exp(-((u - i) ** 2 + (v - j) ** 2) / (2 * w * w)) for a, i, j, w in BLOBS[kind]]
+    return np.sum(parts, axis=0)
+
+
+def spectra(radius):
+    """Noise power of even and odd groups, mean 1 over the pixels of an image."""
+    every = np.hypot(np.fft.fftfreq(BOX)[:, None], np.fft.fftfreq(BOX)[None]) * BOX
+    shapes = (lambda k: 0.4 + 1.5 / (1 + (k / 9.0) ** 2), lambda k: 0.7 + (k / 24.0) ** 2)
+    return [shape(radius) / shape(every).mean() for shape in shapes]
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Batch of two shapes at random angles, shifts, contrasts; truth: contrast, averages."""
+    rng = np.random.default_rng(4)
+    members = band(BOX, 23)
+    clean = np.stack([drawn(i % 2, rng.uniform(0, 6.3)) for i in range(COUNT)])
+    ctf = CTF(defocus_u=rng.uniform(8e3, 2.5e4, COUNT), defocus_v=1.5e4)
+    spectrum = images_to_band(clean.astype(np.float32), members)
+    spectrum = spectrum * ctf_band(ctf, members, pixel_size=PIXEL)
+    spectrum *= np.conj(shift_phases(members, rng.uniform(-2, 2, (COUNT, 2))))
+    signal = band_to_images(spectrum, members)
+    unit = np.float32(0.25 / signal.std())
+    contrast = rng.uniform(0.6, 1.6, COUNT)
+    group = rng.integers(0, GROUPS, COUNT)
+    radius = np.hypot(np.fft.fftfreq(BOX)[:, None], np.fft.rfftfreq(BOX)[None]) * BOX
+    power = np.stack(spectra(radius))[group % 2]
+    noise = np.fft.irfft2(
+        np.fft.rfft2(rng.standard_normal((COUNT, BOX, BOX))) * np.sqrt(power), s=(BOX, BOX)
+    )
+    noisy = unit * contrast[:, None, None] * signal + noise
+    state = {
+        "fold": (np.arange(COUNT) // 2 % FOLDS).astype(np.int8),
+        "group": group.astype(np.int32),
+    }
+    noisy = noisy.astype(np.float32)
+    batch = ParticleBatch(
+        indices=np.arange(COUNT),
+        state=state,
+        spec=SPEC,
+        spectra=lambda: background_spectra(noisy, SPEC),
+        **prepare_images(noisy, SPEC, ctf=ctf),
+    )
+    averages = unit * np.stack([drawn(0, 0.0), drawn(1, 0.0)]) * SPEC.crop_mask()
+    return batch, contrast, averages.astype(np.float32)
+
+
+def start(batch, averages):
+    noise = BackgroundNoise(SPEC)
+    sums, _ = noise.add(noise.start(), batch)
+    return {
+        **noise.finish(sums),
+        "references": np.stack([averages] * FOLDS),
+        "sums": np.zeros((FOLDS, 2, 3, 2, 3), np.float32),
+        "counts": np.zeros((FOLDS, 2)),
+        "slots": np.full(2, -1, np.int32),
+        "fit": np.zeros(2),
+    }
+
+
+PLAN = ClassPlan(
+    classes=2,
+    spec=SPEC,
+    radius=14,
+    reach=17,
+    coarse_radius=10,
+    max_shift=3.0,
+    iteration=5,
+    reseed=False,
+    recentre=False,
+    groups=GROUPS,
+    update_noise=True,
+    scale=0.3,
+)
+
+
+NOISE = ("noise", "background", "noise_moments", "noise_sums", "noise_images", "noise_ratio")
+
+
+@pytest.fixture(scope="module")
+def after(images):
+    """Rows and model of two passes with the same averages."""
+    batch, _, averages = images
+    model = start(batch, averages)
+    for _ in range(2):
+        task = Class2D(PLAN).bind(model)
+        partial, rows = task.add(task.start(), batch)
+        found = task.finish(partial)
+        model |= {name: found[name] for name in NOISE}
+    return rows, model
+
+
+def test_noise_of_every_group_is_found(images, after):
+    model = after[1]
+    found = model["noise"] * model["noise_ratio"]
+    for kind, truth in enumerate(spectra(np.arange(24.0))):
+        ratio = found[kind::2] / truth
+        assert np.abs(ratio[:, 8:] - 1.0).max() < 0.1
+        assert np.abs(ratio.mean(axis=0)[8:] - 1.0).max() < 0.06
+        # What the lattice of poses leaves of the signal counts most where there is little noise.
+        assert np.abs(ratio.mean(axis=0)[3:] - 1.0).max() < 0.15
+    assert (
+        np.abs(model["noise"][3:] / np.mean(spectra(np.arange(24.0)), axis=0)[3:] - 1).max() < 0.04
+    )
+    # What the averages leave is more than noise; the noise is not what they leave.
+    left = model["noise_moments"][1] / model["noise_moments"][0]
+    plain = shell_mean(np.abs(images[0].images) ** 2, SPEC.band()).mean(axis=0)
+    assert np.all(left[2:8] < plain[2:8] / np.mean(SPEC.mask() ** 2))
+
+
+def test_contrast_of_every_image_is_found(images, after):
+    batch, contrast, _ = images
+    rows, _ = after
+    assert np.mean(rows["class_index"] == np.arange(COUNT) % 2) > 0.97
+    found = rows["scale"]
+    assert np.corrcoef(found, contrast)[0, 1] > 0.8
+    slope, level = np.polyfit(contrast, found, 1)
+    assert 0.6 < slope < 1.05
+    assert level + slope == pytest.approx(1.0, abs=0.06)
+    # Off, every image counts the same.
+    task = Class2D(replace(PLAN, scale=0.0)).bind(start(batch, images[2]))
+    assert np.all(task.add(task.start(), batch)[1]["scale"] == 1.0)
+
+
+def test_a_pass_blends_its_noise_with_what_was_known(images, after):
+    batch, model = images[0], after[1]
+    known = dict(model)
+    known["noise_ratio"], known["noise_images"] = (
+        model["noise_ratio"][:5],
+        model["noise_images"][:5],
+    )
+    known["noise_sums"] = model["noise_sums"][:, :5]
+    known["noise_moments"] = 2.0 * model["noise_moments"]
+    task = Class2D(replace(PLAN, step=0.25, share=0.5)).bind(known)
+    found = task.finish(task.add(task.start(), batch)[0])
+    assert found["noise_moments"][0, 3] == pytest.approx(COUNT)
+    assert np.allclose(found["noise"], model["noise"], rtol=0.02)
+    # Three groups are new: they begin as the mean of all, and hold the images of this pass alone.
+    assert found["noise_images"].sum() == pytest.approx(
+        COUNT + 0.5 * model["noise_images"][:5].sum()
+    )
+    assert np.allclose(found["noise_ratio"][:, 8:], model["noise_ratio"][:, 8:], atol=0.05)
+    still = Class2D(replace(PLAN, update_noise=False)).bind(known)
+    kept = still.finish(still.add(still.start(), batch)[0])
+    assert np.array_equal(kept["noise"], model["noise"])
+
+
+def particles(**columns):
+    count = len(columns["optics"])
+    return schema.make("particles", {"uid": np.arange(count, dtype=np.uint64), **columns})
+
+
+def test_groups_are_micrographs_or_else_optics_and_keep_their_numbers():
+    table = {
+        "optics": np.array([0, 0, 1], np.int32),
+        "optics_name": ["a", "b"],
+        "voltage": [300.0, 300.0],
+        "spherical_aberration": [2.7e7, 2.7e7],
+        "amplitude_contrast": [0.1, 0.1],
+        "pixel_size": [1.0, 1.0],
+    }
+    group, names = noise_groups(particles(**table))
+    assert (group.tolist(), names) == ([0, 0, 1], ("a", "b"))
+    table |= {
+        "micrograph": np.array([2, -1, 0], np.int32),
+        "micrograph_name": ["x.mrc", "y.mrc", "z.mrc"],
+    }
+    group, names = noise_groups(particles(**table))
+    assert (group.tolist(), names) == ([1, -1, 0], ("x.mrc", "z.mrc"))
+    group, names = noise_groups(particles(**table), known=("w.mrc", "z.mrc"))
+    assert (group.tolist(), names) == ([1, -1, 2], ("w.mrc", "z.mrc", "x.mrc"))
