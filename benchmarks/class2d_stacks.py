@@ -49,7 +49,7 @@ class Sample:
     particles: int
     box: int
     pixel_size: float
-    snr: float = 0.05
+    snr: float = 0.02
     dtype: str = "float16"
     seed: int = 0
 
