@@ -128,6 +128,10 @@ class Posterior:
         log sum exp of all scores.
     spread : (n,) float32
         Effective number of classes, 1 / sum of squared class posteriors.
+    second : (n,) int32
+        Second most likely class; -1 where no other was scored.
+    margin : (n,) float32
+        Log-likelihood lost if the most likely class were not there.
     """
 
     cells: Candidates
@@ -137,6 +141,8 @@ class Posterior:
     class_posterior: NDArray[np.float32]
     log_likelihood: NDArray[np.float32]
     spread: NDArray[np.float32]
+    second: NDArray[np.int32]
+    margin: NDArray[np.float32]
 
 
 def posterior(
@@ -177,7 +183,15 @@ def posterior(
     owner = cells.image[start]
     spread = 1.0 / np.bincount(owner, per_class**2, count)
     order = np.lexsort((per_class, owner))  # best class of each image last
-    last = order[np.flatnonzero(np.append(owner[order][1:] != owner[order][:-1], True))]
+    end = np.flatnonzero(np.append(owner[order][1:] != owner[order][:-1], True))
+    last = order[end]
+    before = order[np.maximum(end - 1, 0)]
+    alone = (end == 0) | (owner[before] != owner[last])
+    second = np.where(alone, -1, cells.member[start[before]]).astype(np.int32)
+    others = per_class.copy()
+    others[last] = 0.0
+    with np.errstate(divide="ignore"):
+        margin = -np.log(np.bincount(owner, others, count))
     run = np.repeat(np.arange(start.size), np.diff(np.append(start, key.size)))
     peak = np.lexsort((scores, run))
     peak = peak[np.flatnonzero(np.append(run[peak][1:] != run[peak][:-1], True))]  # per run
@@ -197,4 +211,6 @@ def posterior(
         per_class[last].astype(np.float32),
         (top + np.log(total)).astype(np.float32),
         spread.astype(np.float32),
+        second,
+        margin.astype(np.float32),
     )

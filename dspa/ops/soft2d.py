@@ -55,6 +55,13 @@ class SoftSums:
     classes: NDArray[np.float32]
     log_likelihood: NDArray[np.float32]
 
+    def second(self) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Second most likely class, and the log-likelihood lost without the best: (n,) each."""
+        others = self.classes.copy()
+        np.put_along_axis(others, self.best.member[:, None].astype(np.int64), 0.0, axis=1)
+        margin = -np.log(np.maximum(others.sum(axis=1), np.finfo(np.float32).tiny))
+        return others.argmax(axis=1).astype(np.int32), margin
+
 
 def soft_sums(searcher: Searcher, y: Any, c2: Any) -> SoftSums:
     """Marginalise over every class, angle and shift of the coarse lattice.

@@ -249,6 +249,7 @@ def _schedule(schedule: Schedule, known: Classification, founding: Founding) -> 
     return replace(
         schedule,
         classes=known.classes + new,
+        held=known.classes,
         online=schedule.online if new else 0,
         batch=schedule.batch // schedule.classes * new,
         particles=founding.rows.size,
@@ -281,7 +282,7 @@ def _course(
     else:
         done, result = 0, Result(known.model, {})
         if extra:
-            plan = replace(schedule.plan(spec, None, 0), held=old)
+            plan = schedule.plan(spec, None, 0)
             start = {**known.model, **base}
             result = runner.run(Class2D(plan), founders, start, name="it000")
     tell = report(schedule.passes)
@@ -289,7 +290,7 @@ def _course(
         plan, model = schedule.plan(spec, result.model, number), result.model
         if number <= schedule.steps:
             # The noise waits for averages that are finished.
-            plan = replace(plan, held=old, update_noise=False)
+            plan = replace(plan, update_noise=False)
             part: Sequence[ParticleChunk] = minibatch(founders, schedule.step_size, number - 1)
         else:
             # New sums on top of the old ones, every time: what founded classes counts once.

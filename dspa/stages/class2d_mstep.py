@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.ops.classes import (
+    move_sums,
     ring_correlation,
     smooth_curve,
     solve_averages,
@@ -38,12 +39,17 @@ class Statistics:
     sums: NDArray[np.float32]
     counts: NDArray[np.float64]
 
-    def blend(self, old: Statistics, *, step: float) -> Statistics:
-        """Weigh these against older ones: ``(1 - step) old + step new``."""
+    def blend(self, old: Statistics, *, step: float, share: float | None = None) -> Statistics:
+        """Weigh these against older ones: ``(1 - step) old + step new``.
+
+        Mini-batches may differ in size: both sides count as shares of the new one's particles.
+        ``share`` is new particles to old ones where these are not all of them.
+        """
         if step >= 1.0:
             return self
-        # Mini-batches may differ in size: both sides count as shares of the new one's particles.
-        scale = (1.0 - step) * self.counts.sum() / max(float(old.counts.sum()), 1.0)
+        if share is None:
+            share = self.counts.sum() / max(float(old.counts.sum()), 1.0)
+        scale = (1.0 - step) * share
         wide = max(sums_radius(self.sums), sums_radius(old.sums))
         sums = np.float32(scale) * widen_sums(old.sums, wide)
         sums += np.float32(step) * widen_sums(self.sums, wide)
@@ -57,18 +63,15 @@ class Statistics:
         old, new = widen_sums(sums, wide), widen_sums(self.sums, wide)
         return Statistics(np.concatenate([old[:, :held], new[:, held:]], 1), self.counts)
 
+    def move(self, offsets: NDArray[np.float64], band: Band) -> Statistics:
+        """Translate every class by (x, y) pixels."""
+        return Statistics(
+            np.stack([move_sums(fold, offsets, band) for fold in self.sums]), self.counts
+        )
 
-def largest_slots(counts: NDArray[np.float64], slots: int) -> NDArray[np.int32]:
-    """Give the ``slots`` largest classes numbers from 0, the others -1: (classes,) int32."""
-    numbers = np.full(counts.size, -1, np.int32)
-    numbers[np.argsort(-counts, kind="stable")[:slots]] = np.arange(slots)
-    return numbers
-
-
-DEAD = 0.25  # share of the mean class below which a class counts as dead
-SPLIT = 1.2  # share of the mean class above which a class may be split
-CLEAR = 0.7  # of the median gain: below it a class is no particle's, and is not split,
-TOO_MANY = 2.5  # unless it holds so many times the mean class
+    def take(self, classes: NDArray[np.int64]) -> Statistics:
+        """Return those of some classes."""
+        return Statistics(self.sums[:, classes], self.counts[:, classes])
 
 
 def tally(
@@ -84,76 +87,39 @@ def tally(
     )
 
 
-def weak_classes(
-    counts: NDArray[np.float64], gain: NDArray[np.float64], renew: int, *, held: int = 0
-) -> NDArray[np.int64]:
-    """Rank classes by what they explain, and return those to start again, weakest first.
-
-    Classes that mix views are blurred: they explain their images less well (low mean
-    log-likelihood) and draw fewer of them. Dead classes come first; ``renew`` of the others follow.
-    The first ``held`` classes never start again.
-    """
-    rank = np.argsort(np.argsort(counts, kind="stable")).astype(np.float64)
-    rank += np.argsort(np.argsort(gain, kind="stable"))
-    dead = counts < DEAD * counts.mean()
-    dead[:held] = False
-    order = np.lexsort((rank, ~dead))
-    return order[order >= held][: int(dead.sum()) + renew]
-
-
-def reseed(
+def halve(
     statistics: Statistics,
     poor: Statistics,
-    slots: NDArray[np.int32],
     *,
-    weak: NDArray[np.int64],
-    gain: NDArray[np.float64],
-) -> tuple[Statistics, NDArray[np.bool_]]:
-    """Start weak classes again from the worst-fitting images of the largest ones.
+    gone: NDArray[np.int64],
+    donors: NDArray[np.int64],
+    slots: NDArray[np.int32],
+) -> Statistics:
+    """Found classes on the worst-fitting images of others.
 
-    A weak class takes over the statistics of the images that fit a large class less well than its
-    average, and half of its expectation; the large class goes on with the other images.
+    A new class takes over these images, with their weight; the donor goes on with the rest.
 
     Parameters
     ----------
     statistics, poor : Statistics
         All images; the worst-fitting ones of the classes that have a slot.
+    gone : (w,) int64
+        Classes whose place the new ones take.
+    donors : (w,) int64
     slots : (classes,) int32
         Slot of each class in ``poor``, -1 none.
-    weak : (w,) int64
-        Classes to start again, in this order.
-    gain : (classes,) float64
-        Mean log-likelihood of the images of each class.
-
-    Returns
-    -------
-    statistics : Statistics
-    seeded : (classes,) bool
-        Classes that were started again.
     """
-    counts = statistics.counts.sum(axis=0)
-    clear = CLEAR * float(np.median(gain[counts > 0])) if (counts > 0).any() else 0.0
-    donors = [
-        int(c)
-        for c in np.argsort(-counts, kind="stable")
-        if counts[c] > SPLIT * counts.mean()
-        and (gain[c] >= clear or counts[c] > TOO_MANY * counts.mean())
-        and slots[c] >= 0
-        and poor.counts[:, c].min() >= 0.5
-        and c not in weak
-    ]
-    sums, shares = statistics.sums.copy(), statistics.counts.copy()
-    seeded = np.zeros(counts.size, bool)
-    for c, donor in zip(weak.tolist(), donors, strict=False):
-        taken = widen_sums(poor.sums[:, slots[donor]], sums_radius(sums))
-        # Scaled to half of the donor, so that both stand equally against the next mini-batch.
-        scale = np.float32(0.5 * counts[donor] / poor.counts[:, donor].sum())
-        sums[:, c] = scale * taken
-        sums[:, donor] *= np.float32(0.5)
-        shares[:, c] = scale * poor.counts[:, donor]
-        shares[:, donor] *= 0.5
-        seeded[c] = True
-    return Statistics(sums, shares), seeded
+    wide = max(sums_radius(statistics.sums), sums_radius(poor.sums))
+    sums, counts = widen_sums(statistics.sums, wide).copy(), statistics.counts.copy()
+    apart, number = widen_sums(poor.sums, wide), poor.counts
+    for new, donor in zip(gone.tolist(), donors.tolist(), strict=True):
+        slot = slots[donor]
+        sums[:, new], counts[:, new] = apart[:, slot], number[:, slot]
+        sums[:, donor] -= apart[:, slot]
+        counts[:, donor] = np.maximum(counts[:, donor] - number[:, slot], 0.0)
+    # What is left of a weight may fall below zero by rounding.
+    sums[:, donors, ..., 2] = np.maximum(sums[:, donors, ..., 2], 0.0)
+    return Statistics(sums, counts)
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,10 +36,17 @@ class ClassPlan:
         Weight of this pass against what was known: 1 forgets.
     uncertainty : float
         Factor on the noise power.
-    reseed, recentre : bool
-        Whether dead classes start again; whether averages are moved to the centre.
-    renew : int
-        Weakest classes that start again although they live.
+    recentre : bool
+        Whether averages are moved to the centre.
+    found : int
+        Classes founded at the end of the pass, in the place of those that would be missed least.
+    halve_mixed : bool
+        Whether new classes are founded from those that mix views, too, not only from large ones.
+    keep : int
+        Classes that go on to the next pass (0: all): those that would be missed least do not.
+    slots, next_slots : int
+        Classes whose worst-fitting images are added up apart in this pass and in the next: new
+        classes begin with those.
     soft : bool
         Average over the whole coarse lattice instead of following the best candidates.
     hard : bool
@@ -68,9 +75,12 @@ class ClassPlan:
     iteration: int
     step: float = 1.0
     uncertainty: float = 1.0
-    reseed: bool = True
     recentre: bool = True
-    renew: int = 0
+    found: int = 0
+    keep: int = 0
+    slots: int = 0
+    next_slots: int = 0
+    halve_mixed: bool = True
     soft: bool = False
     hard: bool = False
     seed: int = 0
@@ -92,8 +102,3 @@ class ClassPlan:
             max_shift=self.max_shift,
             particle_radius=self.spec.mask_diameter / self.spec.crop_pixel_size / 2.0,
         )
-
-    @property
-    def slots(self) -> int:
-        """How many of the largest classes keep their worst-fitting images apart."""
-        return min(self.classes, max(4, self.classes // 3))

@@ -16,22 +16,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.device import namespace
-from dspa.ops.classes import centre_offsets, crossing, move_sums
+from dspa.ops.classes import centre_offsets, crossing
 from dspa.ops.filter import low_pass
 from dspa.ops.noise import spread_shells
 from dspa.ops.posterior2d import draw_cells, fit_scales, posterior
 from dspa.ops.search2d import Searcher, make_searchers, search
 from dspa.ops.soft2d import soft_sums
-from dspa.stages.class2d_mstep import (
-    FOLDS,
-    Statistics,
-    largest_slots,
-    references,
-    reseed,
-    solve,
-    weak_classes,
-)
+from dspa.stages.class2d_mstep import references, solve
 from dspa.stages.class2d_noise import add_residuals, batch_groups, image_noise, next_noise
+from dspa.stages.class2d_regroup import blended, regrouped
 from dspa.stages.class2d_sums import (
     empty,
     empty_rows,
@@ -171,38 +164,22 @@ class Class2D:
     def finish(self, partial: Sums) -> Model:
         """Blend the statistics into those so far and make the class averages (M-step)."""
         model, plan = _known(self.model), self.plan
-        band, mask, classes = plan.spec.band(), plan.spec.crop_mask(), plan.classes
-        shape = partial["sums"].shape[1:]
-        grids = partial["sums"][: FOLDS * classes].reshape(FOLDS, classes, *shape)
-        poor = partial["sums"][FOLDS * classes :].reshape(FOLDS, plan.slots, *shape)
-        statistics = Statistics(grids, partial["counts"])
-        if plan.iteration > 0:
-            old = Statistics(model["sums"], model["counts"])
-            statistics = statistics.blend(old, step=plan.step)
-        seeded = np.zeros(classes, bool)
-        members = np.maximum(partial["fit"][2], 1.0)
-        fit, gain = partial["fit"][0] / members, partial["fit"][1] / members
-        if plan.reseed and not plan.soft and plan.iteration > 1:
-            counts = statistics.counts.sum(axis=0)
-            weak = weak_classes(counts, gain, plan.renew, held=plan.held)
-            statistics, seeded = reseed(
-                statistics,
-                Statistics(poor, partial["poor_counts"]),
-                model["slots"],
-                weak=weak,
-                gain=gain,
-            )
+        band, mask = plan.spec.band(), plan.spec.crop_mask()
+        state, seeded = regrouped(blended(partial, model, plan), plan)
+        statistics = state.all
         if plan.held:
             statistics = statistics.hold(model["sums"], plan.held)
         solved = solve(statistics, band, mask=mask, reach=plan.reach)
+        poor = state.poor
         if plan.recentre and plan.iteration > 0:
             offsets = np.clip(centre_offsets(solved.averages), -plan.max_shift, plan.max_shift)
             offsets[np.hypot(*offsets.T) < 0.25] = 0.0
             offsets[: plan.held] = 0.0
-            statistics = Statistics(
-                np.stack([move_sums(fold, -offsets, band) for fold in statistics.sums]),
-                statistics.counts,
-            )
+            statistics = statistics.move(-offsets, band)
+            with_slot = np.flatnonzero(state.slots >= 0)
+            moves = np.zeros((poor.counts.shape[1], 2))
+            moves[state.slots[with_slot]] = -offsets[with_slot]
+            poor = poor.move(moves, band)
             solved = solve(statistics, band, mask=mask, reach=plan.reach)
         return {
             "averages": solved.averages,
@@ -212,8 +189,12 @@ class Class2D:
             **next_noise(plan, model, partial),
             "frc": solved.curve,
             "shell": crossing(solved.curve, 0.5),
-            "slots": largest_slots(statistics.counts.sum(axis=0), plan.slots),
-            "fit": fit,
+            "slots": state.slots,
+            "poor": poor.sums,
+            "poor_counts": poor.counts,
+            "tally": state.census.tally,
+            "saved": state.census.saved,
+            "age": state.census.age,
             "seeded": seeded,
             "total": partial["total"],
             "iteration": np.asarray(plan.iteration),

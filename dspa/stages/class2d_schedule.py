@@ -34,8 +34,16 @@ STEP = 0.6
 LAST_STEP = 0.15
 HOLD = 0.7  # share of the online steps before it falls
 SOFT = 0.3  # share of the online steps that average over the whole coarse lattice
-SETTLE = 0.1  # share of the online steps at the end without re-seeding
-RENEW = 0.04  # share of the classes that start again in a step
+# A random start mixes views and holds others twice. There are EXTRA times as many classes at first;
+# every ROUND steps a share RENEW of them, those missed least, give way to halves of those that mix
+# views, or, late, only of those that are too large; and between two shares of the steps their
+# number falls to what was asked for.
+EXTRA = 1.6
+ROUND = 4
+RENEW = 0.2
+FOUND = 0.7  # share of the online steps after which only what is too large is halved
+PRUNE_FROM, PRUNE_TO = 0.65, 0.85
+SETTLE = 0.1  # share of the online steps at the end without any new class
 # A step is cut into so many chunks where they stay between these sizes, so that workers share it.
 STEP_CHUNKS = 4
 SMALL_CHUNK, LARGE_CHUNK = 64, 256
@@ -72,6 +80,8 @@ class Schedule:
         Whether the noise is estimated from what the averages leave of the images.
     scale : float
         Deviation of the contrast of images from 1; 0 takes all as 1.
+    held : int
+        The first so many of the classes keep the sums they have until the full passes.
     """
 
     classes: int
@@ -90,6 +100,7 @@ class Schedule:
     groups: int = 1
     noise: bool = True
     scale: float = 0.0
+    held: int = 0
 
     @property
     def step_size(self) -> int:
@@ -126,6 +137,19 @@ class Schedule:
         fallen = max(0.0, number / self.steps - HOLD) / (1.0 - HOLD)
         return float(STEP * (LAST_STEP / STEP) ** fallen)
 
+    def level(self, number: int) -> int:
+        """Classes in pass ``number``: more than asked for at first."""
+        begin, end = PRUNE_FROM * self.steps, PRUNE_TO * self.steps
+        if number >= end:
+            return self.classes
+        done = max(0.0, (number - begin) / (end - begin))
+        return self.held + round((self.classes - self.held) * EXTRA ** (1.0 - done))
+
+    def founded(self, number: int) -> int:
+        """Classes that are founded at the end of the round to which pass ``number`` belongs."""
+        restless = SOFT * self.steps < number <= (1.0 - SETTLE) * self.steps
+        return max(1, round(RENEW * (self.classes - self.held))) if restless else 0
+
     def plan(self, spec: ImageSpec, model: Model | None, number: int) -> ClassPlan:
         """Say what pass ``number`` does; a function of the model and the schedule only.
 
@@ -138,11 +162,11 @@ class Schedule:
             0 is the random start.
         """
         soft = 0 < number <= SOFT * self.steps
-        restless = not soft and number <= (1.0 - SETTLE) * self.steps
         coarse = min(SOFT_RADIUS if soft else coarse_radius(spec), spec.radius)
         radius = coarse if soft else next_radius(spec, model)
         return ClassPlan(
-            classes=self.classes,
+            classes=self.level(number),
+            keep=self.level(number + 1) if number > 0 else 0,
             spec=spec,
             radius=radius,
             reach=min(radius + MARGIN, spec.radius),
@@ -151,8 +175,10 @@ class Schedule:
             iteration=number,
             step=self.step(number),
             uncertainty=self.noise_factor(number),
-            reseed=restless,
-            renew=round(RENEW * self.classes) if restless else 0,
+            found=self.founded(number) if number % ROUND == 0 else 0,
+            slots=self.founded(number),
+            next_slots=self.founded(number + 1),
+            halve_mixed=number < FOUND * self.steps,
             # Every few steps is enough, and each costs another solution of all averages.
             recentre=self.recentre and number < self.passes and number % RECENTRE == 0,
             soft=soft,
@@ -163,6 +189,7 @@ class Schedule:
             share=1.0 if number > self.steps else min(1.0, self.step_size / self.particles),
             update_noise=self.noise and not soft and number > 0,
             scale=self.scale if not soft else 0.0,
+            held=self.held if number <= self.steps else 0,
         )
 
 

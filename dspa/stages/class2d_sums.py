@@ -13,6 +13,7 @@ import numpy as np
 
 from dspa.ops.classes import empty_sums
 from dspa.ops.score2d import Candidates, insert_candidates, rotation_table, split
+from dspa.stages.class2d_census import Census, relief
 from dspa.stages.class2d_mstep import FOLDS, tally
 from dspa.stages.class2d_noise import empty_noise
 
@@ -33,8 +34,9 @@ def empty(plan: ClassPlan) -> Sums:
     return {
         "sums": empty_sums(grids, plan.reach),
         "counts": np.zeros((FOLDS, plan.classes)),
-        "poor_counts": np.zeros((FOLDS, plan.classes)),
-        "fit": np.zeros((3, plan.classes)),  # sums of fits and log-likelihoods, number
+        "poor_counts": np.zeros((FOLDS, plan.slots)),
+        "tally": np.zeros((3, plan.classes)),  # sums of fits and log-likelihoods, number
+        "saved": np.zeros((plan.classes, plan.classes)),  # see class2d_census.relief
         # Images, log-likelihood, effective classes, cells scored, searches that met a limit.
         "total": np.zeros(5),
         **empty_noise(plan),
@@ -76,6 +78,10 @@ class Outcome:
         Effective number of classes.
     scale : (n,) float32
         Contrast of each image against its class.
+    second : (n,) int32
+        Second most likely class, -1 none.
+    margin : (n,) float32
+        Log-likelihood lost if the most likely class were gone.
     scored, capped : float
         Cells scored at the last radius; images that met a limit of the search.
     """
@@ -87,6 +93,8 @@ class Outcome:
     log_likelihood: NDArray[np.float32]
     spread: NDArray[Any]
     scale: NDArray[np.float32]
+    second: NDArray[np.int32]
+    margin: NDArray[np.float32]
     scored: float
     capped: float
 
@@ -108,6 +116,8 @@ def outcome_of_search(seen: Found, found: Posterior, scales: NDArray[np.float32]
         found.log_likelihood,
         found.spread,
         scales[top],
+        found.second,
+        found.margin,
         float(seen.scored),
         float(seen.capped),
     )
@@ -124,6 +134,7 @@ def outcome_of_soft(found: SoftSums, searcher: Searcher) -> Outcome:
         found.log_likelihood,
         1.0 / (found.classes.astype(np.float64) ** 2).sum(axis=1),
         np.ones(found.best.size, np.float32),
+        *found.second(),
         float(found.best.size * 2 * poses * shifts),
         0.0,
     )
@@ -147,7 +158,9 @@ def record(
     rows["fit"][place] = fit
     rows["spread"][place] = outcome.spread
     rows["scale"][place] = outcome.scale
-    partial["fit"] += tally(best.member, fit, outcome.log_likelihood, searcher.classes)
+    owner, classes = best.member, searcher.classes
+    partial["saved"] += relief(owner, outcome.second, outcome.margin, classes)
+    partial["tally"] += tally(owner, fit, outcome.log_likelihood, classes)
     partial["total"] += [
         place.size,
         float(outcome.log_likelihood.sum(dtype=np.float64)),
@@ -176,9 +189,10 @@ def insert_found(
     partial["counts"][fold] += np.bincount(cells.member, weight, classes)
     slot = model["slots"][cells.member]
     # Only the image's own class, and only where the fit is below the average of that class.
-    poor = (fit < model["fit"][owner])[cells.image] & (owner[cells.image] == cells.member)
-    poor &= slot >= 0
-    partial["poor_counts"][fold] += np.bincount(cells.member[poor], weight[poor], classes)
+    usual = Census.read(model).fit
+    poor = (fit < usual[owner])[cells.image] & (owner[cells.image] == cells.member)
+    poor &= (slot >= 0) & (slot < slots)
+    partial["poor_counts"][fold] += np.bincount(slot[poor], weight[poor], slots)
     target = fold * classes + cells.member
     apart = FOLDS * classes + fold * slots + slot[poor]
     both = Candidates(

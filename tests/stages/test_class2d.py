@@ -18,7 +18,6 @@ from dspa.io.particles import read_particles
 from dspa.io.star import find_block, read_star
 from dspa.io.volumes import read_images
 from dspa.stages import class2d, select2d
-from dspa.stages.class2d_mstep import Statistics, reseed, weak_classes
 from dspa.stages.stage import Context
 
 SPEC = importlib.util.spec_from_file_location(
@@ -181,24 +180,6 @@ def test_plan_tells_the_size_of_the_work(tiny):
     found = class2d.plan({"particles": tiny[0]}, PARAMS)
     assert found["particles"] == COUNT
     assert found["image visits"] == COUNT * 3
-
-
-def test_weak_classes_take_the_worst_images_of_large_ones():
-    counts = np.array([[30.0, 10.0, 0.1, 12.0]] * 4)
-    sums = (
-        np.ones((4, 4, 3, 2, 3), np.float32)
-        * np.arange(1, 5, dtype=np.float32)[:, None, None, None]
-    )
-    poor = Statistics(np.full((4, 1, 3, 2, 3), 7.0, np.float32), counts * np.array([0.5, 0, 0, 0]))
-    slots = np.array([0, -1, -1, -1], np.int32)
-    gain = np.array([20.0, 20.0, 1.0, 20.0])
-    weak = weak_classes(counts.sum(axis=0), gain, 0)
-    assert weak.tolist() == [2]
-    found, seeded = reseed(Statistics(sums, counts), poor, slots, weak=weak, gain=gain)
-    assert seeded.tolist() == [False, False, True, False]
-    assert np.allclose(found.sums[:, 2], 7.0)
-    assert np.allclose(found.sums[:, 0], 0.5)
-    assert found.counts.sum(axis=0)[[0, 2]] == pytest.approx([60.0, 60.0])
 
 
 def select(outputs, folder, **params):

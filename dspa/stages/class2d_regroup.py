@@ -1,0 +1,76 @@
+"""Between sums and averages: blend a pass into what was known, found classes, leave classes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dspa.stages.class2d_census import Census, donors, least_missed, numbered
+from dspa.stages.class2d_mstep import FOLDS, Statistics, halve
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dspa.dataflow.reduction import Model
+    from dspa.stages.class2d_plan import ClassPlan, Sums
+
+LEAST_POOR = 0.5  # images of a fold that a new class begins with, at least
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Statistics of all images, of the worst-fitting ones of some classes, and the census."""
+
+    all: Statistics
+    poor: Statistics
+    slots: NDArray[np.int32]
+    census: Census
+
+
+def blended(partial: Sums, model: Model, plan: ClassPlan) -> State:
+    """Blend the sums of a pass into those so far."""
+    classes = plan.classes
+    shape = partial["sums"].shape[1:]
+    grids = partial["sums"][: FOLDS * classes].reshape(FOLDS, classes, *shape)
+    poor = partial["sums"][FOLDS * classes :].reshape(FOLDS, plan.slots, *shape)
+    new = Statistics(grids, partial["counts"])
+    rest = Statistics(poor, partial["poor_counts"])
+    census = Census(partial["tally"], partial["saved"], np.zeros(classes, np.int64))
+    if plan.iteration == 0:
+        return State(new, rest, np.full(classes, -1, np.int32), census)
+    old = Statistics(model["sums"], model["counts"])
+    before = Statistics(model["poor"], model["poor_counts"])
+    if rest.counts.shape == before.counts.shape:
+        share = new.counts.sum() / max(float(old.counts.sum()), 1.0)
+        rest = rest.blend(before, step=plan.step, share=share)
+    census = census.blend(Census.read(model), step=plan.step)
+    return State(new.blend(old, step=plan.step), rest, model["slots"], census)
+
+
+def regrouped(state: State, plan: ClassPlan) -> tuple[State, NDArray[np.bool_]]:
+    """Found new classes and leave out those that are too many; say which are new."""
+    statistics, poor, slots, census = state.all, state.poor, state.slots, state.census
+    seeded = np.zeros(census.age.size, bool)
+    if plan.found:
+        ready = int((~census.spared[plan.held :]).sum())
+        gone = least_missed(census, min(plan.found, ready), held=plan.held)
+        able = np.flatnonzero(slots >= 0)
+        able = able[poor.counts[:, slots[able]].min(axis=0) >= LEAST_POOR]
+        able = np.setdiff1d(able, gone)
+        able = able[np.argsort(slots[able])][: gone.size]
+        gone = gone[: able.size]
+        statistics = halve(statistics, poor, gone=gone, donors=able, slots=slots)
+        census = census.replace(gone, able)
+        seeded[gone] = True
+    if plan.keep and plan.keep < census.age.size:
+        gone = least_missed(census, census.age.size - plan.keep, held=plan.held)
+        stay = np.setdiff1d(np.arange(census.age.size), gone)
+        statistics, census = statistics.take(stay), census.take(stay)
+        slots, seeded = slots[stay], seeded[stay]
+    if plan.found or poor.counts.shape[1] != plan.next_slots:
+        slots = numbered(donors(census, plan.next_slots, mixed=plan.halve_mixed), census.age.size)
+        empty_poor = np.zeros((FOLDS, plan.next_slots, *poor.sums.shape[2:]), np.float32)
+        poor = Statistics(empty_poor, np.zeros((FOLDS, plan.next_slots)))
+    return State(statistics, poor, slots, census), seeded

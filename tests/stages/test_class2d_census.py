@@ -1,0 +1,61 @@
+"""Which classes give way, which are halved, and what a new class begins with."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dspa.stages.class2d_census import ADULT, MOST_LOST, Census, donors, least_missed, relief
+from dspa.stages.class2d_mstep import Statistics, halve
+
+
+def census(count, gain, saved=None, age=None):
+    count = np.asarray(count, float)
+    tally = np.stack([np.zeros_like(count), count * gain, count])
+    saved = np.zeros((count.size,) * 2) if saved is None else saved
+    return Census(tally, saved, np.full(count.size, 50) if age is None else np.asarray(age))
+
+
+def test_relief_is_what_the_second_best_class_saves():
+    owner, second = np.array([0, 0, 1, 2]), np.array([1, 1, 2, -1])
+    saved = relief(owner, second, np.array([2.0, 5.0, 40.0, np.inf]), 3)
+    assert saved[0, 1] == pytest.approx(2 * MOST_LOST - 7.0)
+    assert saved.sum() == saved[0, 1]  # the third is lost without its class, the fourth too
+
+
+def test_of_two_classes_of_one_view_one_goes():
+    # 0 and 1 hold the same view, 2 and 3 as well; 4 is alone, and small.
+    saved = np.zeros((5, 5))
+    saved[0, 1] = saved[1, 0] = saved[2, 3] = saved[3, 2] = 10.0 * (MOST_LOST - 0.7)
+    gone = least_missed(census([10, 10, 10, 10, 4], 30.0, saved), 2)
+    assert sorted(gone.tolist()) in ([0, 2], [0, 3], [1, 2], [1, 3])
+
+
+def test_held_young_and_large_classes_stay_while_there_are_others():
+    count = [1, 1, 1, 30, 8]
+    found = census(count, 30.0, age=[50, ADULT - 1, 50, 50, 50])
+    assert least_missed(found, 2, held=1).tolist() == [2, 4]
+    assert sorted(least_missed(found, 9, held=1).tolist()) == [1, 2, 3, 4]
+    assert found.spared.tolist() == [False, True, False, True, False]
+
+
+def test_large_classes_are_halved_then_those_that_explain_little():
+    gain = np.array([30.0, 31.0, 8.0, 24.0, 8.0, 32.0])
+    found = census([10, 10, 30, 10, 10, 10], gain)
+    assert donors(found, 2).tolist() == [2, 3]  # 4 shows no particle and is not large
+    assert 4 not in donors(found, 6)
+    assert donors(found, 6, mixed=False).tolist() == [2]
+
+
+def test_a_new_class_takes_its_images_from_the_donor():
+    rng = np.random.default_rng(0)
+    sums = rng.random((4, 3, 11, 6, 3), np.float32) + 1.0
+    counts = np.full((4, 3), 10.0)
+    poor = Statistics(0.5 * sums[:, 1:2], np.full((4, 1), 4.0))
+    slots = np.array([-1, 0, -1], np.int32)
+    one, two = np.array([2]), np.array([1])
+    found = halve(Statistics(sums, counts), poor, gone=one, donors=two, slots=slots)
+    assert np.allclose(found.sums[:, 1] + found.sums[:, 2], sums[:, 1])
+    assert np.array_equal(found.sums[:, 2], poor.sums[:, 0])
+    assert np.array_equal(found.sums[:, 0], sums[:, 0])
+    assert found.counts.sum(axis=0).tolist() == [40.0, 24.0, 16.0]
