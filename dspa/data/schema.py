@@ -105,6 +105,10 @@ PARTICLES = Schema(
             ("particle",), "float32", "1", "log-likelihood in deviations from a perfect match's"
         ),
         "scale": Variable(("particle",), "float32", "1", "contrast against the class or map"),
+        "evidence": Variable(
+            ("particle",), "float32", "1", "log-likelihood above what half of pure noise attains"
+        ),
+        "noise_probability": Variable(("particle",), "float32", "1", "of being noise"),
         "ncc": Variable(("particle",), "float32", "1", "pick: shape score, -1..1"),
         "power": Variable(("particle",), "float32", "1", "pick: density score"),
         "ncc_relative": Variable(("particle",), "float32", "1", "ncc against the defocus trend"),

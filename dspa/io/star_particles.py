@@ -49,6 +49,8 @@ PLAIN = (
     ("rlnLogLikeliContribution", "log_likelihood", 1.0),
     ("dspaFit", "fit", 1.0),
     ("dspaScale", "scale", 1.0),
+    ("dspaEvidence", "evidence", 1.0),
+    ("dspaNoiseProbability", "noise_probability", 1.0),
     ("rlnAutopickFigureOfMerit", "ncc", 1.0),
     ("dspaPickPower", "power", 1.0),
     ("dspaPickRelative", "ncc_relative", 1.0),

@@ -4,6 +4,7 @@ No trained model: the classes of a job are compared with what most of its partic
 figure below is centred on its weighted median over the classes and scaled by its spread; what lies
 on the bad side of that is a penalty. A class of noise has no contrast between centre and rim, one
 of ice edges is bright off the centre and far too strong, a class of a few odd images is blurred.
+Where the particles were compared with images of noise, the share that noise explains counts too.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ RULES: dict[str, tuple[int, float]] = {
     "log_likelihood": (-1, 0.25),
     "size": (-1, 0.90),
 }
+NOISE_SHARE = (0.3, 0.1)  # of its particles: this much costs nothing; each further part one
 FREE = 2.0  # spreads that cost nothing
 MOST = 8.0  # spreads beyond which more costs no more
 HALF = 2.0  # penalty at which the score is one half
@@ -46,7 +48,8 @@ class ClassQuality:
         ``contrast`` (centre against rim, in standard deviations of the average), ``rim``
         (variation at the rim against the whole), ``off_centre`` (distance of the bright mass from
         the centre over the mask's radius), ``strength`` (log10 of the variance), ``resolution``
-        (log of A), ``log_likelihood`` (log), ``size`` (log of the count).
+        (log of A), ``log_likelihood`` (log), ``size`` (log of the count), ``noise`` (share of its
+        particles that noise explains).
     penalty : mapping of name to (classes,) float64
         What each figure took away.
     """
@@ -107,6 +110,7 @@ def judge_classes(
     radius: float,
     resolution: NDArray[np.float64],
     log_likelihood: NDArray[np.float64] | None = None,
+    noise: NDArray[np.float64] | None = None,
 ) -> ClassQuality:
     """Score class averages.
 
@@ -121,6 +125,8 @@ def judge_classes(
         A.
     log_likelihood : (classes,) float64, optional
         Mean gain of the particles of each class over an empty average.
+    noise : (classes,) float64, optional
+        Mean probability of its particles to be noise.
 
     Returns
     -------
@@ -145,6 +151,10 @@ def judge_classes(
         away = (values - middle) / max(spread, least)
         bad = np.abs(away) if side == 0 else side * away
         penalty[name] = np.clip(bad - FREE, 0.0, MOST - FREE)
+    if noise is not None:
+        figures["noise"] = noise
+        free, part = NOISE_SHARE
+        penalty["noise"] = np.clip((noise - free) / part, 0.0, MOST - FREE)
     total = sum(penalty.values(), np.zeros(len(averages)))
     score = np.where(filled, 1.0 / (1.0 + (total / HALF) ** 2), 0.0)
     return ClassQuality(score, figures, penalty)

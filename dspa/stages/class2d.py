@@ -10,6 +10,7 @@ import numpy as np
 from dspa.data.errors import InputError
 from dspa.io.images import ParticleImages
 from dspa.io.particles import read_particles
+from dspa.stages.class2d_controls import every
 from dspa.stages.class2d_growth import Growth, grow
 from dspa.stages.class2d_mstep import FOLDS
 from dspa.stages.class2d_noise import noise_groups
@@ -123,6 +124,7 @@ def make_schedule(
         groups=groups,
         noise=params.estimate_noise,
         scale=CONTRAST if params.image_scale else 0.0,
+        controls=every(particles),
     )
 
 

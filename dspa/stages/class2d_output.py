@@ -14,6 +14,7 @@ from dspa.io.picture import curves, montage
 from dspa.io.star import Block, write_star
 from dspa.io.volumes import write_image_stack
 from dspa.ops.transform import resize_images
+from dspa.stages.class2d_controls import judge_noise
 from dspa.stages.class2d_state import FILE, save_classification
 from dspa.stages.duplicates import single, write_split
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from dspa.dataflow.events import Events
     from dspa.dataflow.reduction import Model, Rows
     from dspa.dataflow.runner import Result
+    from dspa.stages.class2d_controls import Evidence
     from dspa.stages.class2d_plan import ClassPlan
     from dspa.stages.class2d_state import Classification
     from dspa.stages.particle_chunks import ImageSpec
@@ -54,6 +56,8 @@ class ClassTable:
         Mean gain over an empty average, per particle.
     spread : (classes,) float64
         Effective number of classes its particles are divided over.
+    noise : (classes,) float64
+        Share of its particles that noise explains.
     """
 
     count: NDArray[np.int64]
@@ -62,6 +66,7 @@ class ClassTable:
     fit: NDArray[np.float64]
     log_likelihood: NDArray[np.float64]
     spread: NDArray[np.float64]
+    noise: NDArray[np.float64]
 
 
 def class_table(model: Model, rows: Rows, spec: ImageSpec) -> ClassTable:
@@ -76,8 +81,15 @@ def class_table(model: Model, rows: Rows, spec: ImageSpec) -> ClassTable:
         return np.where(count > 0, total / np.maximum(count, 1), 0.0)
 
     resolution = np.where(count > 0, spec.extent / model["shell"], spec.extent)
-    gains = mean("log_likelihood")
-    return ClassTable(count, resolution, mean("posterior"), mean("fit"), gains, mean("spread"))
+    return ClassTable(
+        count,
+        resolution,
+        mean("posterior"),
+        mean("fit"),
+        mean("log_likelihood"),
+        mean("spread"),
+        mean("noise_probability"),
+    )
 
 
 def sorted_montage(
@@ -157,6 +169,8 @@ def write_results(
     if not rows["valid"].any():
         raise InputError("no particle has an image with any variation; look at the images")
     _report_set_aside(context, rows)
+    judged = judge_noise(rows)
+    rows |= {"evidence": judged.evidence, "noise_probability": judged.probability}
     outputs = {
         "particles": folder / "particles.zarr",
         "particles_star": folder / "particles.star",
@@ -185,6 +199,9 @@ def write_results(
         sorted_montage(averages, table.count, table.resolution),
         title="class averages: number, particles, resolution",
     )
+    if judged.controls.size:
+        picture = _evidence_picture(judged)
+        events.picture("evidence", picture, title="evidence for a particle, beside noise alone")
     events.picture("class_frc", _frc_picture(model, table, spec), title="ring correlation")
     alive = int(np.sum(table.count > ALIVE * table.count.mean()))
     events.emit(
@@ -221,6 +238,8 @@ def assign(particles: xr.Dataset, rows: Rows, spec: ImageSpec) -> xr.Dataset:
         log_likelihood=("particle", rows["log_likelihood"].astype(np.float32)),
         fit=("particle", rows["fit"].astype(np.float32)),
         scale=("particle", rows["scale"].astype(np.float32)),
+        evidence=("particle", rows["evidence"].astype(np.float32)),
+        noise_probability=("particle", rows["noise_probability"].astype(np.float32)),
     )
 
 
@@ -245,6 +264,7 @@ def write_table(path: Path, table: ClassTable, spec: ImageSpec) -> None:
         "dspaMeanFit": table.fit,
         "dspaMeanLogLikelihood": table.log_likelihood,
         "dspaEffectiveClasses": table.spread,
+        "dspaNoiseShare": table.noise,
     }
     write_star(path, [Block("model_general", general, loop=False), Block("model_classes", columns)])
 
@@ -260,6 +280,24 @@ def _report_set_aside(context: Context, rows: Rows) -> None:
             f"{aside.size} of {rows['valid'].size} images were set aside (NaN, or nothing in "
             f"them): rows {first}{' ...' if aside.size > 5 else ''}; all in set_aside.txt"
         )
+
+
+def _evidence_picture(judged: Evidence) -> bytes:
+    """Distributions of the evidence of the particles and of the images of noise."""
+    known = judged.evidence[np.isfinite(judged.evidence)]
+    low, high = np.quantile(known, (0.002, 0.998))
+    edges = np.linspace(min(low, judged.controls.min()), max(high, judged.controls.max()), 61)
+    shares = {
+        name: np.histogram(values, edges)[0] / values.size
+        for name, values in (("particles", known), ("noise", judged.controls))
+    }
+    return curves(
+        0.5 * (edges[1:] + edges[:-1]),
+        shares,
+        title="evidence for a particle: log-likelihood above what half of pure noise attains",
+        ylabel="share",
+        xlabel="evidence",
+    )
 
 
 def _frc_picture(model: Model, table: ClassTable, spec: ImageSpec) -> bytes:

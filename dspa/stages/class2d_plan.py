@@ -54,6 +54,8 @@ class ClassPlan:
     seed : int
     high_pass : float
         A: what is coarser is not compared (it is added up all the same); 0 compares all.
+    controls : int
+        One of so many images is accompanied by an image of noise, to be judged by; 0: none.
     held : int
         The first so many classes keep the sums they have; the others form beside them.
     groups : int
@@ -91,6 +93,7 @@ class ClassPlan:
     share: float = 1.0
     update_noise: bool = False
     scale: float = 0.0
+    controls: int = 0
 
     def grid(self) -> SearchGrid:
         """Lattices of angles and shifts."""

@@ -22,10 +22,12 @@ from dspa.ops.noise import spread_shells
 from dspa.ops.posterior2d import draw_cells, fit_scales, posterior
 from dspa.ops.search2d import Searcher, make_searchers, search
 from dspa.ops.soft2d import soft_sums
+from dspa.stages.class2d_controls import weigh
 from dspa.stages.class2d_mstep import references, solve
 from dspa.stages.class2d_noise import add_residuals, batch_groups, image_noise, next_noise
 from dspa.stages.class2d_regroup import blended, regrouped
 from dspa.stages.class2d_sums import (
+    Outcome,
     empty,
     empty_rows,
     insert_found,
@@ -92,14 +94,13 @@ class Class2D:
         for number, searcher in enumerate(self.searchers):
             mine = np.flatnonzero(fold == number)
             if mine.size:
-                self._add_fold(
-                    (partial, rows),
-                    (number, searcher),
-                    batch,
-                    place=valid[mine],
-                    y=y[mine],
-                    c2=c2[mine],
+                place = valid[mine]
+                outcome = self._add_fold(
+                    (partial, rows), (number, searcher), batch, place=place, y=y[mine], c2=c2[mine]
                 )
+                if plan.controls:
+                    own = noise if len(noise) == 1 else noise[mine]
+                    weigh(rows, (batch, place), outcome, searcher=searcher, noise=own, plan=plan)
         return partial, rows
 
     def _add_fold(
@@ -111,7 +112,7 @@ class Class2D:
         place: NDArray[np.int64],
         y: Any,
         c2: Any,
-    ) -> None:
+    ) -> Outcome:
         """Search the images of one fold, at ``place`` of the batch, and add them up."""
         fold, searcher = one
         partial, rows = made
@@ -156,6 +157,7 @@ class Class2D:
                 c2=c2,
             )
         record(partial, rows, outcome, place=place, searcher=searcher)
+        return outcome
 
     def merge(self, a: Sums, b: Sums) -> Sums:
         """Join two statistics."""

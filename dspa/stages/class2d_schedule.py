@@ -82,6 +82,8 @@ class Schedule:
         Deviation of the contrast of images from 1; 0 takes all as 1.
     held : int
         The first so many of the classes keep the sums they have until the full passes.
+    controls : int
+        In the last pass one of so many images is accompanied by an image of noise.
     """
 
     classes: int
@@ -101,6 +103,7 @@ class Schedule:
     noise: bool = True
     scale: float = 0.0
     held: int = 0
+    controls: int = 1
 
     @property
     def step_size(self) -> int:
@@ -190,6 +193,7 @@ class Schedule:
             update_noise=self.noise and not soft and number > 0,
             scale=self.scale if not soft else 0.0,
             held=self.held if number <= self.steps else 0,
+            controls=self.controls if number == self.passes else 0,
         )
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-MANY = 100  # particles needed to know how their log-likelihoods are spread
+DOUBTFUL = 0.05  # probability of being noise below which nothing is trimmed
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,12 @@ class Params:
         0.5, "With --auto: lowest score (0 to 1) that is kept.", minimum=0, maximum=1
     )
     trim: float = param(
-        2.0,
-        "With --auto: also reject particles whose log-likelihood lies so many deviations below "
-        "the others (0: none).",
+        0.06,
+        "With --auto: also reject the particles with the least evidence, as long as noise explains "
+        "them and classes and trimming give up no more than this share of the good particles (0: "
+        "none).",
         minimum=0,
+        maximum=1,
     )
     min_particles: int = param(0, "With --auto: fewest particles of a class.", minimum=0)
 
@@ -60,7 +62,8 @@ class Classes:
         Particles, counted in the table of particles.
     resolution : (classes,) float64
         A; the box where it is not known.
-    log_likelihood : (classes,) float64 or None
+    log_likelihood, noise : (classes,) float64 or None
+        Mean over the particles of the class; ``noise`` of the probability of being noise.
     mask_diameter : float
         A.
     """
@@ -70,6 +73,7 @@ class Classes:
     count: NDArray[np.int64]
     resolution: NDArray[np.float64]
     log_likelihood: NDArray[np.float64] | None
+    noise: NDArray[np.float64] | None
     mask_diameter: float
 
 
@@ -107,15 +111,19 @@ def read_classes(path: Path, member: NDArray[np.integer[Any]]) -> Classes:
         blocks = read_star(table)
         found = find_block(blocks, "model_classes")
         if found is not None and found.rows == classes:
-            for label in ("rlnEstimatedResolution", "dspaMeanLogLikelihood"):
+            for label in (
+                "rlnEstimatedResolution",
+                "dspaMeanLogLikelihood",
+                "dspaNoiseShare",
+            ):
                 if label in found.columns:
                     columns[label] = numbers(table, label, found.columns[label])
         general = find_block(blocks, "model_general")
         if general is not None and "dspaMaskDiameter" in general.columns:
             mask = float(numbers(table, "dspaMaskDiameter", general.columns["dspaMaskDiameter"])[0])
     resolution = columns.get("rlnEstimatedResolution", np.full(classes, extent))
-    gains = columns.get("dspaMeanLogLikelihood")
-    return Classes(averages, stack.pixel_size, count, resolution, gains, mask)
+    gains, noise = columns.get("dspaMeanLogLikelihood"), columns.get("dspaNoiseShare")
+    return Classes(averages, stack.pixel_size, count, resolution, gains, noise, mask)
 
 
 def judge(classes: Classes) -> ClassQuality:
@@ -126,6 +134,7 @@ def judge(classes: Classes) -> ClassQuality:
         radius=classes.mask_diameter / classes.pixel_size / 2.0,
         resolution=classes.resolution,
         log_likelihood=classes.log_likelihood,
+        noise=classes.noise,
     )
 
 
@@ -182,8 +191,10 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
     quality = judge(classes)
     keep = choose(classes, quality, params)
     inside = (member >= 0) & keep[np.clip(member, 0, None)]
-    if params.auto and params.trim > 0 and "log_likelihood" in particles:
-        inside &= convincing(particles["log_likelihood"].values, inside, params.trim)
+    if params.auto and "noise_probability" in particles and "evidence" in particles:
+        probability = np.asarray(particles["noise_probability"].values, np.float64)
+        evidence = np.asarray(particles["evidence"].values, np.float64)
+        inside &= evidence >= least_evidence(evidence, probability, inside, params.trim)
     _pictures(context, classes, quality, keep)
     outputs = _write(context.folder, particles, inside, renumber(keep))
     write_image_stack(
@@ -203,33 +214,36 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
     }
 
 
-def convincing(
-    log_likelihood: NDArray[np.floating[Any]], inside: NDArray[np.bool_], deviations: float
-) -> NDArray[np.bool_]:
-    """Tell particles from the boxes of noise that good classes attract.
-
-    A particle's log-likelihood is what its class explains of it. The lower half of the good
-    classes' distribution, from quartile to median, gives the spread; noise lies far below.
+def least_evidence(
+    evidence: NDArray[np.float64],
+    probability: NDArray[np.float64],
+    inside: NDArray[np.bool_],
+    share: float,
+) -> float:
+    """Decide how much evidence a particle of a good class needs.
 
     Parameters
     ----------
-    log_likelihood : (n,) float
+    evidence, probability : (n,) float64
+        Of each particle, and of its being noise.
     inside : (n,) bool
         Particles of good classes.
-    deviations : float
-        How far below the median a particle may lie.
+    share : float
+        Of the good particles: what may be given up, by the choice of classes and by this.
 
     Returns
     -------
-    convincing : (n,) bool
+    least : float
+        -inf where nothing is to be gained.
     """
-    values = np.asarray(log_likelihood, np.float64)
-    known = inside & np.isfinite(values)
-    if known.sum() < MANY or not values[known].any():
-        return np.ones(values.size, bool)
-    quartile, median = np.quantile(values[known], [0.25, 0.5])
-    lowest = median - deviations * (median - quartile) / 0.6745
-    return np.asarray(~np.isfinite(values) | (values >= lowest), bool)
+    good = np.where(np.isfinite(evidence), 1.0 - probability, 0.0)
+    rows = np.flatnonzero(inside & (probability >= DOUBTFUL))
+    rows = rows[np.argsort(evidence[rows], kind="stable")]
+    lost = float(good[~inside].sum()) + np.cumsum(good[rows])
+    trimmed = int(np.searchsorted(lost, share * float(good.sum()), side="right"))
+    if trimmed == 0:
+        return -np.inf
+    return float(np.nextafter(evidence[rows[trimmed - 1]], np.inf))
 
 
 def renumber(keep: NDArray[np.bool_]) -> NDArray[np.int32]:

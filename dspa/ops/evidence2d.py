@@ -1,0 +1,171 @@
+"""Would noise do as well? What tells a particle in a class from a box of noise or an edge of ice.
+
+Two rivals explain an image without a particle. Noise: what images made of noise alone attain with
+the same averages, CTF and search is drawn, not calculated (`noise_probability`). A smooth field,
+such as the edge of a hole or a gradient of the ice: Gaussian amplitudes that fall with frequency
+and no CTF, laid over the residual of the best class (`field_evidence`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.optimize import isotonic_regression
+
+from dspa.device import to_host
+from dspa.ops.score2d import cut_slices
+from dspa.ops.transform import band_to_images, images_to_band
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dspa.geometry.band import Band
+    from dspa.ops.score2d import Candidates
+    from dspa.ops.search2d import Searcher
+
+FIELD_RADIUS = 4  # Fourier pixels: a smooth field has nothing beyond
+FIELD_SLOPE = 2.0  # its power falls as k to minus this
+FIELD_POWERS = 4.0 ** np.arange(-1, 5)  # its power in shell 1, in units of the noise
+FEWEST_CONTROLS = 50  # with fewer nothing can be said of their distribution
+
+
+def residual(
+    searcher: Searcher, best: Candidates, images: Any, transfer: Any, *, radius: float
+) -> NDArray[np.complex64]:
+    """Subtract from each image the class average it fits best, in the lowest shells.
+
+    Parameters
+    ----------
+    searcher : Searcher
+    best : Candidates
+        One cell for each image.
+    images : (n, F) complex64
+        X.
+    transfer : (n, F) float32
+        CTF.
+    radius : float
+        Fourier pixels.
+
+    Returns
+    -------
+    rest : (n, f) complex64
+        f coefficients, those up to ``radius``.
+    """
+    band = searcher.grid.band
+    count = min(band.size(radius), int(images.shape[1]))
+    turns = searcher.turns[best.angle]
+    slices = cut_slices(searcher.grids, best.member, turns, band=band, count=count)
+    phases = searcher.phases[best.shift][:, :, :count]
+    real = slices[:, 0] * phases[:, 0] - slices[:, 1] * phases[:, 1]
+    imaginary = slices[:, 0] * phases[:, 1] + slices[:, 1] * phases[:, 0]
+    rest = images[:, :count] - transfer[:, :count] * (real + 1j * imaginary)
+    return np.asarray(to_host(rest), np.complex64)
+
+
+def field_evidence(
+    rest: NDArray[np.complex64], noise: NDArray[Any], band: Band, *, mask: NDArray[Any]
+) -> NDArray[np.float64]:
+    """Log-likelihood that a smooth field gains over noise alone on what a class leaves.
+
+    Parameters
+    ----------
+    rest : (n, f) complex64
+        Residuals of masked images.
+    noise : (f,) or (n, f) float
+        Power of the unmasked noise per coefficient.
+    band : Band
+    mask : (y, x) float
+        That was put on the images. A mask of a share of the image leaves that share of the
+        coefficients independent.
+
+    Returns
+    -------
+    evidence : (n,) float64
+        At least 0: the best of several powers of the field.
+    """
+    share, power = float(np.mean(mask)), float(np.mean(np.square(mask)))
+    excess = np.abs(rest) ** 2 / (noise * power)
+    modulus = band.modulus[: rest.shape[1]]
+    best = np.zeros(len(rest))
+    for top in FIELD_POWERS:
+        field = top * modulus**-FIELD_SLOPE
+        gain = excess @ (field / (1.0 + field)) - np.log1p(field).sum()
+        best = np.maximum(best, share * gain)
+    return best
+
+
+def draw_noise(
+    draws: NDArray[np.float32], noise: NDArray[Any], band: Band, *, mask: NDArray[Any]
+) -> NDArray[np.complex64]:
+    """Make images of noise alone, masked as the images are.
+
+    Parameters
+    ----------
+    draws : (n, 2, F) float32
+        Standard normal.
+    noise : (F,) or (n, F) float
+        Power per coefficient.
+    band : Band
+    mask : (y, x) float32
+
+    Returns
+    -------
+    images : (n, F) complex64
+    """
+    amplitude = np.sqrt(np.asarray(noise) / 2.0)
+    whole = np.asarray((draws[:, 0] + 1j * draws[:, 1]) * amplitude, np.complex64)
+    masked = images_to_band(band_to_images(whole, band) * mask, band)
+    return np.asarray(masked[:, : draws.shape[2]], np.complex64)
+
+
+def noise_probability(
+    evidence: NDArray[np.floating[Any]], controls: NDArray[np.floating[Any]]
+) -> NDArray[np.float64]:
+    """Probability of each image to hold nothing, given what noise attains.
+
+    Two components: one is known from the controls, the other is whatever else there is (local
+    false discovery rate, Efron 2004, doi:10.1198/016214504000000089). It never rises with the
+    evidence.
+
+    Parameters
+    ----------
+    evidence : (n,) float
+        Of the images; NaN where there is none.
+    controls : (m,) float
+        The same of images of noise.
+
+    Returns
+    -------
+    probability : (n,) float64
+        0 throughout with fewer than 50 controls, and where there is no evidence.
+    """
+    values = np.asarray(evidence, np.float64)
+    known = np.isfinite(values)
+    null = np.sort(np.asarray(controls, np.float64)[np.isfinite(controls)])
+    if null.size < FEWEST_CONTROLS or not known.any():
+        return np.zeros(values.size)
+    low, lower, middle = np.quantile(null, (0.05, 0.25, 0.5))
+    # Particles seldom lie where noise lies, and never make it fewer: the least of two counts.
+    counted = [
+        np.mean((values[known] >= start) & (values[known] <= middle)) / part
+        for start, part in ((low, 0.45), (lower, 0.25))
+    ]
+    width = max(1.06 * float(null.std()), 1e-3) * null.size**-0.2
+    at = np.linspace(null[0] - 3.0 * width, null[-1] + 3.0 * width, 240)
+    density = [_density(sample, at, width) for sample in (null, values[known])]
+    ratio = min(1.0, *counted) * density[0] / np.maximum(density[1], 1e-12)
+    ratio = np.where(at < low, 1.0, np.clip(ratio, 0.0, 1.0))
+    fitted = isotonic_regression(ratio, weights=density[1] + 1e-9, increasing=False).x
+    found = np.interp(values, at, fitted, left=1.0, right=0.0)
+    return np.where(known, found, 0.0)
+
+
+def _density(sample: NDArray[np.float64], at: NDArray[np.float64], width: float) -> Any:
+    """Kernel estimate of the density of a sample on an even lattice."""
+    step = at[1] - at[0]
+    edges = np.append(at - step / 2.0, at[-1] + step / 2.0)
+    counts = np.histogram(sample, edges)[0] / (sample.size * step)
+    reach = int(np.ceil(4.0 * width / step))
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) * step / width) ** 2)
+    return np.convolve(counts, kernel / kernel.sum(), mode="same")
