@@ -146,10 +146,10 @@ def noise_probability(
     if null.size < FEWEST_CONTROLS or not known.any():
         return np.zeros(values.size)
     low, lower, middle = np.quantile(null, (0.05, 0.25, 0.5))
-    # Particles seldom lie where noise lies, and never make it fewer: the least of two counts.
+    # Particles seldom lie where noise lies, and never make it fewer: the least of some counts.
     counted = [
-        np.mean((values[known] >= start) & (values[known] <= middle)) / part
-        for start, part in ((low, 0.45), (lower, 0.25))
+        np.mean((values[known] >= start) & (values[known] <= end)) / part
+        for start, end, part in ((low, lower, 0.2), (lower, middle, 0.25), (low, middle, 0.45))
     ]
     width = max(1.06 * float(null.std()), 1e-3) * null.size**-0.2
     at = np.linspace(null[0] - 3.0 * width, null[-1] + 3.0 * width, 240)

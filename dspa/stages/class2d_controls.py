@@ -92,7 +92,7 @@ def weigh(
 
 
 def _draws(indices: NDArray[np.int64], count: int, seed: int) -> NDArray[np.float32]:
-    """Standard normal numbers of each particle: (n, 2, count) float32."""
+    """Draw standard normal numbers for each particle: (n, 2, count) float32."""
     generators = (np.random.default_rng([seed, int(index), 0xC0A7]) for index in indices)
     return np.stack([each.standard_normal((2, count), np.float32) for each in generators])
 

@@ -1,0 +1,63 @@
+"""Evidence for a particle: what noise and smooth fields attain, and what that says of an image."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dspa.geometry.band import band
+from dspa.ops.evidence2d import draw_noise, field_evidence, noise_probability
+from dspa.ops.transform import images_to_band
+
+BAND = band(48, 20)
+AXIS = np.arange(48) - 24
+X, Y = np.meshgrid(AXIS, AXIS)
+MASK = np.clip((22.0 - np.hypot(X, Y)) / 4.0, 0.0, 1.0).astype(np.float32)
+
+
+def masked_noise(rng, count):
+    draws = rng.standard_normal((count, 2, BAND.count)).astype(np.float32)
+    return draw_noise(draws, np.full((1, BAND.count), 3.0), BAND, mask=MASK)
+
+
+def test_drawn_noise_has_the_power_of_masked_noise(rng):
+    power = np.mean(np.abs(masked_noise(rng, 400)) ** 2, axis=0)
+    inner = BAND.modulus < 16  # beyond, what the mask would bring from outside the band is missing
+    assert np.allclose(power[inner].mean(), 3.0 * np.mean(MASK**2), rtol=0.02)
+
+
+def test_an_edge_is_told_from_noise_and_noise_is_no_field(rng):
+    count = BAND.size(4)
+    noise = masked_noise(rng, 300)
+    turn = rng.uniform(0, 2 * np.pi, 300)[:, None, None]
+    edge = 1.0 / (1.0 + np.exp(-(X * np.cos(turn) + Y * np.sin(turn)) / 2.0)) - 0.5
+    field = images_to_band((edge * MASK).astype(np.float32), BAND)
+    field *= np.sqrt(3.0 * 30.0 / np.mean((np.abs(field) ** 2).sum(axis=1)))
+    power = np.full((1, count), 3.0)
+    alone = field_evidence(noise[:, :count], power, BAND, mask=MASK)
+    with_edge = field_evidence((noise + field)[:, :count], power, BAND, mask=MASK)
+    assert np.all(alone >= 0.0)
+    assert np.quantile(alone, 0.95) < 2.5
+    assert np.quantile(with_edge, 0.1) > 2.5
+
+
+def test_the_probability_of_noise_is_calibrated_and_falls_with_the_evidence(rng):
+    noise, particles = rng.normal(0.0, 1.5, 600), rng.normal(6.0, 2.5, 3400)
+    values = np.concatenate([noise, particles])
+    found = noise_probability(values, rng.normal(0.0, 1.5, 1000))
+    assert abs(found.sum() - noise.size) < 0.15 * noise.size
+    assert np.all(np.diff(found[np.argsort(values)]) <= 1e-12)
+    doubtful = (found > 0.3) & (found < 0.7)
+    assert abs(np.mean(np.arange(values.size)[doubtful] < noise.size) - 0.5) < 0.15
+
+
+def test_a_set_without_noise_is_not_suspected(rng):
+    found = noise_probability(rng.normal(30.0, 5.0, 3000), rng.normal(0.0, 1.5, 1000))
+    assert found.max() < 0.01
+
+
+def test_nothing_is_said_without_controls_or_evidence(rng):
+    values = np.array([1.0, np.nan, -3.0])
+    assert not noise_probability(values, rng.normal(0.0, 1.0, 10)).any()
+    found = noise_probability(values, rng.normal(0.0, 1.0, 500))
+    assert found[1] == 0.0
+    assert found[2] == 1.0
