@@ -7,7 +7,7 @@ each level those that can no longer hold the best cell are dropped (``search_bou
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -229,26 +229,69 @@ class Searcher:
         return member.astype(np.int32), angle.astype(np.int32)
 
 
-def make_searchers(references: Any, grid: SearchGrid) -> tuple[Searcher, ...]:
-    """Prepare sets of class averages (sets, classes, y, x) for the search, one searcher each."""
-    band = grid.band
-    turn = grid.angle(np.arange(grid.angles))
-    count = band.size(grid.radii[0])
-    # The images move by the shift; the conjugate that Y holds moves by its inverse phase.
-    phases = np.conj(shift_phases(band, grid.shift_pixels, count=band.size(grid.reach)))
-    coarse, turns, planes = phases[grid.coarse_shifts, :count], rotation_table(turn), split(phases)
-    classes = len(references[0])
-    member = np.repeat(np.arange(classes), grid.half_turn)
-    angle = np.tile(np.arange(grid.half_turn) << grid.levels, classes)
-    searchers: list[Searcher] = []
-    for averages in references:
-        grids = prepare_references(averages, band)
+@dataclass(frozen=True, eq=False)
+class Searchers:
+    """Searchers of several sets of class averages, each made when it is first asked for.
+
+    A worker often meets images of some sets only. What travels is what they are made from.
+
+    Attributes
+    ----------
+    references : (sets, classes, y, x) float32
+    grid : SearchGrid
+    """
+
+    references: Any
+    grid: SearchGrid
+    _made: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        """Return the number of sets."""
+        return len(self.references)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle without what has been made."""
+        return Searchers, (self.references, self.grid)
+
+    def __getitem__(self, number: int) -> Searcher:
+        """Searcher of one set."""
+        if number not in self._made:
+            self._made[number] = self._make(number)
+        found: Searcher = self._made[number]
+        return found
+
+    def _make(self, number: int) -> Searcher:
+        grid = self.grid
+        band, count = grid.band, grid.band.size(grid.radii[0])
+        turns, coarse, planes = self._tables()
+        grids = self._grids(number)
+        classes = len(self.references[0])
+        member = np.repeat(np.arange(classes), grid.half_turn)
+        angle = np.tile(np.arange(grid.half_turn) << grid.levels, classes)
         slices = cut_slices(grids, member, turns[angle], band=band, count=count)
         bank = coarse_bank(slices, coarse)
-        # The sets are folds of one model: what one leaves open the others leave too.
-        bound = searchers[0].bound if searchers else measure_bound(grids, grid)
-        searchers.append(Searcher(grid, classes, bank, bound, grids, turns, planes))
-    return tuple(searchers)
+        if "bound" not in self._made:
+            # The sets are folds of one model: what one leaves open the others leave too.
+            self._made["bound"] = measure_bound(self._grids(0), grid)
+        return Searcher(grid, classes, bank, self._made["bound"], grids, turns, planes)
+
+    def _grids(self, number: int) -> Any:
+        key = ("grids", number)
+        if key not in self._made:
+            self._made[key] = prepare_references(self.references[number], self.grid.band)
+        return self._made[key]
+
+    def _tables(self) -> tuple[Any, Any, Any]:
+        """Rotations, phases of the coarse shifts, and of all shifts."""
+        if "tables" not in self._made:
+            grid, band = self.grid, self.grid.band
+            # Images move by the shift; the conjugate that Y holds moves by its inverse phase.
+            phases = np.conj(shift_phases(band, grid.shift_pixels, count=band.size(grid.reach)))
+            coarse = phases[grid.coarse_shifts, : band.size(grid.radii[0])]
+            turns = rotation_table(grid.angle(np.arange(grid.angles)))
+            self._made["tables"] = turns, coarse, split(phases)
+        tables: tuple[Any, Any, Any] = self._made["tables"]
+        return tables
 
 
 def search(searcher: Searcher, y: Any, c2: Any, *, pruning: Pruning) -> Found:

@@ -23,18 +23,19 @@ from dspa.stages.particle_chunks import (
     ctf_arguments,
     image_spec,
     particle_chunks,
+    with_state,
 )
 from dspa.stages.particle_images import prepare_bytes
 from dspa.stages.stage import Context, Input, Stage, param
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import xarray as xr
     from numpy.typing import NDArray
 
-    from dspa.stages.particle_chunks import ImageSpec
+    from dspa.stages.particle_chunks import ImageSpec, ParticleChunk
 
 # Fewer particles than this in a class on average make averages that are mostly noise.
 FEW = 20
@@ -96,10 +97,12 @@ class Params:
     image_scale: bool = param(False, "Fit the contrast of every image.")
 
 
-def draw_folds(count: int, seed: int) -> NDArray[np.int8]:
-    """Draw the fold of every particle, 0 to 3, equally many of each: (count,) int8."""
-    drawn = np.random.default_rng([seed, 0x4A1F]).permutation(np.arange(count) % FOLDS)
-    return drawn.astype(np.int8)
+def fold_by_chunk(chunks: Sequence[ParticleChunk]) -> NDArray[np.int8]:
+    """Fold of every particle, 0 to 3: chunks are drawn at random and go round the folds."""
+    fold = np.zeros(sum(len(chunk) for chunk in chunks), np.int8)
+    for chunk in chunks:
+        fold[chunk.indices] = chunk.number % FOLDS
+    return fold
 
 
 def make_schedule(
@@ -216,14 +219,14 @@ def _begin(
             f"{count} particles in {params.classes} classes are {count / params.classes:.0f} a "
             f"class; --classes {max(1, count // FEW)} would give clearer averages"
         )
-    fold = draw_folds(count, context.seed)
     group, names = noise_groups(particles)
     schedule = make_schedule(
         params, spec, particles=count, seed=context.seed, groups=max(1, len(names))
     )
     size = schedule.chunk_size(spec)
-    state: dict[str, NDArray[Any]] = {"fold": fold, "group": group}
-    chunks = particle_chunks(particles, spec, seed=context.seed, state=state, size=size)
+    chunks = particle_chunks(particles, spec, seed=context.seed, size=size, multiple=FOLDS)
+    fold = fold_by_chunk(chunks)
+    chunks = with_state(chunks, {"fold": fold, "group": group})
     events.message(
         f"{schedule.online} online iterations of {STEPS_EACH} steps and {schedule.full} over all "
         f"particles, counted as {schedule.passes} below"
@@ -296,7 +299,7 @@ def plan(inputs: Mapping[str, Any], params: Params) -> dict[str, Any]:
     particles, spec = _prepare(inputs["particles"], params)
     count = int(particles.sizes["particle"])
     schedule = make_schedule(params, spec, particles=count, seed=0)
-    chunks = particle_chunks(particles, spec, size=schedule.chunk_size(spec))
+    chunks = particle_chunks(particles, spec, size=schedule.chunk_size(spec), multiple=FOLDS)
     first = schedule.plan(spec, None, 1)
     grid, band = first.grid(), spec.band()
     poses = params.classes * grid.coarse_angles

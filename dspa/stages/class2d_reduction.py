@@ -20,7 +20,7 @@ from dspa.ops.classes import centre_offsets, crossing
 from dspa.ops.filter import low_pass
 from dspa.ops.noise import spread_shells
 from dspa.ops.posterior2d import draw_cells, fit_scales, posterior
-from dspa.ops.search2d import Searcher, make_searchers, search
+from dspa.ops.search2d import Searcher, Searchers, search
 from dspa.ops.soft2d import soft_sums
 from dspa.stages.class2d_controls import weigh
 from dspa.stages.class2d_mstep import references, solve
@@ -33,6 +33,7 @@ from dspa.stages.class2d_sums import (
     insert_found,
     insert_random,
     insert_soft,
+    merge_sums,
     outcome_of_search,
     outcome_of_soft,
     record,
@@ -54,7 +55,7 @@ class Class2D:
 
     plan: ClassPlan
     model: Model | None = None
-    searchers: tuple[Searcher, ...] = ()
+    searchers: Searchers | None = None
 
     def bind(self, model: Model) -> Class2D:
         """Prepare the class averages for the search."""
@@ -64,7 +65,7 @@ class Class2D:
         if self.plan.high_pass > 0.0:
             pixel_size = self.plan.spec.crop_pixel_size
             averages = averages - low_pass(averages, self.plan.high_pass, pixel_size=pixel_size)
-        return replace(self, model=model, searchers=make_searchers(averages, self.plan.grid()))
+        return replace(self, model=model, searchers=Searchers(averages, self.plan.grid()))
 
     def start(self) -> Sums:
         """Return empty statistics."""
@@ -88,19 +89,24 @@ class Class2D:
         y = np.conj(batch.images[valid, :count]) * (transfer / noise)
         c2 = transfer * transfer / noise
         fold = batch.state["fold"][valid]
-        if not self.searchers:
+        if self.searchers is None:
             insert_random(partial, batch.indices[valid], fold, plan=plan, y=y, c2=c2)
             return partial, rows
-        for number, searcher in enumerate(self.searchers):
+        for number in np.unique(fold).tolist():
             mine = np.flatnonzero(fold == number)
-            if mine.size:
-                place = valid[mine]
-                outcome = self._add_fold(
-                    (partial, rows), (number, searcher), batch, place=place, y=y[mine], c2=c2[mine]
-                )
-                if plan.controls:
-                    own = noise if len(noise) == 1 else noise[mine]
-                    weigh(rows, (batch, place), outcome, searcher=searcher, noise=own, plan=plan)
+            whole = mine.size == valid.size  # as most chunks are: nothing to copy
+            place, searcher = valid[mine], self.searchers[number]
+            outcome = self._add_fold(
+                (partial, rows),
+                (number, searcher),
+                batch,
+                place=place,
+                y=y if whole else y[mine],
+                c2=c2 if whole else c2[mine],
+            )
+            if plan.controls:
+                own = noise if len(noise) == 1 else noise[mine]
+                weigh(rows, (batch, place), outcome, searcher=searcher, noise=own, plan=plan)
         return partial, rows
 
     def _add_fold(
@@ -161,7 +167,7 @@ class Class2D:
 
     def merge(self, a: Sums, b: Sums) -> Sums:
         """Join two statistics."""
-        return {name: a[name] + b[name] for name in a}
+        return merge_sums(a, b)
 
     def finish(self, partial: Sums) -> Model:
         """Blend the statistics into those so far and make the class averages (M-step)."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from dspa.stages.class2d_census import Census, donors, least_missed, numbered
 from dspa.stages.class2d_mstep import FOLDS, Statistics, halve
+from dspa.stages.class2d_sums import all_grids
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,9 +33,7 @@ class State:
 def blended(partial: Sums, model: Model, plan: ClassPlan) -> State:
     """Blend the sums of a pass into those so far."""
     classes = plan.classes
-    shape = partial["sums"].shape[1:]
-    grids = partial["sums"][: FOLDS * classes].reshape(FOLDS, classes, *shape)
-    poor = partial["sums"][FOLDS * classes :].reshape(FOLDS, plan.slots, *shape)
+    grids, poor = all_grids(partial, plan)
     new = Statistics(grids, partial["counts"])
     rest = Statistics(poor, partial["poor_counts"])
     census = Census(partial["tally"], partial["saved"], np.zeros(classes, np.int64))

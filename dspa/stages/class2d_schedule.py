@@ -9,6 +9,7 @@ import numpy as np
 
 from dspa.data.errors import InputError
 from dspa.dataflow.runner import Result
+from dspa.stages.class2d_mstep import FOLDS
 from dspa.stages.class2d_plan import ClassPlan
 from dspa.stages.class2d_reduction import Class2D
 from dspa.stages.particle_chunks import BackgroundNoise, chunk_size, join_chunks, minibatch
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dspa.dataflow.reduction import Model
-    from dspa.stages.particle_chunks import ImageSpec, ParticleChunk
+    from dspa.stages.particle_chunks import ChunkRun, ImageSpec, ParticleChunk
     from dspa.stages.stage import Context
 
 # Fourier pixels: averaging over all poses looks no further than SOFT_RADIUS. The coarse level of a
@@ -44,9 +45,8 @@ RENEW = 0.2
 FOUND = 0.7  # share of the online steps after which only what is too large is halved
 PRUNE_FROM, PRUNE_TO = 0.65, 0.85
 SETTLE = 0.1  # share of the online steps at the end without any new class
-# A step is cut into so many chunks where they stay between these sizes, so that workers share it.
-STEP_CHUNKS = 4
-SMALL_CHUNK, LARGE_CHUNK = 64, 256
+# A step is one chunk of each fold, or a few where these would be too large: workers share it.
+SMALL_CHUNK, LARGE_CHUNK = 16, 256
 # Steps that one online iteration is made in. What counts is how often the averages are made anew:
 # small steps on other images each time find classes that few large ones or passes over all miss.
 STEPS_EACH = 5
@@ -112,7 +112,7 @@ class Schedule:
 
     def chunk_size(self, spec: ImageSpec) -> int:
         """Particles of a chunk: never more than other stages put into one."""
-        shared = max(SMALL_CHUNK, min(self.step_size // STEP_CHUNKS, LARGE_CHUNK))
+        shared = max(SMALL_CHUNK, min(-(-self.step_size // FOLDS), LARGE_CHUNK))
         return min(shared, chunk_size(self.particles, 12 * spec.band().count))
 
     @property
@@ -246,7 +246,7 @@ def classify(
         context.events.message(f"going on after pass {done} of {schedule.passes}")
         result = Result(model, latest.rows)
     else:
-        first = minibatch(chunks, schedule.batch, 0)
+        first = minibatch(chunks, schedule.batch, 0, multiple=FOLDS)
         noise = runner.run(BackgroundNoise(spec), first, {}, name="noise000").model
         if float(noise["count"]) == 0.0:
             raise InputError(
@@ -257,9 +257,11 @@ def classify(
         result = runner.run(Class2D(plan), first, noise, name="it000")
         done = 0
     for number in range(done + 1, schedule.passes + 1):
-        final = number > schedule.steps
-        step = schedule.step_size
-        part = join_chunks(chunks) if final else minibatch(chunks, step, number - 1)
+        part: Sequence[ParticleChunk | ChunkRun]
+        if number > schedule.steps:
+            part = join_chunks(chunks, stride=FOLDS)
+        else:
+            part = minibatch(chunks, schedule.step_size, number - 1, multiple=FOLDS)
         plan = schedule.plan(spec, result.model, number)
         result = runner.run(Class2D(plan), part, result.model, name=f"it{number:03d}")
         report(number, plan, result)

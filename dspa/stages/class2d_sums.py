@@ -1,7 +1,8 @@
 """The sums of a pass of 2D classification, and how the images of a batch come into them.
 
 Sums of a class are its numerator and weight on the doubled Fourier grid, for each fold of the
-particles; behind them lie those of the worst-fitting images of the largest classes.
+particles; behind them lie those of the worst-fitting images of the largest classes. A partial holds
+only the folds that it has met: where chunks keep to one fold, a task makes and sends a quarter.
 """
 
 from __future__ import annotations
@@ -29,10 +30,8 @@ if TYPE_CHECKING:
 
 
 def empty(plan: ClassPlan) -> Sums:
-    """Return empty statistics: every fold, then the worst-fitting of the largest classes."""
-    grids = FOLDS * (plan.classes + plan.slots)
+    """Return empty statistics, without grids of any fold."""
     return {
-        "sums": empty_sums(grids, plan.reach),
         "counts": np.zeros((FOLDS, plan.classes)),
         "poor_counts": np.zeros((FOLDS, plan.slots)),
         "tally": np.zeros((3, plan.classes)),  # sums of fits and log-likelihoods, number
@@ -41,6 +40,29 @@ def empty(plan: ClassPlan) -> Sums:
         "total": np.zeros(5),
         **empty_noise(plan),
     }
+
+
+def grids_of(partial: Sums, fold: int, plan: ClassPlan) -> NDArray[np.float32]:
+    """Grids of one fold, made when first asked for: classes, then the slots of the largest ones."""
+    name = f"fold{fold}"
+    if name not in partial:
+        partial[name] = empty_sums(plan.classes + plan.slots, plan.reach)
+    return partial[name]
+
+
+def all_grids(partial: Sums, plan: ClassPlan) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Grids of every fold: of the classes (folds, classes, ...) and of the slots."""
+    every = [grids_of(dict(partial), fold, plan) for fold in range(FOLDS)]
+    return (
+        np.stack([grids[: plan.classes] for grids in every]),
+        np.stack([grids[plan.classes :] for grids in every]),
+    )
+
+
+def merge_sums(a: Sums, b: Sums) -> Sums:
+    """Join two statistics, which may have met different folds."""
+    both = {name: a[name] + b[name] for name in a if name in b}
+    return {**a, **b, **both}
 
 
 def empty_rows(batch: ParticleBatch) -> dict[str, NDArray[Any]]:
@@ -196,8 +218,6 @@ def insert_found(
     poor = (fit < usual[owner])[cells.image] & (owner[cells.image] == cells.member)
     poor &= (slot >= 0) & (slot < slots)
     partial["poor_counts"][fold] += np.bincount(slot[poor], weight[poor], slots)
-    target = fold * classes + cells.member
-    apart = FOLDS * classes + fold * slots + slot[poor]
     both = Candidates(
         *(
             np.concatenate([values, values[poor]])
@@ -205,8 +225,8 @@ def insert_found(
         )
     )
     insert_candidates(
-        partial["sums"],
-        np.concatenate([target, apart]).astype(np.int32),
+        grids_of(partial, fold, plan),
+        np.concatenate([cells.member, classes + slot[poor]]).astype(np.int32),
         both,
         weight=np.concatenate([weight, weight[poor]]),
         turns=searcher.turns,
@@ -223,8 +243,8 @@ def insert_soft(
     """Add the sums per pose of the whole coarse lattice to the averages of their fold."""
     poses, count = int(found.weight.shape[0]), int(found.weight.shape[1])
     insert_candidates(
-        partial["sums"],
-        (fold * plan.classes + found.member).astype(np.int32),
+        grids_of(partial, fold, plan),
+        found.member,
         Candidates(
             np.arange(poses, dtype=np.int32), found.member, found.angle, np.zeros(poses, np.int32)
         ),
@@ -255,22 +275,23 @@ def insert_random(
         ],
         np.int32,
     )
-    band, count = plan.spec.band(), indices.size
-    zero = np.zeros(count, np.int32)
-    target = fold.astype(np.int32) * plan.classes + drawn
-    insert_candidates(
-        partial["sums"],
-        target,
-        Candidates(np.arange(count, dtype=np.int32), drawn, zero, zero),
-        weight=np.ones(count, np.float32),
-        turns=rotation_table(np.zeros(1)),
-        phases=_unmoved(band.size(plan.reach)),
-        y=split(y),
-        c2=c2,
-        band=band,
-    )
-    partial["counts"] += np.bincount(target, minlength=FOLDS * plan.classes).reshape(FOLDS, -1)
-    partial["total"][0] += count
+    band, planes = plan.spec.band(), split(y)
+    for number in np.unique(fold).tolist():
+        image = np.flatnonzero(fold == number).astype(np.int32)
+        member, zero = drawn[image], np.zeros(image.size, np.int32)
+        insert_candidates(
+            grids_of(partial, number, plan),
+            member,
+            Candidates(image, member, zero, zero),
+            weight=np.ones(image.size, np.float32),
+            turns=rotation_table(np.zeros(1)),
+            phases=_unmoved(band.size(plan.reach)),
+            y=planes,
+            c2=c2,
+            band=band,
+        )
+        partial["counts"][number] += np.bincount(member, minlength=plan.classes)
+    partial["total"][0] += indices.size
 
 
 def _unmoved(count: int) -> NDArray[np.float32]:

@@ -260,6 +260,7 @@ def particle_chunks(
     state: Mapping[str, NDArray[Any]] | None = None,
     rows: NDArray[np.integer[Any]] | None = None,
     size: int | None = None,
+    multiple: int = 1,
 ) -> tuple[ParticleChunk, ...]:
     """Cut particles into chunks.
 
@@ -277,6 +278,8 @@ def particle_chunks(
         Rows to use; by default all.
     size : int, optional
         Particles per chunk; by default `chunk_size` decides.
+    multiple : int
+        Of which the number of chunks is one, if there are enough particles.
 
     Returns
     -------
@@ -291,6 +294,8 @@ def particle_chunks(
         order = np.random.default_rng([seed, 0x32D]).permutation(order)
     size = size or chunk_size(order.size, 12 * spec.band().count)
     count = -(-order.size // size)
+    if order.size >= multiple:
+        count = -(-count // multiple) * multiple
     ctf = ctf_arguments(particles)
     chunks = []
     for number, run in enumerate(np.array_split(order, count)):
@@ -326,14 +331,16 @@ def with_state(
     )
 
 
-def minibatch(chunks: Sequence[ParticleChunk], size: int, turn: int) -> tuple[ParticleChunk, ...]:
-    """Return mini-batch number ``turn``: the next run of chunks with at least ``size`` particles.
+def minibatch(
+    chunks: Sequence[ParticleChunk], size: int, turn: int, *, multiple: int = 1
+) -> tuple[ParticleChunk, ...]:
+    """Return mini-batch number ``turn``: the next run of chunks with about ``size`` particles.
 
     Turns walk round the chunks, each beginning where the one before ended; a set no larger than
-    ``size`` is one mini-batch.
+    ``size`` is one mini-batch. Its number of chunks is a ``multiple``, as far as there are so many.
     """
     mean = sum(len(chunk) for chunk in chunks) / len(chunks)
-    run = min(len(chunks), max(1, round(size / mean)))
+    run = min(len(chunks), multiple * max(1, round(size / mean / multiple)))
     first = (turn * run) % len(chunks)
     # In the order of their numbers, which the tree of merges follows.
     return tuple(chunks[i] for i in sorted((first + j) % len(chunks) for j in range(run)))
@@ -341,7 +348,7 @@ def minibatch(chunks: Sequence[ParticleChunk], size: int, turn: int) -> tuple[Pa
 
 @dataclass(frozen=True, eq=False)
 class ChunkRun:
-    """Chunks that follow each other, worked on as one: less to add up and to merge.
+    """Several chunks, worked on as one: less to add up and to merge.
 
     Attributes
     ----------
@@ -388,13 +395,22 @@ def join_batches(pieces: Sequence[ParticleBatch]) -> ParticleBatch:
     )
 
 
-def join_chunks(chunks: Sequence[ParticleChunk]) -> tuple[ChunkRun, ...]:
-    """Join the chunks of a whole set to runs of the size that `chunk_size` gives it."""
+def join_chunks(chunks: Sequence[ParticleChunk], *, stride: int = 1) -> tuple[ChunkRun, ...]:
+    """Join the chunks of a whole set to runs of the size that `chunk_size` gives it.
+
+    Parameters
+    ----------
+    chunks : sequence of ParticleChunk
+    stride : int
+        Every ``stride``-th chunk goes into the same run.
+    """
     total = sum(len(chunk) for chunk in chunks)
     size = chunk_size(total, 12 * chunks[0].spec.band().count)
-    run = max(1, round(size * len(chunks) / total))
+    run = stride * max(1, round(size * len(chunks) / total))
     return tuple(
-        ChunkRun(tuple(chunks[first : first + run])) for first in range(0, len(chunks), run)
+        ChunkRun(tuple(chunks[first + i : first + run : stride]))
+        for first in range(0, len(chunks), run)
+        for i in range(min(stride, len(chunks) - first))
     )
 
 

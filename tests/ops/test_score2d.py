@@ -27,7 +27,7 @@ from dspa.ops.score2d import (
     score_candidates,
     split,
 )
-from dspa.ops.search2d import Pruning, make_searchers, search, search_grid
+from dspa.ops.search2d import Pruning, Searchers, search, search_grid
 from dspa.ops.soft2d import soft_sums
 from dspa.ops.transform import band_to_images, images_to_band, shift_phases
 
@@ -88,7 +88,7 @@ def test_scores_agree_with_the_definition_and_sums_are_their_adjoint(rng):
     members, grid = small_grid(33)
     classes, images = 3, 5
     averages = np.stack([drawing(33, angle=0.4 * c) for c in range(classes)])
-    searcher = make_searchers(averages[None], grid)[0]
+    searcher = Searchers(averages[None], grid)[0]
     y = (rng.standard_normal((images, members.count, 2)) @ [1, 1j]).astype(np.complex64)
     c2 = rng.random((images, members.count)).astype(np.float32)
     cells = random_cells(rng, grid, 60, images, classes)
@@ -141,7 +141,7 @@ def test_fixed_point_sums_of_a_gpu_are_those_of_the_cpu(rng, monkeypatch):
 def test_sums_of_turned_images_give_the_class_back():
     box, count = 40, 36
     members, grid = small_grid(box)
-    searcher = make_searchers(drawing(box)[None, None], grid)[0]
+    searcher = Searchers(drawing(box)[None, None], grid)[0]
     angle = (np.arange(count) * grid.angles) // count
     images = np.stack([drawing(box, angle=a) for a in grid.angle(angle)])
     zero = np.zeros(count, np.int32)
@@ -193,7 +193,7 @@ def test_search_finds_what_all_cells_find(rng):
     averages = np.stack([drawing(32), drawing(32, blobs=BLOBS[:3]), drawing(32, blobs=BLOBS[1:])])
     averages -= averages.mean(axis=(1, 2), keepdims=True)
     y, c2, truth = noisy_images(rng, grid, averages, count, noise=4.0)
-    searcher = make_searchers(averages[None], grid)[0]
+    searcher = Searchers(averages[None], grid)[0]
     every = np.indices((3, grid.angles, len(grid.shifts))).reshape(3, -1).astype(np.int32)
     all_cells = Candidates(np.zeros(every.shape[1], np.int32), *every)
     shared = {"phases": searcher.phases, "band": grid.band}
@@ -231,7 +231,7 @@ def test_images_that_nothing_explains_stay_within_the_limit(rng):
     nothing = np.zeros((1, 3, 32, 32), np.float32)
     y = (rng.standard_normal((4, members.count, 2)) @ [1, 1j]).astype(np.complex64)
     c2 = np.ones((4, members.count), np.float32)
-    found = search(make_searchers(nothing, grid)[0], y, c2, pruning=Pruning(survivors=20))
+    found = search(Searchers(nothing, grid)[0], y, c2, pruning=Pruning(survivors=20))
     assert found.capped >= 4
     assert found.scored <= 4 * 20 * 27
     assert np.array_equal(np.unique(found.cells.image), np.arange(4))
@@ -242,7 +242,7 @@ def test_bounds_hold_what_finer_levels_add(rng):
     averages = np.stack([drawing(32), drawing(32, blobs=BLOBS[1:])])
     averages -= averages.mean(axis=(1, 2), keepdims=True)
     y, c2, truth = noisy_images(rng, grid, averages, 200, noise=4.0)
-    searcher = make_searchers(averages[None], grid)[0]
+    searcher = Searchers(averages[None], grid)[0]
     assert searcher.bound.open.min() >= 0
     member, angle, shift = truth
     fine = 1 << grid.levels
@@ -272,7 +272,7 @@ def test_soft_sums_are_the_posterior_over_every_coarse_cell(rng):
     members, grid = small_grid(32, radius=10, reach=12)
     averages = np.stack([drawing(32), drawing(32, angle=1.0, blobs=BLOBS[:2])])
     y, c2, _ = noisy_images(rng, grid, averages, 6, noise=30.0)
-    searcher = make_searchers(averages[None], grid)[0]
+    searcher = Searchers(averages[None], grid)[0]
     found = soft_sums(searcher, y, c2)
     f = searcher.bank.count
     angles = grid.angle(np.arange(grid.coarse_angles) << grid.levels)
@@ -310,7 +310,7 @@ def test_soft_sums_are_the_posterior_over_every_coarse_cell(rng):
 def test_shell_terms_add_up_to_the_scores(rng):
     members, grid = small_grid(40, radius=12, reach=15)
     averages = np.stack([drawing(40), drawing(40, blobs=BLOBS[:2])])
-    searcher = make_searchers(averages[None], grid)[0]
+    searcher = Searchers(averages[None], grid)[0]
     cells = random_cells(rng, grid, 70, 70, 2)
     cells = Candidates(np.arange(70, dtype=np.int32), cells.member, cells.angle, cells.shift)
     size = members.size(15)

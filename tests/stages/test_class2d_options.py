@@ -18,6 +18,7 @@ from dspa.io.volumes import read_images
 from dspa.stages import class2d
 from dspa.stages.class2d_reduction import Class2D
 from dspa.stages.class2d_state import load_classification
+from dspa.stages.class2d_sums import all_grids
 from dspa.stages.particle_chunks import particle_chunks
 from dspa.stages.stage import Context
 
@@ -59,7 +60,8 @@ def test_duplicates_are_told_by_where_the_particles_are(tmp_path):
     path = tmp_path / "placed.zarr"
     write_particles(particles, path)
     events: list = []
-    outputs = classify(tmp_path, path, events=events, remove_duplicates=True, min_distance=4.5)
+    settled = {"online_iterations": 4, "remove_duplicates": True, "min_distance": 4.5}
+    outputs = classify(tmp_path, path, events=events, **settled)
     kept, gone = (read_particles(outputs[name]) for name in ("particles", "duplicates"))
     assert kept.sizes["particle"] + gone.sizes["particle"] == 120
     pairs = np.sort(gone["uid"].values % 20)
@@ -109,7 +111,7 @@ def test_what_is_coarser_than_the_high_pass_does_not_count(tmp_path):
         plan = schedule.plan(known.spec, known.model, schedule.passes)
         bound = Class2D(plan).bind(known.model)
         sums, rows = bound.add(bound.start(), one)
-        return rows["log_likelihood"], sums["sums"]
+        return rows["log_likelihood"], np.stack(all_grids(sums, plan)[0])
 
     above = BOX * PIXEL / 4.0
     gain, sums = gains(batch, above)
