@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 FEW = 20
 # Of the box: how far particles may lie off the centre, where nobody says otherwise.
 SHIFT = 0.08
-# Deviation of the contrast of images from 1, before one is seen; as in refine.
-CONTRAST = 0.3
 # Multiply-adds per second of one core, for the estimate of --dry-run.
 SPEED = 4e10
 
@@ -126,8 +124,8 @@ def make_schedule(
         high_pass=params.min_alignment_resolution,
         groups=groups,
         noise=params.estimate_noise,
-        scale=CONTRAST if params.image_scale else 0.0,
         controls=every(particles),
+        image_scale=params.image_scale,
     )
 
 

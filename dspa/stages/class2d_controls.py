@@ -18,8 +18,9 @@ from dspa.ops.evidence2d import (
     noise_probability,
     residual,
 )
-from dspa.ops.posterior2d import fit_scales, posterior
+from dspa.ops.posterior2d import posterior
 from dspa.ops.search2d import search
+from dspa.stages.class2d_contrast import fitted
 from dspa.stages.class2d_sums import Outcome, outcome_of_search
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from dspa.dataflow.reduction import Model
     from dspa.ops.search2d import Searcher
     from dspa.stages.class2d_plan import ClassPlan
     from dspa.stages.particle_chunks import ParticleBatch
@@ -47,6 +49,7 @@ def weigh(
     searcher: Searcher,
     noise: NDArray[Any],
     plan: ClassPlan,
+    model: Model,
 ) -> None:
     """Write what a smooth field and noise alone attain into rows ``field`` and ``control``.
 
@@ -61,7 +64,8 @@ def weigh(
         That found it.
     noise : (1, F) or (n, F) float32
         Noise power the images were scored with.
-    plan : ClassPlan
+    plan, model
+        Of the pass.
     """
     batch, place = images
     count = int(noise.shape[-1])
@@ -82,10 +86,8 @@ def weigh(
     )
     y, c2 = np.conj(control) * (transfer / noise), transfer * transfer / noise
     seen = search(searcher, y, c2, pruning=plan.pruning)
-    scales = np.ones_like(seen.scores)
-    if plan.scale > 0.0:
-        _, scales = fit_scales(seen.scores, seen.norms, deviation=plan.scale)
-    found = posterior(seen.cells, seen.scores, drawn.size, hard=plan.hard)
+    scores, scales = fitted(seen, plan, model)
+    found = posterior(seen.cells, scores, drawn.size, hard=plan.hard)
     result = outcome_of_search(seen, found, scales)
     field = _field(control, transfer, result, searcher=searcher, noise=noise, plan=plan)
     rows["control"][place[drawn]] = result.log_likelihood - field

@@ -175,10 +175,7 @@ def next_noise(plan: ClassPlan, model: Model, partial: Sums) -> dict[str, NDArra
     count = float(partial["noise_moments"][0].max())
     if count == 0.0:
         return old
-    before = float(old["noise_moments"][0].max())
-    kept = (1.0 - plan.step) * count / before if before > 0 else 0.0
-    weight = plan.step if before > 0 else 1.0
-    moments = kept * old["noise_moments"] + weight * partial["noise_moments"]
+    moments = blend_sums(old["noise_moments"], partial["noise_moments"], step=plan.step)
     noise, signal = noise_from_moments(moments, old["background"])
     # In the group sums an image is forgotten once the whole set has passed by again.
     fade = 1.0 - min(1.0, plan.share)
@@ -195,6 +192,17 @@ def next_noise(plan: ClassPlan, model: Model, partial: Sums) -> dict[str, NDArra
         "noise_images": images,
         "noise_ratio": ratio,
     }
+
+
+def blend_sums(old: Any, new: NDArray[np.float64], *, step: float) -> NDArray[np.float64]:
+    """Weigh sums of a pass against older ones; element 0 (or its largest) counts the images."""
+    before = 0.0 if old is None else float(np.max(old[0]))
+    count = float(np.max(new[0]))
+    if before == 0.0:
+        return new
+    if count == 0.0:
+        return np.asarray(old)
+    return np.asarray((1.0 - step) * count / before * old + step * new)
 
 
 def _grown(table: Any, shape: tuple[int, ...], *, fill: float = 0.0) -> NDArray[np.float64]:

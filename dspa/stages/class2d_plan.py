@@ -64,8 +64,8 @@ class ClassPlan:
         Of all particles that this pass visits.
     update_noise : bool
         Whether to estimate the noise from what the averages leave of the images.
-    scale : float
-        Deviation of the contrast of images from 1 that is allowed for; 0 takes all as 1.
+    image_scale : bool
+        Whether to fit the contrast of every image; otherwise all have 1.
     """
 
     classes: int
@@ -92,8 +92,8 @@ class ClassPlan:
     groups: int = 1
     share: float = 1.0
     update_noise: bool = False
-    scale: float = 0.0
     controls: int = 0
+    image_scale: bool = False
 
     def grid(self) -> SearchGrid:
         """Lattices of angles and shifts."""

@@ -19,12 +19,19 @@ from dspa.device import namespace
 from dspa.ops.classes import centre_offsets, crossing
 from dspa.ops.filter import low_pass
 from dspa.ops.noise import spread_shells
-from dspa.ops.posterior2d import draw_cells, fit_scales, posterior
+from dspa.ops.posterior2d import draw_cells, posterior
 from dspa.ops.search2d import Searcher, Searchers, search
 from dspa.ops.soft2d import soft_sums
+from dspa.stages.class2d_contrast import fitted, tally_contrast
 from dspa.stages.class2d_controls import weigh
 from dspa.stages.class2d_mstep import references, solve
-from dspa.stages.class2d_noise import add_residuals, batch_groups, image_noise, next_noise
+from dspa.stages.class2d_noise import (
+    add_residuals,
+    batch_groups,
+    blend_sums,
+    image_noise,
+    next_noise,
+)
 from dspa.stages.class2d_regroup import blended, regrouped
 from dspa.stages.class2d_sums import (
     Outcome,
@@ -106,7 +113,15 @@ class Class2D:
             )
             if plan.controls:
                 own = noise if len(noise) == 1 else noise[mine]
-                weigh(rows, (batch, place), outcome, searcher=searcher, noise=own, plan=plan)
+                weigh(
+                    rows,
+                    (batch, place),
+                    outcome,
+                    searcher=searcher,
+                    noise=own,
+                    plan=plan,
+                    model=model,
+                )
         return partial, rows
 
     def _add_fold(
@@ -129,9 +144,7 @@ class Class2D:
             outcome = outcome_of_soft(lattice, searcher)
         else:
             seen = search(searcher, y, c2, pruning=plan.pruning)
-            scores, scales = seen.scores, np.ones_like(seen.scores)
-            if plan.scale > 0.0:
-                _, scales = fit_scales(scores, seen.norms, deviation=plan.scale)
+            scores, scales = fitted(seen, plan, model)
             found = posterior(seen.cells, scores, place.size, hard=plan.hard)
             outcome = outcome_of_search(seen, found, scales)
             if plan.update_noise:
@@ -148,7 +161,8 @@ class Class2D:
                     y=y,
                     c2=c2,
                 )
-            if plan.scale > 0.0:
+            if plan.image_scale:
+                partial["contrast"] += tally_contrast(outcome.score, outcome.norm)
                 contrast = namespace(y).asarray(outcome.scale)[:, None]
                 y, c2 = y * contrast, c2 * (contrast * contrast)
             insert_found(
@@ -195,6 +209,7 @@ class Class2D:
             "sums": statistics.sums,
             "counts": statistics.counts,
             **next_noise(plan, model, partial),
+            "contrast": blend_sums(model.get("contrast"), partial["contrast"], step=plan.step),
             "frc": solved.curve,
             "shell": crossing(solved.curve, 0.5),
             "slots": state.slots,

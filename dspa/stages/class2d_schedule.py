@@ -78,8 +78,8 @@ class Schedule:
         Groups of images that share their noise.
     noise : bool
         Whether the noise is estimated from what the averages leave of the images.
-    scale : float
-        Deviation of the contrast of images from 1; 0 takes all as 1.
+    image_scale : bool
+        Whether the contrast of every image is fitted.
     held : int
         The first so many of the classes keep the sums they have until the full passes.
     controls : int
@@ -101,7 +101,7 @@ class Schedule:
     high_pass: float = 0.0
     groups: int = 1
     noise: bool = True
-    scale: float = 0.0
+    image_scale: bool = False
     held: int = 0
     controls: int = 1
 
@@ -191,7 +191,7 @@ class Schedule:
             groups=self.groups,
             share=1.0 if number > self.steps else min(1.0, self.step_size / self.particles),
             update_noise=self.noise and not soft and number > 0,
-            scale=self.scale if not soft else 0.0,
+            image_scale=self.image_scale and not soft,
             held=self.held if number <= self.steps else 0,
             controls=self.controls if number == self.passes else 0,
         )

@@ -15,6 +15,7 @@ import numpy as np
 from dspa.ops.classes import empty_sums
 from dspa.ops.score2d import Candidates, insert_candidates, rotation_table, split
 from dspa.stages.class2d_census import Census, relief
+from dspa.stages.class2d_contrast import empty_contrast
 from dspa.stages.class2d_mstep import FOLDS, tally
 from dspa.stages.class2d_noise import empty_noise
 
@@ -39,6 +40,7 @@ def empty(plan: ClassPlan) -> Sums:
         # Images, log-likelihood, effective classes, cells scored, searches that met a limit.
         "total": np.zeros(5),
         **empty_noise(plan),
+        "contrast": empty_contrast(),
     }
 
 

@@ -12,6 +12,7 @@ from dspa.geometry.band import band
 from dspa.ops.ctf import CTF, ctf_band
 from dspa.ops.noise import shell_mean
 from dspa.ops.transform import band_to_images, images_to_band, shift_phases
+from dspa.stages.class2d_contrast import contrast_deviation, empty_contrast, tally_contrast
 from dspa.stages.class2d_mstep import FOLDS
 from dspa.stages.class2d_noise import noise_groups
 from dspa.stages.class2d_plan import ClassPlan
@@ -76,16 +77,12 @@ def images():
 
 
 def start(batch, averages):
+    """Model of the random start, with the true averages to compare with."""
     noise = BackgroundNoise(SPEC)
     sums, _ = noise.add(noise.start(), batch)
-    return {
-        **noise.finish(sums),
-        "references": np.stack([averages] * FOLDS),
-        "sums": np.zeros((FOLDS, 2, 3, 2, 3), np.float32),
-        "counts": np.zeros((FOLDS, 2)),
-        "slots": np.full(2, -1, np.int32),
-        "fit": np.zeros(2),
-    }
+    task = Class2D(replace(PLAN, iteration=0)).bind(noise.finish(sums))
+    model = task.finish(task.add(task.start(), batch)[0])
+    return {**model, "references": np.stack([averages] * FOLDS)}
 
 
 PLAN = ClassPlan(
@@ -96,27 +93,27 @@ PLAN = ClassPlan(
     coarse_radius=10,
     max_shift=3.0,
     iteration=5,
-    reseed=False,
     recentre=False,
     groups=GROUPS,
     update_noise=True,
-    scale=0.3,
+    image_scale=True,
 )
 
 
-NOISE = ("noise", "background", "noise_moments", "noise_sums", "noise_images", "noise_ratio")
+KEPT = ("noise", "background", "noise_moments", "noise_sums", "noise_images", "noise_ratio")
+KEPT += ("contrast",)
 
 
 @pytest.fixture(scope="module")
 def after(images):
-    """Rows and model of two passes with the same averages."""
+    """Rows and model of three passes with the same averages."""
     batch, _, averages = images
     model = start(batch, averages)
-    for _ in range(2):
+    for _ in range(3):
         task = Class2D(PLAN).bind(model)
         partial, rows = task.add(task.start(), batch)
         found = task.finish(partial)
-        model |= {name: found[name] for name in NOISE}
+        model |= {name: found[name] for name in KEPT}
     return rows, model
 
 
@@ -148,8 +145,25 @@ def test_contrast_of_every_image_is_found(images, after):
     assert 0.6 < slope < 1.05
     assert level + slope == pytest.approx(1.0, abs=0.06)
     # Off, every image counts the same.
-    task = Class2D(replace(PLAN, scale=0.0)).bind(start(batch, images[2]))
+    task = Class2D(replace(PLAN, image_scale=False)).bind(start(batch, images[2]))
     assert np.all(task.add(task.start(), batch)[1]["scale"] == 1.0)
+
+
+def test_how_much_contrast_varies_is_read_above_its_median(images, rng):
+    norm = rng.uniform(30, 90, 4000).astype(np.float32)
+
+    def deviation(contrast):
+        cross = contrast * norm + np.sqrt(norm / 2) * rng.standard_normal(4000)
+        return contrast_deviation({"contrast": tally_contrast((2 * cross - norm), norm)})
+
+    same = np.ones(4000)
+    assert deviation(same) < 0.06
+    assert deviation(1.0 + 0.25 * rng.standard_normal(4000)) == pytest.approx(0.25, abs=0.03)
+    # Boxes of noise have no contrast at all, and do not widen what particles may have.
+    same[:600] = 0.0
+    assert deviation(same) < 0.08
+    assert contrast_deviation({}) == contrast_deviation({"contrast": empty_contrast()}) < 0.05
+    assert tally_contrast(np.float32([3.0]), np.float32([2.0]))[0] == 0
 
 
 def test_a_pass_blends_its_noise_with_what_was_known(images, after):
