@@ -16,12 +16,12 @@ export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 export NUMBA_NUM_THREADS ?= 1
 
-.PHONY: help setup test test-slow demo lint format types bench wheel constraints clean
+.PHONY: help setup test test-slow demo lint format types bench bench-class2d wheel constraints clean
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n 's/^#   //p' Makefile
-	@echo "make setup | lint | format | bench | wheel | clean"
+	@echo "make setup | lint | format | bench | bench-class2d | wheel | clean"
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "dspa needs Python 3.11 or newer; install it or give make PYTHON=/path/to/python"; exit 1; }
@@ -61,6 +61,10 @@ types: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks $(ONLY)
+
+# 4 GiB of simulated stacks stay in bench-class2d; SCALE=--table also varies particles and classes.
+bench-class2d: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.class2d_scale $(SCALE)
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m build --wheel

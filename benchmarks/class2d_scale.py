@@ -91,17 +91,17 @@ def _memory(process: psutil.Process) -> tuple[int, int]:
     return resident, shared
 
 
-def phases(events: Path, *, wall: float) -> dict[str, float]:
+def phases(job: Path, *, wall: float) -> dict[str, float]:
     """Divide a run by its passes: before the first, averaging, candidates, full, after the last.
 
     Parameters
     ----------
-    events : Path
-        Of the job.
+    job : Path
+        Its folder.
     wall : float
         Seconds of the whole command.
     """
-    found = [event for _, event in read_events(events)]
+    found = [event for _, event in read_events(job / "events.jsonl")]
     passes = [event for event in found if event["kind"] == "iteration"]
     times = [float(event["time"]) for event in passes]
     first = float(found[0]["time"])
@@ -126,7 +126,7 @@ def classify(table: Path, folder: Path, *, classes: int, workers: int) -> Outcom
     outcome = command(
         ["class2d", "J1", "--classes", str(classes), "--cluster", f"local:{workers}"], folder
     )
-    outcome.phases = phases(folder / "J2" / "events.jsonl", wall=outcome.wall)
+    outcome.phases = phases(next(folder.glob("jobs/J002*")), wall=outcome.wall)
     return outcome
 
 

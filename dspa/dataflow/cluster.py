@@ -102,6 +102,11 @@ class Cluster:
         return self.known_workers or max(1, len(self._ask()))
 
     @property
+    def addresses(self) -> list[str]:
+        """Where the workers are now, in a fixed order; at least one."""
+        return sorted(self._ask())
+
+    @property
     def memory(self) -> int:
         """Bytes of the smallest worker."""
         if self.known_memory is not None:

@@ -187,19 +187,31 @@ class DaskRunner:
         blob = cloudpickle.dumps(plan.reduction, protocol=5)
         reduction = client.submit(pickle.loads, blob, key=("reduction-" + turn, 0), pure=False)
         model = client.submit(load, stored, key=("model-" + turn, 0), pure=False)
-        merges = iter(range(len(plan.chunks)))
+        merges, leaves = iter(range(len(plan.chunks))), iter(range(len(plan.chunks)))
+        group, homes = self._group(plan), self.cluster.addresses
 
         def leaf(chunks: Sequence[Chunk]) -> Future:
             blob = cloudpickle.dumps(tuple(chunks), protocol=5)
             task = _ChunkTask(self._topic, turn, plan.batch, blob)
-            key = ("chunk-" + turn, chunks[0].number)
-            return client.submit(_reduce, reduction, model, task, key=key, pure=False)
+            number, place = chunks[0].number, next(leaves)
+            # A chunk prefers the worker that it went to in other passes, which may have it cached.
+            home = homes[(number if group == 1 else place) % len(homes)]
+            return client.submit(
+                _reduce,
+                reduction,
+                model,
+                task,
+                key=("chunk-" + turn, number),
+                pure=False,
+                workers=[home],
+                allow_other_workers=True,
+            )
 
         def node(parts: list[Future]) -> Future:
             key = ("merge-" + turn, next(merges))
             return client.submit(merge_parts, reduction, *parts, key=key, pure=False)
 
-        total = fold_tree(plan.chunks, leaf, node, leaf_size=self._group(plan))
+        total = fold_tree(plan.chunks, leaf, node, leaf_size=group)
         folder, key = self._checkpoints.folder, ("finish-" + turn, 0)
         return client.submit(_finish, reduction, model, total, folder, turn, key=key, pure=False)
 
