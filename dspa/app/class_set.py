@@ -5,32 +5,56 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from dspa.data.errors import InputError
 from dspa.io.images import ParticleImages
 from dspa.io.particles import read_particles
-from dspa.stages.select2d import judge, read_classes
+from dspa.stages.select2d import Params, judge, needed_evidence, read_classes, weaker
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import xarray as xr
     from numpy.typing import NDArray
 
+    from dspa.ops.class_quality import ClassQuality
     from dspa.project.job import Job
 
 SIDE = 96  # px: larger averages are shown reduced
 MEMBERS = 24  # particles of a class that are shown
+GOOD = Params().threshold  # the score from which --auto keeps a class
 # How classes can be put in order: what is written, the figure, and whether more is better.
 ORDERS = {
     "particles": ("count", True),
     "resolution": ("resolution", False),
     "score": ("score", True),
+    "noise share": ("noise", False),
     "number": ("number", False),
 }
+# Figures of the ranking in words, and how to bring each back from the form it is compared in.
+FIGURES: dict[str, tuple[str, Callable[[float], float]]] = {
+    "contrast": ("contrast of centre and rim", float),
+    "rim": ("variation at the rim", float),
+    "off_centre": ("off the centre", float),
+    "strength": ("strength, in noise of one image", lambda value: 10.0 ** (value / 2.0)),
+    "resolution": ("resolution, Å", math.exp),
+    "log_likelihood": ("log-likelihood of a particle", math.exp),
+    "size": ("particles", math.exp),
+    "noise": ("share that noise explains", float),
+}
+
+
+class Ranked(NamedTuple):
+    """One figure of the ranking: its name, the class's value, that of most classes, its penalty."""
+
+    name: str
+    value: float
+    usual: float
+    penalty: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,12 +66,16 @@ class ClassSet:
     averages : (k, y, x) float32
         Reduced, rows from the bottom as plots have them.
     figures : dict of str to (k,) array
-        ``count``, ``resolution`` (A), ``score`` (0 to 1) and ``number`` (from 1).
+        ``count``, ``resolution`` (A), ``score`` (0 to 1), ``noise`` (share, NaN where it is not
+        known) and ``number`` (from 1).
+    quality : ClassQuality
+        What the score is made of.
     particles : Dataset
     """
 
     averages: NDArray[np.float32]
     figures: dict[str, NDArray[np.float64]]
+    quality: ClassQuality
     particles: xr.Dataset
 
     def order(self, by: str) -> NDArray[np.int64]:
@@ -61,6 +89,33 @@ class ClassSet:
         name, more = ORDERS[by]
         values = self.figures[name]
         return np.lexsort((-self.figures["count"], -values if more else values))
+
+    def ranking(self, number: int) -> list[Ranked]:
+        """Return what the score of a class is made of.
+
+        Parameters
+        ----------
+        number : int
+            From 0.
+        """
+        filled = self.figures["count"] > 0
+        found = []
+        for name, (words, plain) in FIGURES.items():
+            if name in self.quality.figures:
+                values = self.quality.figures[name]
+                middle = float(np.median(values[filled])) if filled.any() else float("nan")
+                cost = self.quality.penalty.get(name)
+                lost = 0.0 if cost is None else float(cost[number])
+                found.append(Ranked(words, plain(float(values[number])), plain(middle), lost))
+        return found
+
+    def automatic(self) -> tuple[NDArray[np.bool_], int]:
+        """Return the classes that ``--auto`` keeps, and how many of their particles."""
+        keep = (self.figures["score"] >= GOOD) & (self.figures["count"] > 0)
+        member = np.asarray(self.particles["class_index"].values, np.int64)
+        inside = (member >= 0) & keep[np.clip(member, 0, None)]
+        least = needed_evidence(self.particles, inside, Params().trim)
+        return keep, int(np.sum(inside & ~weaker(self.particles, least)))
 
     def members(self, number: int) -> NDArray[np.float32]:
         """Return some particles of a class, evenly spread over the table: (m, y, x), reduced.
@@ -94,13 +149,16 @@ def read_class_set(job: Job) -> ClassSet:
 def _read(classes: Path, particles: Path) -> ClassSet:
     table = read_particles(particles)
     found = read_classes(classes, table["class_index"].values)
+    quality = judge(found)
+    unknown = np.full(len(found.count), np.nan)
     figures = {
         "count": found.count.astype(np.float64),
         "resolution": np.asarray(found.resolution, np.float64),
-        "score": np.asarray(judge(found).score, np.float64),
+        "score": np.asarray(quality.score, np.float64),
+        "noise": unknown if found.noise is None else np.asarray(found.noise, np.float64),
         "number": np.arange(1.0, len(found.count) + 1),
     }
-    return ClassSet(_small(found.averages), figures, table)
+    return ClassSet(_small(found.averages), figures, quality, table)
 
 
 def _small(images: NDArray[np.float32]) -> NDArray[np.float32]:

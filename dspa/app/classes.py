@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from dspa.project.project import Project
 
 STAGE = "class2d"
-GOOD = 0.5  # the score from which --auto keeps a class
 RIGHT, MEMBER_COLUMNS = 380, 6
 HINT = (
     "A click chooses a class or lets it go and shows some of its particles; Shift and a click: all "
@@ -58,6 +57,7 @@ class ClassPage:
         self.chosen: NDArray[np.bool_] = np.zeros(0, bool)
         self.order: NDArray[np.int64] = np.zeros(0, np.int64)
         self.last: int | None = None  # place clicked before
+        self.automatic: int | None = None  # particles kept, where the choice is that of --auto
         self._widgets()
         self._plots()
         for event in (Tap, DoubleTap):  # the second of two quick clicks is a double tap
@@ -74,6 +74,7 @@ class ClassPage:
     def _widgets(self) -> None:
         self.message = Div(name="message", sizing_mode="stretch_width")
         self.counts = Div(name="counts", sizing_mode="stretch_width", height=58)
+        self.figures = Div(name="figures", width=RIGHT, styles={"font-size": "11px"})
         self.jobs = Select(title="classification", options=[], width=170, name="job")
         self.jobs.on_change("value", lambda attr, old, new: self.open())
         self.by = Select(title="in order of", options=list(ORDERS), value="particles", width=170,
@@ -116,7 +117,7 @@ class ClassPage:
     def _arrange(self) -> Any:
         buttons = row(*self.buttons.values())
         right = column(
-            row(self.jobs, self.by), self.counts, self.limit, buttons, self.strip,
+            row(self.jobs, self.by), self.counts, self.limit, buttons, self.strip, self.figures,
             Div(text=HINT, width=RIGHT, styles={"color": frame.DIM}), self.command.button,
             self.command.text, self.command.status, self.message, width=RIGHT + 10,
         )  # fmt: skip
@@ -139,6 +140,8 @@ class ClassPage:
         self.chosen = np.zeros(len(found.averages), bool)
         self.limit.end = len(found.averages)
         self.members.data = {"image": [], "x": [], "y": []}
+        self.figures.text = ""
+        self.automatic = None
         self.sort()
 
     def sort(self) -> None:
@@ -176,14 +179,15 @@ class ClassPage:
             self.chosen[self.order[low : high + 1]] = self.chosen[self.order[self.last]]
         else:
             self.chosen[self.order[place]] ^= True
-        self.last = place
+        self.last, self.automatic = place, None
         self.show()
         self._look(int(self.order[place]))
 
     def _look(self, number: int) -> None:
-        """Show particles of a class."""
+        """Show particles of a class, and what its score is made of."""
         assert self.set is not None
         wanted = self.set
+        self.figures.text = figures_table(wanted, number)
 
         def done(images: NDArray[np.float32]) -> None:
             place = np.arange(len(images))
@@ -205,7 +209,7 @@ class ClassPage:
         """
         if self.set is None:
             return
-        self.chosen[:] = False
+        self.chosen[:], self.automatic = False, None
         self.chosen[self.order[:count]] = True
         name, _ = ORDERS[self.by.value]
         to = f"{self.set.figures[name][self.order[count - 1]]:.4g}" if count else "none"
@@ -222,8 +226,9 @@ class ClassPage:
         """
         if self.set is None:
             return
+        self.automatic = None
         if name == "auto":
-            self.chosen = (self.set.figures["score"] >= GOOD) & (self.set.figures["count"] > 0)
+            self.chosen, self.automatic = self.set.automatic()
         elif name == "invert":
             self.chosen = ~self.chosen
         else:
@@ -237,6 +242,7 @@ class ClassPage:
         self.frames.patch({"line": [(slice(len(chosen)), [float(each) for each in chosen])]})
         count = self.set.figures["count"]
         kept, total = int(count[self.chosen].sum()), int(count.sum())
+        kept = kept if self.automatic is None else self.automatic
         number, words = f"font-size:22px;color:{frame.KEPT}", f"color:{frame.DIM}"
         self.counts.text = (
             f"<span style='{number}'>{int(chosen.sum())}</span> "
@@ -245,11 +251,35 @@ class ClassPage:
             f"particles</span>"
         )
         numbers = ",".join(str(each + 1) for each in np.flatnonzero(self.chosen))
-        words_of = ["select2d", self.jobs.value, "--classes", numbers]
+        choice = ["--classes", numbers] if self.automatic is None else ["--auto"]
+        words_of = ["select2d", self.jobs.value, *choice]
         self.command.show(words_of if numbers else [])
 
     def _say(self, error: InputError) -> None:
         self.message.text = str(error)
+
+
+def figures_table(found: ClassSet, number: int) -> str:
+    """Write what the score of a class is made of as a table.
+
+    Parameters
+    ----------
+    found : ClassSet
+    number : int
+        From 0.
+    """
+    head = ("", "class", "median", "penalty")
+    lines = [
+        (each.name, f"{each.value:.3g}", f"{each.usual:.3g}", f"{each.penalty:.1f}")
+        for each in found.ranking(number)
+    ]
+    rows = []
+    for line in (head, *lines):
+        colour = frame.DROPPED if line is not head and float(line[3]) > 0 else frame.DIM
+        cells = "".join(f"<td style='padding-right:14px;color:{colour}'>{c}</td>" for c in line)
+        rows.append(f"<tr>{cells}</tr>")
+    score = found.figures["score"][number]
+    return f"class {number + 1}: score {score:.2f}<table>{''.join(rows)}</table>"
 
 
 def page(project: Project, pool: ThreadPoolExecutor, document: Document) -> None:

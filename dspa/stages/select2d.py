@@ -39,9 +39,9 @@ class Params:
         0.5, "With --auto: lowest score (0 to 1) that is kept.", minimum=0, maximum=1
     )
     trim: float = param(
-        0.06,
-        "With --auto: also reject the particles with the least evidence, as long as noise explains "
-        "them and classes and trimming give up no more than this share of the good particles (0: "
+        0.03,
+        "With --auto: also reject the particles of good classes that noise explains, those with "
+        "the least evidence, as long as this gives up no more than this share of the others (0: "
         "none).",
         minimum=0,
         maximum=1,
@@ -190,21 +190,29 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
     classes = read_classes(Path(inputs["averages"]), member)
     quality = judge(classes)
     keep = choose(classes, quality, params)
-    inside = (member >= 0) & keep[np.clip(member, 0, None)]
-    if params.auto and "noise_probability" in particles and "evidence" in particles:
-        probability = np.asarray(particles["noise_probability"].values, np.float64)
-        evidence = np.asarray(particles["evidence"].values, np.float64)
-        inside &= evidence >= least_evidence(evidence, probability, inside, params.trim)
+    good = (member >= 0) & keep[np.clip(member, 0, None)]
+    least = needed_evidence(particles, good, params.trim) if params.auto else -np.inf
+    trimmed = good & weaker(particles, least)
+    inside = good & ~trimmed
     _pictures(context, classes, quality, keep)
     outputs = _write(context.folder, particles, inside, renumber(keep))
     write_image_stack(
         context.folder / AVERAGES, classes.averages[keep], pixel_size=classes.pixel_size
     )
-    write_scores(context.folder / TABLE, classes, quality, keep)
+    write_scores(
+        context.folder / TABLE,
+        classes,
+        quality,
+        keep,
+        trimmed=np.bincount(member[trimmed], minlength=keep.size),
+    )
+    if params.auto:
+        _tell(context, particles, good, least)
     context.events.emit(
         "result",
         particles=int(inside.sum()),
         rejected=int((~inside).sum()),
+        trimmed=int(trimmed.sum()),
         classes=int(keep.sum()),
         of_classes=len(keep),
     )
@@ -212,6 +220,31 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
         "classes": context.folder / AVERAGES,
         "class_table": context.folder / TABLE,
     }
+
+
+def weaker(particles: xr.Dataset, least: float) -> NDArray[np.bool_]:
+    """Say which particles have less evidence than ``least``: (n,) bool."""
+    if "evidence" not in particles or not np.isfinite(least):
+        return np.zeros(int(particles.sizes["particle"]), bool)
+    return np.asarray(particles["evidence"].values, np.float64) < least
+
+
+def needed_evidence(particles: xr.Dataset, inside: NDArray[np.bool_], share: float) -> float:
+    """Decide how much evidence a particle of a good class needs; -inf where nothing is known.
+
+    Parameters
+    ----------
+    particles : Dataset
+    inside : (n,) bool
+        Particles of good classes.
+    share : float
+        As in `least_evidence`.
+    """
+    if share <= 0.0 or "evidence" not in particles or "noise_probability" not in particles:
+        return -np.inf
+    evidence = np.asarray(particles["evidence"].values, np.float64)
+    probability = np.asarray(particles["noise_probability"].values, np.float64)
+    return least_evidence(evidence, probability, inside, share)
 
 
 def least_evidence(
@@ -229,18 +262,18 @@ def least_evidence(
     inside : (n,) bool
         Particles of good classes.
     share : float
-        Of the good particles: what may be given up, by the choice of classes and by this.
+        Of the particles of good classes that are not noise: what may be given up.
 
     Returns
     -------
     least : float
         -inf where nothing is to be gained.
     """
-    good = np.where(np.isfinite(evidence), 1.0 - probability, 0.0)
-    rows = np.flatnonzero(inside & (probability >= DOUBTFUL))
+    known = inside & np.isfinite(evidence)
+    budget = share * float(np.sum(1.0 - probability[known]))
+    rows = np.flatnonzero(known & (probability >= DOUBTFUL))
     rows = rows[np.argsort(evidence[rows], kind="stable")]
-    lost = float(good[~inside].sum()) + np.cumsum(good[rows])
-    trimmed = int(np.searchsorted(lost, share * float(good.sum()), side="right"))
+    trimmed = int(np.searchsorted(np.cumsum(1.0 - probability[rows]), budget, side="right"))
     if trimmed == 0:
         return -np.inf
     return float(np.nextafter(evidence[rows[trimmed - 1]], np.inf))
@@ -269,8 +302,27 @@ def _write(
     return outputs
 
 
+def _tell(context: Context, particles: xr.Dataset, good: NDArray[np.bool_], least: float) -> None:
+    """Say what classes and trimming gave up."""
+    if "noise_probability" in particles:
+        likely = float(np.sum(1.0 - particles["noise_probability"].values[~good], dtype=np.float64))
+        context.events.message(
+            f"{int((~good).sum())} particles are in rejected classes; noise does not explain "
+            f"about {likely:.0f} of them"
+        )
+    if np.isfinite(least):
+        context.events.message(
+            f"particles of the kept classes were rejected where their evidence is below {least:.2g}"
+        )
+
+
 def write_scores(
-    path: Path, classes: Classes, quality: ClassQuality, keep: NDArray[np.bool_]
+    path: Path,
+    classes: Classes,
+    quality: ClassQuality,
+    keep: NDArray[np.bool_],
+    *,
+    trimmed: NDArray[np.integer[Any]],
 ) -> None:
     """Write the classes that are kept, in their new numbers, and the scores of all."""
     kept = np.flatnonzero(keep)
@@ -289,11 +341,14 @@ def write_scores(
     }
     if classes.log_likelihood is not None:
         selected["dspaMeanLogLikelihood"] = classes.log_likelihood[kept]
+    if classes.noise is not None:
+        selected["dspaNoiseShare"] = classes.noise[kept]
     judged: dict[str, NDArray[Any]] = {
         "dspaClassBefore": np.arange(1, keep.size + 1),
         "dspaSelected": keep.astype(np.int64),
         "dspaClassScore": quality.score,
         "dspaParticles": classes.count,
+        "dspaTrimmed": trimmed,
         "rlnEstimatedResolution": classes.resolution,
     }
     for name, values in quality.figures.items():

@@ -9,6 +9,7 @@ import pytest
 
 from dspa.data import schema
 from dspa.io.particles import read_particles, write_particles
+from dspa.io.star import Block, write_star
 from dspa.io.volumes import write_image_stack
 from dspa.project.job import Record
 from dspa.project.project import init
@@ -29,6 +30,7 @@ def project(tmp_path_factory):
     disks = np.stack([np.exp(-(((x**2 + y**2) / (2.0 + k) ** 2) ** 2)) for k in range(6)])
     write_image_stack(job.folder / "c.mrcs", disks.astype("f4"), pixel_size=3.0)
     member = rng.permutation(np.repeat(np.arange(6), COUNTS))
+    faint = np.arange(110) == np.flatnonzero(member == 0)[0]  # noise explains this one
     images = disks[member] + rng.normal(0, 1, (110, 32, 32))
     write_image_stack(job.folder / "images.mrcs", images.astype("f4"), pixel_size=3.0)
     table = {
@@ -37,7 +39,19 @@ def project(tmp_path_factory):
         "image_sign": np.ones(110), "stack_path": [str(job.folder / "images.mrcs")],
         "optics_name": ["a"], "voltage": [300.0], "spherical_aberration": [2.7e7],
         "amplitude_contrast": [0.1], "pixel_size": [3.0], "box_size": [32],
+        "evidence": np.where(faint, -1.0, 20.0),
+        "noise_probability": np.where(faint, 1.0, 0.0),
     }  # fmt: skip
+    numbers = np.arange(1, 7)
+    general = {"rlnPixelSize": np.array([3.0]), "dspaMaskDiameter": np.array([86.0])}
+    columns = {
+        "rlnClassNumber": numbers, "rlnEstimatedResolution": np.full(6, 12.0),
+        "dspaNoiseShare": np.where(numbers == 3, 0.9, 0.01),
+    }  # fmt: skip
+    write_star(
+        job.folder / "classes.star",
+        [Block("model_general", general, loop=False), Block("model_classes", columns)],
+    )
     write_particles(schema.make("particles", table), job.folder / "particles.zarr")
     return project
 
@@ -74,6 +88,10 @@ def test_classes_are_clicked_sorted_and_saved(page, project):
     page.until(lambda: chosen(page) == [5], 3)
     page.until(lambda: page.of("members", "return model.data.x.length") == 24)
     assert page.of("strip", "return model.title.text") == "class 5: 24 of 30 particles"
+    figures = page.value("figures", "text")
+    assert figures.startswith("class 5: score")
+    assert "contrast of centre and rim" in figures
+    assert "share that noise explains" in figures
     page.hold(SHIFT)
     press(page, 2)
     page.let_go(SHIFT)
@@ -94,3 +112,14 @@ def test_classes_are_clicked_sorted_and_saved(page, project):
     job = project.job(2)
     assert read_particles(job.output("particles")).sizes["particle"] == 70
     assert read_particles(job.output("rejected")).sizes["particle"] == 40
+
+
+def test_auto_is_saved_as_auto_until_a_class_is_clicked(page):
+    page.click("auto", "button")
+    page.until(lambda: "select2d J1 --auto" in page.value("command", "text"), 3)
+    counts = page.value("counts", "text")
+    assert ">4</span>" in counts  # of the six one is empty and one is noise
+    assert ">84</span>" in counts  # one of their 85 particles is noise
+    press(page, 3)
+    page.until(lambda: "--classes" in page.value("command", "text"), 3)
+    assert 3 in chosen(page)

@@ -66,7 +66,7 @@ def reference(tiny, tmp_path_factory):
 
 def bits(outputs):
     particles = read_particles(outputs["particles"])
-    names = ("class_index", "pose", "shift", "posterior", "log_likelihood")
+    names = ("class_index", "pose", "shift", "posterior", "evidence", "noise_probability")
     return [read_images(outputs["classes"]).images.tobytes()] + [
         particles[name].values.tobytes() for name in names
     ]

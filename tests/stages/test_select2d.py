@@ -1,0 +1,41 @@
+"""Trimming of good classes: noise goes, particles stay."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dspa.ops.evidence2d import noise_probability
+from dspa.stages.select2d import least_evidence
+
+
+def mixture(rng, noise=500, particles=4500, gain=15.0):
+    """Evidence, its probability of noise, and which images hold a particle."""
+    evidence = np.concatenate([rng.normal(0, 1.5, noise), rng.normal(gain, 4.0, particles)])
+    probability = noise_probability(evidence, rng.normal(0, 1.5, 1000))
+    return evidence, probability, np.arange(evidence.size) >= noise
+
+
+def test_noise_is_trimmed_and_hardly_a_particle(rng):
+    evidence, probability, real = mixture(rng)
+    least = least_evidence(evidence, probability, np.ones(real.size, bool), 0.04)
+    assert np.mean(evidence[~real] < least) > 0.95
+    assert np.mean(evidence[real] < least) < 0.02
+
+
+def test_where_both_overlap_the_share_given_up_is_kept_to(rng):
+    evidence, probability, real = mixture(rng, gain=6.0)
+    for share in (0.01, 0.04):
+        least = least_evidence(evidence, probability, np.ones(real.size, bool), share)
+        assert 0.2 * share < np.mean(evidence[real] < least) < 1.5 * share
+
+
+def test_rejected_classes_take_nothing_from_the_share(rng):
+    evidence, probability, real = mixture(rng)
+    inside = np.arange(real.size) % 2 == 0
+    least = least_evidence(evidence, probability, inside, 0.04)
+    assert np.mean(evidence[inside & ~real] < least) > 0.95
+
+
+def test_without_noise_nothing_is_trimmed(rng):
+    evidence, probability, real = mixture(rng, noise=0, gain=40.0)
+    assert least_evidence(evidence, probability, np.ones(real.size, bool), 0.04) == -np.inf
