@@ -11,7 +11,8 @@ from dspa.data.errors import InputError
 from dspa.io.images import ParticleImages
 from dspa.io.particles import read_particles
 from dspa.stages.class2d_controls import every
-from dspa.stages.class2d_growth import Growth, grow
+from dspa.stages.class2d_folds import draw_folds, draw_unseen, fold_chunks
+from dspa.stages.class2d_growth import Growth, grow, judge_unseen
 from dspa.stages.class2d_mstep import FOLDS
 from dspa.stages.class2d_noise import noise_groups
 from dspa.stages.class2d_output import Progress, in_order, write_results
@@ -23,13 +24,12 @@ from dspa.stages.particle_chunks import (
     ctf_arguments,
     image_spec,
     particle_chunks,
-    with_state,
 )
 from dspa.stages.particle_images import prepare_bytes
 from dspa.stages.stage import Context, Input, Stage, param
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     import xarray as xr
@@ -93,14 +93,6 @@ class Params:
         False, "Estimate the noise, also of each micrograph or optics group, as averages form."
     )
     image_scale: bool = param(False, "Fit the contrast of every image.")
-
-
-def fold_by_chunk(chunks: Sequence[ParticleChunk]) -> NDArray[np.int8]:
-    """Fold of every particle, 0 to 3: chunks are drawn at random and go round the folds."""
-    fold = np.zeros(sum(len(chunk) for chunk in chunks), np.int8)
-    for chunk in chunks:
-        fold[chunk.indices] = chunk.number % FOLDS
-    return fold
 
 
 def make_schedule(
@@ -222,20 +214,31 @@ def _begin(
         params, spec, particles=count, seed=context.seed, groups=max(1, len(names))
     )
     size = schedule.chunk_size(spec)
-    chunks = particle_chunks(particles, spec, seed=context.seed, size=size, multiple=FOLDS)
-    fold = fold_by_chunk(chunks)
-    chunks = with_state(chunks, {"fold": fold, "group": group})
+    rng = np.random.default_rng([context.seed, 0x4A1F])
+    fold, unseen = draw_folds(rng, count), np.flatnonzero(draw_unseen(rng, count))
+    seen = np.setdiff1d(np.arange(count), unseen)
+
+    def cut(rows: NDArray[np.int64], first: int) -> tuple[ParticleChunk, ...]:
+        state: dict[str, NDArray[Any]] = {"fold": fold, "group": group}
+        return fold_chunks(
+            particles, spec, rows, seed=context.seed, state=state, size=size, first=first
+        )
+
+    chunks = cut(seen, 0)
+    rest = cut(unseen, len(chunks)) if unseen.size else ()
     events.message(
         f"{schedule.online} online iterations of {STEPS_EACH} steps and {schedule.full} over all "
         f"particles, counted as {schedule.passes} below"
     )
     report = Progress(events, spec, schedule.passes)
-    result = classify(context, chunks, schedule, report=report)
+    result = classify(context, chunks + rest, schedule, report=report, left_out=len(rest))
     rows = in_order(result.rows, count)
     images = int(rows["valid"].sum())
     uid = np.asarray(particles["uid"].values, np.uint64)
     model = {**result.model, "noise_names": np.array(names)}
-    return Classification(spec, model, uid, fold, rows, images)
+    nothing = np.full(count, np.nan, np.float32)
+    known = Classification(spec, model, uid, fold, rows, images, unseen=nothing)
+    return judge_unseen(context, known, schedule, rest)
 
 
 def check_continuation(

@@ -1,12 +1,12 @@
 """Particles that arrive later: a classification takes them up, and views it lacked found classes.
 
-First the new particles are looked at with the averages as they are. How much less well than the
-old ones they fit says how many of them show what no class shows; those found classes of their
-own, appended behind the old ones, by the schedule of a new classification in which the old
-classes compete and hold still. Then one pass over everything, or, if the old particles are not at
-hand or not to be looked at again, over the new ones, whose sums are added to the old sums
-(incremental EM: Neal & Hinton 1998, doi:10.1007/978-94-011-5014-9_12). Old classes keep their
-numbers throughout.
+First the new particles are looked at with the averages as they are. How much less well they fit
+than old particles that no average was made from says how many of them show what no class shows;
+those found classes of their own, appended behind the old ones, by the schedule of a new
+classification in which the old classes compete and hold still. Then one pass over everything, or,
+if the old particles are not at hand or not to be looked at again, over the new ones, whose sums are
+added to the old sums (incremental EM: Neal & Hinton 1998, doi:10.1007/978-94-011-5014-9_12). Old
+classes keep their numbers throughout.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dspa.dataflow.runner import Result
+from dspa.stages.class2d_folds import draw_folds, draw_unseen, fold_chunks
 from dspa.stages.class2d_mstep import FOLDS
 from dspa.stages.class2d_noise import noise_groups
 from dspa.stages.class2d_reduction import Class2D
 from dspa.stages.class2d_state import Classification
-from dspa.stages.particle_chunks import minibatch, particle_chunks
+from dspa.stages.particle_chunks import minibatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -70,7 +71,7 @@ def strangers(old: NDArray[np.floating[Any]], new: NDArray[np.floating[Any]]) ->
     ----------
     old, new : (n,), (m,) float
     """
-    if old.size == 0 or new.size == 0:
+    if old.size < FEWEST or new.size == 0:
         return Strangers(0.0, -np.inf)
     at = np.sort(new)
     before = np.searchsorted(np.sort(old), at, side="right") / old.size
@@ -104,6 +105,7 @@ def found(
     known: Classification,
     index: NDArray[np.int64],
     seen: Mapping[str, NDArray[Any]],
+    left_out: NDArray[np.bool_],
     *,
     classes: int | None,
 ) -> Founding:
@@ -116,22 +118,24 @@ def found(
         Rows of the new particles.
     seen : mapping of name to (m, ...) arrays
         What the look at them gave.
+    left_out : (m,) bool
+        Particles that found none.
     classes : int, optional
         As many classes, if there are particles for them; by default as many as keep the number of
         particles of a class.
     """
-    valid = known.rows["valid"]
     fits = seen[MEASURE][seen["valid"]]
-    strange = strangers(known.rows[MEASURE][valid], fits)
+    strange = strangers(known.unseen[np.isfinite(known.unseen)], fits)
     if classes is None:
         each = max(float(FEWEST), known.images / known.classes)
         classes = min(known.classes, round(strange.share * fits.size / each))
-    poor = seen["valid"] & (seen[MEASURE] <= strange.below)
+    able = seen["valid"] & ~left_out
+    poor = able & (seen[MEASURE] <= strange.below)
     if classes and poor.sum() < FEWEST * classes:
         # Too few, or none at all and classes are wanted all the same: the poorest of all.
-        order = np.argsort(np.where(seen["valid"], seen[MEASURE], np.inf), kind="stable")
+        order = np.argsort(np.where(able, seen[MEASURE], np.inf), kind="stable")
         poor = np.zeros(index.size, bool)
-        poor[order[: min(fits.size, FEWEST * classes)]] = True
+        poor[order[: min(int(able.sum()), FEWEST * classes)]] = True
         classes = min(classes, int(poor.sum()) // FEWEST)
     return Founding(int(classes), np.sort(index[poor]), strange.share)
 
@@ -184,57 +188,96 @@ def grow(
     uid = np.asarray(particles["uid"].values, np.uint64)
     place = known.find(uid)
     new = np.flatnonzero(place < 0)
-    fold = known.fold[place]
     rng = np.random.default_rng([context.seed, 0x4A1F, known.growths + 1])
-    fold[new] = rng.permutation(np.arange(new.size) % FOLDS)
+    fold, left_out = known.fold[place], np.isfinite(known.unseen[place])
+    fold[new], left_out[new] = draw_folds(rng, new.size), draw_unseen(rng, new.size)
     group, names = noise_groups(particles, known=known.model["noise_names"].tolist())
     growth = replace(growth, schedule=replace(growth.schedule, groups=max(1, len(names))))
     state: dict[str, NDArray[Any]] = {"fold": fold, "group": group}
 
-    def chunks(rows: NDArray[np.int64]) -> tuple[ParticleChunk, ...]:
-        return particle_chunks(particles, known.spec, seed=context.seed, state=state, rows=rows)
+    def chunks(rows: NDArray[np.int64], size: int | None = None) -> tuple[ParticleChunk, ...]:
+        return fold_chunks(particles, known.spec, rows, seed=context.seed, state=state, size=size)
 
     founding, images = Founding(0, new, 0.0), 0
     if new.size:
-        seen = _look(context, known, growth.schedule, chunks(new))
-        founding = found(known, new, seen, classes=growth.new_classes)
+        seen = look(context, known, growth.schedule, chunks(new), name="look001")
+        founding = found(known, new, seen, left_out[new], classes=growth.new_classes)
         images = int(seen["valid"].sum())
         _tell(context, known, founding, images)
     everything = growth.everything and new.size < uid.size
+    schedule = _schedule(growth.schedule, known, founding)
+    size = schedule.chunk_size(known.spec) if founding.classes else None
     result = _course(
         context,
         known,
-        _schedule(growth.schedule, known, founding),
-        founders=chunks(founding.rows) if founding.classes else (),
+        schedule,
+        founders=chunks(founding.rows, size) if founding.classes else (),
         chunks=chunks(np.arange(uid.size) if everything else new),
         step=1.0 if everything else images / max(images + known.images, 1),
         report=report,
     )
     result = replace(result, model={**result.model, "noise_names": np.array(names)})
-    return _grown(known, result, uid, fold, forget=everything)
+    grown = _grown(known, result, uid, fold, forget=everything)
+    rows = np.flatnonzero(left_out)
+    return judge_unseen(context, grown, growth.schedule, chunks(rows) if rows.size else ())
 
 
-def _look(
-    context: Context, known: Classification, schedule: Schedule, chunks: Sequence[ParticleChunk]
+def look(
+    context: Context,
+    known: Classification,
+    schedule: Schedule,
+    chunks: Sequence[ParticleChunk],
+    *,
+    name: str,
 ) -> dict[str, NDArray[Any]]:
-    """Compare new particles with the averages as they are: rows in the order of the particles."""
-    latest = context.runner.checkpoints.latest("look")
+    """Compare particles with the averages as they are: rows in the order of the particles."""
+    latest = context.runner.checkpoints.latest(name.rstrip("0123456789"))
     if latest is not None:
         rows = latest.rows
     else:
-        schedule = replace(schedule, classes=known.classes, online=0, full=1)
+        schedule = replace(schedule, classes=known.classes, online=0, full=1, noise=False)
         plan = schedule.plan(known.spec, known.model, 1)
-        rows = context.runner.run(Class2D(plan), chunks, known.model, name="look001").rows
+        rows = context.runner.run(Class2D(plan), chunks, known.model, name=name).rows
     order = np.argsort(rows["index"], kind="stable")
     return {name: values[order] for name, values in rows.items()}
+
+
+def judge_unseen(
+    context: Context,
+    known: Classification,
+    schedule: Schedule,
+    chunks: Sequence[ParticleChunk],
+) -> Classification:
+    """Measure how well the averages fit particles that had no part in making them.
+
+    Parameters
+    ----------
+    context : Context
+    known : Classification
+        Its first particles are those of the table that the chunks were cut from.
+    schedule : Schedule
+    chunks : sequence of ParticleChunk
+        Of particles that no online step saw; may be empty.
+    """
+    if not chunks:
+        return known
+    rows = look(context, known, schedule, chunks, name="unseen001")
+    fits = known.unseen.copy()
+    fits[rows["index"]] = np.where(rows["valid"], rows[MEASURE], np.nan)
+    return replace(known, unseen=fits)
 
 
 def _tell(context: Context, known: Classification, founding: Founding, images: int) -> None:
     """Say what the look at the new particles found."""
     context.events.message(
-        f"{images} new particles; {100 * founding.share:.0f} percent of them fit worse than the "
-        f"{known.images} old ones do"
+        f"{images} new particles; {100 * founding.share:.0f} percent of them are of views that "
+        f"the {known.classes} classes lack, going by their fit"
     )
+    if np.isfinite(known.unseen).sum() < FEWEST:
+        context.events.warning(
+            "the earlier job had too few particles to leave some out, without which new views "
+            "cannot be told from old ones; --new-classes N founds classes all the same"
+        )
     if founding.classes:
         first = known.classes + 1
         context.events.message(
@@ -291,7 +334,9 @@ def _course(
         if number <= schedule.steps:
             # The noise waits for averages that are finished.
             plan = replace(plan, update_noise=False)
-            part: Sequence[ParticleChunk] = minibatch(founders, schedule.step_size, number - 1)
+            part: Sequence[ParticleChunk] = minibatch(
+                founders, schedule.step_size, number - 1, multiple=FOLDS
+            )
         else:
             # New sums on top of the old ones, every time: what founded classes counts once.
             plan, part, model = replace(plan, step=step, share=step), chunks, {**model, **base}
@@ -326,5 +371,8 @@ def _grown(
         np.concatenate([fold, known.fold[others]]),
         rows,
         seen if forget else known.images + seen,
+        np.concatenate(
+            [np.where(known.uid[place] == uid, known.unseen[place], np.nan), known.unseen[others]]
+        ),
         known.growths + 1,
     )

@@ -219,7 +219,12 @@ def next_radius(spec: ImageSpec, model: Model | None) -> int:
 
 
 def classify(
-    context: Context, chunks: Sequence[ParticleChunk], schedule: Schedule, *, report: Any
+    context: Context,
+    chunks: Sequence[ParticleChunk],
+    schedule: Schedule,
+    *,
+    report: Any,
+    left_out: int = 0,
 ) -> Result:
     """Run all passes, from the last checkpoint if there is one.
 
@@ -232,6 +237,8 @@ def classify(
     schedule : Schedule
     report : callable
         ``report(iteration, plan, result)`` after each pass.
+    left_out : int
+        The last so many chunks have no part in the online steps.
 
     Returns
     -------
@@ -239,6 +246,7 @@ def classify(
         Model and rows of the last pass.
     """
     spec = chunks[0].spec
+    online = chunks[: len(chunks) - left_out]
     runner = context.runner
     latest = runner.checkpoints.latest()
     if latest is not None:
@@ -246,7 +254,7 @@ def classify(
         context.events.message(f"going on after pass {done} of {schedule.passes}")
         result = Result(model, latest.rows)
     else:
-        first = minibatch(chunks, schedule.batch, 0, multiple=FOLDS)
+        first = minibatch(online, schedule.batch, 0, multiple=FOLDS)
         noise = runner.run(BackgroundNoise(spec), first, {}, name="noise000").model
         if float(noise["count"]) == 0.0:
             raise InputError(
@@ -261,7 +269,7 @@ def classify(
         if number > schedule.steps:
             part = join_chunks(chunks, stride=FOLDS)
         else:
-            part = minibatch(chunks, schedule.step_size, number - 1, multiple=FOLDS)
+            part = minibatch(online, schedule.step_size, number - 1, multiple=FOLDS)
         plan = schedule.plan(spec, result.model, number)
         result = runner.run(Class2D(plan), part, result.model, name=f"it{number:03d}")
         report(number, plan, result)

@@ -42,6 +42,9 @@ class Classification:
         Class, angle, shift, fit... of each.
     images : int
         Images that the sums stand for.
+    unseen : (n,) float32
+        Fit of particles that had no part in making the averages they were compared with; NaN for
+        the others.
     growths : int
         How many times particles were added.
     """
@@ -52,6 +55,7 @@ class Classification:
     fold: NDArray[np.int8]
     rows: Mapping[str, NDArray[Any]]
     images: int
+    unseen: NDArray[np.float32]
     growths: int = 0
 
     @property
@@ -72,6 +76,7 @@ def save_classification(known: Classification, path: Path) -> None:
     head = {"layout": LAYOUT, "images": known.images, "growths": known.growths}
     text = json.dumps(head | {"spec": dataclasses.asdict(known.spec)})
     arrays = {"head": np.array(text), "uid": known.uid, "fold": known.fold}
+    arrays["unseen"] = known.unseen
     arrays |= {_MODEL + name: np.asarray(value) for name, value in known.model.items()}
     arrays |= {_ROWS + name: np.asarray(value) for name, value in known.rows.items()}
     write_atomically(path, lambda stream: np.savez(stream, allow_pickle=False, **arrays))
@@ -95,6 +100,7 @@ def load_classification(path: Path) -> Classification:
             arrays["fold"],
             _under(arrays, _ROWS),
             int(head["images"]),
+            arrays["unseen"],
             int(head["growths"]),
         )
     except (*DAMAGE, TypeError) as error:
