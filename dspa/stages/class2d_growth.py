@@ -235,7 +235,9 @@ def look(
     if latest is not None:
         rows = latest.rows
     else:
-        schedule = replace(schedule, classes=known.classes, online=0, full=1, noise=False)
+        schedule = replace(
+            schedule, classes=known.classes, online=0, full=1, noise=False, controls=0
+        )
         plan = schedule.plan(known.spec, known.model, 1)
         rows = context.runner.run(Class2D(plan), chunks, known.model, name=name).rows
     order = np.argsort(rows["index"], kind="stable")

@@ -30,7 +30,7 @@ PIXEL, portraits, table = made.PIXEL, made.portraits, made.table
 def classify(folder, runner, path, *, start=None, listeners=(), **params):
     folder.mkdir(parents=True, exist_ok=True)
     context = Context(folder, runner, Events(folder, listeners), seed=3)
-    values = {"online_iterations": 2} | params
+    values = {"online_iterations": 4} | params
     if start is None:
         values |= {"classes": 2, "max_resolution": 12.0}
     return class2d.run(context, {"particles": path, "start_from": start}, class2d.Params(**values))
@@ -97,7 +97,7 @@ def test_it_goes_on_after_a_break_with_the_same_bits(sets, before, grown, tmp_pa
         pass
 
     def listener(event):
-        if event["kind"] == "iteration" and event["iteration"] == 4:
+        if event["kind"] == "iteration" and event["iteration"] == 6:
             raise Broken
 
     later = {"start": before["classification"]}
