@@ -19,20 +19,21 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# Figure: (which side is bad, smallest spread that is believed).
+# Figure: (which side is bad, smallest spread that is believed, most it costs).
 # Side -1: small is bad; +1: large is bad; 0: both are.
-RULES: dict[str, tuple[int, float]] = {
-    "contrast": (-1, 0.20),
-    "rim": (+1, 0.12),
-    "off_centre": (+1, 0.04),
-    "strength": (0, 0.30),
-    "resolution": (+1, 0.25),
-    "log_likelihood": (-1, 0.25),
-    "size": (-1, 0.90),
+# A dull or small class is no reason by itself: particles in thick ice and rare views make such.
+RULES: dict[str, tuple[int, float, float]] = {
+    "contrast": (-1, 0.20, 6.0),
+    "rim": (+1, 0.12, 6.0),
+    "off_centre": (+1, 0.04, 6.0),
+    "strength": (0, 0.30, 6.0),
+    "resolution": (+1, 0.25, 1.5),
+    "log_likelihood": (-1, 0.25, 6.0),
+    "size": (-1, 0.90, 1.5),
 }
-NOISE_SHARE = (0.3, 0.1)  # of its particles: this much costs nothing; each further part one
+# Share of its particles that noise explains: what costs nothing, what costs one, most it costs.
+NOISE_SHARE = (0.3, 0.1, 6.0)
 FREE = 2.0  # spreads that cost nothing
-MOST = 8.0  # spreads beyond which more costs no more
 HALF = 2.0  # penalty at which the score is one half
 
 
@@ -142,7 +143,7 @@ def judge_classes(
     # Flat averages have no say in what a particle looks like, however many images they hold.
     weights = counts.astype(np.float64) * np.clip(figures["contrast"], 0.02, 1.5)
     penalty = {}
-    for name, (side, least) in RULES.items():
+    for name, (side, least, most) in RULES.items():
         if name not in figures or not filled.any():
             continue
         values = figures[name]
@@ -150,11 +151,11 @@ def judge_classes(
         spread = 1.48 * weighted_quantile(np.abs(values - middle)[filled], weights[filled], 0.5)
         away = (values - middle) / max(spread, least)
         bad = np.abs(away) if side == 0 else side * away
-        penalty[name] = np.clip(bad - FREE, 0.0, MOST - FREE)
+        penalty[name] = np.clip(bad - FREE, 0.0, most)
     if noise is not None:
         figures["noise"] = noise
-        free, part = NOISE_SHARE
-        penalty["noise"] = np.clip((noise - free) / part, 0.0, MOST - FREE)
+        free, part, most = NOISE_SHARE
+        penalty["noise"] = np.clip((noise - free) / part, 0.0, most)
     total = sum(penalty.values(), np.zeros(len(averages)))
     score = np.where(filled, 1.0 / (1.0 + (total / HALF) ** 2), 0.0)
     return ClassQuality(score, figures, penalty)

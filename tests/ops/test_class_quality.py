@@ -43,3 +43,14 @@ def test_empty_classes_score_nothing(rng):
     assert found.score[3] == 0.0
     none = judge_classes(images, counts * 0, radius=21.0, resolution=np.full(good.size, 12.0))
     assert not none.score.any()
+
+
+def test_a_class_that_noise_explains_is_rejected_and_a_dull_one_is_not(rng):
+    images, good = averages_and_truth(rng)
+    images, counts = images[good], np.full(int(good.sum()), 80)
+    resolution, noise = np.full(counts.size, 12.0), np.full(counts.size, 0.05)
+    resolution[2], noise[5] = 60.0, 0.7
+    found = judge_classes(images, counts, radius=21.0, resolution=resolution, noise=noise)
+    assert found.score[2] > 0.5
+    assert found.score[5] < 0.5
+    assert np.all(np.delete(found.score, [2, 5]) > 0.9)
