@@ -54,6 +54,9 @@ class Params:
     mask_diameter: float = param(
         0.0, "Diameter of the circular mask (0: nine tenths of the box).", unit="A", minimum=0
     )
+    mask_outer: float = param(
+        0.0, "Diameter where the mask is 0 (0: at --mask-diameter, over 5 px).", unit="A", minimum=0
+    )
     batch_per_class: int = param(
         100, "Particles per class in a mini-batch (200 for small or noisy particles).", minimum=5
     )
@@ -128,6 +131,15 @@ def _read(path: Path) -> xr.Dataset:
     return particles
 
 
+def _spec(particles: xr.Dataset, params: Params) -> ImageSpec:
+    return image_spec(
+        particles,
+        max_resolution=params.max_resolution,
+        mask_diameter=params.mask_diameter or None,
+        mask_outer=params.mask_outer or None,
+    )
+
+
 def _prepare(path: Path, params: Params) -> tuple[xr.Dataset, ImageSpec]:
     """Read particles of which nothing is known, and check what is asked of them."""
     particles = _read(path)
@@ -141,12 +153,7 @@ def _prepare(path: Path, params: Params) -> tuple[xr.Dataset, ImageSpec]:
         raise InputError(
             "--full-iterations is 0, which only --start-from can do; use a value of at least 1"
         )
-    spec = image_spec(
-        particles,
-        max_resolution=params.max_resolution,
-        mask_diameter=params.mask_diameter or None,
-    )
-    return particles, spec
+    return particles, _spec(particles, params)
 
 
 def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str, Path]:
@@ -252,13 +259,12 @@ def check_continuation(
             f"{start}: made from boxes of {spec.box} px at {spec.pixel_size:g} A, and these "
             f"particles have {images.box} px at {images.pixel_size:g} A; extract them alike"
         )
-    fresh = image_spec(
-        particles, max_resolution=params.max_resolution, mask_diameter=params.mask_diameter or None
-    )
+    fresh = _spec(particles, params)
     standing = Params()
     given = (
         ("classes", known.classes, params.classes != known.classes),
         ("mask_diameter", spec.mask_diameter, fresh.mask_diameter != spec.mask_diameter),
+        ("mask_outer", spec.mask_diameter, fresh.edge != spec.edge),
         ("max_resolution", spec.extent / spec.radius, fresh.radius != spec.radius),
     )
     for name, value, differs in given:

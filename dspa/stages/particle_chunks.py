@@ -52,9 +52,11 @@ class ImageSpec:
     radius : int
         Radius of the band in Fourier pixels. Fourier pixels are 1 / (box * pixel_size) in both.
     mask_diameter : float
-        Diameter of the soft circular mask, A.
+        Diameter at which the soft circular mask ends, A.
     ramp : bool
         Whether to subtract a plane fitted to the background (ice gradient), not only its mean.
+    edge : float
+        Over how many pixels of the image as stored the mask falls.
     """
 
     box: int
@@ -63,6 +65,7 @@ class ImageSpec:
     radius: int
     mask_diameter: float
     ramp: bool = True
+    edge: float = EDGE
 
     @property
     def crop_pixel_size(self) -> float:
@@ -80,12 +83,13 @@ class ImageSpec:
 
     def mask(self) -> NDArray[np.float32]:
         """Soft circular mask on the image as stored, (y, x) float32."""
-        return soft_disk(self.box, self.mask_diameter / self.pixel_size / 2.0, EDGE)
+        return soft_disk(self.box, self.mask_diameter / self.pixel_size / 2.0, self.edge)
 
     def crop_mask(self) -> NDArray[np.float32]:
         """Soft circular mask on the cropped image, (y, x) float32."""
         scale = self.crop / self.box
-        return soft_disk(self.crop, self.mask_diameter / self.crop_pixel_size / 2.0, EDGE * scale)
+        radius = self.mask_diameter / self.crop_pixel_size / 2.0
+        return soft_disk(self.crop, radius, self.edge * scale)
 
 
 def _good_size(least: int) -> int:
@@ -106,6 +110,7 @@ def image_spec(
     *,
     max_resolution: float = 0.0,
     mask_diameter: float | None = None,
+    mask_outer: float | None = None,
     ramp: bool = True,
 ) -> ImageSpec:
     """Choose the internal box, the band and the mask for a set of particles.
@@ -118,6 +123,9 @@ def image_spec(
         Finest resolution to keep, A; limited by Nyquist. 0 keeps all.
     mask_diameter : float, optional
         A; by default nine tenths of the box. A soft mask never exceeds the box.
+    mask_outer : float, optional
+        A: the mask is whole up to ``mask_diameter`` and falls to 0 here. By default it ends at
+        ``mask_diameter``, and falls over the last 5 pixels.
     ramp : bool
         Subtract a plane, not only the mean, of the background.
     """
@@ -136,7 +144,16 @@ def image_spec(
             f"--mask-diameter is {mask_diameter} A, less than four pixels of {pixel_size:g} A; "
             "use the diameter of the particle"
         )
-    return ImageSpec(box, pixel_size, crop, radius, float(diameter), ramp)
+    spec = ImageSpec(box, pixel_size, crop, radius, float(diameter), ramp)
+    if mask_outer is None:
+        return spec
+    outer = min(mask_outer, extent)
+    if outer - diameter < 2 * pixel_size:
+        raise InputError(
+            f"--mask-outer is {mask_outer:g} A and the mask's diameter {diameter:g} A in boxes of "
+            f"{extent:g} A; leave two pixels of {pixel_size:g} A between them"
+        )
+    return replace(spec, mask_diameter=outer, edge=(outer - diameter) / 2.0 / pixel_size)
 
 
 @dataclass(frozen=True, eq=False)

@@ -92,7 +92,7 @@ def background_spectra(images: NDArray[np.float32], spec: ImageSpec) -> NDArray[
 def _background(spec: ImageSpec) -> NDArray[np.float32]:
     """Window on the background: outside the particle and outside the circle's soft edge."""
     radius = min(spec.mask_diameter / spec.pixel_size / 2.0, spec.box / 2.0)
-    return (1.0 - soft_disk(spec.box, radius, EDGE)).astype(np.float32)
+    return (1.0 - soft_disk(spec.box, radius, spec.edge)).astype(np.float32)
 
 
 @lru_cache(maxsize=4)

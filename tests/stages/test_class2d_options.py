@@ -19,7 +19,7 @@ from dspa.stages import class2d
 from dspa.stages.class2d_reduction import Class2D
 from dspa.stages.class2d_state import load_classification
 from dspa.stages.class2d_sums import all_grids
-from dspa.stages.particle_chunks import particle_chunks
+from dspa.stages.particle_chunks import image_spec, particle_chunks
 from dspa.stages.stage import Context
 
 SPEC = importlib.util.spec_from_file_location(
@@ -137,3 +137,18 @@ def test_one_class_and_as_many_classes_as_particles(tmp_path, count, classes):
     member = read_particles(outputs["particles_star"])["class_index"].values
     assert (member == -1).sum() == 1
     assert member.max() < classes
+
+
+def test_the_mask_is_whole_inside_and_nothing_outside(tmp_path):
+    particles = read_particles(table(tmp_path, portraits(8, 6)[0]))
+    spec = image_spec(particles, mask_diameter=60.0, mask_outer=100.0)
+    axis = (np.arange(BOX) - BOX // 2) * PIXEL
+    radius = np.hypot(axis[:, None], axis[None, :])
+    mask = spec.mask()
+    assert (mask[radius <= 30.0] == 1.0).all()
+    assert (mask[radius >= 50.0] == 0.0).all()
+    between = mask[BOX // 2, (axis > 30.0) & (axis < 50.0)]
+    assert (np.diff(between) < 0).all()
+    assert between.size == 5
+    with pytest.raises(InputError, match="--mask-outer is 62 A"):
+        image_spec(particles, mask_diameter=60.0, mask_outer=62.0)
