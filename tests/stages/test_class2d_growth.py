@@ -92,6 +92,17 @@ def test_old_classes_stay_and_a_new_view_founds_one(sets, before, grown):
     assert (now[(kind < 2) & valid] < 2).mean() > 0.9
 
 
+def test_without_new_particles_it_goes_over_the_old_ones_again(sets, grown, tmp_path):
+    runner = InlineRunner(tmp_path / "runner")
+    start = grown["classification"]
+    outputs = classify(tmp_path / "job", runner, sets[0]["all"], start=start)
+    once, twice = (read_particles(o["particles"])["class_index"].values for o in (grown, outputs))
+    assert (once == twice).mean() > 0.98
+    known = load_classification(outputs["classification"])
+    assert (known.growths, known.classes) == (2, 3)
+    assert np.isfinite(known.unseen).sum() >= np.isfinite(load_classification(start).unseen).sum()
+
+
 def test_it_goes_on_after_a_break_with_the_same_bits(sets, before, grown, tmp_path):
     class Broken(Exception):
         pass
