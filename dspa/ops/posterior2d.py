@@ -125,7 +125,7 @@ class Posterior:
     class_posterior : (n,) float32
         Of that class.
     log_likelihood : (n,) float32
-        log sum exp of all scores.
+        log sum exp of all scores and priors, less the prior of the most likely class.
     spread : (n,) float32
         Effective number of classes, 1 / sum of squared class posteriors.
     second : (n,) int32
@@ -150,6 +150,7 @@ def posterior(
     scores: NDArray[np.float32],
     count: int,
     *,
+    prior: NDArray[np.float32],
     least: float = 1e-2,
     most: int = 16,
     hard: bool = False,
@@ -163,6 +164,8 @@ def posterior(
     scores : (pairs,) float32
     count : int
         Number of images.
+    prior : (pairs,) float32
+        Log-prior of each cell; the log-likelihoods returned are without it.
     least : float
         Cells with a smaller share than this of the best cell's are left out.
     most : int
@@ -171,6 +174,7 @@ def posterior(
         Give all the weight to the best cell of the best class; what is said of the classes
         (``class_posterior``, ``spread``) stays what the scores say.
     """
+    scores = scores + prior
     top = np.full(count, -np.inf, np.float32)
     np.maximum.at(top, cells.image, scores)
     raw = np.exp((scores - top[cells.image]).astype(np.float64))
@@ -209,7 +213,7 @@ def posterior(
         kept,
         position[peak[last]],
         per_class[last].astype(np.float32),
-        (top + np.log(total)).astype(np.float32),
+        (top + np.log(total) - prior[peak[last]]).astype(np.float32),
         spread.astype(np.float32),
         second,
         margin.astype(np.float32),

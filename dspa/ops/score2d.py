@@ -124,12 +124,15 @@ class CoarseBank:
     norm : (f, classes * angles) float32
         |A|^2.
     phases : (shifts, f) complex64
+    prior : (classes * angles,) float32
+        Log-prior of each column.
     """
 
     real: Any
     imaginary: Any
     norm: Any
     phases: Any
+    prior: Any
 
     @property
     def count(self) -> int:
@@ -142,7 +145,7 @@ class CoarseBank:
         return int(self.norm.shape[1])
 
 
-def coarse_bank(slices: Any, phases: Any) -> CoarseBank:
+def coarse_bank(slices: Any, phases: Any, prior: Any) -> CoarseBank:
     """Lay out slices for `coarse_scores`.
 
     Parameters
@@ -150,12 +153,13 @@ def coarse_bank(slices: Any, phases: Any) -> CoarseBank:
     slices : (poses, 2, f) float32
         From `cut_slices`: classes, then angles from 0 to pi.
     phases : (shifts, f) complex64
+    prior : (poses,) float32
     """
     xp = namespace(slices)
     real, imaginary = xp.asarray(slices[:, 0].T, copy=True), xp.asarray(slices[:, 1].T, copy=True)
     norm = real * real + imaginary * imaginary
     real, imaginary = (xp.asarray(2.0 * part, order="C") for part in (real, imaginary))
-    return CoarseBank(real, imaginary, xp.asarray(norm, order="C"), phases)
+    return CoarseBank(real, imaginary, xp.asarray(norm, order="C"), phases, prior)
 
 
 def moved_images(y: Any, bank: CoarseBank) -> Any:
@@ -228,7 +232,7 @@ def coarse_scores(moved: Any, c2: Any, bank: CoarseBank, *, room: CoarseRoom | N
     xp.matmul(moved[0], bank.real, out=xp.reshape(room.even, (-1, bank.poses)))
     xp.matmul(moved[1], bank.imaginary, out=xp.reshape(room.odd, (-1, bank.poses)))
     even, odd = room.even, room.odd
-    even -= (c2[:, : bank.count] @ bank.norm)[:, None, :]
+    even -= (c2[:, : bank.count] @ bank.norm - bank.prior)[:, None, :]
     xp.subtract(even, odd, out=room.scores[:, :, 0])
     xp.add(even, odd, out=room.scores[:, :, 1])
     return room.scores

@@ -180,6 +180,8 @@ class Found:
         Log-likelihood of each, up to a constant of the image.
     norms : (pairs,) float32
         Score expected of a perfect fit.
+    prior : (pairs,) float32
+        Log-prior of the class of each; not in the scores.
     scored : int
         Cells that were scored at the last radius.
     capped : int
@@ -189,6 +191,7 @@ class Found:
     cells: Candidates
     scores: NDArray[np.float32]
     norms: NDArray[np.float32]
+    prior: NDArray[np.float32]
     scored: int
     capped: int
 
@@ -206,6 +209,8 @@ class Searcher:
     grids : (classes, rows, columns, 2) float32
     turns : (fine angles, 2) float32
     phases : (fine shifts, 2, f) float32
+    prior : (classes,) float32
+        Log-prior of each class: part of what cells are chosen by, not of the scores returned.
     """
 
     grid: SearchGrid
@@ -215,6 +220,7 @@ class Searcher:
     grids: Any
     turns: Any
     phases: Any
+    prior: NDArray[np.float32]
 
     @property
     def block(self) -> int:
@@ -239,10 +245,13 @@ class Searchers:
     ----------
     references : (sets, classes, y, x) float32
     grid : SearchGrid
+    prior : (classes,) float, optional
+        Log-prior of each class; 0 by default.
     """
 
     references: Any
     grid: SearchGrid
+    prior: NDArray[Any] | None = None
     _made: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -251,7 +260,7 @@ class Searchers:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle without what has been made."""
-        return Searchers, (self.references, self.grid)
+        return Searchers, (self.references, self.grid, self.prior)
 
     def __getitem__(self, number: int) -> Searcher:
         """Searcher of one set."""
@@ -269,11 +278,14 @@ class Searchers:
         member = np.repeat(np.arange(classes), grid.half_turn)
         angle = np.tile(np.arange(grid.half_turn) << grid.levels, classes)
         slices = cut_slices(grids, member, turns[angle], band=band, count=count)
-        bank = coarse_bank(slices, coarse)
+        prior = np.zeros(classes) if self.prior is None else self.prior
+        columns = like(np.repeat(prior, grid.half_turn).astype(np.float32), reference=slices)
+        bank = coarse_bank(slices, coarse, columns)
         if "bound" not in self._made:
             # The sets are folds of one model: what one leaves open the others leave too.
             self._made["bound"] = measure_bound(self._grids(0), grid)
-        return Searcher(grid, classes, bank, self._made["bound"], grids, turns, planes)
+        bound, log_prior = self._made["bound"], prior.astype(np.float32)
+        return Searcher(grid, classes, bank, bound, grids, turns, planes, log_prior)
 
     def _grids(self, number: int) -> Any:
         key = ("grids", number)
@@ -324,9 +336,12 @@ def search(searcher: Searcher, y: Any, c2: Any, *, pruning: Pruning) -> Found:
             band=band,
             count=band.size(grid.radii[level + 1]),
         )
+        scores += searcher.prior[cells.member]
     top = np.repeat(*_best_scores(cells.image, scores))
     likely = scores >= top - pruning.within
-    return Found(cells.take(likely), scores[likely], norms[likely], cells.size, capped)
+    kept = cells.take(likely)
+    prior = searcher.prior[kept.member]
+    return Found(kept, scores[likely] - prior, norms[likely], prior, cells.size, capped)
 
 
 def _best_scores(

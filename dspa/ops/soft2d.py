@@ -116,6 +116,7 @@ def soft_sums(searcher: Searcher, y: Any, c2: Any) -> SoftSums:
         np.concatenate([part[i] for part in parts]) for i in range(7)
     )
     every = searcher.pose(np.arange(poses))
+    score, gain = score - searcher.prior[member], gain - searcher.prior[member]
     best = Candidates(np.arange(n, dtype=np.int32), member, angle, grid.coarse_shifts[shift])
     return SoftSums(numerator, weight, *every, best, score, norm, classes, gain)
 

@@ -28,6 +28,7 @@ PRUNABLE = 1.25
 TOO_MANY = 2.0
 # Of the median log-likelihood: classes below it show no particle, and are halved only by size.
 CLEAR = 0.7
+PRIOR = 2.0  # power of its size by which a class above the mean is held back
 ADULT = 3  # passes after which a class is judged
 
 
@@ -116,7 +117,9 @@ def relief(
     saved = np.maximum(MOST_LOST - np.asarray(margin, np.float64), 0.0)
     known = second >= 0
     flat = owner[known].astype(np.int64) * classes + second[known]
-    return np.bincount(flat, saved[known], classes * classes).reshape(classes, classes)
+    table: NDArray[np.float64] = np.zeros(classes * classes)
+    table += np.bincount(flat, saved[known], classes * classes)
+    return table.reshape(classes, classes)
 
 
 def least_missed(census: Census, number: int, *, held: int = 0) -> NDArray[np.int64]:
@@ -169,3 +172,13 @@ def numbered(chosen: NDArray[np.int64], classes: int) -> NDArray[np.int32]:
     numbers = np.full(classes, -1, np.int32)
     numbers[chosen] = np.arange(chosen.size)
     return numbers
+
+
+def class_prior(count: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log-prior that holds classes above the mean size back: (classes,) float64.
+
+    Images of nothing fit all classes of nothing alike, and the largest has the least noise: left
+    to themselves they end in one.
+    """
+    mean = max(float(count.mean()), 1e-12)
+    return -PRIOR * np.log(np.maximum(count / mean, 1.0))

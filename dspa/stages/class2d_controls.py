@@ -87,7 +87,7 @@ def weigh(
     y, c2 = np.conj(control) * (transfer / noise), transfer * transfer / noise
     seen = search(searcher, y, c2, pruning=plan.pruning)
     scores, scales = fitted(seen, plan, model)
-    found = posterior(seen.cells, scores, drawn.size, hard=plan.hard)
+    found = posterior(seen.cells, scores, drawn.size, prior=seen.prior, hard=plan.hard)
     result = outcome_of_search(seen, found, scales)
     field = _field(control, transfer, result, searcher=searcher, noise=noise, plan=plan)
     rows["control"][place[drawn]] = result.log_likelihood - field

@@ -22,6 +22,7 @@ from dspa.ops.noise import spread_shells
 from dspa.ops.posterior2d import draw_cells, posterior
 from dspa.ops.search2d import Searcher, Searchers, search
 from dspa.ops.soft2d import soft_sums
+from dspa.stages.class2d_census import class_prior
 from dspa.stages.class2d_contrast import fitted, tally_contrast
 from dspa.stages.class2d_controls import weigh
 from dspa.stages.class2d_mstep import references, solve
@@ -72,7 +73,9 @@ class Class2D:
         if self.plan.high_pass > 0.0:
             pixel_size = self.plan.spec.crop_pixel_size
             averages = averages - low_pass(averages, self.plan.high_pass, pixel_size=pixel_size)
-        return replace(self, model=model, searchers=Searchers(averages, self.plan.grid()))
+        prior = class_prior(model["counts"].sum(axis=0))
+        made = Searchers(averages, self.plan.grid(), prior)
+        return replace(self, model=model, searchers=made)
 
     def start(self) -> Sums:
         """Return empty statistics."""
@@ -145,11 +148,11 @@ class Class2D:
         else:
             seen = search(searcher, y, c2, pruning=plan.pruning)
             scores, scales = fitted(seen, plan, model)
-            found = posterior(seen.cells, scores, place.size, hard=plan.hard)
+            found = posterior(seen.cells, scores, place.size, prior=seen.prior, hard=plan.hard)
             outcome = outcome_of_search(seen, found, scales)
             if plan.update_noise:
                 at = np.modf(batch.indices[place] * GOLDEN + plan.iteration * GOLDEN**2)[0]
-                drawn = draw_cells(seen.cells.image, scores, at)
+                drawn = draw_cells(seen.cells.image, scores + seen.prior, at)
                 add_residuals(
                     partial,
                     (batch, place),

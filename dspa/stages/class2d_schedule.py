@@ -9,8 +9,9 @@ import numpy as np
 
 from dspa.data.errors import InputError
 from dspa.dataflow.runner import Result
+from dspa.ops.search2d import Pruning
 from dspa.stages.class2d_mstep import FOLDS
-from dspa.stages.class2d_plan import ClassPlan
+from dspa.stages.class2d_plan import DEFAULT_PRUNING, ClassPlan
 from dspa.stages.class2d_reduction import Class2D
 from dspa.stages.particle_chunks import BackgroundNoise, chunk_size, join_chunks, minibatch
 
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
     from dspa.stages.particle_chunks import ChunkRun, ImageSpec, ParticleChunk
     from dspa.stages.stage import Context
 
-# Fourier pixels: averaging over all poses looks no further than SOFT_RADIUS. The coarse level of a
-# search may look less far, for its survivors are looked at again: so many periods across the mask.
-SOFT_RADIUS = 12
+# Fourier pixels: averaging over all poses, and the coarse level of a search, look no further.
 COARSE_RADIUS = 10
-COARSE_PERIODS = 9.0
+COARSE_PERIODS = 9.0  # across the mask: a tight one needs a larger radius,
+LARGEST_COARSE = 12  # up to this
 START_RADIUS = 14
+SWIFT = Pruning(deviations=1.5)  # while the averages still change
 MARGIN = 3  # shells compared beyond what the averages have reached, and added up beyond that
 # The online step. It decides how fast classes that mix views come apart: with 0.3 that took three
 # times as many passes as with 0.6, and with 1 the averages of one step alone are too noisy. At the
@@ -165,7 +166,7 @@ class Schedule:
             0 is the random start.
         """
         soft = 0 < number <= SOFT * self.steps
-        coarse = min(SOFT_RADIUS if soft else coarse_radius(spec), spec.radius)
+        coarse = min(coarse_radius(spec), spec.radius)
         radius = coarse if soft else next_radius(spec, model)
         return ClassPlan(
             classes=self.level(number),
@@ -192,6 +193,7 @@ class Schedule:
             share=1.0 if number > self.steps else min(1.0, self.step_size / self.particles),
             update_noise=self.noise and not soft and number > 0,
             image_scale=self.image_scale and not soft,
+            pruning=SWIFT if number <= self.steps else DEFAULT_PRUNING,
             held=self.held if number <= self.steps else 0,
             controls=self.controls if number == self.passes else 0,
         )
@@ -203,7 +205,7 @@ RECENTRE = 3
 def coarse_radius(spec: ImageSpec) -> int:
     """Radius of a search's coarse level: a tight mask needs more of it than a wide one."""
     wanted = round(COARSE_PERIODS * spec.extent / spec.mask_diameter)
-    return int(np.clip(wanted, COARSE_RADIUS, SOFT_RADIUS))
+    return int(np.clip(wanted, COARSE_RADIUS, LARGEST_COARSE))
 
 
 def next_radius(spec: ImageSpec, model: Model | None) -> int:

@@ -219,11 +219,36 @@ def test_search_finds_what_all_cells_find(rng):
     assert blind.max() > 0.01  # following the best coarse cell alone misses some
     _, few = gaps(Pruning(survivors=1))
     assert few.capped > 0
-    chosen = posterior(found.cells, found.scores, count)
+    chosen = posterior(found.cells, found.scores, count, prior=found.prior)
     # The class of the best cell of all: noise, not the search, may make that a wrong one.
     named = chosen.cells.take(chosen.best).member
     assert np.mean(named == member) >= 0.9  # a near tie may fall the other way
     assert np.mean(named == truth[0]) >= np.mean(member == truth[0]) - 0.1
+
+
+@pytest.mark.parametrize("prior", [0.0, -3.0])
+def test_a_prior_moves_images_between_classes_and_no_score(rng, prior):
+    _, grid = small_grid(32, max_shift=2.0)
+    averages = np.stack([drawing(32)] * 2)  # two classes of one view
+    y, c2, _ = noisy_images(rng, grid, averages, 20, noise=4.0)
+    searcher = Searchers(averages[None], grid, np.array([0.0, prior]))[0]
+    wide = Pruning(deviations=3.0, gain=1.0, survivors=10**6)
+    found = search(searcher, y, c2, pruning=wide)
+    tops = np.full((20, 2), -np.inf)
+    np.maximum.at(tops, (found.cells.image, found.cells.member), found.scores)
+    assert np.allclose(tops[:, 0], tops[:, 1], atol=1e-3)
+    chosen = posterior(found.cells, found.scores, 20, prior=found.prior)
+    share = 1.0 / (1.0 + np.exp(prior))
+    # The search leaves out cells far below the best, more of them of the class held back.
+    assert np.abs(chosen.class_posterior - share).max() < 0.04
+    lattice = soft_sums(searcher, y, c2)
+    assert np.allclose(lattice.classes[:, 0], share, atol=1e-3)
+    expected = np.logaddexp(0.0, prior)  # of one class alone, and the other's share
+    alone = soft_sums(Searchers(averages[None, :1], grid)[0], y, c2)
+    assert np.allclose(lattice.log_likelihood, alone.log_likelihood + expected, atol=1e-2)
+    second, margin = lattice.second()
+    assert np.allclose(margin, -np.log1p(-share), atol=1e-3)
+    assert (second + lattice.best.member == 1).all()
 
 
 def test_images_that_nothing_explains_stay_within_the_limit(rng):
@@ -338,17 +363,23 @@ def test_posterior_sums_to_one_and_names_the_best():
         )
     )
     scores = np.log(np.array([0.3, 0.3, 0.4, 0.25, 0.75], np.float32))
-    found = posterior(cells, scores, 2)
+    found = posterior(cells, scores, 2, prior=np.zeros_like(scores))
     assert np.allclose(np.bincount(found.cells.image, found.weight), 1.0)
     best = found.cells.take(found.best)
     assert best.member.tolist() == [0, 2]  # two cells of 0.3 outweigh one of 0.4
     assert best.angle[1] == 5
     assert found.class_posterior == pytest.approx([0.6, 1.0], abs=1e-5)
     assert found.log_likelihood == pytest.approx([0.0, 0.0], abs=1e-5)
-    hard = posterior(cells, scores, 2, hard=True)
+    hard = posterior(cells, scores, 2, prior=np.zeros_like(scores), hard=True)
     assert hard.cells.member.tolist() == [0, 2]
     assert hard.weight.tolist() == [1.0, 1.0]
     assert hard.class_posterior == pytest.approx([0.6, 1.0], abs=1e-5)
+    prior = np.log(np.where(cells.member == 0, 0.5, 1.0)).astype(np.float32)
+    held = posterior(cells, scores, 2, prior=prior)
+    assert held.cells.take(held.best).member.tolist() == [1, 2]  # 0.3 against 0.4 now
+    assert held.log_likelihood == pytest.approx([np.log(0.7), 0.0], abs=1e-5)
+    assert held.second.tolist() == [0, -1]
+    assert held.margin == pytest.approx([np.log(0.7 / 0.3), np.inf], abs=1e-5)
 
 
 def test_ring_correlation_measures_signal_and_noise(rng):

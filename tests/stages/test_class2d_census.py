@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dspa.stages.class2d_census import ADULT, MOST_LOST, Census, donors, least_missed, relief
+from dspa.stages.class2d_census import (
+    ADULT,
+    MOST_LOST,
+    Census,
+    class_prior,
+    donors,
+    least_missed,
+    relief,
+)
 from dspa.stages.class2d_mstep import Statistics, halve
 
 
@@ -59,3 +67,9 @@ def test_a_new_class_takes_its_images_from_the_donor():
     assert np.array_equal(found.sums[:, 2], poor.sums[:, 0])
     assert np.array_equal(found.sums[:, 0], sums[:, 0])
     assert found.counts.sum(axis=0).tolist() == [40.0, 24.0, 16.0]
+
+
+def test_only_classes_above_the_mean_are_held_back():
+    prior = class_prior(np.array([5.0, 10.0, 20.0, 5.0]))
+    assert prior[[0, 1, 3]].tolist() == [0.0, 0.0, 0.0]
+    assert prior[2] < 0.0
