@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 
 # Log-likelihood at most that an image loses with its class: there may be no other for it.
 MOST_LOST = 12.0
-# Shares of the mean class. Larger ones than the first do not go to others: images of nothing fit
-# all classes of nothing alike, and would end in one. Larger ones than the second are halved.
+# Shares of the mean class. Larger ones than the first do not go to others and are held back by
+# this power of their size: images of nothing fit all classes of nothing alike, and would end in
+# one. Larger ones than the second are halved.
 PRUNABLE = 1.25
-TOO_MANY = 2.0
+PRIOR = 2.0
+TOO_MANY = 1.6
 # Of the median log-likelihood: classes below it show no particle, and are halved only by size.
 CLEAR = 0.7
-PRIOR = 2.0  # power of its size by which a class above the mean is held back
 ADULT = 3  # passes after which a class is judged
 
 
@@ -175,10 +176,10 @@ def numbered(chosen: NDArray[np.int64], classes: int) -> NDArray[np.int32]:
 
 
 def class_prior(count: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Log-prior that holds classes above the mean size back: (classes,) float64.
+    """Log-prior that holds large classes back: (classes,) float64.
 
     Images of nothing fit all classes of nothing alike, and the largest has the least noise: left
     to themselves they end in one.
     """
-    mean = max(float(count.mean()), 1e-12)
-    return -PRIOR * np.log(np.maximum(count / mean, 1.0))
+    usual = max(PRUNABLE * float(count.mean()), 1e-12)
+    return -PRIOR * np.log(np.maximum(count / usual, 1.0))
