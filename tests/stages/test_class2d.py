@@ -100,10 +100,23 @@ def test_table_and_star_agree_with_the_particles(reference):
     count = np.bincount(member[member >= 0], minlength=PARAMS.classes)
     assert classes.columns["dspaParticles"].tolist() == count.tolist()
     assert np.all(classes.columns["rlnEstimatedResolution"] > 0)
+    probability = particles["noise_probability"].values.astype(float)
+    share = np.bincount(member[member >= 0], probability[member >= 0], PARAMS.classes)
+    assert np.allclose(classes.columns["dspaNoiseShare"], share / np.maximum(count, 1), atol=1e-5)
     star = read_particles(outputs["particles_star"])
     assert np.array_equal(star["class_index"].values, member)
+    evidence = particles["evidence"].values
+    assert np.array_equal(np.isfinite(evidence), member >= 0)
+    assert np.allclose(star["evidence"].values, evidence, atol=1e-3, equal_nan=True)
     assert np.allclose(star["pose"].values, particles["pose"].values, atol=1e-6)
     assert np.allclose(star["shift"].values, particles["shift"].values, atol=1e-4)
+
+
+def test_particles_show_more_than_noise_does(reference):
+    particles = read_particles(reference[0]["particles"])
+    inside = particles["class_index"].values >= 0
+    assert np.mean(particles["evidence"].values[inside] > 10.0) > 0.95
+    assert particles["noise_probability"].values[inside].mean() < 0.05
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
