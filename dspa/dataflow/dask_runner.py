@@ -195,7 +195,7 @@ class DaskRunner:
             task = _ChunkTask(self._topic, turn, plan.batch, blob)
             number, place = chunks[0].number, next(leaves)
             # A chunk prefers the worker that it went to in other passes, which may have it cached.
-            home = homes[(number if group == 1 else place) % len(homes)]
+            home = (number if group == 1 else place) % max(1, len(homes))
             return client.submit(
                 _reduce,
                 reduction,
@@ -203,8 +203,8 @@ class DaskRunner:
                 task,
                 key=("chunk-" + turn, number),
                 pure=False,
-                workers=[home],
-                allow_other_workers=True,
+                workers=homes[home : home + 1] or None,
+                allow_other_workers=bool(homes),
             )
 
         def node(parts: list[Future]) -> Future:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dspa.data.errors import InputError
+from dspa.dataflow.worker_setup import SHARE
+from dspa.device import memory_budget
 from dspa.io.images import ParticleImages
 from dspa.io.particles import read_particles
 from dspa.stages.class2d_controls import every
+from dspa.stages.class2d_estimate import duration, estimate, stored_bytes, worker_bytes
 from dspa.stages.class2d_folds import draw_folds, draw_unseen, fold_chunks
 from dspa.stages.class2d_growth import Growth, grow, judge_unseen
 from dspa.stages.class2d_mstep import FOLDS
 from dspa.stages.class2d_noise import noise_groups
 from dspa.stages.class2d_output import Progress, in_order, write_results
-from dspa.stages.class2d_reduction import Class2D
 from dspa.stages.class2d_schedule import STEPS_EACH, Schedule, classify
 from dspa.stages.class2d_state import Classification, load_classification
 from dspa.stages.duplicates import DISTANCE, require_positions
@@ -25,7 +28,6 @@ from dspa.stages.particle_chunks import (
     image_spec,
     particle_chunks,
 )
-from dspa.stages.particle_images import prepare_bytes
 from dspa.stages.stage import Context, Input, Stage, param
 
 if TYPE_CHECKING:
@@ -41,8 +43,6 @@ if TYPE_CHECKING:
 FEW = 20
 # Of the box: how far particles may lie off the centre, where nobody says otherwise.
 SHIFT = 0.08
-# Multiply-adds per second of one core, for the estimate of --dry-run.
-SPEED = 4e10
 
 
 @dataclass(frozen=True)
@@ -307,23 +307,23 @@ def plan(inputs: Mapping[str, Any], params: Params) -> dict[str, Any]:
     count = int(particles.sizes["particle"])
     schedule = make_schedule(params, spec, particles=count, seed=0)
     chunks = particle_chunks(particles, spec, size=schedule.chunk_size(spec), multiple=FOLDS)
-    first = schedule.plan(spec, None, 1)
-    grid, band = first.grid(), spec.band()
-    poses = params.classes * grid.coarse_angles
-    coarse = 4.0 * band.size(grid.radii[0]) * poses * grid.coarse_shifts.size
-    visits = schedule.online * min(count, schedule.batch) + schedule.full * count
-    length = max(len(chunk) for chunk in chunks)
-    sums = sum(array.nbytes for array in Class2D(first).start().values())
-    memory = length * (12 * band.count + prepare_bytes(spec)) + 4 * sums + 48 * poses * 1024
-    # Opposite poses share their products, and the transposed ones are few; the rest is candidates.
-    seconds = visits * (0.7 * coarse / SPEED + 5e-4 * band.count / 1500)
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    share = int(SHARE * memory_budget() / workers)  # of a worker's memory, for bands
+    each = 12 * spec.band().count
+    expected = estimate(spec, schedule, cached=workers * share // each)
+    stored = stored_bytes(particles)
+    peak = min(share, each * -(-count // workers)) + worker_bytes(spec, schedule, chunks)
     return {
         "particles": count,
         "chunks": len(chunks),
-        "image visits": visits,
-        "band": f"{band.count} coefficients to {spec.extent / spec.radius:.3g} A",
-        "memory per worker": f"{memory / 2**30:.2f} GiB",
-        "time on one core": f"{seconds / 60:.0f} min",
+        "passes": schedule.passes,
+        "image visits": expected.visits,
+        "band": f"{spec.band().count} coefficients to {spec.extent / spec.radius:.3g} A",
+        "multiplications and additions": f"{expected.operations:.2g}",
+        "read": f"{expected.prepared * stored / 2**30:.2f} GiB",
+        "memory per worker": f"{peak / 2**30:.2f} GiB",
+        "time on one core": duration(expected.seconds(1)),
+        f"time on the {workers} cores here": duration(expected.seconds(workers)),
     }
 
 

@@ -313,26 +313,36 @@ def particle_chunks(
     count = -(-order.size // size)
     if order.size >= multiple:
         count = -(-count // multiple) * multiple
-    ctf = ctf_arguments(particles)
+    ctf, images = ctf_arguments(particles), ParticleImages(particles)
+    place = _place(particles, spec)
     chunks = []
     for number, run in enumerate(np.array_split(order, count)):
         indices = np.sort(run).astype(np.int64)
-        part = particles.isel(particle=indices)
         chosen = None if ctf is None else {name: ctf[name][indices] for name in ctf}
-        handle = ParticleImages(part)
-        key = _key(part, spec, chosen)
-        chunks.append(ParticleChunk(number, indices, handle, chosen, spec, key))
+        key = _key(place, particles, indices, chosen)
+        chunks.append(ParticleChunk(number, indices, images.select(indices), chosen, spec, key))
     return with_state(chunks, state or {})
 
 
-def _key(part: xr.Dataset, spec: ImageSpec, ctf: Mapping[str, NDArray[np.float64]] | None) -> str:
-    """Name the content of a chunk: which images, how prepared."""
+def _place(particles: xr.Dataset, spec: ImageSpec) -> bytes:
+    """Name what all chunks of a set share: where its images are, how they are prepared."""
     digest = hashlib.sha256(repr(spec).encode())
+    digest.update("\0".join(str(path) for path in particles["stack_path"].values).encode())
+    digest.update(str(particles.attrs.get("folder", "")).encode())
+    return digest.digest()
+
+
+def _key(
+    place: bytes,
+    particles: xr.Dataset,
+    indices: NDArray[np.int64],
+    ctf: Mapping[str, NDArray[np.float64]] | None,
+) -> str:
+    """Name the content of a chunk: which images, how prepared."""
+    digest = hashlib.sha256(place)
     for name in ("image_stack", "image_index", "image_sign"):
-        if name in part:
-            digest.update(np.ascontiguousarray(part[name].values).tobytes())
-    digest.update("\0".join(str(path) for path in part["stack_path"].values).encode())
-    digest.update(str(part.attrs.get("folder", "")).encode())
+        if name in particles:
+            digest.update(np.ascontiguousarray(particles[name].values[indices]).tobytes())
     for name, values in (ctf or {}).items():
         digest.update(name.encode() + np.ascontiguousarray(values).tobytes())
     return "band-" + digest.hexdigest()[:32]

@@ -1,0 +1,273 @@
+"""How long a 2D classification will take: a few passes in miniature on this machine, times all.
+
+Made-up class averages and images of them, at a signal that classes can just be told by, go through
+the code of the passes; what an image and a pass cost is read from the clock of the processor. Where
+the search ends depends on the particles: it is taken to reach `REACHED`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.geometry.band import band
+from dspa.io.images import ParticleImages, stack_info
+from dspa.ops.ctf import CTF, ctf_band
+from dspa.ops.transform import band_to_images
+from dspa.stages.class2d_mstep import FOLDS
+from dspa.stages.class2d_reduction import Class2D
+from dspa.stages.particle_chunks import BackgroundNoise, ParticleBatch, join_chunks
+from dspa.stages.particle_images import background_spectra, prepare_images
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import xarray as xr
+    from numpy.typing import NDArray
+
+    from dspa.stages.class2d_plan import ClassPlan
+    from dspa.stages.class2d_schedule import Schedule
+    from dspa.stages.particle_chunks import ImageSpec, ParticleChunk
+
+IMAGES = 96  # of the miniature passes
+BLOBS = 12  # of a made-up class average
+GAIN = 80.0  # log-likelihood that an image owes to its class
+REACHED = 12.0  # A: the resolution that the search is taken to end at, on average
+# Seconds that a run takes beside its passes: processes, compilers, pictures; and of each particle.
+BESIDE, BESIDE_EACH = 20.0, 1.5e-4
+# Seconds that a pass takes beside its computations: tasks, messages, files, the picture.
+PASS = 0.25
+PROCESS = 450 << 20  # bytes of a worker that holds nothing
+BYTES_RATE = 4e8  # of a model that is written, hashed and read again, a second
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What passes of one kind take, in seconds of a processor core.
+
+    Attributes
+    ----------
+    image : float
+        Search and sums of an image.
+    bind : float
+        Preparation of the averages of one fold.
+    finish : float
+        Averages from sums, model written and read.
+    """
+
+    image: float
+    bind: float
+    finish: float
+
+
+@dataclass(frozen=True)
+class Miniature:
+    """Images and what passes measured on them cost.
+
+    Attributes
+    ----------
+    spec : ImageSpec
+    prepare : float
+        Seconds to prepare an image.
+    batch : ParticleBatch
+        All of fold 0.
+    signal : (classes, f) complex64
+        Averages that the images show.
+    """
+
+    spec: ImageSpec
+    prepare: float
+    batch: ParticleBatch
+    signal: NDArray[np.complex64]
+
+    def cost(self, plan: ClassPlan) -> Cost:
+        """Run a pass of this plan."""
+        noise = _summed(BackgroundNoise(self.spec), self.batch, {})
+        start = replace(plan, iteration=0, soft=False, update_noise=False, keep=0, found=0)
+        random = Class2D(start).bind(noise)
+        sums, _ = random.add(random.start(), self.batch)
+        model = dict(random.finish(sums))
+        averages = band_to_images(self.signal[: plan.classes], self.spec.band())
+        model["references"] = np.broadcast_to(averages, (FOLDS, *averages.shape))
+        Class2D(plan).bind(model).add(dict(sums), self.batch)  # compiled, and in the cache
+        bound = Class2D(plan).bind(model)
+        first, made = _seconds(lambda: bound.add(bound.start(), self.batch))
+        second, _ = _seconds(lambda: bound.add(bound.start(), self.batch))
+        last, model = _seconds(lambda: bound.finish(made[0]))
+        size = sum(np.asarray(value).nbytes for value in model.values())
+        return Cost(second / IMAGES, max(first - second, 0.0), last + size / BYTES_RATE)
+
+
+def _summed(reduction: Any, batch: ParticleBatch, model: Mapping[str, Any]) -> Any:
+    bound = reduction.bind(model)
+    return bound.finish(bound.add(bound.start(), batch)[0])
+
+
+def _seconds(function: Callable[[], Any]) -> tuple[float, Any]:
+    start = time.process_time()
+    value = function()
+    return time.process_time() - start, value
+
+
+def miniature(spec: ImageSpec, classes: int) -> Miniature:
+    """Make up class averages and images of them, and time their preparation.
+
+    Parameters
+    ----------
+    spec : ImageSpec
+    classes : int
+        Averages to make.
+    """
+    rng = np.random.default_rng(0)
+    members, full = spec.band(), band(spec.box, spec.radius)
+    radius = 0.3 * spec.mask_diameter / spec.extent
+    k2 = (members.kx**2 + members.ky**2).astype(np.float32)
+    signal = np.zeros((classes, members.count), np.complex64)
+    for _ in range(BLOBS):
+        x, y = radius * rng.standard_normal((2, classes, 1))
+        width = rng.uniform(0.015, 0.05, (classes, 1))
+        wave = np.exp(-2j * np.pi * (x * members.kx + y * members.ky) - 19.7 * width**2 * k2)
+        signal += wave.astype(np.complex64)
+    ctf = CTF(defocus_u=rng.uniform(1e4, 2e4, IMAGES), defocus_v=np.full(IMAGES, 1.5e4))
+    transfer = ctf_band(ctf, full, pixel_size=spec.pixel_size)
+    power = (np.abs(signal) ** 2) @ (transfer**2).mean(axis=0)
+    signal *= np.sqrt(GAIN / power).astype(np.float32)[:, None]
+    shown = signal[rng.integers(0, classes, IMAGES)] * transfer
+    images = band_to_images(shown, full)
+    images += rng.standard_normal(images.shape, np.float32)
+    prepare_images(images[:8], spec, ctf=None)
+    seconds, arrays = _seconds(lambda: prepare_images(images, spec, ctf=ctf))
+    batch = ParticleBatch(
+        indices=np.arange(IMAGES),
+        state={"fold": np.zeros(IMAGES, np.int8), "group": np.zeros(IMAGES, np.int32)},
+        spec=spec,
+        spectra=lambda: background_spectra(images, spec),
+        **arrays,
+    )
+    return Miniature(spec, seconds / IMAGES, batch, signal)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a classification takes.
+
+    Attributes
+    ----------
+    visits : int
+        Images looked at, over all passes.
+    prepared : int
+        Of these, those whose band is not in a cache any more.
+    operations : float
+        Multiplications and additions of the coarse scores.
+    work : float
+        Seconds of all workers together that they can share.
+    alone : float
+        Seconds that one of them computes while the others wait.
+    """
+
+    visits: int
+    prepared: int
+    operations: float
+    work: float
+    alone: float
+
+    def seconds(self, workers: int) -> float:
+        """Wall time with so many workers, each with a core of its own."""
+        return self.work / workers + self.alone
+
+
+def estimate(spec: ImageSpec, schedule: Schedule, *, cached: int) -> Estimate:
+    """Add up the passes of a schedule.
+
+    Parameters
+    ----------
+    spec : ImageSpec
+    schedule : Schedule
+    cached : int
+        Particles whose bands the caches of all workers hold together.
+    """
+    plans = [_settled(schedule.plan(spec, None, n)) for n in range(1, schedule.passes + 1)]
+    least, most = min(p.classes for p in plans), max(p.classes for p in plans)
+    tiny = miniature(spec, most)
+    kinds = {}
+    for soft in (True, False):
+        members = [plan for plan in plans if plan.soft == soft]
+        if members:
+            ends = [replace(members[0], classes=n, keep=0, found=0) for n in {least, most}]
+            kinds[soft] = [(plan.classes, tiny.cost(plan)) for plan in ends]
+    work, alone = 0.0, BESIDE + BESIDE_EACH * schedule.particles
+    visits, operations = 0, 0.0
+    for plan in plans:
+        cost = _between(kinds[plan.soft], plan.classes)
+        images = round(plan.share * schedule.particles)
+        visits += images
+        operations += images * _coarse_operations(plan)
+        work += images * cost.image + FOLDS * cost.bind
+        alone += cost.finish + PASS
+    whole = schedule.particles <= cached
+    prepared = min(visits, schedule.particles) if whole else visits
+    return Estimate(visits, prepared, operations, work + prepared * tiny.prepare, alone)
+
+
+def _settled(plan: ClassPlan) -> ClassPlan:
+    """Put the radius that a search is taken to reach into a plan."""
+    if plan.soft:
+        return plan
+    spec = plan.spec
+    radius = int(np.clip(round(spec.extent / REACHED), plan.radius, spec.radius))
+    reach = min(radius + plan.reach - plan.radius, spec.radius)
+    return replace(plan, radius=radius, reach=reach)
+
+
+def _between(costs: Sequence[tuple[int, Cost]], classes: int) -> Cost:
+    """Cost for a number of classes, from those of two."""
+    (first, low), (last, high) = min(costs, key=_classes), max(costs, key=_classes)
+    share = (classes - first) / (last - first) if last > first else 0.0
+    one, other = (np.array([c.image, c.bind, c.finish]) for c in (low, high))
+    return Cost(*(one + share * (other - one)).tolist())
+
+
+def _classes(cost: tuple[int, Cost]) -> int:
+    return cost[0]
+
+
+@lru_cache(maxsize=64)
+def _coarse_operations(plan: ClassPlan) -> float:
+    """Multiplications and additions of the coarse scores of an image."""
+    grid = plan.grid()
+    poses = plan.classes * grid.half_turn
+    return 4.0 * plan.spec.band().size(grid.radii[0]) * poses * grid.coarse_shifts.size
+
+
+def stored_bytes(particles: xr.Dataset) -> float:
+    """Bytes of one image as stored."""
+    images = ParticleImages(particles)
+    path = Path(str(particles["stack_path"].values[0]))
+    per_pixel = (
+        path.stat().st_size / stack_info(path).count / images.box**2 if path.is_file() else 2
+    )
+    return images.box**2 * float(np.clip(round(per_pixel), 1, 4))
+
+
+def worker_bytes(spec: ImageSpec, schedule: Schedule, chunks: Sequence[ParticleChunk]) -> int:
+    """Largest memory of a worker beside its cache: the averages, a chunk, its sums."""
+    classes = max(schedule.level(n) for n in range(schedule.passes + 1))
+    reach = _settled(schedule.plan(spec, None, schedule.passes)).reach
+    members = spec.band()
+    grid = (4 * reach + 3) * (2 * reach + 2) * 12  # of one class in one fold
+    sums = FOLDS * (classes + max(1, classes // 5)) * grid
+    averages = FOLDS * classes * (grid + 8 * spec.crop**2)
+    run = max(len(chunk) for chunk in join_chunks(chunks, stride=FOLDS))
+    return PROCESS + 6 * sums + 3 * averages + run * 72 * members.count
+
+
+def duration(seconds: float) -> str:
+    """Write a time for people."""
+    if seconds < 600:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
