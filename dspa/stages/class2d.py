@@ -93,9 +93,9 @@ class Params:
         -1, "With --start-from: classes new views found (-1: as many as they need).", minimum=-1
     )
     estimate_noise: bool = param(
-        False, "Estimate the noise, also of each micrograph or optics group, as averages form."
+        True, "Estimate the noise, also of each micrograph or optics group, as averages form."
     )
-    image_scale: bool = param(False, "Fit the contrast of every image.")
+    image_scale: bool = param(True, "Fit the contrast of every image.")
 
 
 def make_schedule(

@@ -3,8 +3,8 @@
 The images of a micrograph (or of an optics group, where micrographs are unknown) are a group. The
 spectrum starts as that around the particles; once the averages are followed by candidates, it is
 what they leave of the images (``ops/noise_update.py``), blended in with the step of the pass. How
-groups depart from it does not hang on the averages: that is gathered over as many images as the
-set holds.
+groups depart from it hardly hangs on the averages: that is gathered over as many images as the set
+holds.
 """
 
 from __future__ import annotations
