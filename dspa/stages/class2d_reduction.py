@@ -30,6 +30,7 @@ from dspa.stages.class2d_noise import (
     add_residuals,
     batch_groups,
     blend_sums,
+    drawing_places,
     image_noise,
     next_noise,
 )
@@ -53,8 +54,6 @@ if TYPE_CHECKING:
     from dspa.dataflow.reduction import Model, Rows
     from dspa.stages.class2d_plan import ClassPlan, Sums
     from dspa.stages.particle_chunks import ParticleBatch
-
-GOLDEN = 0.6180339887498949  # its multiples are spread evenly between 0 and 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,18 +150,19 @@ class Class2D:
             found = posterior(seen.cells, scores, place.size, prior=seen.prior, hard=plan.hard)
             outcome = outcome_of_search(seen, found, scales)
             if plan.update_noise:
-                at = np.modf(batch.indices[place] * GOLDEN + plan.iteration * GOLDEN**2)[0]
-                drawn = draw_cells(seen.cells.image, scores + seen.prior, at)
+                at = drawing_places(batch.indices[place], plan.iteration)
+                cells = draw_cells(seen.cells.image, scores + seen.prior, at)
+                few = np.flatnonzero(at < 1.0)
                 add_residuals(
                     partial,
-                    (batch, place),
+                    (batch, place[few]),
                     plan=plan,
                     model=model,
                     searcher=searcher,
-                    cells=seen.cells.take(drawn),
-                    scale=scales[drawn],
-                    y=y,
-                    c2=c2,
+                    cells=seen.cells.take(cells[few]),
+                    scale=scales[cells[few]],
+                    y=y[few],
+                    c2=c2[few],
                 )
             if plan.image_scale:
                 partial["contrast"] += tally_contrast(outcome.score, outcome.norm)

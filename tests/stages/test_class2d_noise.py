@@ -14,13 +14,14 @@ from dspa.ops.noise import shell_mean
 from dspa.ops.transform import band_to_images, images_to_band, shift_phases
 from dspa.stages.class2d_contrast import contrast_deviation, empty_contrast, tally_contrast
 from dspa.stages.class2d_mstep import FOLDS
-from dspa.stages.class2d_noise import noise_groups
+from dspa.stages.class2d_noise import EVERY, noise_groups
 from dspa.stages.class2d_plan import ClassPlan
 from dspa.stages.class2d_reduction import Class2D
 from dspa.stages.particle_chunks import BackgroundNoise, ImageSpec, ParticleBatch
 from dspa.stages.particle_images import background_spectra, prepare_images
 
-BOX, PIXEL, COUNT, GROUPS = 48, 4.0, 1000, 8
+BOX, PIXEL, COUNT, GROUPS = 48, 4.0, 2000, 8
+SHOWN = COUNT / EVERY  # images whose residual a pass looks at
 SPEC = ImageSpec(BOX, PIXEL, BOX, 23, 150.0)
 BLOBS = (((1.0, 7, 2, 3.0), (1.4, -6, 3, 2.5)), ((1.5, 1, -5, 4.0), (0.8, 3, 7, 2.0)))
 
@@ -106,10 +107,10 @@ KEPT += ("contrast",)
 
 @pytest.fixture(scope="module")
 def after(images):
-    """Rows and model of three passes with the same averages."""
+    """Rows and model of five passes with the same averages."""
     batch, _, averages = images
     model = start(batch, averages)
-    for _ in range(3):
+    for _ in range(5):
         task = Class2D(PLAN).bind(model)
         partial, rows = task.add(task.start(), batch)
         found = task.finish(partial)
@@ -125,7 +126,7 @@ def test_noise_of_every_group_is_found(images, after):
         assert np.abs(ratio[:, 8:] - 1.0).max() < 0.1
         assert np.abs(ratio.mean(axis=0)[8:] - 1.0).max() < 0.06
         # What the lattice of poses leaves of the signal counts most where there is little noise.
-        assert np.abs(ratio.mean(axis=0)[3:] - 1.0).max() < 0.15
+        assert np.abs(ratio.mean(axis=0)[3:] - 1.0).max() < 0.12
     assert (
         np.abs(model["noise"][3:] / np.mean(spectra(np.arange(24.0)), axis=0)[3:] - 1).max() < 0.04
     )
@@ -177,11 +178,11 @@ def test_a_pass_blends_its_noise_with_what_was_known(images, after):
     known["noise_moments"] = 2.0 * model["noise_moments"]
     task = Class2D(replace(PLAN, step=0.25, share=0.5)).bind(known)
     found = task.finish(task.add(task.start(), batch)[0])
-    assert found["noise_moments"][0, 3] == pytest.approx(COUNT)
+    assert found["noise_moments"][0, 3] == pytest.approx(SHOWN, abs=1)
     assert np.allclose(found["noise"], model["noise"], rtol=0.02)
     # Three groups are new: they begin as the mean of all, and hold the images of this pass alone.
     assert found["noise_images"].sum() == pytest.approx(
-        COUNT + 0.5 * model["noise_images"][:5].sum()
+        SHOWN + 0.75 * model["noise_images"][:5].sum(), abs=1
     )
     assert np.allclose(found["noise_ratio"][:, 8:], model["noise_ratio"][:, 8:], atol=0.05)
     still = Class2D(replace(PLAN, update_noise=False)).bind(known)
