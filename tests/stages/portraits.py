@@ -19,7 +19,7 @@ SHAPES = (
 )
 
 
-def portraits(count, seed):
+def portraits(count, seed, noise=2.0):
     """Noisy images of three shapes at random angles and shifts, through a CTF."""
     rng = np.random.default_rng(seed)
     axis = np.arange(BOX) - BOX // 2
@@ -35,7 +35,7 @@ def portraits(count, seed):
     spectrum = images_to_band(images, members) * ctf_band(ctf, members, pixel_size=PIXEL)
     shift = rng.uniform(-1.5, 1.5, (count, 2))
     images = band_to_images(spectrum * np.conj(shift_phases(members, shift)), members)
-    images += 2.0 * images.std() * rng.standard_normal(images.shape)
+    images += noise * images.std() * rng.standard_normal(images.shape)
     return images.astype(np.float32), kind, ctf
 
 

@@ -42,7 +42,7 @@ def classify(folder, path, *, events=None, **params):
 
 
 def test_duplicates_are_told_by_where_the_particles_are(tmp_path):
-    images, _, ctf = portraits(120, 12)
+    images, _, ctf = portraits(120, 12, noise=0.7)
     ctf.defocus_u[:20] = ctf.defocus_u[20:40]
     # Boxes 0 to 9 show the particles of 20 to 29, two pixels further right; 10 to 19 show what
     # looks like 30 to 39 but lies two pixels beside it.
@@ -60,7 +60,9 @@ def test_duplicates_are_told_by_where_the_particles_are(tmp_path):
     path = tmp_path / "placed.zarr"
     write_particles(particles, path)
     events: list = []
+    # Particles lie up to 1.5 + 2 pixels off the centre.
     settled = {"online_iterations": 4, "remove_duplicates": True, "min_distance": 4.5}
+    settled["max_shift"] = 4.0 * PIXEL
     outputs = classify(tmp_path, path, events=events, **settled)
     kept, gone = (read_particles(outputs[name]) for name in ("particles", "duplicates"))
     assert kept.sizes["particle"] + gone.sizes["particle"] == 120
