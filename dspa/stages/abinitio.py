@@ -25,7 +25,8 @@ from dspa.stages.abinitio_output import (
 )
 from dspa.stages.abinitio_reduction import AbInitioStep
 from dspa.stages.abinitio_schedule import Settings, plan_step
-from dspa.stages.particle_chunks import BackgroundNoise, image_spec, particle_chunks
+from dspa.stages.background_noise import BackgroundNoise
+from dspa.stages.particle_chunks import image_spec, particle_chunks
 from dspa.stages.stage import Context, Input, Stage, check, param
 
 if TYPE_CHECKING:

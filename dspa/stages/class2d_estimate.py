@@ -19,9 +19,10 @@ from dspa.geometry.band import band
 from dspa.io.images import ParticleImages, stack_info
 from dspa.ops.ctf import CTF, ctf_band
 from dspa.ops.transform import band_to_images
+from dspa.stages.background_noise import BackgroundNoise
 from dspa.stages.class2d_mstep import FOLDS
 from dspa.stages.class2d_reduction import Class2D
-from dspa.stages.particle_chunks import BackgroundNoise, ParticleBatch, join_chunks
+from dspa.stages.particle_chunks import ParticleBatch, join_chunks
 from dspa.stages.particle_images import background_spectra, prepare_images
 
 if TYPE_CHECKING:

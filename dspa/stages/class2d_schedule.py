@@ -10,10 +10,11 @@ import numpy as np
 from dspa.data.errors import InputError
 from dspa.dataflow.runner import Result
 from dspa.ops.search2d import Pruning
+from dspa.stages.background_noise import BackgroundNoise
 from dspa.stages.class2d_mstep import FOLDS
 from dspa.stages.class2d_plan import DEFAULT_PRUNING, ClassPlan
 from dspa.stages.class2d_reduction import Class2D
-from dspa.stages.particle_chunks import BackgroundNoise, chunk_size, join_chunks, minibatch
+from dspa.stages.particle_chunks import chunk_size, join_chunks, minibatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -19,7 +19,6 @@ from dspa.dataflow.cache import cached
 from dspa.geometry.band import Band, band, maximum_radius
 from dspa.io.images import ParticleImages
 from dspa.ops.ctf import CTF
-from dspa.ops.noise import smooth_spectrum
 from dspa.stages.particle_images import EDGE, background_spectra, prepare_images, soft_disk
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-    from dspa.dataflow.reduction import Model, Rows
 
 CHUNK = 1024
 SMALLEST_CHUNK = 64
@@ -472,46 +470,3 @@ def ctf_arguments(particles: xr.Dataset) -> dict[str, NDArray[np.float64]] | Non
         "spherical_aberration": shared("spherical_aberration"),
         "amplitude_contrast": shared("amplitude_contrast"),
     }
-
-
-@dataclass(frozen=True)
-class BackgroundNoise:
-    """Reduction: the mean noise power per shell outside the particles, and the power inside."""
-
-    spec: ImageSpec
-
-    def bind(self, model: Model) -> BackgroundNoise:
-        """Return itself: nothing is known yet."""
-        return self
-
-    def start(self) -> dict[str, NDArray[Any]]:
-        """Return empty sums."""
-        shells = self.spec.radius + 1
-        return {"noise": np.zeros(shells), "power": np.zeros(shells), "count": np.zeros(())}
-
-    def add(
-        self, partial: dict[str, NDArray[Any]], batch: ParticleBatch
-    ) -> tuple[dict[str, NDArray[Any]], Rows]:
-        """Add the spectra of a batch."""
-        sums = {
-            "noise": batch.background[batch.valid].sum(axis=0, dtype=np.float64),
-            "power": batch.power[batch.valid].sum(axis=0, dtype=np.float64),
-            "count": np.asarray(float(batch.valid.sum())),
-        }
-        return self.merge(partial, sums), {"valid": batch.valid}
-
-    def merge(
-        self, a: dict[str, NDArray[Any]], b: dict[str, NDArray[Any]]
-    ) -> dict[str, NDArray[Any]]:
-        """Join two sums."""
-        return {name: a[name] + b[name] for name in a}
-
-    def finish(self, partial: dict[str, NDArray[Any]]) -> Model:
-        """Return ``noise`` and ``power`` (radius + 1,) per coefficient, and ``count``."""
-        count = max(1.0, float(partial["count"]))
-        noise = smooth_spectrum(partial["noise"] / count)
-        return {"noise": noise, "power": partial["power"] / count, "count": partial["count"]}
-
-    def bytes_per_item(self) -> int:
-        """Memory per particle."""
-        return 24 * self.spec.band().count

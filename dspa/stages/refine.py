@@ -19,8 +19,8 @@ from dspa.geometry.symmetry import symmetry_operators
 from dspa.io.particles import read_particles
 from dspa.io.volumes import read_volume
 from dspa.ops.fsc import resolution_shell
+from dspa.stages.background_noise import BackgroundNoise
 from dspa.stages.particle_chunks import (
-    BackgroundNoise,
     ParticleChunk,
     image_spec,
     particle_chunks,

@@ -12,12 +12,13 @@ from dspa.geometry.band import band
 from dspa.ops.ctf import CTF, ctf_band
 from dspa.ops.noise import shell_mean
 from dspa.ops.transform import band_to_images, images_to_band, shift_phases
+from dspa.stages.background_noise import BackgroundNoise
 from dspa.stages.class2d_contrast import contrast_deviation, empty_contrast, tally_contrast
 from dspa.stages.class2d_mstep import FOLDS
 from dspa.stages.class2d_noise import EVERY, noise_groups
 from dspa.stages.class2d_plan import ClassPlan
 from dspa.stages.class2d_reduction import Class2D
-from dspa.stages.particle_chunks import BackgroundNoise, ImageSpec, ParticleBatch
+from dspa.stages.particle_chunks import ImageSpec, ParticleBatch
 from dspa.stages.particle_images import background_spectra, prepare_images
 
 BOX, PIXEL, COUNT, GROUPS = 48, 4.0, 2000, 8

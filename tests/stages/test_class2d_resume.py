@@ -36,7 +36,13 @@ def test_a_killed_client_resumes_to_the_same_bits(tmp_path):
     project.mkdir()
 
     def dspa(*arguments):
-        subprocess.run([DSPA, *arguments], cwd=project, check=True, stdout=subprocess.DEVNULL, stderr=sys.stderr)
+        subprocess.run(
+            [DSPA, *arguments],
+            cwd=project,
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=sys.stderr,
+        )
 
     dspa("init", ".")
     dspa("class2d", particles, *OPTIONS, "--cluster", "inline")
