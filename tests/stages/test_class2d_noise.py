@@ -124,12 +124,12 @@ def test_noise_of_every_group_is_found(images, after):
     found = model["noise"] * model["noise_ratio"]
     for kind, truth in enumerate(spectra(np.arange(24.0))):
         ratio = found[kind::2] / truth
-        assert np.abs(ratio[:, 8:] - 1.0).max() < 0.1
-        assert np.abs(ratio.mean(axis=0)[8:] - 1.0).max() < 0.06
+        assert np.abs(ratio[:, 8:] - 1.0).max() < 0.08
+        assert np.abs(ratio.mean(axis=0)[8:] - 1.0).max() < 0.04
         # What the lattice of poses leaves of the signal counts most where there is little noise.
         assert np.abs(ratio.mean(axis=0)[3:] - 1.0).max() < 0.12
     assert (
-        np.abs(model["noise"][3:] / np.mean(spectra(np.arange(24.0)), axis=0)[3:] - 1).max() < 0.04
+        np.abs(model["noise"][4:] / np.mean(spectra(np.arange(24.0)), axis=0)[4:] - 1).max() < 0.04
     )
     # What the averages leave is more than noise; the noise is not what they leave.
     left = model["noise_moments"][1] / model["noise_moments"][0]
@@ -185,7 +185,7 @@ def test_a_pass_blends_its_noise_with_what_was_known(images, after):
     assert found["noise_images"].sum() == pytest.approx(
         SHOWN + 0.75 * model["noise_images"][:5].sum(), abs=1
     )
-    assert np.allclose(found["noise_ratio"][:, 8:], model["noise_ratio"][:, 8:], atol=0.05)
+    assert np.allclose(found["noise_ratio"][:, 8:], model["noise_ratio"][:, 8:], atol=0.1)
     still = Class2D(replace(PLAN, update_noise=False)).bind(known)
     kept = still.finish(still.add(still.start(), batch)[0])
     assert np.array_equal(kept["noise"], model["noise"])
