@@ -143,7 +143,8 @@ def test_without_the_old_particles_their_sums_stay(sets, before, tmp_path):
     radius = sums_radius(now.model["sums"])
     kept = np.float32(scale) * widen_sums(old.model["sums"], radius)[..., 2]
     assert (weight - kept).min() > -1e-4 * weight.max()
-    assert weight.sum() > 1.5 * kept.sum()
+    # Images of another shape show little contrast with the averages, and weigh as little.
+    assert 1.2 < weight.sum() / kept.sum() < 2.0
 
 
 def test_quick_growth_leaves_old_particles_as_they_are(sets, before, tmp_path):
