@@ -70,7 +70,7 @@ class Params:
         1, "Passes over all particles at the end (0, with --start-from: over new ones).", minimum=0
     )
     uncertainty: float = param(
-        1.0, "Factor on the noise at first; above 1.2 or so classes merge at first.", minimum=1
+        1.0, "Factor on the noise at first, once candidates are followed (2 elsewhere).", minimum=1
     )
     anneal_from: int = param(2, "Iteration at which the factor begins to fall.", minimum=1)
     anneal: int = param(15, "Iterations over which the factor falls to 1.", minimum=1)

@@ -179,7 +179,8 @@ class Schedule:
             max_shift=self.max_shift,
             iteration=number,
             step=self.step(number),
-            uncertainty=self.noise_factor(number),
+            # Averaging over all poses does by itself what the factor does elsewhere.
+            uncertainty=1.0 if soft else self.noise_factor(number),
             found=self.founded(number) if number % ROUND == 0 else 0,
             slots=self.founded(number),
             next_slots=self.founded(number + 1),
