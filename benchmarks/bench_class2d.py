@@ -176,7 +176,7 @@ def best_of_all(
     turns = searcher.turns[angle]
     slices = cut_slices(searcher.grids, member, turns, band=grid.band, count=count)
     phases = np.conj(shift_phases(grid.band, grid.shift_pixels, count=count))
-    bank = coarse_bank(slices, phases)
+    bank = coarse_bank(slices, phases, searcher.prior[member])
     room, best = coarse_room(bank, 1), np.empty((len(y), 3), np.int64)
     for i in range(len(y)):
         rows = slice(i, i + 1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -31,7 +32,7 @@ GIBIBYTE = 2**30
 WHOLE = 125_000
 PARTICLES = (5_000, 25_000, 125_000)
 CLASSES = (25, 50, 100, 200)
-AMONG = 25_000  # particles that the classes are varied on
+AMONG = 5_000  # particles that the classes are varied on: from 50 classes on as many visits for all
 
 
 @dataclass
@@ -47,6 +48,10 @@ class Outcome:
         among those who share them, bytes.
     phases : dict of str to float
         Seconds of wall time.
+    expected : float
+        Seconds that ``--dry-run`` said.
+    largest : int
+        Largest resident memory of one process, bytes.
     """
 
     wall: float = 0.0
@@ -54,6 +59,8 @@ class Outcome:
     resident: int = 0
     shared: int = 0
     phases: dict[str, float] = field(default_factory=dict)
+    expected: float = float("nan")
+    largest: int = 0
 
 
 def command(arguments: list[str], project: Path) -> Outcome:
@@ -67,9 +74,10 @@ def command(arguments: list[str], project: Path) -> Outcome:
     )
     outcome = Outcome()
     while child.poll() is None:
-        resident, shared = _memory(psutil.Process(child.pid))
+        resident, shared, largest = _memory(psutil.Process(child.pid))
         outcome.resident = max(outcome.resident, resident)
         outcome.shared = max(outcome.shared, shared)
+        outcome.largest = max(outcome.largest, largest)
         time.sleep(1.0)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     outcome.wall = time.perf_counter() - start
@@ -79,16 +87,21 @@ def command(arguments: list[str], project: Path) -> Outcome:
     return outcome
 
 
-def _memory(process: psutil.Process) -> tuple[int, int]:
-    """Resident and proportional memory of a process and all below it, bytes."""
-    resident, shared = 0, 0
-    for each in [process, *process.children(recursive=True)]:
+def _memory(process: psutil.Process) -> tuple[int, int, int]:
+    """Resident and proportional memory of a process and all below it, and of the largest: bytes."""
+    resident, shared, largest = 0, 0, 0
+    try:
+        family = [process, *process.children(recursive=True)]
+    except psutil.Error:
+        return 0, 0, 0
+    for each in family:
         try:
             found = each.memory_full_info()
         except psutil.Error:
             continue  # it has just ended
         resident, shared = resident + found.rss, shared + found.pss
-    return resident, shared
+        largest = max(largest, found.rss)
+    return resident, shared, largest
 
 
 def phases(job: Path, *, wall: float) -> dict[str, float]:
@@ -123,11 +136,24 @@ def classify(table: Path, folder: Path, *, classes: int, workers: int) -> Outcom
     folder.mkdir(parents=True)
     command(["init", "."], folder)
     command(["import", "particles", str(table), "--check", "headers"], folder)
-    outcome = command(
-        ["class2d", "J1", "--classes", str(classes), "--cluster", f"local:{workers}"], folder
-    )
+    arguments = ["class2d", "J1", "--classes", str(classes), "--cluster", f"local:{workers}"]
+    expected = expect(arguments, folder)
+    outcome = command(arguments, folder)
+    outcome.expected = expected
     outcome.phases = phases(next(folder.glob("jobs/J002*")), wall=outcome.wall)
     return outcome
+
+
+def expect(arguments: list[str], project: Path) -> float:
+    """Seconds that ``--dry-run`` says a command takes on all cores of this machine."""
+    tool = str(Path(sys.executable).with_name("dspa"))
+    said = subprocess.run(
+        [tool, *arguments, "--dry-run"], cwd=project, check=True, capture_output=True, text=True
+    )
+    found = re.search(r"cores here\W+([\d.]+) (min|h)", said.stdout + said.stderr)
+    if found is None:
+        return float("nan")
+    return float(found[1]) * (60.0 if found[2] == "min" else 3600.0)
 
 
 def part(table: Path, count: int) -> Path:
@@ -142,8 +168,10 @@ def rows(what: str, outcome: Outcome) -> Iterator[Row]:
     """Turn a run into figures."""
     yield Row(f"{what} (cold)", outcome.wall, "s")
     yield Row(f"{what}, CPU", outcome.cpu, "s")
+    yield Row(f"{what}, as --dry-run said", outcome.expected, "s")
     yield Row(f"{what}, peak resident memory of all processes", outcome.resident / GIBIBYTE, "GiB")
     yield Row(f"{what}, the same, shared pages once", outcome.shared / GIBIBYTE, "GiB")
+    yield Row(f"{what}, peak of the largest process", outcome.largest / GIBIBYTE, "GiB")
     for name, seconds in outcome.phases.items():
         yield Row(f"{what}: {name}", seconds, "s")
 
