@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 AVERAGES = "class_averages.mrcs"
 TABLE = "classes.star"
 ALIVE = 0.15  # of the mean class
+PICTURED = 5  # passes from picture to picture
 
 
 @dataclass(frozen=True)
@@ -131,9 +132,11 @@ class Progress:
             searches_limited=int(model["total"][4]),
             searched_to=self.spec.extent / plan.radius,
         )
-        picture = sorted_montage(model["averages"], count, resolution)
-        title = f"class averages, pass {iteration} of {self.passes}"
-        self.events.picture("class_averages", picture, title=title)
+        # Others wait for this process meanwhile.
+        if iteration % PICTURED == 0 or iteration in (1, self.passes):
+            picture = sorted_montage(model["averages"], count, resolution)
+            title = f"class averages, pass {iteration} of {self.passes}"
+            self.events.picture("class_averages", picture, title=title)
 
 
 def weighted_median(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
