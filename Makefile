@@ -62,7 +62,7 @@ types: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks $(ONLY)
 
-# 4 GiB of simulated stacks stay in bench-class2d; SCALE=--table also varies particles and classes.
+# 4 GiB of simulated stacks stay in bench-class2d; SCALE=--table varies particles and classes.
 bench-class2d: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.class2d_scale $(SCALE)
 
