@@ -1,12 +1,12 @@
-"""Image stores: particle images on disk in shards that are one memory map each.
+"""Image stores: particle images on disk in shards that are one array each.
 
 An image store is one uncompressed, sharded Zarr v3 array (particle, y, x) of float16 or float32:
 shards of 1,024 images, chunks of 16. A shard file is
 
     MRC header (1,024 bytes) | chunks back to back | shard index (offset, length) | CRC-32C
 
-Zarr finds the chunks by the index at the end and never looks at the header; a memory map takes
-them as one array; and other programs open the same file as an MRC stack, under the name of a
+Zarr finds the chunks by the index at the end and never looks at the header; we read them as one
+array; and other programs open the same file as an MRC stack, under the name of a
 link in a folder beside the store (``images.zarr`` -> ``images/0000.mrcs``). Nothing is stored
 twice.
 """
@@ -32,6 +32,7 @@ import zarr
 
 from dspa.data.errors import InputError, ShardError
 from dspa.io import mrc
+from dspa.io.record_reads import read_records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,43 +123,47 @@ def read_store(path: str, header: StoreHeader, indices: NDArray[np.int64]) -> ND
     for shard in np.unique(shards):
         here = shards == shard
         held = min(SHARD, info.count - int(shard) * SHARD)
-        view = _shard(path, int(shard), (held, info.rows, info.columns), dtype)
-        out[here] = view[indices[here] - shard * SHARD]
+        file = _shard(path, int(shard), (held, info.rows, info.columns), dtype)
+        raw = read_records(
+            file,
+            indices[here] - shard * SHARD,
+            offset=mrc.HEADER_BYTES,
+            record=info.rows * info.columns * dtype.itemsize,
+        )
+        out[here] = raw.view(dtype).reshape(-1, info.rows, info.columns)
     return out
 
 
-def _shard(
-    path: str, shard: int, shape: tuple[int, int, int], dtype: np.dtype[Any]
-) -> NDArray[Any]:
+def _shard(path: str, shard: int, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> str:
+    """Path of a shard that has been checked."""
     file = Path(path, "c", str(shard), "0", "0")
     try:
         stat = file.stat()
     except OSError as error:
         raise InputError(f"{path}: shard {shard} was never written; extract again") from error
-    # A map of a file that has been cut since would kill the process: a new version, a new map.
     version = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-    return _shard_view(str(file), version, shape, dtype)
+    _check_shard(str(file), version, shape, dtype)
+    return str(file)
 
 
-@lru_cache(maxsize=64)
-def _shard_view(
+@lru_cache(maxsize=4096)
+def _check_shard(
     path: str, version: tuple[int, ...], shape: tuple[int, int, int], dtype: np.dtype[Any]
-) -> NDArray[Any]:
-    """Map a shard as one (images, y, x) array; refuse it if its chunks are not back to back.
+) -> None:
+    """Refuse a shard whose chunks are not back to back.
 
     The last shard ends with the last chunk that holds an image.
     """
     held, rows, columns = shape
-    mapped = np.memmap(path, np.uint8, "r")
     chunks, chunk_bytes = -(-held // CHUNK), CHUNK * rows * columns * dtype.itemsize
     tail = 16 * (SHARD // CHUNK) + 4
-    if mapped.size != mrc.HEADER_BYTES + chunks * chunk_bytes + tail:
-        raise InputError(f"{path}: {mapped.size} bytes, a damaged shard; extract again")
-    if mapped[-tail:].tobytes() != _shard_index(chunks, chunk_bytes):
-        raise InputError(f"{path}: the shard's index is damaged; extract again")
-    start = mrc.HEADER_BYTES
-    view: NDArray[Any] = mapped[start : start + chunks * chunk_bytes].view(dtype)
-    return view.reshape(-1, rows, columns)
+    size = version[1]
+    if size != mrc.HEADER_BYTES + chunks * chunk_bytes + tail:
+        raise InputError(f"{path}: {size} bytes, a damaged shard; extract again")
+    with Path(path).open("rb") as stream:
+        stream.seek(size - tail)
+        if stream.read(tail) != _shard_index(chunks, chunk_bytes):
+            raise InputError(f"{path}: the shard's index is damaged; extract again")
 
 
 def _shard_index(chunks: int, chunk_bytes: int) -> bytes:

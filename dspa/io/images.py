@@ -75,9 +75,8 @@ def _open_version(path: str, version: tuple[int, ...]) -> _Source:
         return _Source(store.info, lambda indices: read_store(path, store, indices))
     header = mrc.read_header(path)
     count, rows, columns = header.shape
-    stored = mrc.memory_map(header)
     info = StackInfo(count, rows, columns, header.pixel_size)
-    return _Source(info, lambda indices: mrc.samples(header, stored[indices]))
+    return _Source(info, lambda indices: mrc.read_sections(header, indices))
 
 
 class ParticleImages:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.data.errors import InputError
+from dspa.io.record_reads import read_records
 from dspa.io.locate import regular
 
 if TYPE_CHECKING:
@@ -206,6 +207,27 @@ def memory_map(header: MrcHeader) -> NDArray[Any]:
     return mapped
 
 
+def read_sections(header: MrcHeader, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Read some sections.
+
+    Parameters
+    ----------
+    header : MrcHeader
+        Of a file that has not changed since.
+    indices : (m,) int64
+
+    Returns
+    -------
+    (m, rows, columns) float32
+    """
+    _, rows, columns = header.stored_shape
+    dtype = np.dtype(header.dtype)
+    raw = read_records(
+        header.path, indices, offset=header.offset, record=rows * columns * dtype.itemsize
+    )
+    return samples(header, raw.view(dtype).reshape(-1, rows, columns))
+
+
 def samples(header: MrcHeader, stored: NDArray[Any]) -> NDArray[np.float32]:
     """Turn stored elements into numbers.
 
@@ -213,7 +235,7 @@ def samples(header: MrcHeader, stored: NDArray[Any]) -> NDArray[np.float32]:
     ----------
     header : MrcHeader
     stored : (..., stored columns)
-        Cut from `memory_map`.
+        As stored.
 
     Returns
     -------
