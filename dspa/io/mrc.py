@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.data.errors import InputError
-from dspa.io.record_reads import read_records
 from dspa.io.locate import regular
+from dspa.io.record_reads import read_records
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

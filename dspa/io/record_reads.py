@@ -40,7 +40,7 @@ def read_records(
     out = np.empty((indices.size, record), np.uint8)
     # Records that follow each other are read in one go.
     starts = np.flatnonzero(np.append(True, np.diff(indices) != 1)) if indices.size else indices
-    stops = np.append(starts[1:], indices.size)
+    stops = np.append(starts[1:], indices.size)[: starts.size]
     places = [offset + int(indices[start]) * record for start in starts]
     try:
         with Path(path).open("rb", buffering=0) as stream:
