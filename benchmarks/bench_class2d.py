@@ -42,7 +42,9 @@ def views(count: int, *, seed: int) -> NDArray[np.complex64]:
     return np.asarray(project(volume, random_rotations(count, seed), members))
 
 
-def problem(snr: float) -> tuple[Schedule, ParticleBatch, dict[str, NDArray[np.float32]]]:
+def problem(
+    snr: float, *, classes: int = CLASSES
+) -> tuple[Schedule, ParticleBatch, dict[str, NDArray[np.float32]]]:
     """Make a batch of noisy images through a CTF, and a model that holds other views.
 
     The averages have the scale of the images' signal, as those of a classification have.
@@ -58,20 +60,20 @@ def problem(snr: float) -> tuple[Schedule, ParticleBatch, dict[str, NDArray[np.f
     arrays = prepare_images(noisy.astype(np.float32), SPEC, ctf=ctf)
     state = {"fold": (np.arange(IMAGES) % FOLDS).astype(np.int8)}
     batch = ParticleBatch(indices=np.arange(IMAGES), state=state, spec=SPEC, **arrays)
-    averages = scale * band_to_images(views(CLASSES, seed=2), members)
+    averages = scale * band_to_images(views(classes, seed=2), members)
     model = {
         "references": np.stack([averages] * FOLDS),
         "noise": np.ones(SPEC.radius + 1),
-        "slots": np.full(CLASSES, -1, np.int32),
-        "tally": np.zeros((3, CLASSES)),
-        "saved": np.zeros((CLASSES, CLASSES)),
-        "age": np.zeros(CLASSES, np.int64),
+        "slots": np.full(classes, -1, np.int32),
+        "tally": np.zeros((3, classes)),
+        "saved": np.zeros((classes, classes)),
+        "age": np.zeros(classes, np.int64),
         "iteration": np.asarray(1),
-        "counts": np.ones((FOLDS, CLASSES)),
-        "shell": np.full(CLASSES, 14.0),
+        "counts": np.ones((FOLDS, classes)),
+        "shell": np.full(classes, 14.0),
     }
     schedule = Schedule(
-        classes=CLASSES, online=20, full=1, batch=5000, uncertainty=1.0, anneal_from=2, anneal=15,
+        classes=classes, online=20, full=1, batch=5000, uncertainty=1.0, anneal_from=2, anneal=15,
         max_shift=5.0, recentre=True, hard=False, seed=0, particles=5000,
     )  # fmt: skip
     return schedule, batch, model
@@ -81,7 +83,7 @@ def run() -> Iterator[Row]:
     """Measure one thread on 64 px, 50 classes."""
     for snr in (0.05, 0.02):
         schedule, batch, model = problem(snr)
-        soft = schedule.plan(SPEC, model, 1)
+        soft = replace(schedule.plan(SPEC, model, 1), classes=CLASSES)
         fine = replace(schedule.plan(SPEC, model, schedule.steps), radius=RADIUS, reach=20)
         for name, plan in (("averaging over all poses", soft), ("candidates to shell 17", fine)):
             bound = Class2D(plan).bind(model)
@@ -89,8 +91,24 @@ def run() -> Iterator[Row]:
             what = f"class2d 64 px, 50 classes, SNR {snr}, {name} (best)"
             yield Row(what, IMAGES / seconds, "image/s")
         yield from search_rows(fine, batch, model, snr=snr)
+    yield from class_rows()
     yield from bind_rows(soft, fine, model)
     yield from coarse_rows(Class2D(soft).bind(model), batch)
+
+
+def class_rows() -> Iterator[Row]:
+    """Measure how a visit grows with the classes."""
+    for classes in (25, 50, 100, 200):
+        schedule, batch, model = problem(0.05, classes=classes)
+        batch.state["fold"][:] = 0  # as the chunks of a classification
+        fine = replace(schedule.plan(SPEC, model, schedule.steps), radius=RADIUS, reach=20)
+        soft = replace(schedule.plan(SPEC, model, 1), classes=classes)
+        for name, plan in (("averaging over all poses", soft), ("candidates to shell 17", fine)):
+            bound = Class2D(plan).bind(model)
+            seconds = best_time(lambda bound=bound, batch=batch: bound.add(bound.start(), batch))
+            yield Row(
+                f"class2d 64 px, {classes} classes, {name} (best)", IMAGES / seconds, "image/s"
+            )
 
 
 def bind_rows(
@@ -98,8 +116,10 @@ def bind_rows(
 ) -> Iterator[Row]:
     """Measure what a pass costs before its first image."""
     for name, plan in (("all poses", soft), ("candidates", fine)):
-        seconds = best_time(lambda plan=plan: Class2D(plan).bind(model), repeats=3)
-        yield Row(f"class2d 64 px, 50 classes, preparing a pass, {name} (best)", seconds, "s")
+        seconds = best_time(lambda plan=plan: Class2D(plan).bind(model).searchers[0], repeats=3)
+        yield Row(
+            f"class2d 64 px, 50 classes, preparing one fold of a pass, {name} (best)", seconds, "s"
+        )
 
 
 def coarse_rows(bound: Class2D, batch: ParticleBatch) -> Iterator[Row]:
