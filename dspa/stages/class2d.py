@@ -303,28 +303,72 @@ def _continue(
 
 def plan(inputs: Mapping[str, Any], params: Params) -> dict[str, Any]:
     """Say what a run would take: particles, chunks, memory, an estimate of the time."""
-    particles, spec = _prepare(inputs["particles"], params)
-    count = int(particles.sizes["particle"])
-    schedule = make_schedule(params, spec, particles=count, seed=0)
+    start = inputs.get("start_from")
+    parts: tuple[Schedule, ...]
+    more: Schedule | None
+    if start is None:
+        particles, spec = _prepare(inputs["particles"], params)
+        count = int(particles.sizes["particle"])
+        schedule = make_schedule(params, spec, particles=count, seed=0)
+        parts, more = (schedule,), None
+    else:
+        particles, known = _read(inputs["particles"]), load_classification(start)
+        check_continuation(known, particles, params, start)
+        spec, count = known.spec, int(particles.sizes["particle"])
+        parts, more = _growth_parts(known, particles, params)
+        schedule = parts[-1]
     chunks = particle_chunks(particles, spec, size=schedule.chunk_size(spec), multiple=FOLDS)
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     share = int(SHARE * memory_budget() / workers)  # of a worker's memory, for bands
     each = 12 * spec.band().count
-    expected = estimate(spec, schedule, cached=workers * share // each)
+    costs = [estimate(spec, part, cached=workers * share // each) for part in parts]
     stored = stored_bytes(particles)
-    peak = min(share, each * -(-count // workers)) + worker_bytes(spec, schedule, chunks)
-    return {
+    peak = min(share, each * -(-count // workers)) + worker_bytes(spec, more or schedule, chunks)
+    told = {
         "particles": count,
         "chunks": len(chunks),
-        "passes": schedule.passes,
-        "image visits": expected.visits,
+        "passes": sum(part.passes for part in parts),
+        "image visits": sum(cost.visits for cost in costs),
         "band": f"{spec.band().count} coefficients to {spec.extent / spec.radius:.3g} A",
-        "multiplications and additions": f"{expected.operations:.2g}",
-        "read": f"{expected.prepared * stored / 2**30:.2f} GiB",
+        "multiplications and additions": f"{sum(cost.operations for cost in costs):.2g}",
+        "read": f"{sum(cost.prepared for cost in costs) * stored / 2**30:.2f} GiB",
         "memory per worker": f"{peak / 2**30:.2f} GiB",
-        "time on one core": duration(expected.seconds(1)),
-        f"time on the {workers} cores here": duration(expected.seconds(workers)),
+        "time on one core": duration(sum(cost.seconds(1) for cost in costs)),
+        f"time on the {workers} cores here": duration(sum(c.seconds(workers) for c in costs)),
     }
+    if more is not None:
+        longest = estimate(spec, more, cached=workers * share // each).seconds(workers)
+        told["more, if new views found classes"] = f"up to {duration(longest)}"
+    return told
+
+
+def _growth_parts(
+    known: Classification, particles: xr.Dataset, params: Params
+) -> tuple[tuple[Schedule, ...], Schedule | None]:
+    """Return the looks and passes that are sure, and the steps by which classes are founded."""
+    count = int(particles.sizes["particle"])
+    new = int((known.find(particles["uid"].values) < 0).sum())
+    whole = params.full_iterations > 0 and new < count
+    schedule = replace(
+        make_schedule(replace(params, classes=known.classes), known.spec, particles=1, seed=0),
+        online=0,
+        full=max(1, params.full_iterations),
+        particles=count if whole else new,
+    )
+    look = replace(schedule, full=1, particles=new)
+    more = None
+    if new and params.new_classes != 0:
+        most = known.classes if params.new_classes < 0 else params.new_classes
+        more = replace(
+            schedule,
+            classes=known.classes + most,
+            held=known.classes,
+            online=params.online_iterations,
+            full=0,
+            batch=params.batch_per_class * most,
+            particles=new,
+        )
+    return ((look, schedule) if new else (schedule,)), more
 
 
 STAGE = Stage(

@@ -216,7 +216,8 @@ def estimate(spec: ImageSpec, schedule: Schedule, *, cached: int) -> Estimate:
 
 
 def _settled(plan: ClassPlan) -> ClassPlan:
-    """Put the radius that a search is taken to reach into a plan."""
+    """Put the radius that a search is taken to reach into a plan; no class is held."""
+    plan = replace(plan, held=0)
     if plan.soft:
         return plan
     spec = plan.spec

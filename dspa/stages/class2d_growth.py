@@ -12,7 +12,7 @@ classes keep their numbers throughout.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -44,23 +44,8 @@ MEASURE = "fit"  # what tells particles of views that no class shows
 TAIL = 0.1  # of the old ones: the best fits are too few to estimate shares from
 
 
-class Strangers(NamedTuple):
-    """How many new particles fit worse than old ones do.
-
-    Attributes
-    ----------
-    share : float
-        Of the new particles, that are not like the old ones.
-    below : float
-        They show most among fits up to this.
-    """
-
-    share: float
-    below: float
-
-
-def strangers(old: NDArray[np.floating[Any]], new: NDArray[np.floating[Any]]) -> Strangers:
-    """Estimate how many of the new fits are not like the old ones.
+def strangers(old: NDArray[np.floating[Any]], new: NDArray[np.floating[Any]]) -> float:
+    """Estimate the share of the new fits that are not like the old ones.
 
     If a share p of the new is strange, the distributions obey new - old <= p (1 - old) everywhere,
     with equality where all the strange ones lie below: the largest quotient estimates p. It is 0
@@ -72,15 +57,15 @@ def strangers(old: NDArray[np.floating[Any]], new: NDArray[np.floating[Any]]) ->
     old, new : (n,), (m,) float
     """
     if old.size < FEWEST or new.size == 0:
-        return Strangers(0.0, -np.inf)
+        return 0.0
     at = np.sort(new)
     before = np.searchsorted(np.sort(old), at, side="right") / old.size
     gap = np.arange(1, at.size + 1) / at.size - before
     most = int(np.argmax(gap))
     if gap[most] <= BEYOND_CHANCE * np.sqrt(0.25 * (1.0 / old.size + 1.0 / new.size)):
-        return Strangers(0.0, -np.inf)
+        return 0.0
     share = gap[before <= 1.0 - TAIL] / (1.0 - before[before <= 1.0 - TAIL])
-    return Strangers(float(np.clip(share.max(initial=gap[most]), 0.0, 1.0)), float(at[most]))
+    return float(np.clip(share.max(initial=gap[most]), 0.0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -128,16 +113,14 @@ def found(
     strange = strangers(known.unseen[np.isfinite(known.unseen)], fits)
     if classes is None:
         each = max(float(FEWEST), known.images / known.classes)
-        classes = min(known.classes, round(strange.share * fits.size / each))
+        classes = min(known.classes, round(strange * fits.size / each))
     able = seen["valid"] & ~left_out
-    poor = able & (seen[MEASURE] <= strange.below)
-    if classes and poor.sum() < FEWEST * classes:
-        # Too few, or none at all and classes are wanted all the same: the poorest of all.
-        order = np.argsort(np.where(able, seen[MEASURE], np.inf), kind="stable")
-        poor = np.zeros(index.size, bool)
-        poor[order[: min(int(able.sum()), FEWEST * classes)]] = True
-        classes = min(classes, int(poor.sum()) // FEWEST)
-    return Founding(int(classes), np.sort(index[poor]), strange.share)
+    # As many of the poorest as are strange; if classes are wanted all the same, enough for them.
+    wanted = max(round(strange * int(able.sum())), FEWEST * classes)
+    order = np.argsort(np.where(able, seen[MEASURE], np.inf), kind="stable")
+    poor = np.sort(order[: min(wanted, int(able.sum()))])
+    classes = min(classes, poor.size // FEWEST)
+    return Founding(int(classes), index[poor], strange)
 
 
 @dataclass(frozen=True, eq=False)
