@@ -92,6 +92,11 @@ class Census:
         """Whether a class is too young to be judged, or too large to go to others."""
         return (self.count > PRUNABLE * self.count.mean()) | (self.age < ADULT)
 
+    @property
+    def large(self) -> NDArray[np.bool_]:
+        """Whether a class has too many images."""
+        return self.count > TOO_MANY * self.count.mean()
+
     def replace(self, gone: NDArray[np.int64], donors: NDArray[np.int64]) -> Census:
         """Return that of the classes after ``gone`` have become halves of ``donors``."""
         tally, saved, age = self.tally.copy(), self.saved.copy(), self.age.copy()
@@ -155,7 +160,7 @@ def donors(census: Census, number: int, *, mixed: bool = True) -> NDArray[np.int
     """Choose classes to be halved: those too large, then those that explain their images least."""
     count, gain = census.count, census.gain
     mean = count.mean()
-    large = count > TOO_MANY * mean
+    large = census.large
     median = float(np.median(gain[count > 0])) if (count > 0).any() else 0.0
     unclear = mixed & (gain >= CLEAR * median) & (count > HALF * mean) & (census.age >= ADULT)
     # Classes that have not been halved for long take turns with those that explain least.

@@ -215,9 +215,13 @@ def insert_found(
     owner = cells.member[found.best]
     partial["counts"][fold] += np.bincount(cells.member, weight, classes)
     slot = model["slots"][cells.member]
-    # Only the image's own class, and only where the fit is below the average of that class.
-    usual = Census.read(model).fit
-    poor = (fit < usual[owner])[cells.image] & (owner[cells.image] == cells.member)
+    # Only the image's own class, and only where the fit is below the average of that class. What is
+    # too large is halved evenly, by the angle: of two noise classes the better fitting one would
+    # take all back.
+    census = Census.read(model)
+    even = cells.angle[found.best] % 2 == 0
+    low = np.where(census.large[owner], even, fit < census.fit[owner])
+    poor = low[cells.image] & (owner[cells.image] == cells.member)
     poor &= (slot >= 0) & (slot < slots)
     partial["poor_counts"][fold] += np.bincount(slot[poor], weight[poor], slots)
     both = Candidates(
