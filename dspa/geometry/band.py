@@ -101,3 +101,9 @@ def band(box: int, radius: int) -> Band:
     for array in arrays:
         array.setflags(write=False)
     return Band(box, radius, *arrays)
+
+
+def part_of_band(whole: Band, first: int, last: int) -> Band:
+    """Return coefficients ``first`` to before ``last`` of a band, as one that begins there."""
+    run = slice(first, last)
+    return Band(whole.box, whole.radius, whole.kx[run], whole.ky[run], whole.shell[run])

@@ -64,6 +64,8 @@ class ClassPlan:
         Of all particles that this pass visits.
     update_noise : bool
         Whether to estimate the noise from what the averages leave of the images.
+    blind : bool
+        Whether coefficients are added up with weights they had no say in.
     image_scale : bool
         Whether to fit the contrast of every image; otherwise all have 1.
     """
@@ -94,6 +96,7 @@ class ClassPlan:
     update_noise: bool = False
     controls: int = 0
     image_scale: bool = False
+    blind: bool = False
 
     def grid(self) -> SearchGrid:
         """Lattices of angles and shifts."""

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.device import namespace
+from dspa.ops.blind2d import Share, blind_shares, drawn_at
 from dspa.ops.classes import centre_offsets, crossing
 from dspa.ops.filter import low_pass
 from dspa.ops.noise import spread_shells
 from dspa.ops.posterior2d import draw_cells, posterior
-from dspa.ops.search2d import Searcher, Searchers, search
+from dspa.ops.search2d import Found, Searcher, Searchers, search
 from dspa.ops.soft2d import soft_sums
 from dspa.stages.class2d_census import class_prior
 from dspa.stages.class2d_contrast import fitted, tally_contrast
@@ -164,6 +165,7 @@ class Class2D:
                     y=y[few],
                     c2=c2[few],
                 )
+            shares = self._blind(seen, (scores, scales), batch.indices[place], searcher, y=y, c2=c2)
             if plan.image_scale:
                 partial["contrast"] += tally_contrast(outcome.score, outcome.norm)
                 contrast = namespace(y).asarray(outcome.scale)[:, None]
@@ -172,6 +174,7 @@ class Class2D:
                 partial,
                 found,
                 outcome.fit,
+                shares,
                 fold=fold,
                 plan=plan,
                 model=model,
@@ -181,6 +184,23 @@ class Class2D:
             )
         record(partial, rows, outcome, place=place, searcher=searcher)
         return outcome
+
+    def _blind(
+        self,
+        seen: Found,
+        fit: tuple[NDArray[np.float32], NDArray[np.float32]],
+        indices: NDArray[np.int64],
+        searcher: Searcher,
+        *,
+        y: Any,
+        c2: Any,
+    ) -> tuple[Share, ...]:
+        """Shares of images under which no coefficient decides where it is added up."""
+        plan = self.plan
+        if plan.hard or not plan.blind:
+            return ()
+        at = drawn_at(indices, plan.iteration)
+        return blind_shares(searcher, seen, *fit, at=at, y=y, c2=c2)
 
     def merge(self, a: Sums, b: Sums) -> Sums:
         """Join two statistics."""

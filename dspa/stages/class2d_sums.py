@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dspa.geometry.band import part_of_band
+from dspa.ops.blind2d import Share, take_run
 from dspa.ops.classes import empty_sums
 from dspa.ops.score2d import Candidates, insert_candidates, rotation_table, split
 from dspa.stages.class2d_census import Census, relief
@@ -201,6 +203,7 @@ def insert_found(
     partial: Sums,
     found: Posterior,
     fit: NDArray[Any],
+    shares: tuple[Share, ...],
     *,
     fold: int,
     plan: ClassPlan,
@@ -209,38 +212,47 @@ def insert_found(
     y: Any,
     c2: Any,
 ) -> None:
-    """Add images to the averages of their fold, the worst-fitting also to their own."""
-    classes, slots = plan.classes, plan.slots
-    cells, weight = found.cells, found.weight
-    owner = cells.member[found.best]
-    partial["counts"][fold] += np.bincount(cells.member, weight, classes)
-    slot = model["slots"][cells.member]
+    """Add images to the averages of their fold, the worst-fitting also to their own.
+
+    The coefficients that no share covers are added up with the posterior as it was found.
+    """
+    classes, slots, band = plan.classes, plan.slots, plan.spec.band()
+    partial["counts"][fold] += np.bincount(found.cells.member, found.weight, classes)
+    owner = found.cells.member[found.best]
     # Only the image's own class, and only where the fit is below the average of that class. What is
     # too large is halved evenly, by the angle: of two noise classes the better fitting one would
     # take all back.
     census = Census.read(model)
-    even = cells.angle[found.best] % 2 == 0
+    even = found.cells.angle[found.best] % 2 == 0
     low = np.where(census.large[owner], even, fit < census.fit[owner])
-    poor = low[cells.image] & (owner[cells.image] == cells.member)
-    poor &= (slot >= 0) & (slot < slots)
-    partial["poor_counts"][fold] += np.bincount(slot[poor], weight[poor], slots)
-    both = Candidates(
-        *(
-            np.concatenate([values, values[poor]])
-            for values in (cells.image, cells.member, cells.angle, cells.shift)
+    covered, last = shares[-1].last if shares else 0, band.size(plan.reach)
+    planes = split(y)
+    for share in (*shares, Share(found.cells, found.weight, covered, last)):
+        cells, weight = share.cells, share.weight
+        slot = model["slots"][cells.member]
+        poor = low[cells.image] & (owner[cells.image] == cells.member)
+        poor &= (slot >= 0) & (slot < slots)
+        if cells is found.cells:
+            partial["poor_counts"][fold] += np.bincount(slot[poor], weight[poor], slots)
+        if share.first == share.last:
+            continue
+        both = Candidates(
+            *(
+                np.concatenate([values, values[poor]])
+                for values in (cells.image, cells.member, cells.angle, cells.shift)
+            )
         )
-    )
-    insert_candidates(
-        grids_of(partial, fold, plan),
-        np.concatenate([cells.member, classes + slot[poor]]).astype(np.int32),
-        both,
-        weight=np.concatenate([weight, weight[poor]]),
-        turns=searcher.turns,
-        phases=searcher.phases,
-        y=split(y),
-        c2=c2,
-        band=plan.spec.band(),
-    )
+        insert_candidates(
+            grids_of(partial, fold, plan),
+            np.concatenate([cells.member, classes + slot[poor]]).astype(np.int32),
+            both,
+            weight=np.concatenate([weight, weight[poor]]),
+            turns=searcher.turns,
+            phases=take_run(searcher.phases, share.first, share.last),
+            y=take_run(planes, share.first, share.last),
+            c2=take_run(c2, share.first, share.last),
+            band=part_of_band(band, share.first, share.last),
+        )
 
 
 def insert_soft(
