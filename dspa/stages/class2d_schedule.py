@@ -195,8 +195,10 @@ class Schedule:
             share=1.0 if number > self.steps else min(1.0, self.step_size / self.particles),
             update_noise=self.noise and not soft and number > 0,
             image_scale=self.image_scale and not soft,
-            # Before that it would slow down how classes come apart.
-            blind=number > (1.0 - SETTLE) * self.steps,
+            # In the last only. Before that it would slow down how classes come apart, and the
+            # average of a class of noise becomes nothing, so that the pass after it would send
+            # the noise to classes of particles.
+            blind=number == self.passes,
             pruning=SWIFT if number <= self.steps else DEFAULT_PRUNING,
             held=self.held if number <= self.steps else 0,
             controls=self.controls if number == self.passes else 0,
