@@ -40,10 +40,10 @@ BLOBS = 12  # of a made-up class average
 GAIN = 80.0  # log-likelihood that an image owes to its class
 REACHED = 12.0  # A: the resolution that the search is taken to end at, on average
 # Seconds that a run takes beside its passes: processes, compilers, pictures; and of each particle.
-BESIDE, BESIDE_EACH = 20.0, 1.5e-4
+BESIDE, BESIDE_EACH = 12.0, 8e-5
 # Seconds that a pass takes beside its computations: tasks, messages, files, the picture.
-PASS = 0.25
-PROCESS = 450 << 20  # bytes of a worker that holds nothing
+PASS = 0.1
+PROCESS = 380 << 20  # bytes of a worker that holds nothing
 BYTES_RATE = 4e8  # of a model that is written, hashed and read again, a second
 
 
@@ -99,6 +99,7 @@ class Miniature:
         bound = Class2D(plan).bind(model)
         first, made = _seconds(lambda: bound.add(bound.start(), self.batch))
         second, _ = _seconds(lambda: bound.add(bound.start(), self.batch))
+        bound.finish(made[0])  # tables of shells
         last, model = _seconds(lambda: bound.finish(made[0]))
         size = sum(np.asarray(value).nbytes for value in model.values())
         return Cost(second / IMAGES, max(first - second, 0.0), last + size / BYTES_RATE)
@@ -265,7 +266,7 @@ def worker_bytes(spec: ImageSpec, schedule: Schedule, chunks: Sequence[ParticleC
     sums = FOLDS * (classes + max(1, classes // 5)) * grid
     averages = FOLDS * classes * (grid + 8 * spec.crop**2)
     run = max(len(chunk) for chunk in join_chunks(chunks, stride=FOLDS))
-    return PROCESS + 6 * sums + 3 * averages + run * 72 * members.count
+    return PROCESS + 12 * sums + 6 * averages + run * 72 * members.count
 
 
 def duration(seconds: float) -> str:
