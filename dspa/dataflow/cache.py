@@ -13,7 +13,10 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, TypeVar, cast
+
+from dspa.device import CPU, memory_budget
 
 T = TypeVar("T")
 
@@ -112,7 +115,17 @@ def size_of(value: Any) -> int:
 CACHE = Cache(budget=512 * 2**20)
 
 
-def cached(key: Hashable, make: Callable[[], T]) -> T:
+# Of the free memory of a GPU, what values kept on it may take.
+DEVICE_SHARE = 0.4
+
+
+@lru_cache
+def device_cache(device: str) -> Cache:
+    """Cache of this process for arrays on a device; made when it is first asked for."""
+    return Cache(budget=int(DEVICE_SHARE * memory_budget(device=device)))
+
+
+def cached(key: Hashable, make: Callable[[], T], *, device: str = CPU) -> T:
     """Return a value from this process's cache, made by ``make`` if it is not there.
 
     Parameters
@@ -121,5 +134,8 @@ def cached(key: Hashable, make: Callable[[], T]) -> T:
         Says everything the value depends on.
     make : callable
         Makes the value; nobody may change it afterwards.
+    device : {"cpu", "cuda"}
+        Where its arrays lie: every device has a cache of its own.
     """
-    return CACHE.get(key, make)
+    cache = CACHE if device == CPU else device_cache(device)
+    return cache.get(key, make)

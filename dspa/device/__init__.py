@@ -3,25 +3,33 @@
 from dspa.device.namespace import (
     CPU,
     CUDA,
+    DEVICE_VARIABLE,
     fft,
     is_cuda,
     is_host,
     like,
     memory_budget,
     namespace,
+    run_maxima,
+    take_rows,
     to_device,
     to_host,
+    worker_device,
 )
 
 __all__ = [
     "CPU",
     "CUDA",
+    "DEVICE_VARIABLE",
     "fft",
     "is_cuda",
     "is_host",
     "like",
     "memory_budget",
     "namespace",
+    "run_maxima",
+    "take_rows",
     "to_device",
     "to_host",
+    "worker_device",
 ]

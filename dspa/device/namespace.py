@@ -1,12 +1,14 @@
 """Where arrays live: the namespace of an array, moving between host and device, and memory.
 
-The array decides the back end; there is no global switch. CuPy is imported only when somebody asks
-for the device ``"cuda"`` by name, so nothing here needs a GPU to be present.
+The array decides the back end: `worker_device` says where a worker puts its first arrays, and all
+that is made from them follows. CuPy is imported only when somebody asks for the device ``"cuda"``
+by name, so nothing here needs a GPU to be present.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import scipy.fft
 
 CPU = "cpu"
 CUDA = "cuda"
+DEVICE_VARIABLE = "DSPA_DEVICE"  # in the environment of a worker
 
 
 def namespace(*arrays: Any) -> Any:
@@ -84,6 +87,37 @@ def like(array: Any, *, reference: Any) -> Any:
         return to_host(array)
     xp = namespace(reference)
     return xp.asarray(array)
+
+
+def worker_device() -> str:
+    """Name the device that this process computes on: ``DSPA_DEVICE`` in its environment, or CPU."""
+    return os.environ.get(DEVICE_VARIABLE, CPU)
+
+
+def take_rows(array: Any, rows: np.ndarray[Any, Any]) -> Any:
+    """Take rows of an array of any back end by an index array on the host: (m, ...)."""
+    return array[like(rows, reference=array)]
+
+
+def run_maxima(values: Any, start: Any) -> Any:
+    """Find the largest value of every run.
+
+    Parameters
+    ----------
+    values : (n,) float
+    start : (runs + 1,) int
+        Where runs begin, and the end; none is empty.
+
+    Returns
+    -------
+    (runs,) float
+    """
+    if is_host(values):
+        return np.maximum.reduceat(values, start[:-1])
+    xp = namespace(values)  # CuPy reduces runs by addition only
+    top = xp.full((start.shape[0] - 1,), -xp.inf, dtype=values.dtype)
+    xp.maximum.at(top, xp.repeat(xp.arange(top.shape[0]), start[1:] - start[:-1]), values)
+    return top
 
 
 def fft(array: Any) -> Any:

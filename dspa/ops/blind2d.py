@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dspa.device import namespace
+from dspa.device import like, namespace, to_host
 from dspa.geometry.band import part_of_band
 from dspa.ops.posterior2d import draw_cells
 from dspa.ops.score2d import Candidates, score_candidates, split
@@ -92,15 +92,13 @@ def blind_shares(
     """
     band, radii, cells = searcher.grid.band, searcher.grid.radii, seen.cells
     ends = [0, *(band.size(edge) for edge in window_edges(radii[-1])[1:])]
-    planes = split(y)
+    planes, there = split(y), (cells.beside(y), like(scales, reference=y))
     shares: list[Share] = []
     # What the windows before have used up leaves the last one without products of its own.
     rest = scores.astype(np.float32, copy=True)
     for number, (first, last) in enumerate(pairwise(ends)):
         if last < ends[-1]:
-            own = _window_scores(
-                searcher, cells, scales, first=first, last=last, planes=planes, c2=c2
-            )
+            own = _window_scores(searcher, *there, first=first, last=last, planes=planes, c2=c2)
             rest -= own
         else:
             own = rest
@@ -117,14 +115,14 @@ def blind_shares(
 def _window_scores(
     searcher: Searcher,
     cells: Candidates,
-    scales: NDArray[np.float32],
+    scales: Any,
     *,
     first: int,
     last: int,
     planes: Any,
     c2: Any,
 ) -> NDArray[np.float32]:
-    """Score cells by the coefficients of one window: (pairs,) float32."""
+    """Score cells by the coefficients of one window: (pairs,) float32, on the host."""
     scores, norms = score_candidates(
         searcher.grids,
         cells,
@@ -134,7 +132,7 @@ def _window_scores(
         c2=take_run(c2, first, last),
         band=part_of_band(searcher.grid.band, first, last),
     )
-    return np.asarray(scales * (scores + norms) - scales * scales * norms, np.float32)
+    return np.asarray(to_host(scales * (scores + norms) - scales * scales * norms), np.float32)
 
 
 def take_run(values: Any, first: int, last: int) -> Any:

@@ -22,7 +22,7 @@ _HOLE = 0.02
 _LARGEST_PRIOR = 1e4
 
 
-def empty_sums(count: int, radius: int) -> NDArray[np.float32]:
+def empty_sums(count: int, radius: int, *, reference: Any = None) -> Any:
     """Make grids of zeros for `insert_candidates`.
 
     Parameters
@@ -31,6 +31,8 @@ def empty_sums(count: int, radius: int) -> NDArray[np.float32]:
         Number of grids.
     radius : int
         Band radius to which images are added up.
+    reference : array, optional
+        They live where this array lives; on the host if absent.
 
     Returns
     -------
@@ -38,7 +40,8 @@ def empty_sums(count: int, radius: int) -> NDArray[np.float32]:
         limit = 2 radius + 1.
     """
     limit = 2 * radius + 1
-    return np.zeros((count, 2 * limit + 1, limit + 1, 3), np.float32)
+    xp = np if reference is None else namespace(reference)
+    return xp.zeros((count, 2 * limit + 1, limit + 1, 3), dtype=xp.float32)
 
 
 def sums_radius(sums: Any) -> int:

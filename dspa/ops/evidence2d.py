@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from dspa.device import to_host
+from dspa.device import like, namespace, to_host
 from dspa.ops.score2d import cut_slices
 from dspa.ops.transform import band_to_images, images_to_band
 
@@ -52,7 +52,7 @@ def residual(
     rest : (n, f) complex64
         f coefficients, those up to ``radius``.
     """
-    band = searcher.grid.band
+    band, best = searcher.grid.band, best.beside(images)
     count = min(band.size(radius), int(images.shape[1]))
     turns = searcher.turns[best.angle]
     slices = cut_slices(searcher.grids, best.member, turns, band=band, count=count)
@@ -95,10 +95,8 @@ def field_evidence(
     return best
 
 
-def draw_noise(
-    draws: NDArray[np.float32], noise: NDArray[Any], band: Band, *, mask: NDArray[Any]
-) -> NDArray[np.complex64]:
-    """Make images of noise alone, masked as the images are.
+def draw_noise(draws: NDArray[np.float32], noise: Any, band: Band, *, mask: NDArray[Any]) -> Any:
+    """Make images of noise alone, masked as the images are, where the power of the noise lies.
 
     Parameters
     ----------
@@ -113,10 +111,11 @@ def draw_noise(
     -------
     images : (n, F) complex64
     """
-    amplitude = np.sqrt(np.asarray(noise) / 2.0)
-    whole = np.asarray((draws[:, 0] + 1j * draws[:, 1]) * amplitude, np.complex64)
-    masked = images_to_band(band_to_images(whole, band) * mask, band)
-    return np.asarray(masked[:, : draws.shape[2]], np.complex64)
+    xp, numbers = namespace(noise), like(draws, reference=noise)
+    whole = (numbers[:, 0] + 1j * numbers[:, 1]) * xp.sqrt(noise / 2.0)
+    whole = xp.astype(whole, xp.complex64, copy=False)
+    masked = images_to_band(band_to_images(whole, band) * like(mask, reference=whole), band)
+    return xp.astype(masked[:, : draws.shape[2]], xp.complex64, copy=False)
 
 
 def noise_probability(

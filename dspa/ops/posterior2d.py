@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from dspa.device import namespace
+from dspa.ops.score2d import run_starts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -13,10 +16,8 @@ if TYPE_CHECKING:
     from dspa.ops.score2d import Candidates
 
 
-def best_cells(
-    image: NDArray[np.int32], scores: NDArray[np.float32], *, most: int, within: float
-) -> NDArray[np.int64]:
-    """Choose the best cells of each image.
+def best_cells(image: Any, scores: Any, *, most: int, within: float) -> Any:
+    """Choose the best cells of each image, where they lie.
 
     Parameters
     ----------
@@ -33,19 +34,21 @@ def best_cells(
     chosen : (kept,) int64
         Indices, rising.
     """
-    order = np.lexsort((-scores, image))
-    lead = image[order]
-    start = np.flatnonzero(np.append(True, lead[1:] != lead[:-1]))
-    length = np.diff(np.append(start, lead.size))
-    rank = np.arange(lead.size) - np.repeat(start, length)
-    top = np.repeat(scores[order][start], length)
+    xp = namespace(image)
+    order = xp.argsort(-scores, stable=True)
+    order = order[xp.argsort(image[order], stable=True)]
+    start = run_starts(image[order])
+    length = start[1:] - start[:-1]
+    rank = xp.arange(order.size) - xp.repeat(start[:-1], length)
+    top = xp.repeat(scores[order][start[:-1]], length)
     chosen = order[(rank < most) & (scores[order] >= top - within)]
-    return np.sort(chosen)
+    return xp.sort(chosen)
 
 
-def member_key(cells: Candidates) -> NDArray[np.int64]:
+def member_key(cells: Candidates) -> Any:
     """Return one number per image and class, in the order of the cells."""
-    return (cells.image.astype(np.int64) << 16) | cells.member
+    xp = namespace(cells.image)
+    return (xp.astype(cells.image, xp.int64) << 16) | cells.member
 
 
 # Least and largest contrast of an image against its class.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dspa.device import like, namespace
+from dspa.device import namespace
 from dspa.ops.noise import shell_mean
 from dspa.ops.score2d import cut_slices
 
@@ -38,13 +38,13 @@ def shell_terms(
         Means of Re(Y phase A) and C2 |A|^2; a score is the sum of 2 cross - norm.
     """
     xp, band = namespace(y), searcher.grid.band
-    count = band.size(radius)
+    count, cells = band.size(radius), cells.beside(y)
     parts = []
     for first in range(0, cells.size, _BLOCK):
         rows = slice(first, first + _BLOCK)
-        turns = searcher.turns[like(cells.angle[rows], reference=y)]
+        turns = searcher.turns[cells.angle[rows]]
         slices = cut_slices(searcher.grids, cells.member[rows], turns, band=band, count=count)
-        phases = searcher.phases[like(cells.shift[rows], reference=y)][:, :, :count]
+        phases = searcher.phases[cells.shift[rows]][:, :, :count]
         real, imaginary = xp.real(y[rows, :count]), xp.imag(y[rows, :count])
         ar, ai = slices[:, 0], slices[:, 1]
         cross = (real * ar - imaginary * ai) * phases[:, 0]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dspa.device import fft, is_host, like, namespace, to_host
+from dspa.device import fft, is_host, like, namespace
 from dspa.device.launcher import launch
 from dspa.kernels.insert2d import INSERT2D
 from dspa.kernels.score2d import SCORE2D
@@ -242,43 +242,48 @@ def coarse_scores(moved: Any, c2: Any, bank: CoarseBank, *, room: CoarseRoom | N
 class Candidates:
     """Cells of the fine grid to score, sorted by image, class, angle, shift.
 
+    They stay on the device of the images while a search goes on; what it leaves is on the host.
+
     Attributes
     ----------
     image, member, angle, shift : (pairs,) int32
         Row of the batch, class, index of the fine angle, row of the phase table.
     """
 
-    image: NDArray[np.int32]
-    member: NDArray[np.int32]
-    angle: NDArray[np.int32]
-    shift: NDArray[np.int32]
+    image: Any
+    member: Any
+    angle: Any
+    shift: Any
 
     @property
     def size(self) -> int:
         """Number of cells."""
         return int(self.image.size)
 
-    def take(self, chosen: NDArray[Any] | slice) -> Candidates:
+    def beside(self, array: Any) -> Candidates:
+        """Bring them to where an array lives."""
+        cells = (self.image, self.member, self.angle, self.shift)
+        return Candidates(*(like(values, reference=array) for values in cells))
+
+    def take(self, chosen: Any) -> Candidates:
         """Take some cells by index array, mask or slice."""
         return Candidates(
             self.image[chosen], self.member[chosen], self.angle[chosen], self.shift[chosen]
         )
 
-    def poses(self) -> NDArray[np.int32]:
+    def poses(self) -> Any:
         """Where each run of cells that share image, class and angle begins, and the end."""
         return run_starts(self.image, self.member, self.angle)
 
 
-def run_starts(*keys: NDArray[Any]) -> NDArray[np.int32]:
+def run_starts(*keys: Any) -> Any:
     """Return where runs of equal keys begin, and the total length: (runs + 1,) int32."""
-    size = keys[0].size
-    if size == 0:
-        return np.zeros(1, np.int32)
-    change = np.zeros(size, bool)
-    change[0] = True
+    xp = namespace(*keys)
+    change = xp.ones(int(keys[0].shape[0]) + 1, dtype=xp.bool)
+    change[1:-1] = False
     for key in keys:
-        change[1:] |= key[1:] != key[:-1]
-    return np.append(np.flatnonzero(change), size).astype(np.int32)
+        change[1:-1] |= key[1:] != key[:-1]
+    return xp.astype(xp.nonzero(change)[0], xp.int32)
 
 
 def score_candidates(
@@ -291,7 +296,7 @@ def score_candidates(
     c2: Any,
     band: Band,
     count: int | None = None,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+) -> tuple[Any, Any]:
     """Score every candidate cell by the gather kernel.
 
     Parameters
@@ -312,25 +317,27 @@ def score_candidates(
     -------
     scores : (pairs,) float32
     norms : (pairs,) float32
-        Their terms in |A|^2: what the score of a perfect fit is expected to be.
+        Their terms in |A|^2: what the score of a perfect fit is expected to be. Both lie with the
+        images.
     """
     # Images share poses: each slice is read once, for a block of poses at a time.
+    xp, cells = namespace(y), cells.beside(y)
     start = cells.poses()
     lead, whole = start[:-1], int(turns.shape[0])
-    key = cells.member[lead].astype(np.int64) * whole + cells.angle[lead]
-    unique, pose = np.unique(key, return_inverse=True)
+    key = xp.astype(cells.member[lead], xp.int64) * whole + cells.angle[lead]
+    unique, pose = xp.unique_inverse(key)
     f = int(phases.shape[2]) if count is None else count
     block = max(1, SLICE_BYTES // (8 * f))
-    scores, norms = np.empty((2, cells.size), np.float32)
+    scores, norms = xp.empty((2, cells.size), dtype=xp.float32)
     for first in range(0, unique.size, block):
-        member, angle = np.divmod(unique[first : first + block], whole)
-        slices = cut_slices(grids, member, turns[like(angle, reference=y)], band=band, count=f)
-        runs = np.flatnonzero((pose >= first) & (pose < first + block))
+        member, angle = divmod(unique[first : first + block], whole)
+        slices = cut_slices(grids, member, turns[angle], band=band, count=f)
+        runs = xp.nonzero((pose >= first) & (pose < first + block))[0]
         chosen: Any = slice(None)
         if runs.size < lead.size:
-            mine = np.zeros(lead.size, bool)
+            mine = xp.zeros(lead.size, dtype=xp.bool)
             mine[runs] = True
-            chosen = np.flatnonzero(np.repeat(mine, np.diff(start)))
+            chosen = xp.nonzero(xp.repeat(mine, start[1:] - start[:-1]))[0]
         cross, norm = _score_block(
             slices, cells.take(chosen), pose[runs] - first, phases=phases, y=y, c2=c2
         )
@@ -338,17 +345,15 @@ def score_candidates(
     return scores, norms
 
 
-def cut_slices(
-    grids: Any, member: NDArray[np.integer[Any]], turns: Any, *, band: Band, count: int
-) -> Any:
+def cut_slices(grids: Any, member: Any, turns: Any, *, band: Band, count: int) -> Any:
     """Read slices by the kernel: (items, 2, count) float32, of classes ``member`` at ``turns``."""
     xp = namespace(grids)
-    slices = xp.empty((member.size, 2, count), dtype=xp.float32)
+    slices = xp.empty((int(member.size), 2, count), dtype=xp.float32)
     launch(
         SLICE2D,
         int(member.size),
         grids,
-        like(member.astype(np.int32), reference=grids),
+        xp.astype(like(member, reference=grids), xp.int32, copy=False),
         turns,
         like(band.kx[:count].astype(np.float32), reference=grids),
         like(band.ky[:count].astype(np.float32), reference=grids),
@@ -358,8 +363,8 @@ def cut_slices(
 
 
 def _score_block(
-    slices: Any, cells: Candidates, pose: NDArray[Any], *, phases: Any, y: Any, c2: Any
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    slices: Any, cells: Candidates, pose: Any, *, phases: Any, y: Any, c2: Any
+) -> tuple[Any, Any]:
     """Cross term and norm of every cell; run i of cells that share a pose has slice ``pose[i]``."""
     xp = namespace(y)
     start = cells.poses()
@@ -372,10 +377,10 @@ def _score_block(
         SCORE2D,
         first.size,
         slices,
-        like(pose.astype(np.int32), reference=y),
-        like(cells.image[first], reference=y),
-        like(start, reference=y),
-        like(cells.shift, reference=y),
+        xp.astype(pose, xp.int32),
+        cells.image[first],
+        start,
+        cells.shift,
         phases,
         y,
         c2,
@@ -383,8 +388,8 @@ def _score_block(
         cross,
         norm,
     )
-    norms = np.repeat(to_host(xp.sum(norm, axis=0)), np.diff(start))
-    return to_host(xp.sum(cross, axis=0)), norms
+    norms = xp.repeat(xp.sum(norm, axis=0), start[1:] - start[:-1])
+    return xp.sum(cross, axis=0), norms
 
 
 def insert_candidates(

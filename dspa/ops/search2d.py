@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.ndimage import binary_dilation
 
-from dspa.device import like, namespace, to_host
+from dspa.device import is_host, like, namespace, run_maxima, to_host
 from dspa.ops.posterior2d import best_cells, member_key
 from dspa.ops.score2d import (
     Candidates,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 # Coarse shifts are this many per wavelength of the coarse radius: half a step is 1/5 wavelength.
 _SHIFTS_PER_WAVE = 2.67
-_CACHE = 24 << 20  # bytes
+_CACHE, _DEVICE_ROOM = 24 << 20, 1 << 30  # bytes of coarse scores at a time: CPU, GPU
 _TABLE = 16 << 20  # cells marked at a time
 _AROUND = tuple((x, y) for y in (0, 1, -1) for x in (0, 1, -1))
 
@@ -175,7 +175,8 @@ class Found:
     Attributes
     ----------
     cells : Candidates
-        On the finest lattice, sorted by image, class, angle, shift.
+        On the finest lattice, sorted by image, class, angle, shift. They and their scores are on
+        the host.
     scores : (pairs,) float32
         Log-likelihood of each, up to a constant of the image.
     norms : (pairs,) float32
@@ -220,19 +221,21 @@ class Searcher:
     grids: Any
     turns: Any
     phases: Any
-    prior: NDArray[np.float32]
+    prior: Any
 
     @property
     def block(self) -> int:
-        """Images whose coarse scores stay in the cache."""
-        return max(1, _CACHE // (24 * self.bank.poses * int(self.grid.coarse_shifts.size)))
+        """Images whose coarse scores stay in the cache of a CPU, or keep a GPU busy."""
+        room = _CACHE if is_host(self.bank.norm) else _DEVICE_ROOM
+        return max(1, room // (24 * self.bank.poses * int(self.grid.coarse_shifts.size)))
 
-    def pose(self, index: Any) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    def pose(self, index: Any) -> tuple[Any, Any]:
         """Class and fine angle of poses in the order of the coarse scores."""
-        turn, column = np.divmod(index, self.bank.poses)
-        member, angle = np.divmod(column, self.grid.half_turn)
+        xp = namespace(index)
+        turn, column = divmod(index, self.bank.poses)
+        member, angle = divmod(column, self.grid.half_turn)
         angle = (angle + turn * self.grid.half_turn) << self.grid.levels
-        return member.astype(np.int32), angle.astype(np.int32)
+        return xp.astype(member, xp.int32), xp.astype(angle, xp.int32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -269,6 +272,16 @@ class Searchers:
         found: Searcher = self._made[number]
         return found
 
+    def beside(self, array: Any) -> Searchers:
+        """Those that live where an array lives: these, or others to which the averages went."""
+        if is_host(array):
+            return self
+        if "beside" not in self._made:
+            moved = like(self.references, reference=array)
+            self._made["beside"] = Searchers(moved, self.grid, self.prior)
+        found: Searchers = self._made["beside"]
+        return found
+
     def _make(self, number: int) -> Searcher:
         grid = self.grid
         band, count = grid.band, grid.band.size(grid.radii[0])
@@ -277,14 +290,16 @@ class Searchers:
         classes = len(self.references[0])
         member = np.repeat(np.arange(classes), grid.half_turn)
         angle = np.tile(np.arange(grid.half_turn) << grid.levels, classes)
-        slices = cut_slices(grids, member, turns[angle], band=band, count=count)
+        poses = turns[like(angle, reference=grids)]
+        slices = cut_slices(grids, member, poses, band=band, count=count)
         prior = np.zeros(classes) if self.prior is None else self.prior
         columns = like(np.repeat(prior, grid.half_turn).astype(np.float32), reference=slices)
         bank = coarse_bank(slices, coarse, columns)
         if "bound" not in self._made:
             # The sets are folds of one model: what one leaves open the others leave too.
             self._made["bound"] = measure_bound(self._grids(0), grid)
-        bound, log_prior = self._made["bound"], prior.astype(np.float32)
+        bound = self._made["bound"]
+        log_prior = like(prior.astype(np.float32), reference=slices)
         return Searcher(grid, classes, bank, bound, grids, turns, planes, log_prior)
 
     def _grids(self, number: int) -> Any:
@@ -301,7 +316,9 @@ class Searchers:
             phases = np.conj(shift_phases(band, grid.shift_pixels, count=band.size(grid.reach)))
             coarse = phases[grid.coarse_shifts, : band.size(grid.radii[0])]
             turns = rotation_table(grid.angle(np.arange(grid.angles)))
-            self._made["tables"] = turns, coarse, split(phases)
+            self._made["tables"] = tuple(
+                like(table, reference=self.references) for table in (turns, coarse, split(phases))
+            )
         tables: tuple[Any, Any, Any] = self._made["tables"]
         return tables
 
@@ -318,9 +335,9 @@ def search(searcher: Searcher, y: Any, c2: Any, *, pruning: Pruning) -> Found:
     pruning : Pruning
     """
     cells, scores, capped = _coarse_cells(searcher, y, c2, pruning)
-    planes = split(y)
+    xp, planes = namespace(y), split(y)
     band, grid = searcher.grid.band, searcher.grid
-    norms, chosen = scores, np.arange(cells.size)
+    norms, chosen = scores, slice(None)
     for level in range(grid.levels):
         if level > 0:  # the coarse cells have been chosen already, block by block
             chosen, over = _survivors(searcher, level, (cells, scores), c2=c2, pruning=pruning)
@@ -337,30 +354,36 @@ def search(searcher: Searcher, y: Any, c2: Any, *, pruning: Pruning) -> Found:
             count=band.size(grid.radii[level + 1]),
         )
         scores += searcher.prior[cells.member]
-    top = np.repeat(*_best_scores(cells.image, scores))
-    likely = scores >= top - pruning.within
+    likely = xp.nonzero(scores >= _best_scores(cells.image, scores) - pruning.within)[0]
     kept = cells.take(likely)
     prior = searcher.prior[kept.member]
-    return Found(kept, scores[likely] - prior, norms[likely], prior, cells.size, capped)
+    # What is left is short; the posterior of each image is made on the host.
+    return Found(
+        kept.beside(grid.shifts),
+        to_host(scores[likely] - prior),
+        to_host(norms[likely]),
+        to_host(prior),
+        cells.size,
+        capped,
+    )
 
 
-def _best_scores(
-    image: NDArray[np.int32], scores: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Best score of each run of equal images, and the lengths of the runs."""
+def _best_scores(image: Any, scores: Any) -> Any:
+    """Best score of the image of each cell: (pairs,) float32."""
     start = run_starts(image)
-    return np.maximum.reduceat(scores, start[:-1]), np.diff(start)
+    return namespace(scores).repeat(run_maxima(scores, start), start[1:] - start[:-1])
 
 
 def _coarse_cells(
     searcher: Searcher, y: Any, c2: Any, pruning: Pruning
-) -> tuple[Candidates, NDArray[np.float32], int]:
+) -> tuple[Candidates, Any, int]:
     """Cells of the coarse lattice that reach the bound, in blocks that stay in the cache.
 
     An average of nothing scores 0 everywhere, so all its cells may tie: the limit on survivors is
     applied to every block.
     """
     n, xp, bank = int(y.shape[0]), namespace(y), searcher.bank
+    half = searcher.grid.half_turn
     options = {"deviations": pruning.deviations, "gain": pruning.gain}
     parts, capped = [], 0
     room = coarse_room(bank, min(n, searcher.block))
@@ -370,47 +393,44 @@ def _coarse_cells(
         scores = coarse_scores(moved, c2[rows], bank, room=room.first(rows.stop - first))
         slack = searcher.bound.slack(0, c2[rows], **options)
         top = xp.max(scores, axis=(1, 2, 3))
-        floor = top[:, None] - like(slack, reference=scores)
         # One value per column: as many angles as a half turn has for each class.
-        floor = xp.repeat(floor, searcher.grid.half_turn, axis=1)[:, None, None, :]
+        floor = xp.repeat(top[:, None] - slack, half, axis=1)[:, None, None, :]
         place = xp.nonzero(xp.reshape(scores >= floor, (-1,)))[0]
-        found = to_host(xp.reshape(scores, (-1,))[place])
-        place, pose = np.divmod(to_host(place), 2 * bank.poses)
-        image, shift = np.divmod(place, int(scores.shape[1]))
-        member = pose % bank.poses // searcher.grid.half_turn
+        found = xp.reshape(scores, (-1,))[place]
+        place, pose = divmod(place, 2 * bank.poses)
+        image, shift = divmod(place, int(scores.shape[1]))
+        member = pose % bank.poses // half
         kept, over = _limit(image, found + slack[image, member], pruning.survivors)
         capped += over
         parts.append((image[kept] + first, shift[kept], pose[kept], found[kept]))
-    image, shift, pose, found = (np.concatenate([part[i] for part in parts]) for i in range(4))
-    where = searcher.grid.coarse_shifts[shift]
-    return Candidates(image.astype(np.int32), *searcher.pose(pose), where), found, capped
+    image, shift, pose, found = (xp.concat([part[i] for part in parts]) for i in range(4))
+    where = like(searcher.grid.coarse_shifts, reference=y)[shift]
+    return Candidates(xp.astype(image, xp.int32), *searcher.pose(pose), where), found, capped
 
 
-def _limit(
-    image: NDArray[Any], bounds: NDArray[np.float32], most: int
-) -> tuple[NDArray[np.int64], int]:
+def _limit(image: Any, bounds: Any, most: int) -> tuple[Any, int]:
     """Choose at most so many cells of each image, the best; count the images that had more."""
-    over = int((np.bincount(image) > most).sum())
+    start = run_starts(image)
+    over = int(namespace(image).sum(start[1:] - start[:-1] > most))
     if not over:
-        return np.arange(image.size), 0
+        return slice(None), 0
     return best_cells(image, bounds, most=most, within=np.inf), over
 
 
 def _survivors(
     searcher: Searcher,
     level: int,
-    scored: tuple[Candidates, NDArray[np.float32]],
+    scored: tuple[Candidates, Any],
     *,
     c2: Any,
     pruning: Pruning,
-) -> tuple[NDArray[np.int64], int]:
+) -> tuple[Any, int]:
     """Choose the cells whose bound reaches the best; count the images that had too many."""
     cells, scores = scored
     options = {"deviations": pruning.deviations, "gain": pruning.gain}
     slack = searcher.bound.slack(level, c2, **options)
-    top = np.repeat(*_best_scores(cells.image, scores))
     reach = scores + slack[cells.image, cells.member]
-    chosen = np.flatnonzero(reach >= top)
+    chosen = namespace(c2).nonzero(reach >= _best_scores(cells.image, scores))[0]
     kept, over = _limit(cells.image[chosen], reach[chosen], pruning.survivors)
     return chosen[kept], over
 
@@ -430,27 +450,27 @@ def subdivide(cells: Candidates, grid: SearchGrid, *, step: int) -> Candidates:
     cells : Candidates
         Sorted by image, class, angle, shift.
     """
-    whole = np.int64(grid.shifts.shape[0])
+    xp, whole = namespace(cells.image), int(grid.shifts.shape[0])
     # Poses first: few of them, each with many shifts.
     own = member_key(cells) * grid.angles + cells.angle
-    parents, parent = np.unique(own, return_inverse=True)
-    turned = (parents % grid.angles)[:, None] + np.array((-step, 0, step))
+    parents, parent = xp.unique_inverse(own)
+    turned = (parents % grid.angles)[:, None] + xp.asarray((-step, 0, step))
     near = (parents // grid.angles * grid.angles)[:, None] + turned % grid.angles
-    poses, pose = np.unique(near, return_inverse=True)  # (poses,), (parents, 3)
-    pose = pose.reshape(near.shape)[parent]  # (pairs, 3)
-    row = _around(grid, step)[cells.shift]  # (pairs, 9)
+    poses, pose = xp.unique_inverse(near)  # (poses,), (parents, 3)
+    pose = pose[parent]  # (pairs, 3)
+    row = like(_around(grid, step), reference=own)[cells.shift]  # (pairs, 9)
     # Then a table of poses and shifts, some images at a time, whose marks come out sorted.
     parts = []
-    for first in range(0, poses.size, block := max(1, int(_TABLE // whole))):
+    for first in range(0, poses.size, block := max(1, _TABLE // whole)):
         rows = min(block, poses.size - first)
-        marks = np.zeros(rows * whole + 1, bool)  # the last is no cell
+        marks = xp.zeros(rows * whole + 1, dtype=xp.bool)  # the last is no cell
         mine = (pose[:, :, None] >= first) & (pose[:, :, None] < first + rows) & (row >= 0)[:, None]
-        marks[np.where(mine, (pose[:, :, None] - first) * whole + row[:, None], -1)] = True
-        parts.append(np.flatnonzero(marks[:-1]) + first * whole)
-    pose, shift = np.divmod(np.concatenate(parts), whole)
-    key, angle = np.divmod(poses[pose], grid.angles)
-    image, member = key >> 16, key & 0xFFFF
-    return Candidates(*(v.astype(np.int32) for v in (image, member, angle, shift)))
+        marks[xp.where(mine, (pose[:, :, None] - first) * whole + row[:, None], -1)] = True
+        parts.append(xp.nonzero(marks[:-1])[0] + first * whole)
+    pose, shift = divmod(xp.concat(parts), whole)
+    key, angle = divmod(poses[pose], grid.angles)
+    found = (key >> 16, key & 0xFFFF, angle, shift)
+    return Candidates(*(xp.astype(values, xp.int32) for values in found))
 
 
 def _around(grid: SearchGrid, step: int) -> NDArray[np.int32]:

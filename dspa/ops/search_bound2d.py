@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import j0
 
-from dspa.device import like, to_host
+from dspa.device import like, namespace, to_host
 from dspa.ops.score2d import cut_slices, rotation_table
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class ClassBound:
 
     open: Any
 
-    def slack(self, level: int, c2: Any, *, deviations: float, gain: float) -> NDArray[np.float32]:
+    def slack(self, level: int, c2: Any, *, deviations: float, gain: float) -> Any:
         """Return by how much a cell of each class may still rise against the best.
 
         Parameters
@@ -63,26 +63,26 @@ class ClassBound:
         (n, classes) float32
             In units of log-likelihood.
         """
-        left = to_host(c2[:, : self.open.shape[1]] @ self.open[level])
-        return np.asarray(gain * left + deviations * np.sqrt(2.0 * left), np.float32)
+        xp, left = namespace(c2), c2[:, : self.open.shape[1]] @ self.open[level]
+        return xp.astype(gain * left + deviations * xp.sqrt(2.0 * left), xp.float32, copy=False)
 
 
 def measure_bound(grids: Any, grid: SearchGrid) -> ClassBound:
     """Measure classes (prepared by `prepare_references`) for the bounds of a search."""
     band, last, classes = grid.band, grid.radii[-1], int(grids.shape[0])
-    count = band.size(last)
+    xp, count = namespace(grids), band.size(last)
     shell = band.shell[:count]
     members = np.maximum(np.bincount(shell, minlength=last + 2), 1)
     angles = np.tile(np.pi * np.arange(_ANGLES) / _ANGLES, classes)
     owner = np.repeat(np.arange(classes), _ANGLES)
 
-    def slices(turn: float) -> NDArray[np.float32]:
+    def slices(turn: float) -> Any:
         turns = like(rotation_table(angles + turn), reference=grids)
-        return to_host(cut_slices(grids, owner, turns, band=band, count=count))
+        return cut_slices(grids, owner, turns, band=band, count=count)
 
-    def spectrum(values: NDArray[np.float32]) -> NDArray[np.float64]:
-        power = (values**2).sum(axis=1).reshape(classes, _ANGLES, count).mean(axis=1)
-        sums = [np.bincount(shell, row, last + 2) for row in power]
+    def spectrum(values: Any) -> NDArray[np.float64]:
+        power = xp.reshape(xp.sum(values**2, axis=1), (classes, _ANGLES, count))
+        sums = [np.bincount(shell, row, last + 2) for row in to_host(xp.mean(power, axis=1))]
         return np.stack(sums) / members  # (classes, shells)
 
     still = slices(0.0)

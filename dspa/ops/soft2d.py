@@ -81,7 +81,7 @@ def soft_sums(searcher: Searcher, y: Any, c2: Any) -> SoftSums:
     xp = namespace(y)
     numerator = xp.zeros((poses, 2, f), dtype=xp.float32)
     weight = xp.zeros((poses, f), dtype=xp.float32)
-    parts: list[tuple[NDArray[Any], ...]] = []
+    parts: list[tuple[Any, ...]] = []
     n = int(y.shape[0])
     whole = coarse_room(bank, min(n, searcher.block))
     for first in range(0, n, searcher.block):
@@ -107,24 +107,22 @@ def soft_sums(searcher: Searcher, y: Any, c2: Any) -> SoftSums:
         per_pose = xp.sum(share, axis=(1, 2)) * scale[:, None]  # (n, poses)
         weight += per_pose.T @ c2[rows, :f]
         per_class = xp.sum(xp.reshape(per_pose, (-1, searcher.classes, grid.half_turn)), axis=2)
-        gain = to_host(top + xp.log(total))
-        found = _best_cells(searcher, to_host(share), to_host(per_class))
-        norm = to_host(c2[rows, :f] @ bank.norm)[np.arange(gain.size), found[-1]]
-        score = found[3] + to_host(top)
-        parts.append((*found[:3], score, norm, to_host(per_class), gain))
+        gain = top + xp.log(total)
+        *cell, log_share, pose = _best_cells(searcher, share, per_class)
+        norm = (c2[rows, :f] @ bank.norm)[xp.arange(int(gain.shape[0])), pose]
+        parts.append((*cell, log_share + top, norm, per_class, gain))
     member, angle, shift, score, norm, classes, gain = (
-        np.concatenate([part[i] for part in parts]) for i in range(7)
+        to_host(xp.concat([part[i] for part in parts])) for i in range(7)
     )
     every = searcher.pose(np.arange(poses))
-    score, gain = score - searcher.prior[member], gain - searcher.prior[member]
+    prior = to_host(searcher.prior)[member]
+    score, gain = score - prior, gain - prior
     best = Candidates(np.arange(n, dtype=np.int32), member, angle, grid.coarse_shifts[shift])
     return SoftSums(numerator, weight, *every, best, score, norm, classes, gain)
 
 
-def _best_cells(
-    searcher: Searcher, share: NDArray[np.float32], per_class: NDArray[np.float32]
-) -> tuple[NDArray[Any], ...]:
-    """Find the best cell of the best class of each image.
+def _best_cells(searcher: Searcher, share: Any, per_class: Any) -> tuple[Any, ...]:
+    """Find the best cell of the best class of each image, where their shares lie.
 
     Returns
     -------
@@ -134,13 +132,14 @@ def _best_cells(
     pose : (n,) int64
         Column of the bank.
     """
-    every = np.arange(share.shape[0])
-    half = searcher.grid.half_turn
-    member = per_class.argmax(axis=1)
-    own = share.reshape(*share.shape[:3], -1, half)[every, :, :, member]  # (n, shifts, 2, angles)
-    cell = own.reshape(every.size, -1).argmax(axis=1)
-    log_share = np.log(own.reshape(every.size, -1)[every, cell])
-    shift, turn = np.divmod(cell, 2 * half)
+    xp, n = namespace(share), int(share.shape[0])
+    every, half = xp.arange(n), searcher.grid.half_turn
+    member = xp.argmax(per_class, axis=1)
+    lattice = xp.reshape(share, (*share.shape[:3], -1, half))
+    own = xp.reshape(lattice[every, :, :, member], (n, -1))  # (n, shifts * 2 * angles)
+    cell = xp.argmax(own, axis=1)
+    log_share = xp.log(own[every, cell])
+    shift, turn = divmod(cell, 2 * half)
     pose = member * half + turn % half
     _, angle = searcher.pose(turn // half * searcher.bank.poses + pose)
-    return member.astype(np.int32), angle, shift.astype(np.int32), log_share, pose
+    return xp.astype(member, xp.int32), angle, xp.astype(shift, xp.int32), log_share, pose

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dspa.device import like, namespace, take_rows, to_host
 from dspa.ops.evidence2d import (
     FIELD_RADIUS,
     draw_noise,
@@ -47,7 +48,7 @@ def weigh(
     outcome: Outcome,
     *,
     searcher: Searcher,
-    noise: NDArray[Any],
+    noise: Any,
     plan: ClassPlan,
     model: Model,
 ) -> None:
@@ -69,22 +70,24 @@ def weigh(
     """
     batch, place = images
     count = int(noise.shape[-1])
-    transfer = batch.ctf[place, :count]
+    transfer = take_rows(batch.ctf[:, :count], place)
+    members = take_rows(batch.images[:, :count], place)
     rows["field"][place] = _field(
-        batch.images[place, :count], transfer, outcome, searcher=searcher, noise=noise, plan=plan
+        members, transfer, outcome, searcher=searcher, noise=noise, plan=plan
     )
     drawn = np.flatnonzero(batch.indices[place] % plan.controls == 0)
     if not drawn.size:
         return
-    transfer = transfer[drawn]
-    noise = noise if len(noise) == 1 else noise[drawn]
+    transfer = take_rows(transfer, drawn)
+    noise = noise if len(noise) == 1 else take_rows(noise, drawn)
     control = draw_noise(
         _draws(batch.indices[place[drawn]], count, plan.seed),
         noise,
         plan.spec.band(),
         mask=plan.spec.crop_mask(),
     )
-    y, c2 = np.conj(control) * (transfer / noise), transfer * transfer / noise
+    y = namespace(control).conj(control) * (transfer / noise)
+    c2 = transfer * transfer / noise
     seen = search(searcher, y, c2, pruning=plan.pruning)
     scores, scales = fitted(seen, plan, model)
     found = posterior(seen.cells, scores, drawn.size, prior=seen.prior, hard=plan.hard)
@@ -105,13 +108,13 @@ def _field(
     outcome: Outcome,
     *,
     searcher: Searcher,
-    noise: NDArray[Any],
+    noise: Any,
     plan: ClassPlan,
 ) -> NDArray[np.float64]:
     """Evidence of a smooth field in what the classes leave of images."""
-    scaled = transfer * outcome.scale[:, None]
+    scaled = transfer * like(outcome.scale[:, None], reference=transfer)
     rest = residual(searcher, outcome.best, images, scaled, radius=FIELD_RADIUS)
-    power, mask = noise[..., : rest.shape[1]], plan.spec.crop_mask()
+    power, mask = to_host(noise[..., : rest.shape[1]]), plan.spec.crop_mask()
     return field_evidence(rest, power, plan.spec.band(), mask=mask)
 
 

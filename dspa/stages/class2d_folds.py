@@ -79,5 +79,5 @@ def fold_chunks(
         for part in parts
     ]
     mixed = [chunk for turn in zip(*series, strict=True) for chunk in turn]
-    numbered = [replace(chunk, number=first + i) for i, chunk in enumerate(mixed)]
+    numbered = [replace(c, number=first + i, resident=True) for i, c in enumerate(mixed)]
     return with_state(numbered, state)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dspa.device import namespace
+from dspa.device import like, namespace, take_rows
 from dspa.ops.blind2d import Share, blind_shares, drawn_at
 from dspa.ops.classes import centre_offsets, crossing
 from dspa.ops.filter import low_pass
@@ -94,28 +94,32 @@ class Class2D:
             return partial, rows
         count = batch.band.size(plan.reach)  # nothing beyond is looked at or added up
         shells = image_noise(model, batch_groups(batch, valid)) * plan.uncertainty
-        noise = spread_shells(shells.astype(np.float32), batch.band)[:, :count]
-        transfer = batch.ctf[valid, :count]
-        y = np.conj(batch.images[valid, :count]) * (transfer / noise)
+        # From here on everything of the size of images lies where they lie.
+        power = like(shells.astype(np.float32), reference=batch.images)
+        noise = spread_shells(power, batch.band)[:, :count]
+        transfer = take_rows(batch.ctf[:, :count], valid)
+        images = take_rows(batch.images[:, :count], valid)
+        y = namespace(images).conj(images) * (transfer / noise)
         c2 = transfer * transfer / noise
         fold = batch.state["fold"][valid]
         if self.searchers is None:
             insert_random(partial, batch.indices[valid], fold, plan=plan, y=y, c2=c2)
             return partial, rows
+        searchers = self.searchers.beside(y)
         for number in np.unique(fold).tolist():
             mine = np.flatnonzero(fold == number)
             whole = mine.size == valid.size  # as most chunks are: nothing to copy
-            place, searcher = valid[mine], self.searchers[number]
+            place, searcher = valid[mine], searchers[number]
             outcome = self._add_fold(
                 (partial, rows),
                 (number, searcher),
                 batch,
                 place=place,
-                y=y if whole else y[mine],
-                c2=c2 if whole else c2[mine],
+                y=y if whole else take_rows(y, mine),
+                c2=c2 if whole else take_rows(c2, mine),
             )
             if plan.controls:
-                own = noise if len(noise) == 1 else noise[mine]
+                own = noise if len(noise) == 1 else take_rows(noise, mine)
                 weigh(
                     rows,
                     (batch, place),
@@ -162,13 +166,13 @@ class Class2D:
                     searcher=searcher,
                     cells=seen.cells.take(cells[few]),
                     scale=scales[cells[few]],
-                    y=y[few],
-                    c2=c2[few],
+                    y=take_rows(y, few),
+                    c2=take_rows(c2, few),
                 )
             shares = self._blind(seen, (scores, scales), batch.indices[place], searcher, y=y, c2=c2)
             if plan.image_scale:
                 partial["contrast"] += tally_contrast(outcome.score, outcome.norm)
-                contrast = namespace(y).asarray(outcome.scale)[:, None]
+                contrast = like(outcome.scale[:, None], reference=y)
                 y, c2 = y * contrast, c2 * (contrast * contrast)
             insert_found(
                 partial,

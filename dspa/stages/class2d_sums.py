@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dspa.device import like
 from dspa.geometry.band import part_of_band
 from dspa.ops.blind2d import Share, take_run
 from dspa.ops.classes import empty_sums
@@ -46,11 +47,14 @@ def empty(plan: ClassPlan) -> Sums:
     }
 
 
-def grids_of(partial: Sums, fold: int, plan: ClassPlan) -> NDArray[np.float32]:
-    """Grids of one fold, made when first asked for: classes, then the slots of the largest ones."""
+def grids_of(partial: Sums, fold: int, plan: ClassPlan, *, reference: Any = None) -> Any:
+    """Grids of one fold, made when first asked for: classes, then the slots of the largest ones.
+
+    They live where ``reference`` lives, on the host without it.
+    """
     name = f"fold{fold}"
     if name not in partial:
-        partial[name] = empty_sums(plan.classes + plan.slots, plan.reach)
+        partial[name] = empty_sums(plan.classes + plan.slots, plan.reach, reference=reference)
     return partial[name]
 
 
@@ -243,7 +247,7 @@ def insert_found(
             )
         )
         insert_candidates(
-            grids_of(partial, fold, plan),
+            grids_of(partial, fold, plan, reference=y),
             np.concatenate([cells.member, classes + slot[poor]]).astype(np.int32),
             both,
             weight=np.concatenate([weight, weight[poor]]),
@@ -261,14 +265,14 @@ def insert_soft(
     """Add the sums per pose of the whole coarse lattice to the averages of their fold."""
     poses, count = int(found.weight.shape[0]), int(found.weight.shape[1])
     insert_candidates(
-        grids_of(partial, fold, plan),
+        grids_of(partial, fold, plan, reference=found.weight),
         found.member,
         Candidates(
             np.arange(poses, dtype=np.int32), found.member, found.angle, np.zeros(poses, np.int32)
         ),
         weight=np.ones(poses, np.float32),
         turns=searcher.turns,
-        phases=_unmoved(count),
+        phases=_unmoved(count, reference=found.weight),
         y=found.numerator,
         c2=found.weight,
         band=plan.spec.band(),
@@ -298,12 +302,12 @@ def insert_random(
         image = np.flatnonzero(fold == number).astype(np.int32)
         member, zero = drawn[image], np.zeros(image.size, np.int32)
         insert_candidates(
-            grids_of(partial, number, plan),
+            grids_of(partial, number, plan, reference=y),
             member,
             Candidates(image, member, zero, zero),
             weight=np.ones(image.size, np.float32),
-            turns=rotation_table(np.zeros(1)),
-            phases=_unmoved(band.size(plan.reach)),
+            turns=like(rotation_table(np.zeros(1)), reference=y),
+            phases=_unmoved(band.size(plan.reach), reference=y),
             y=planes,
             c2=c2,
             band=band,
@@ -312,8 +316,8 @@ def insert_random(
     partial["total"][0] += indices.size
 
 
-def _unmoved(count: int) -> NDArray[np.float32]:
-    """Phases of the one shift that moves nothing: (1, 2, count) float32."""
+def _unmoved(count: int, *, reference: Any) -> Any:
+    """Phases of the one shift that moves nothing, where an array lives: (1, 2, count) float32."""
     phases = np.zeros((1, 2, count), np.float32)
     phases[:, 0] = 1.0
-    return phases
+    return like(phases, reference=reference)

@@ -16,6 +16,7 @@ import numpy as np
 
 from dspa.data.errors import InputError
 from dspa.dataflow.cache import cached
+from dspa.device import CPU, namespace, to_device, worker_device
 from dspa.geometry.band import Band, band, maximum_radius
 from dspa.io.images import ParticleImages
 from dspa.ops.ctf import CTF
@@ -165,7 +166,8 @@ class ParticleBatch:
     images : (n, f) complex64
         Band of the normalised, masked images X; zero where an image was set aside.
     ctf : (n, f) float32
-        CTF in the same band; zero where an image was set aside, 1 where there is no CTF.
+        CTF in the same band; zero where an image was set aside, 1 where there is no CTF. These two
+        are on a GPU where the chunk said so; the rest is small, and on the host.
     valid : (n,) bool
         False for images set aside (NaN, no variance, unreadable CTF values).
     power, ctf_power : (n, radius + 1) float32
@@ -178,8 +180,8 @@ class ParticleBatch:
     """
 
     indices: NDArray[np.int64]
-    images: NDArray[np.complex64]
-    ctf: NDArray[np.float32]
+    images: Any
+    ctf: Any
     valid: NDArray[np.bool_]
     power: NDArray[np.float32]
     ctf_power: NDArray[np.float32]
@@ -222,6 +224,8 @@ class ParticleChunk:
     key : str
         Content key for the worker's cache.
     state : mapping of name to (n, ...) arrays
+    resident : bool
+        Whether bands go to the device that the worker computes on, and stay there.
     """
 
     number: int
@@ -231,6 +235,7 @@ class ParticleChunk:
     spec: ImageSpec
     key: str
     state: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    resident: bool = False
 
     def __len__(self) -> int:
         """Return the number of particles."""
@@ -238,7 +243,8 @@ class ParticleChunk:
 
     def batch(self, start: int, stop: int) -> ParticleBatch:
         """Particles ``start:stop`` of the chunk; the chunk's band is read once per worker."""
-        arrays = cached(self.key, self._prepare)
+        device = worker_device() if self.resident else CPU
+        arrays = cached(self.key, lambda: self._prepare(device), device=device)
         rows = slice(start, stop)
         return ParticleBatch(
             indices=self.indices[rows],
@@ -252,7 +258,10 @@ class ParticleChunk:
             spectra=lambda: cached("noise-" + self.key, self._spectra)[rows],
         )
 
-    def _prepare(self) -> dict[str, NDArray[Any]]:
+    def _prepare(self, device: str) -> dict[str, Any]:
+        if device != CPU:  # what does not fit there is sent again, not prepared again
+            arrays = cached(self.key, lambda: self._prepare(CPU))
+            return arrays | {n: to_device(arrays[n], device=device) for n in ("images", "ctf")}
         images = self.images.read(np.arange(len(self)))
         parameters = None if self.ctf is None else CTF(**self.ctf)
         return prepare_images(images, self.spec, ctf=parameters)
@@ -408,7 +417,8 @@ def join_batches(pieces: Sequence[ParticleBatch]) -> ParticleBatch:
     if len(pieces) == 1:
         return pieces[0]
     names = ("indices", "images", "ctf", "valid", "power", "ctf_power")
-    arrays = {name: np.concatenate([getattr(piece, name) for piece in pieces]) for name in names}
+    lists = {name: [getattr(piece, name) for piece in pieces] for name in names}
+    arrays = {name: namespace(*parts).concat(parts) for name, parts in lists.items()}
     state = {
         name: np.concatenate([piece.state[name] for piece in pieces]) for name in pieces[0].state
     }

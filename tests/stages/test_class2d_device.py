@@ -1,0 +1,181 @@
+"""The worker's part of 2D classification on a stand-in for a GPU gives what the CPU gives.
+
+No hardware: the stand-in refuses NumPy functions and arrays, and counts what crosses.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dspa.dataflow.cache import CACHE, device_cache
+from dspa.dataflow.runner import join_rows, reduce_group
+from dspa.device import to_host, worker_device
+from dspa.device.launcher import launch
+from dspa.io.particles import read_particles
+from dspa.kernels.slice2d import SLICE2D
+from dspa.stages.background_noise import BackgroundNoise
+from dspa.stages.class2d_folds import draw_folds, fold_chunks
+from dspa.stages.class2d_mstep import FOLDS
+from dspa.stages.class2d_reduction import Class2D
+from dspa.stages.class2d_schedule import Schedule
+from dspa.stages.particle_chunks import image_spec, join_chunks
+
+
+def module(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+HERE = Path(__file__).resolve().parent
+sets, stand_in = module(HERE / "portraits.py"), module(HERE.parent / "stand_in.py")
+cases = module(HERE.parent / "kernels" / "kernel_cases.py")
+COUNT, CLASSES, GROUPS, BATCH = 160, 4, 2, 64
+SCHEDULE = Schedule(
+    classes=CLASSES, online=2, full=1, batch=COUNT, uncertainty=1.0, anneal_from=2, anneal=1,
+    max_shift=2.0, recentre=True, hard=False, seed=0, particles=COUNT, groups=GROUPS,
+    image_scale=True, controls=3,
+)  # fmt: skip
+STEPS = {"random": 0, "soft": 1, "candidates": SCHEDULE.steps, "last": SCHEDULE.passes}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Runs of chunks of one fold each; an image is broken."""
+    folder = tmp_path_factory.mktemp("device2d")
+    images, _, ctf = sets.portraits(COUNT, 5)
+    images[7] = np.nan
+    particles = read_particles(sets.table(folder, images, ctf))
+    rng = np.random.default_rng(0)
+    state = {"fold": draw_folds(rng, COUNT), "group": rng.integers(0, GROUPS, COUNT)}
+    spec = image_spec(particles, max_resolution=9.0)
+    chunks = fold_chunks(particles, spec, np.arange(COUNT), seed=0, state=state, size=24)
+    return join_chunks(chunks, stride=FOLDS)
+
+
+@pytest.fixture(scope="module")
+def steps(runs):
+    """Plan, model that it meets, and what the CPU makes of it, for every kind of step."""
+    spec = runs[0].parts[0].spec
+    noise = BackgroundNoise(spec).bind({})
+    model = dict(noise.finish(reduce_group(noise, runs, BATCH).partial))
+    made = {}
+    for name, number in STEPS.items():
+        plan = SCHEDULE.plan(spec, model if number else None, number)
+        plan = replace(plan, classes=CLASSES, slots=2 * (number > 0), next_slots=2, keep=0, found=0)
+        bound = Class2D(plan).bind(model)
+        part = reduce_group(bound, runs, BATCH)
+        made[name] = plan, model, part
+        model = dict(bound.finish(part.partial))
+        # Two groups that differ and two classes to be halved, whatever so few images say.
+        model["slots"] = np.array([0, 1, -1, -1], np.int32)
+        model["noise_ratio"] = np.stack([np.full(spec.radius + 1, r) for r in (0.9, 1.1)])
+    return made
+
+
+@pytest.fixture
+def card(monkeypatch):
+    card = stand_in.Card()
+    card.install(monkeypatch)
+    yield card
+    device_cache.cache_clear()
+
+
+def test_the_stand_in_refuses_what_cupy_refuses(card):
+    there = card.namespace.asarray(np.arange(3.0))
+    refused = (
+        lambda: np.abs(there),
+        lambda: np.asarray(there),
+        lambda: np.ones(3) + there,
+        lambda: there + np.ones(3),
+        lambda: there[np.arange(2)],
+        lambda: np.arange(3)[there > 1],
+        lambda: card.namespace.concat([there, np.ones(3)]),
+        lambda: launch(SLICE2D, 1, there, np.ones(3)),
+    )
+    for attempt in refused:
+        with pytest.raises((TypeError, IndexError, AssertionError)):
+            attempt()
+    assert to_host(np.float32(2) * there + there[1:2]).tolist() == [1.0, 3.0, 5.0]
+    assert worker_device() == "cuda"
+
+
+def test_steps_are_what_their_names_say(steps):
+    plans = {name: plan for name, (plan, _, _) in steps.items()}
+    assert plans["soft"].soft
+    assert not plans["candidates"].soft
+    assert plans["candidates"].update_noise
+    assert plans["candidates"].slots
+    assert steps["candidates"][2].partial["poor_counts"].sum() > 1
+    assert plans["last"].blind
+    assert plans["last"].controls
+    assert plans["last"].image_scale
+    assert np.isfinite(rows_of(steps["last"][2])["control"]).sum() > 30
+
+
+def rows_of(part):
+    joined = join_rows(part.rows)
+    return {name: values[np.argsort(joined["index"])] for name, values in joined.items()}
+
+
+def agree(found, expected):
+    """Sums and rows that agree in single precision, all of them on the host."""
+    assert found.partial.keys() == expected.partial.keys()
+    for name, values in expected.partial.items():
+        got = found.partial[name]
+        assert isinstance(got, np.ndarray)
+        assert got.dtype == values.dtype
+        assert np.abs(got - values).max(initial=0) <= 1e-5 * np.abs(values).max(initial=0), name
+    for name, values in rows_of(expected).items():
+        assert np.allclose(rows_of(found)[name], values, 1e-4, 1e-4, equal_nan=True), name
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_on_the_device_gives_the_sums_of_the_cpu(name, steps, runs, card):
+    plan, model, expected = steps[name]
+    found = reduce_group(Class2D(plan).bind(model), runs, BATCH)
+    agree(found, expected)
+    # Compiled to PTX are kernels of just these types.
+    kernels = {"slice2d", "score2d", "insert2d"}
+    if name in ("random", "soft"):
+        kernels -= {"score2d"} if name == "soft" else {"score2d", "slice2d"}
+    assert card.launched.keys() == kernels
+    for kernel, types in card.launched.items():
+        assert types == {stand_in.signature(cases.CASES[kernel](cuda=True).arrays)}
+    # Nothing of the size of images or of scores comes back: sums, rows of an image, short lists,
+    # and once a pass the spectra of the classes.
+    count = plan.spec.band().size(plan.radius)
+    for shape in card.fetched:
+        grids = shape == found.partial["fold0"].shape
+        rows = len(shape) <= 2 and shape[-1] <= 24 and shape[0] <= COUNT
+        assert grids or rows or len(shape) == 1 or shape == (CLASSES, count), shape
+    lists = sum(shape[0] for shape in card.fetched if len(shape) == 1)
+    assert plan.controls or lists <= 500 * COUNT
+
+
+def test_images_travel_once_and_averages_once_a_pass(steps, runs, card):
+    plan, model, expected = steps["candidates"]
+    chunks = [part for run in runs for part in run.parts]
+    images = [(len(chunk), chunk.spec.band().count) for chunk in chunks]
+    for _ in range(2):
+        agree(reduce_group(Class2D(plan).bind(model), runs, BATCH), expected)
+    assert sorted(s for s in card.sent if s in images) == sorted(2 * images)  # with their CTF
+    assert card.sent.count(model["references"].shape) == 2
+
+
+def test_without_room_images_travel_again(steps, runs, card):
+    plan, model, expected = steps["candidates"]
+    card.memory = 0
+    chunks = [part for run in runs for part in run.parts]
+    images = [(len(chunk), chunk.spec.band().count) for chunk in chunks]
+    prepared = CACHE.misses
+    for _ in range(2):
+        agree(reduce_group(Class2D(plan).bind(model), runs, BATCH), expected)
+    assert sorted(s for s in card.sent if s in images) == sorted(4 * images)
+    assert CACHE.misses == prepared  # the host kept them
