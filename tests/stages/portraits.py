@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from dspa.data import schema
 from dspa.geometry.band import band
-from dspa.io.particles import write_particles
-from dspa.io.volumes import write_image_stack
+from dspa.io.particles import read_particles
+from dspa.io.volumes import read_images
 from dspa.ops.ctf import CTF, ctf_band
 from dspa.ops.transform import band_to_images, images_to_band, shift_phases
+from tests.stages.stack_table import write_stack_table
 
 BOX, PIXEL = 33, 4.0
 SHAPES = (
@@ -40,24 +40,15 @@ def portraits(count, seed, noise=2.0):
 
 
 def table(folder, images, ctf=None):
-    count = len(images)
-    write_image_stack(folder / "stack.mrcs", images, pixel_size=PIXEL)
-    columns = {
-        "uid": np.arange(count, dtype=np.uint64),
-        "optics": np.zeros(count, np.int32),
-        "image_stack": np.zeros(count, np.int32),
-        "image_index": np.arange(count),
-        "image_sign": np.ones(count, np.int8),
-        "stack_path": [str(folder / "stack.mrcs")],
-        "optics_name": ["one"],
-        "voltage": [300.0],
-        "spherical_aberration": [2.7e7],
-        "amplitude_contrast": [0.1],
-        "pixel_size": [PIXEL],
-        "box_size": [images.shape[-1]],
-    }
-    if ctf is not None:
-        columns |= {"defocus_u": ctf.defocus_u, "defocus_v": ctf.defocus_v}
-    particles = schema.make("particles", columns)
-    write_particles(particles, folder / "particles.zarr")
-    return folder / "particles.zarr"
+    """Write images as a table of particles; return its path."""
+    return write_stack_table(folder, images, pixel_size=PIXEL, ctf=ctf)
+
+
+def bits(outputs):
+    """All that a classification says, as bytes."""
+    particles = read_particles(outputs["particles"])
+    names = ("class_index", "pose", "shift", "posterior", "log_likelihood", "fit", "scale")
+    names += ("evidence", "noise_probability")
+    return [read_images(outputs["classes"]).images.tobytes()] + [
+        particles[name].values.tobytes() for name in names
+    ]

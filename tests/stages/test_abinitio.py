@@ -6,13 +6,12 @@ import itertools
 import numpy as np
 import pytest
 
-from dspa.data import schema
 from dspa.data.errors import InputError
 from dspa.dataflow.events import Events
 from dspa.geometry.band import band
 from dspa.geometry.rotation import random_rotations
-from dspa.io.particles import read_particles, write_particles
-from dspa.io.volumes import read_volume, write_image_stack
+from dspa.io.particles import read_particles
+from dspa.io.volumes import read_volume
 from dspa.ops.abinitio import centre_of_mass
 from dspa.ops.align import align
 from dspa.ops.project import prepare_volume, project
@@ -23,6 +22,7 @@ from dspa.stages.abinitio_schedule import Settings, plan_step
 from dspa.stages.abinitio_search import widened
 from dspa.stages.particle_chunks import ImageSpec, image_spec, particle_chunks
 from dspa.stages.stage import Context
+from tests.stages.stack_table import write_stack_table
 
 BOX, PIXEL = 24, 6.0
 SHORT = AbInitioParams(initial_iterations=4, final_iterations=1, initial_minibatch=24,
@@ -53,17 +53,7 @@ def stack(tmp_path):
         images = band_to_images(slices * np.conj(shift_phases(members, shifts)), members)
         images += rng.standard_normal(images.shape) * images.std() / np.sqrt(snr)
         images[3, 4, 5] = np.nan
-        write_image_stack(tmp_path / "stack.mrcs", images.astype(np.float32), pixel_size=PIXEL)
-        variables = {
-            "uid": np.arange(count), "optics": np.zeros(count), "image_stack": np.zeros(count),
-            "image_index": np.arange(count), "image_sign": np.ones(count),
-            "stack_path": [str(tmp_path / "stack.mrcs")], "optics_name": ["one"],
-            "voltage": [300.0], "spherical_aberration": [2.7e7], "amplitude_contrast": [0.1],
-            "pixel_size": [PIXEL], "box_size": [BOX],
-        }  # fmt: skip
-        path = tmp_path / "particles.zarr"
-        write_particles(schema.make("particles", variables), path)
-        return path
+        return write_stack_table(tmp_path, images, pixel_size=PIXEL)
 
     return make
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,19 +17,8 @@ from dspa.io.star import find_block, read_star
 from dspa.io.volumes import read_images
 from dspa.stages import class2d, select2d
 from dspa.stages.stage import Context
+from tests.stages.portraits import BOX, PIXEL, SHAPES, bits, portraits, table
 
-SPEC = importlib.util.spec_from_file_location(
-    "portraits", Path(__file__).resolve().parent / "portraits.py"
-)
-sets = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(sets)
-BOX, PIXEL, SHAPES, portraits, table = (
-    sets.BOX,
-    sets.PIXEL,
-    sets.SHAPES,
-    sets.portraits,
-    sets.table,
-)
 COUNT = 240
 
 
@@ -62,14 +49,6 @@ def reference(tiny, tmp_path_factory):
         tiny[0], InlineRunner(folder / "runner"), folder / "job", listeners=(events.append,)
     )
     return outputs, events
-
-
-def bits(outputs):
-    particles = read_particles(outputs["particles"])
-    names = ("class_index", "pose", "shift", "posterior", "evidence", "noise_probability")
-    return [read_images(outputs["classes"]).images.tobytes()] + [
-        particles[name].values.tobytes() for name in names
-    ]
 
 
 def test_classes_hold_one_shape_each(tiny, reference):
@@ -180,7 +159,7 @@ def test_bad_input_is_named(tmp_path):
         many = class2d.Params(classes=12)
         classify(path, InlineRunner(tmp_path / "r"), tmp_path / "job", many)
     images[:] = np.nan
-    with pytest.raises(InputError, match="no particle"):
+    with pytest.raises(InputError, match=r"stack\.mrcs: of 8 particles drawn"):
         classify(
             table(tmp_path, images),
             InlineRunner(tmp_path / "r2"),

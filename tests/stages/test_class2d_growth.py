@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -18,13 +15,7 @@ from dspa.stages import class2d
 from dspa.stages.class2d_growth import strangers
 from dspa.stages.class2d_state import load_classification
 from dspa.stages.stage import Context
-
-SPEC = importlib.util.spec_from_file_location(
-    "portraits", Path(__file__).resolve().parent / "portraits.py"
-)
-made = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(made)
-PIXEL, portraits, table = made.PIXEL, made.portraits, made.table
+from tests.stages.portraits import PIXEL, bits, portraits, table
 
 
 def classify(folder, runner, path, *, start=None, listeners=(), **params):
@@ -63,14 +54,6 @@ def grown(sets, before, tmp_path_factory):
     folder = tmp_path_factory.mktemp("grown")
     runner = InlineRunner(folder / "runner")
     return classify(folder / "job", runner, sets[0]["all"], start=before["classification"])
-
-
-def bits(outputs):
-    particles = read_particles(outputs["particles"])
-    names = ("class_index", "pose", "shift", "posterior", "log_likelihood")
-    return [read_images(outputs["classes"]).images.tobytes()] + [
-        particles[name].values.tobytes() for name in names
-    ]
 
 
 def test_old_classes_stay_and_a_new_view_founds_one(sets, before, grown):
@@ -168,6 +151,38 @@ def test_quick_growth_leaves_old_particles_as_they_are(sets, before, tmp_path):
         )
 
 
+def test_new_particles_that_show_nothing_are_refused(sets, before, tmp_path):
+    images = np.full((30, *read_images(before["classes"]).images.shape[1:]), np.nan, np.float32)
+    path = table(tmp_path, images)
+    particles = read_particles(path)
+    particles["uid"] = particles["uid"] + np.uint64(10**6)
+    write_particles(particles, tmp_path / "others.zarr")
+    with pytest.raises(InputError, match=r"stack\.mrcs: of 30 particles drawn from the set, none"):
+        classify(
+            tmp_path / "job",
+            InlineRunner(tmp_path / "runner"),
+            tmp_path / "others.zarr",
+            start=before["classification"],
+        )
+
+
+def test_as_many_classes_are_founded_as_there_are_particles_for(sets, before, tmp_path):
+    events = []
+    outputs = classify(
+        tmp_path / "job",
+        InlineRunner(tmp_path / "runner"),
+        sets[0]["later"],
+        start=before["classification"],
+        listeners=(events.append,),
+        new_classes=10**6,
+        online_iterations=1,
+    )
+    texts = [event["text"] for event in events if event["kind"] == "warning"]
+    (told,) = [text for text in texts if text.startswith("--new-classes 1000000 are more than")]
+    added = load_classification(outputs["classification"]).classes - 2
+    assert f"; {added} are founded" in told
+
+
 def test_plan_counts_looks_and_passes(sets, before):
     inputs = {"particles": sets[0]["all"], "start_from": before["classification"]}
     told = class2d.plan(inputs, class2d.Params())
@@ -213,5 +228,9 @@ def test_other_boxes_and_other_files_are_refused(before, tmp_path):
         classify(tmp_path / "job", runner, small, start=before["classification"])
     with pytest.raises(InputError, match="no classification that class2d left"):
         classify(tmp_path / "job", runner, small, start=before["classes"])
+    torn = tmp_path / "torn.npz"
+    np.savez(torn, head=np.array("{}"))
+    with pytest.raises(InputError, match=r"torn\.npz: is damaged"):
+        classify(tmp_path / "job", runner, small, start=torn)
     with pytest.raises(InputError, match="only --start-from can do"):
         classify(tmp_path / "job", runner, small, full_iterations=0)

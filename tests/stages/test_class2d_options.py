@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,13 +19,7 @@ from dspa.stages.class2d_state import load_classification
 from dspa.stages.class2d_sums import all_grids
 from dspa.stages.particle_chunks import image_spec, particle_chunks
 from dspa.stages.stage import Context
-
-SPEC = importlib.util.spec_from_file_location(
-    "portraits", Path(__file__).resolve().parent / "portraits.py"
-)
-sets = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(sets)
-BOX, PIXEL, portraits, table = sets.BOX, sets.PIXEL, sets.portraits, sets.table
+from tests.stages.portraits import BOX, PIXEL, portraits, table
 
 
 def classify(folder, path, *, events=None, **params):
@@ -121,6 +113,51 @@ def test_what_is_coarser_than_the_high_pass_does_not_count(tmp_path):
     assert np.corrcoef(gain, again)[0, 1] > 0.99
     assert np.corrcoef(gains(batch, 0.0)[0], gains(moved, 0.0)[0])[0, 1] < 0.8
     assert np.abs(other - sums).max() > 0.1 * np.abs(sums).max()  # they are added up all the same
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"new_classes": 2}, "--new-classes 2 does nothing without --start-from"),
+        ({"min_distance": 5.0}, "--min-distance 5 does nothing without --remove-duplicates"),
+        ({"min_alignment_resolution": 12.0}, "begin with what is coarser than 19 A; use more"),
+        ({"mask_diameter": 30.0}, "masks on pixels of 4 A need 40 A"),
+        ({"max_resolution": 60.0}, "use at most 44 A"),
+        ({"classes": 41}, "holds 40 particles; use at most 2 classes"),
+    ],
+)
+def test_options_that_cannot_be_followed_are_refused(tmp_path, params, words):
+    path = table(tmp_path, portraits(40, 6)[0])
+    values = {"classes": 3, "max_resolution": 12.0} | params
+    with pytest.raises(InputError, match=words):
+        class2d.STAGE.admit({"particles": path}, class2d.Params(**values))
+
+
+def test_what_is_more_than_the_box_allows_is_told(tmp_path):
+    events: list = []
+    path = table(tmp_path, portraits(40, 6)[0])
+    classify(
+        tmp_path, path, events=events, max_shift=500.0, mask_diameter=500.0, online_iterations=1
+    )
+    told = " ".join(event["text"] for event in events if event["kind"] == "warning")
+    assert "--max-shift 500 A is more than boxes of 132 A allow; 33 A is taken" in told
+    assert "--mask-diameter 500 A is more than boxes of 132 A allow; 132 A is taken" in told
+
+
+@pytest.mark.parametrize(("count", "classes"), [(1, 1), (7, 2)])
+def test_a_handful_of_particles_is_classified(tmp_path, count, classes):
+    images, _, _ = portraits(count, 6)
+    outputs = classify(tmp_path, table(tmp_path, images), classes=classes, online_iterations=1)
+    member = read_particles(outputs["particles"])["class_index"].values
+    assert ((member >= 0) & (member < classes)).all()
+    assert np.isfinite(read_images(outputs["classes"]).images).all()
+
+
+def test_steps_without_a_single_image_are_refused(tmp_path):
+    images, _, _ = portraits(300, 6)
+    images[3:] = np.nan
+    with pytest.raises(InputError, match="none has an image that varies"):
+        classify(tmp_path, table(tmp_path, images))
 
 
 @pytest.mark.parametrize(("count", "classes"), [(60, 1), (24, 24)])

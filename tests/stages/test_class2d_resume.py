@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import signal
 import subprocess
 import sys
@@ -12,12 +11,8 @@ from pathlib import Path
 import pytest
 
 from dspa.dataflow.checkpoint import Checkpoints
+from tests.stages.portraits import bits, portraits, table
 
-SPEC = importlib.util.spec_from_file_location(
-    "class2d_sets", Path(__file__).with_name("test_class2d.py")
-)
-sets = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(sets)
 DSPA = str(Path(sys.executable).with_name("dspa"))
 OPTIONS = ["--classes", "3", "--online-iterations", "2", "--max-resolution", "12"]
 PAUSE = 0.2  # seconds between looks at the checkpoints
@@ -30,8 +25,8 @@ def outputs(project, number):
 
 @pytest.mark.slow
 def test_a_killed_client_resumes_to_the_same_bits(tmp_path):
-    images, _, ctf = sets.portraits(240, 5)
-    particles = str(sets.table(tmp_path, images, ctf))
+    images, _, ctf = portraits(240, 5)
+    particles = str(table(tmp_path, images, ctf))
     project = tmp_path / "project"
     project.mkdir()
 
@@ -46,7 +41,7 @@ def test_a_killed_client_resumes_to_the_same_bits(tmp_path):
 
     dspa("init", ".")
     dspa("class2d", particles, *OPTIONS, "--cluster", "inline")
-    undisturbed = sets.bits(outputs(project, 1))
+    undisturbed = bits(outputs(project, 1))
 
     command = [DSPA, "class2d", particles, *OPTIONS, "--cluster", "local:2"]
     client = subprocess.Popen(command, cwd=project, stdout=subprocess.DEVNULL)
@@ -61,4 +56,4 @@ def test_a_killed_client_resumes_to_the_same_bits(tmp_path):
         time.sleep(PAUSE)
     assert client.returncode == -signal.SIGKILL  # it had not ended by itself
     dspa("resume", "J2", "--cluster", "local:1")
-    assert sets.bits(outputs(project, 2)) == undisturbed
+    assert bits(outputs(project, 2)) == undisturbed

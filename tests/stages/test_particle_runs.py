@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -13,16 +10,13 @@ from dspa.stages import class2d
 from dspa.stages.class2d_estimate import estimate, miniature
 from dspa.stages.class2d_mstep import FOLDS
 from dspa.stages.particle_chunks import image_spec, join_chunks, minibatch, particle_chunks
-
-SPEC = importlib.util.spec_from_file_location("portraits", Path(__file__).with_name("portraits.py"))
-sets = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(sets)
+from tests.stages.portraits import portraits, table
 
 
 @pytest.fixture(scope="module")
 def particles(tmp_path_factory):
-    images, _, ctf = sets.portraits(100, 3)
-    return read_particles(sets.table(tmp_path_factory.mktemp("runs"), images, ctf))
+    images, _, ctf = portraits(100, 3)
+    return read_particles(table(tmp_path_factory.mktemp("runs"), images, ctf))
 
 
 def test_runs_of_chunks_give_the_images_of_their_chunks(particles):

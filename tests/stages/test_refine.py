@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from dspa.data import schema
 from dspa.data.errors import InputError
 from dspa.dataflow.events import Events
 from dspa.dataflow.runner import InlineRunner
@@ -34,6 +33,7 @@ from dspa.stages.refine_start import (
     resample,
 )
 from dspa.stages.stage import Context
+from tests.stages.stack_table import write_stack_table
 
 BOX, PIXEL, COUNT = 24, 4.0, 160
 
@@ -61,26 +61,8 @@ def tiny(tmp_path_factory):
     images = band_to_images(clean * np.conj(shift_phases(members, shift)), members)
     images = images + 1.5 * images.std() * rng.standard_normal(images.shape)
     images[7] = np.nan
-    write_image_stack(folder / "stack.mrcs", images.astype(np.float32), pixel_size=PIXEL)
+    write_stack_table(folder, images, pixel_size=PIXEL)
     write_volume(folder / "truth.mrc", density, pixel_size=PIXEL)
-    particles = schema.make(
-        "particles",
-        {
-            "uid": np.arange(COUNT, dtype=np.uint64),
-            "optics": np.zeros(COUNT, np.int32),
-            "image_stack": np.zeros(COUNT, np.int32),
-            "image_index": np.arange(COUNT),
-            "image_sign": np.ones(COUNT, np.int8),
-            "stack_path": [str(folder / "stack.mrcs")],
-            "optics_name": ["one"],
-            "voltage": [300.0],
-            "spherical_aberration": [2.7e7],
-            "amplitude_contrast": [0.1],
-            "pixel_size": [PIXEL],
-            "box_size": [BOX],
-        },
-    )
-    write_particles(particles, folder / "particles.zarr")
     return folder, density, poses, shift * PIXEL
 
 
