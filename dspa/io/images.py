@@ -111,23 +111,28 @@ class ParticleImages:
         """Edge of the images in pixels, from the first stack."""
         if not len(self):
             raise InputError("there are no particles")
-        info = stack_info(self._paths[int(self._stack[0])])
+        info = stack_info(self.stack)
         if info.rows != info.columns:
             raise InputError(
-                f"{self._paths[int(self._stack[0])]}: images of {info.columns} x {info.rows} "
+                f"{self.stack}: images of {info.columns} x {info.rows} "
                 "pixels; particle images must be square"
             )
         return info.rows
+
+    @property
+    def stack(self) -> str:
+        """Path of the stack that holds the first image, for messages."""
+        return self._paths[int(self._stack[0])]
 
     @property
     def pixel_size(self) -> float:
         """Pixel size in A, the same for all particles."""
         if math.isfinite(self._pixel_size) or not len(self):
             return self._pixel_size
-        size = stack_info(self._paths[int(self._stack[0])]).pixel_size
+        size = stack_info(self.stack).pixel_size
         if not math.isfinite(size):
             raise InputError(
-                f"{self._paths[int(self._stack[0])]}: no pixel size in the particle table nor in "
+                f"{self.stack}: no pixel size in the particle table nor in "
                 "the stack; give --pixel-size when importing"
             )
         return size

@@ -84,6 +84,8 @@ def start(
         Completed; anything else raises.
     """
     check(params)
+    if stage.admit is not None:
+        stage.admit(paths(inputs), params)
     fields = dataclasses.fields(params)
     record = Record(
         number=0,

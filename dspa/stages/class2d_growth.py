@@ -21,6 +21,7 @@ from dspa.stages.class2d_folds import draw_folds, draw_unseen, fold_chunks
 from dspa.stages.class2d_mstep import FOLDS
 from dspa.stages.class2d_noise import noise_groups
 from dspa.stages.class2d_reduction import Class2D
+from dspa.stages.class2d_schedule import nothing_to_see
 from dspa.stages.class2d_state import Classification
 from dspa.stages.particle_chunks import minibatch
 
@@ -182,12 +183,14 @@ def grow(
         return fold_chunks(particles, known.spec, rows, seed=context.seed, state=state, size=size)
 
     founding, images = Founding(0, new, 0.0), 0
+    everything = growth.everything and new.size < uid.size
     if new.size:
         seen = look(context, known, growth.schedule, chunks(new), name="look001")
-        founding = found(known, new, seen, left_out[new], classes=growth.new_classes)
         images = int(seen["valid"].sum())
-        _tell(context, known, founding, images)
-    everything = growth.everything and new.size < uid.size
+        if not images and not everything:
+            raise nothing_to_see(chunks(new))
+        founding = found(known, new, seen, left_out[new], classes=growth.new_classes)
+        _tell(context, known, founding, images, wanted=growth.new_classes)
     schedule = _schedule(growth.schedule, known, founding)
     size = schedule.chunk_size(known.spec) if founding.classes else None
     result = _course(
@@ -221,7 +224,8 @@ def look(
         schedule = replace(
             schedule, classes=known.classes, online=0, full=1, noise=False, controls=0
         )
-        plan = schedule.plan(known.spec, known.model, 1)
+        # Nothing is made of the sums, so nobody minds how they are added up.
+        plan = replace(schedule.plan(known.spec, known.model, 1), blind=False, recentre=False)
         rows = context.runner.run(Class2D(plan), chunks, known.model, name=name).rows
     order = np.argsort(rows["index"], kind="stable")
     return {name: values[order] for name, values in rows.items()}
@@ -252,16 +256,29 @@ def judge_unseen(
     return replace(known, unseen=fits)
 
 
-def _tell(context: Context, known: Classification, founding: Founding, images: int) -> None:
-    """Say what the look at the new particles found."""
-    context.events.message(
-        f"{images} new particles; {100 * founding.share:.0f} percent of them are of views that "
-        f"the {known.classes} classes lack, going by their fit"
-    )
-    if np.isfinite(known.unseen).sum() < FEWEST:
+def _tell(
+    context: Context,
+    known: Classification,
+    founding: Founding,
+    images: int,
+    *,
+    wanted: int | None,
+) -> None:
+    """Say what the look at the new particles found; ``wanted`` classes were asked for."""
+    if np.isfinite(known.unseen).sum() >= FEWEST:
+        context.events.message(
+            f"{images} new particles; {100 * founding.share:.0f} percent of them are of views that "
+            f"the {known.classes} classes lack, going by their fit"
+        )
+    elif wanted is None:
         context.events.warning(
             "the earlier job had too few particles to leave some out, without which new views "
             "cannot be told from old ones; --new-classes N founds classes all the same"
+        )
+    if wanted is not None and founding.classes < wanted:
+        context.events.warning(
+            f"--new-classes {wanted} are more than {images} new particles can found; "
+            f"{founding.classes} are founded, of {FEWEST} particles at least"
         )
     if founding.classes:
         first = known.classes + 1

@@ -152,6 +152,8 @@ def add_residuals(
         As in `search`, of unit contrast.
     """
     batch, place = images
+    if not place.size:
+        return
     group = batch_groups(batch, place)
     expected = image_noise(model, group)
     cross, norm = shell_terms(searcher, cells, y=y, c2=c2, radius=plan.reach)

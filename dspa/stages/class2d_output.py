@@ -9,6 +9,7 @@ import numpy as np
 
 from dspa.data.errors import InputError
 from dspa.geometry.rotation import matrix_from_euler
+from dspa.io.images import ParticleImages
 from dspa.io.particles import write_particles
 from dspa.io.picture import curves, montage
 from dspa.io.star import Block, write_star
@@ -170,7 +171,10 @@ def write_results(
     count = int(particles.sizes["particle"])
     rows = {name: values[:count] for name, values in known.rows.items()}
     if not rows["valid"].any():
-        raise InputError("no particle has an image with any variation; look at the images")
+        raise InputError(
+            f"{ParticleImages(particles).stack}: no particle has an image that varies and holds no "
+            "NaN; look at the images"
+        )
     _report_set_aside(context, rows)
     judged = judge_noise(rows)
     rows |= {"evidence": judged.evidence, "noise_probability": judged.probability}

@@ -14,13 +14,13 @@ from dspa.stages.background_noise import BackgroundNoise
 from dspa.stages.class2d_mstep import FOLDS
 from dspa.stages.class2d_plan import DEFAULT_PRUNING, ClassPlan
 from dspa.stages.class2d_reduction import Class2D
-from dspa.stages.particle_chunks import chunk_size, join_chunks, minibatch
+from dspa.stages.particle_chunks import ParticleChunk, chunk_size, join_chunks, minibatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dspa.dataflow.reduction import Model
-    from dspa.stages.particle_chunks import ChunkRun, ImageSpec, ParticleChunk
+    from dspa.stages.particle_chunks import ChunkRun, ImageSpec
     from dspa.stages.stage import Context
 
 # Fourier pixels: averaging over all poses, and the coarse level of a search, look no further.
@@ -265,10 +265,7 @@ def classify(
         first = minibatch(online, schedule.batch, 0, multiple=FOLDS)
         noise = runner.run(BackgroundNoise(spec), first, {}, name="noise000").model
         if float(noise["count"]) == 0.0:
-            raise InputError(
-                "no particle of the first mini-batch has an image that varies and holds no NaN; "
-                "look at the images"
-            )
+            raise nothing_to_see(first)
         plan = schedule.plan(spec, None, 0)
         result = runner.run(Class2D(plan), first, noise, name="it000")
         done = 0
@@ -280,5 +277,17 @@ def classify(
             part = minibatch(online, schedule.step_size, number - 1, multiple=FOLDS)
         plan = schedule.plan(spec, result.model, number)
         result = runner.run(Class2D(plan), part, result.model, name=f"it{number:03d}")
+        if not result.model["total"][0]:
+            raise nothing_to_see(part)
         report(number, plan, result)
     return result
+
+
+def nothing_to_see(chunks: Sequence[ParticleChunk | ChunkRun]) -> InputError:
+    """Return the error of a pass over particles without a single image that can be used."""
+    first = chunks[0] if isinstance(chunks[0], ParticleChunk) else chunks[0].parts[0]
+    count = sum(len(chunk) for chunk in chunks)
+    return InputError(
+        f"{first.images.stack}: of {count} particles drawn from the set, none has an image that "
+        "varies and holds no NaN; remove such particles"
+    )

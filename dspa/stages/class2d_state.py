@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +85,10 @@ def save_classification(known: Classification, path: Path) -> None:
 
 def load_classification(path: Path) -> Classification:
     """Read what `save_classification` wrote."""
+    if not zipfile.is_zipfile(path):
+        raise InputError(
+            f"{path}: is no classification that class2d left; name a class2d job or its {FILE}"
+        )
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
@@ -103,10 +108,11 @@ def load_classification(path: Path) -> Classification:
             arrays["unseen"],
             int(head["growths"]),
         )
+    except InputError:
+        raise
     except (*DAMAGE, TypeError) as error:
         raise InputError(
-            f"{path}: is no classification that class2d left ({error}); "
-            f"name a class2d job or its {FILE}"
+            f"{path}: is damaged ({error}); run the class2d job that left it again"
         ) from error
 
 

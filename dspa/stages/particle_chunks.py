@@ -36,6 +36,7 @@ SMALLEST_CHUNK = 64
 # set only, so that results do not depend on the workers.
 FEWEST_CHUNKS = 20
 CHUNK_BYTES = 1 << 27
+FEWEST_SHELLS = 3  # of a band that anything can be told from
 
 
 @dataclass(frozen=True)
@@ -135,13 +136,21 @@ def image_spec(
     extent = box * pixel_size
     radius = maximum_radius(box)
     if max_resolution > 0.0:
-        radius = min(radius, max(3, int(np.floor(extent / max_resolution + 1e-6))))
+        shells = int(np.floor(extent / max_resolution + 1e-6))
+        if shells < FEWEST_SHELLS:
+            raise InputError(
+                f"--max-resolution is {max_resolution:g} A, and boxes of {extent:g} A hold next to "
+                f"nothing to there; use at most {extent / FEWEST_SHELLS:.3g} A"
+            )
+        radius = min(radius, shells)
     crop = min(box, _good_size(2 * radius + 2))
     diameter = 0.9 * extent if mask_diameter is None else min(mask_diameter, extent)
-    if diameter < 4 * pixel_size:
+    # Where its edge is soft throughout it would hide the particle altogether.
+    least = (4 if mask_outer is not None else 2 * EDGE) * pixel_size
+    if mask_diameter is not None and diameter < least:
         raise InputError(
-            f"--mask-diameter is {mask_diameter} A, less than four pixels of {pixel_size:g} A; "
-            "use the diameter of the particle"
+            f"--mask-diameter is {mask_diameter:g} A, and masks on pixels of {pixel_size:g} A need "
+            f"{least:g} A; use the diameter of the particle"
         )
     spec = ImageSpec(box, pixel_size, crop, radius, float(diameter), ramp)
     if mask_outer is None:
@@ -149,7 +158,7 @@ def image_spec(
     outer = min(mask_outer, extent)
     if outer - diameter < 2 * pixel_size:
         raise InputError(
-            f"--mask-outer is {mask_outer:g} A and the mask's diameter {diameter:g} A in boxes of "
+            f"--mask-outer is {mask_outer:g} A and --mask-diameter {diameter:g} A in boxes of "
             f"{extent:g} A; leave two pixels of {pixel_size:g} A between them"
         )
     return replace(spec, mask_diameter=outer, edge=(outer - diameter) / 2.0 / pixel_size)

@@ -79,6 +79,7 @@ class Context:
 
 RunFunction = Callable[[Context, Mapping[str, Any], Any], Mapping[str, "Path"]]
 PlanFunction = Callable[[Mapping[str, Any], Any], Mapping[str, Any]]
+AdmitFunction = Callable[[Mapping[str, Any], Any], object]
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,9 @@ class Stage:
         (``particles``, ``volume``...) or, for further files, names of their own (``half1``).
     plan : callable, optional
         ``plan(inputs, params) -> {figure: value}`` for ``--dry-run``: items, chunks, memory.
+    admit : callable, optional
+        ``admit(inputs, params)`` raises InputError where ``run`` would refuse before it computes
+        anything. It is asked before a job gets its number: a typing error leaves no job.
     """
 
     name: str
@@ -107,6 +111,7 @@ class Stage:
     inputs: tuple[Input, ...]
     run: RunFunction
     plan: PlanFunction | None = None
+    admit: AdmitFunction | None = None
 
 
 def param(

@@ -121,6 +121,14 @@ def test_dry_run_starts_nothing(dspa):
     assert len(find().jobs) == 1
 
 
+def test_what_a_stage_refuses_takes_no_number(dspa):
+    status, _, err = dspa("toy make refused")
+    assert status == 2 and "use another" in err
+    assert find().jobs == []
+    assert dspa("toy make one")[0] == 0
+    assert job(1).read().state == "completed"
+
+
 def test_bad_input_leaves_records_only(dspa):
     status, _, err = dspa("toy make broken")
     assert status == 2 and "give --pixel-size" in err

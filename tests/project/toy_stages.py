@@ -81,8 +81,13 @@ def combine(context, inputs, params):
     return {"mask": path}
 
 
+def admit(inputs, params):
+    if params.source == "refused":
+        raise InputError("refused: this source is not known; use another")
+
+
 STAGES = (
-    Stage("toy make", "Make particles", MakeParams, (), make),
+    Stage("toy make", "Make particles", MakeParams, (), make, admit=admit),
     Stage(
         "toy iterate",
         "Iterate",
