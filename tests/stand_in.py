@@ -179,11 +179,19 @@ def signature(values):
 class Card:
     """The device: shapes that came and that were fetched, scalars read, kernels and their types."""
 
-    def __init__(self, memory=1 << 30):
-        self.memory, self.scalars = memory, 0
-        self.sent, self.fetched = [], []
-        self.launched = {}
-        self.namespace = Namespace(self, plain)
+    def __init__(self, monkeypatch):
+        """Have ``DSPA_DEVICE=cuda`` and all that asks for CuPy or a launch come here."""
+        self.memory, self.scalars = 1 << 30, 0
+        self.sent, self.fetched, self.launched = [], [], {}
+        self.namespace, self._patch = Namespace(self, plain), monkeypatch
+        runtime = SimpleNamespace(memGetInfo=lambda: (self.memory, self.memory))
+        cupy = SimpleNamespace(
+            asarray=self.namespace.asarray, cuda=SimpleNamespace(runtime=runtime)
+        )
+        monkeypatch.setenv("DSPA_DEVICE", "cuda")
+        monkeypatch.setattr(sys.modules["dspa.device.namespace"], "_cupy", lambda: cupy)
+        monkeypatch.setitem(sys.modules, "dspa.device.cuda", SimpleNamespace(run=self.run))
+        cache.device_cache.cache_clear()
 
     def wrap(self, found):
         if isinstance(found, np.ndarray | np.generic):
@@ -214,13 +222,7 @@ class Card:
         else:
             loop(items, *values)
 
-    def install(self, monkeypatch):
-        """Have ``DSPA_DEVICE=cuda`` and all that asks for CuPy or a launch come here."""
-        cupy = SimpleNamespace(
-            asarray=self.namespace.asarray,
-            cuda=SimpleNamespace(runtime=SimpleNamespace(memGetInfo=lambda: (self.memory,) * 2)),
-        )
-        monkeypatch.setenv("DSPA_DEVICE", "cuda")
-        monkeypatch.setattr(sys.modules["dspa.device.namespace"], "_cupy", lambda: cupy)
-        monkeypatch.setitem(sys.modules, "dspa.device.cuda", SimpleNamespace(run=self.run))
+    def remove(self):
+        """Compute on the CPU again."""
+        self._patch.undo()
         cache.device_cache.cache_clear()

@@ -33,6 +33,7 @@ def test_slurm_files_make_a_job_script(name: str) -> None:
     if "gpu" in name:
         assert "--gres=gpu:4" in script
         assert "dask_cuda.cli worker" in script
+    assert ("DSPA_DEVICE=cuda" in script) == ("gpu" in name)
 
 
 @pytest.mark.parametrize("name", ["cluster.yaml", "cluster-gpu.yaml"])
@@ -49,6 +50,7 @@ def test_kubernetes_clusters_hang_together(name: str) -> None:
     assert {port["targetPort"] for port in scheduler["service"]["ports"]} <= named
     gpus = "nvidia.com/gpu" in container["resources"].get("limits", {})
     assert gpus == ("gpu" in name)
+    assert gpus == ({"name": "DSPA_DEVICE", "value": "cuda"} in container.get("env", []))
     assert "nvidia" not in str(scheduler)
 
 

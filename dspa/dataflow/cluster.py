@@ -25,6 +25,7 @@ from distributed.deploy.spec import close_clusters
 from distributed.system import MEMORY_LIMIT
 
 from dspa.data.errors import InputError
+from dspa.device import CUDA, DEVICE_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -53,6 +54,7 @@ MALLOC = {
     f"distributed.nanny.pre-spawn-environ.{name}": 256 << 20
     for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
 }
+ON_GPU = {f"distributed.nanny.pre-spawn-environ.{DEVICE_VARIABLE}": CUDA}
 
 
 @dataclass
@@ -233,7 +235,8 @@ def _cuda(name: str, workers: int | None, options: Mapping[str, Any]) -> Cluster
         if workers is not None:
             chosen["n_workers"] = workers
         try:
-            cluster = LocalCUDACluster(**chosen)
+            with dask.config.set(ON_GPU):  # read as its workers start
+                cluster = LocalCUDACluster(**chosen)
         except Exception as error:
             raise InputError(
                 f"--cluster {name} found no usable NVIDIA GPU ({type(error).__name__}: {error}); "

@@ -91,7 +91,10 @@ def like(array: Any, *, reference: Any) -> Any:
 
 def worker_device() -> str:
     """Name the device that this process computes on: ``DSPA_DEVICE`` in its environment, or CPU."""
-    return os.environ.get(DEVICE_VARIABLE, CPU)
+    device = os.environ.get(DEVICE_VARIABLE) or CPU
+    if device not in (CPU, CUDA):
+        raise ValueError(f"{DEVICE_VARIABLE} is {device!r}: choose 'cpu' or 'cuda'")
+    return device
 
 
 def take_rows(array: Any, rows: np.ndarray[Any, Any]) -> Any:

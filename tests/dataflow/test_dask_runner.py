@@ -11,7 +11,9 @@ import textwrap
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import dask
 import pytest
 import toy_reduction as toy
 
@@ -192,3 +194,17 @@ def test_a_cluster_stopped_while_it_starts_leaves_nothing(monkeypatch, tmp_path)
         _ = cluster_module.connect("local:1").client
     assert forgotten == [cluster_module.close_clusters]  # which would fail at exit, at length
     assert not list(tmp_path.iterdir())
+
+
+def test_workers_of_a_cuda_cluster_compute_on_their_gpus(monkeypatch):
+    name, seen = "distributed.nanny.pre-spawn-environ.DSPA_DEVICE", []
+
+    def start(**_):  # dask-cuda and a GPU are not here
+        seen.append(dask.config.get(name))
+
+    monkeypatch.setattr(cluster_module.importlib.util, "find_spec", lambda _: True)
+    monkeypatch.setitem(sys.modules, "dask_cuda", SimpleNamespace(LocalCUDACluster=start))
+    monkeypatch.setattr(cluster_module, "Client", lambda *_, **__: "client")
+    assert connect("cuda:1").client == "client"
+    assert seen == ["cuda"]
+    assert dask.config.get(name, None) is None  # workers of other clusters compute on CPUs

@@ -12,18 +12,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dspa.dataflow.cache import CACHE, device_cache
-from dspa.dataflow.runner import join_rows, reduce_group
+from dspa.dataflow.cache import CACHE
+from dspa.dataflow.events import Events
+from dspa.dataflow.runner import InlineRunner, join_rows, reduce_group
 from dspa.device import to_host, worker_device
 from dspa.device.launcher import launch
 from dspa.io.particles import read_particles
+from dspa.io.volumes import read_images
 from dspa.kernels.slice2d import SLICE2D
+from dspa.stages import class2d
 from dspa.stages.background_noise import BackgroundNoise
 from dspa.stages.class2d_folds import draw_folds, fold_chunks
 from dspa.stages.class2d_mstep import FOLDS
 from dspa.stages.class2d_reduction import Class2D
 from dspa.stages.class2d_schedule import Schedule
 from dspa.stages.particle_chunks import image_spec, join_chunks
+from dspa.stages.stage import Context
 
 
 def module(path):
@@ -46,12 +50,17 @@ STEPS = {"random": 0, "soft": 1, "candidates": SCHEDULE.steps, "last": SCHEDULE.
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """Runs of chunks of one fold each; an image is broken."""
-    folder = tmp_path_factory.mktemp("device2d")
+def table(tmp_path_factory):
+    """A table of particles, one of them broken."""
     images, _, ctf = sets.portraits(COUNT, 5)
     images[7] = np.nan
-    particles = read_particles(sets.table(folder, images, ctf))
+    return sets.table(tmp_path_factory.mktemp("device2d"), images, ctf)
+
+
+@pytest.fixture(scope="module")
+def runs(table):
+    """Runs of chunks of one fold each."""
+    particles = read_particles(table)
     rng = np.random.default_rng(0)
     state = {"fold": draw_folds(rng, COUNT), "group": rng.integers(0, GROUPS, COUNT)}
     spec = image_spec(particles, max_resolution=9.0)
@@ -81,10 +90,9 @@ def steps(runs):
 
 @pytest.fixture
 def card(monkeypatch):
-    card = stand_in.Card()
-    card.install(monkeypatch)
+    card = stand_in.Card(monkeypatch)
     yield card
-    device_cache.cache_clear()
+    card.remove()
 
 
 def test_the_stand_in_refuses_what_cupy_refuses(card):
@@ -179,3 +187,23 @@ def test_without_room_images_travel_again(steps, runs, card):
         agree(reduce_group(Class2D(plan).bind(model), runs, BATCH), expected)
     assert sorted(s for s in card.sent if s in images) == sorted(4 * images)
     assert CACHE.misses == prepared  # the host kept them
+
+
+def test_a_whole_classification_runs_there(table, tmp_path, card):
+    params = class2d.Params(classes=3, online_iterations=1, max_resolution=12.0)
+
+    def classify(name):
+        folder = tmp_path / name
+        folder.mkdir()
+        context = Context(folder, InlineRunner(folder / "runner", strict=True), Events(folder), 3)
+        found = class2d.run(context, {"particles": table}, params)
+        return read_particles(found["particles"]), read_images(found["classes"]).images
+
+    there, averages = classify("gpu")
+    assert card.launched
+    card.remove()
+    here, expected = classify("cpu")
+    # A near tie may fall the other way.
+    assert np.mean(there["class_index"].values == here["class_index"].values) > 0.95
+    for one, other in zip(averages, expected, strict=True):
+        assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.99
