@@ -5,9 +5,7 @@ No hardware: the stand-in refuses NumPy functions and arrays, and counts what cr
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,18 +26,11 @@ from dspa.stages.class2d_reduction import Class2D
 from dspa.stages.class2d_schedule import Schedule
 from dspa.stages.particle_chunks import image_spec, join_chunks
 from dspa.stages.stage import Context
+from tests.kernels.kernel_cases import CASES
+from tests.stages.portraits import portraits
+from tests.stages.portraits import table as write_table
+from tests.stand_in import Card, signature
 
-
-def module(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
-
-
-HERE = Path(__file__).resolve().parent
-sets, stand_in = module(HERE / "portraits.py"), module(HERE.parent / "stand_in.py")
-cases = module(HERE.parent / "kernels" / "kernel_cases.py")
 COUNT, CLASSES, GROUPS, BATCH = 160, 4, 2, 64
 SCHEDULE = Schedule(
     classes=CLASSES, online=2, full=1, batch=COUNT, uncertainty=1.0, anneal_from=2, anneal=1,
@@ -52,9 +43,9 @@ STEPS = {"random": 0, "soft": 1, "candidates": SCHEDULE.steps, "last": SCHEDULE.
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
     """A table of particles, one of them broken."""
-    images, _, ctf = sets.portraits(COUNT, 5)
+    images, _, ctf = portraits(COUNT, 5)
     images[7] = np.nan
-    return sets.table(tmp_path_factory.mktemp("device2d"), images, ctf)
+    return write_table(tmp_path_factory.mktemp("device2d"), images, ctf)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +81,7 @@ def steps(runs):
 
 @pytest.fixture
 def card(monkeypatch):
-    card = stand_in.Card(monkeypatch)
+    card = Card(monkeypatch)
     yield card
     card.remove()
 
@@ -155,7 +146,7 @@ def test_a_step_on_the_device_gives_the_sums_of_the_cpu(name, steps, runs, card)
         kernels -= {"score2d"} if name == "soft" else {"score2d", "slice2d"}
     assert card.launched.keys() == kernels
     for kernel, types in card.launched.items():
-        assert types == {stand_in.signature(cases.CASES[kernel](cuda=True).arrays)}
+        assert types == {signature(CASES[kernel](cuda=True).arrays)}
     # Nothing of the size of images or of scores comes back: sums, rows of an image, short lists,
     # and once a pass the spectra of the classes.
     count = plan.spec.band().size(plan.radius)
