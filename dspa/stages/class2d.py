@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +12,17 @@ import numpy as np
 from dspa.dataflow.worker_setup import SHARE
 from dspa.device import memory_budget
 from dspa.stages.class2d_controls import every
-from dspa.stages.class2d_estimate import duration, estimate, stored_bytes, worker_bytes
-from dspa.stages.class2d_folds import draw_folds, draw_unseen, fold_chunks
-from dspa.stages.class2d_growth import Growth, grow, judge_unseen
+from dspa.stages.class2d_estimate import (
+    Pass,
+    duration,
+    estimate,
+    miniature,
+    passes_of,
+    stored_bytes,
+    worker_bytes,
+)
+from dspa.stages.class2d_folds import draw_folds, draw_unseen, fold_chunks, unseen_count
+from dspa.stages.class2d_growth import Expected, Growth, expect, grow, judge_unseen, look_plan
 from dspa.stages.class2d_inputs import FEW, Params, Work, admit
 from dspa.stages.class2d_mstep import FOLDS
 from dspa.stages.class2d_noise import noise_groups
@@ -159,14 +168,7 @@ def _continue(
     context: Context, particles: xr.Dataset, known: Classification, params: Params
 ) -> Classification:
     """Take up particles that an earlier classification has not seen."""
-    params = replace(params, classes=known.classes)
-    count = int(particles.sizes["particle"])
-    schedule = make_schedule(params, known.spec, particles=count, seed=context.seed)
-    growth = Growth(
-        replace(schedule, full=max(1, params.full_iterations)),
-        new_classes=None if params.new_classes < 0 else params.new_classes,
-        everything=params.full_iterations > 0,
-    )
+    growth = make_growth(known, params, particles=particles.sizes["particle"], seed=context.seed)
 
     def report(passes: int) -> Progress:
         return Progress(context.events, known.spec, passes)
@@ -174,70 +176,61 @@ def _continue(
     return grow(context, known, particles, growth, report=report)
 
 
+def make_growth(known: Classification, params: Params, *, particles: int, seed: int) -> Growth:
+    """Turn the parameters people gave into what is done with particles that arrive."""
+    params = replace(params, classes=known.classes)
+    schedule = make_schedule(params, known.spec, particles=particles, seed=seed)
+    return Growth(
+        replace(schedule, full=max(1, params.full_iterations)),
+        new_classes=None if params.new_classes < 0 else params.new_classes,
+        everything=params.full_iterations > 0,
+    )
+
+
 def plan(inputs: Mapping[str, Any], params: Params) -> dict[str, Any]:
     """Say what a run would take: particles, chunks, memory, an estimate of the time."""
     work = admit(inputs, params)
-    particles, spec, known, count = work.particles, work.spec, work.known, work.count
-    parts: tuple[Schedule, ...]
-    more: Schedule | None
-    if known is None:
-        schedule = make_schedule(params, spec, particles=count, seed=0)
-        parts, more = (schedule,), None
-    else:
-        parts, more = _growth_parts(known, particles, params)
-        schedule = parts[-1]
-    chunks = particle_chunks(particles, spec, size=schedule.chunk_size(spec), multiple=FOLDS)
+    spec, count = work.spec, work.count
+    expected, schedule = _expected(work, params)
+    chunks = particle_chunks(work.particles, spec, size=schedule.chunk_size(spec), multiple=FOLDS)
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     share = int(SHARE * memory_budget() / workers)  # of a worker's memory, for bands
     each = 12 * spec.band().count
-    costs = [estimate(spec, part, cached=workers * share // each) for part in parts]
-    stored = stored_bytes(particles)
-    peak = min(share, each * -(-count // workers)) + worker_bytes(spec, more or schedule, chunks)
+    most = max(one.plan.classes for one in expected.most)
+    price = partial(
+        estimate, miniature(spec, most), particles=count, cached=workers * share // each
+    )
+    cost = price(expected.least)
+    peak = min(share, each * -(-count // workers)) + worker_bytes(spec, expected.most, chunks)
     told = {
         "particles": count,
         "chunks": len(chunks),
-        "passes": sum(part.passes for part in parts),
-        "image visits": sum(cost.visits for cost in costs),
+        "passes": len(expected.least),
+        "image visits": cost.visits,
         "band": f"{spec.band().count} coefficients to {spec.extent / spec.radius:.3g} A",
-        "multiplications and additions": f"{sum(cost.operations for cost in costs):.2g}",
-        "read": f"{sum(cost.prepared for cost in costs) * stored / 2**30:.2f} GiB",
+        "multiplications and additions": f"{cost.operations:.2g}",
+        "read": f"{cost.prepared * stored_bytes(work.particles) / 2**30:.2f} GiB",
         "memory per worker": f"{peak / 2**30:.2f} GiB",
-        "time on one core": duration(sum(cost.seconds(1) for cost in costs)),
-        f"time on the {workers} cores here": duration(sum(c.seconds(workers) for c in costs)),
+        "time on one core": duration(cost.seconds(1)),
+        f"time on the {workers} cores here": duration(cost.seconds(workers)),
     }
-    if more is not None:
-        longest = estimate(spec, more, cached=workers * share // each).seconds(workers)
-        told["more, if new views found classes"] = f"up to {duration(longest)}"
+    if len(expected.most) > len(expected.least):
+        longest = duration(price(expected.most).seconds(workers))
+        told[f"if new views found {expected.founded} classes"] = longest
     return told
 
 
-def _growth_parts(
-    known: Classification, particles: xr.Dataset, params: Params
-) -> tuple[tuple[Schedule, ...], Schedule | None]:
-    """Return the looks and passes that are sure, and the steps by which classes are founded."""
-    count = int(particles.sizes["particle"])
-    new = int((known.find(particles["uid"].values) < 0).sum())
-    whole = params.full_iterations > 0 and new < count
-    schedule = replace(
-        make_schedule(replace(params, classes=known.classes), known.spec, particles=1, seed=0),
-        online=0,
-        full=max(1, params.full_iterations),
-        particles=count if whole else new,
-    )
-    look = replace(schedule, full=1, particles=new)
-    more = None
-    if new and params.new_classes != 0:
-        most = known.classes if params.new_classes < 0 else params.new_classes
-        more = replace(
-            schedule,
-            classes=known.classes + most,
-            held=known.classes,
-            online=params.online_iterations,
-            full=0,
-            batch=params.batch_per_class * most,
-            particles=new,
-        )
-    return ((look, schedule) if new else (schedule,)), more
+def _expected(work: Work, params: Params) -> tuple[Expected, Schedule]:
+    """Say which passes will be made, and by which schedule chunks are cut."""
+    spec, known, count = work.spec, work.known, work.count
+    if known is not None:
+        growth = make_growth(known, params, particles=count, seed=0)
+        uid = np.asarray(work.particles["uid"].values, np.uint64)
+        return expect(known, uid, growth), growth.schedule
+    schedule = make_schedule(params, spec, particles=count, seed=0)
+    last = look_plan(schedule, spec, None, classes=schedule.classes)
+    passes = (*passes_of(schedule, spec), Pass(last, unseen_count(count)))
+    return Expected(passes, passes, 0), schedule
 
 
 STAGE = Stage(

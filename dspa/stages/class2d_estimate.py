@@ -66,7 +66,7 @@ class Cost:
     finish: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Miniature:
     """Images and what passes measured on them cost.
 
@@ -183,37 +183,65 @@ class Estimate:
         return self.work / workers + self.alone
 
 
-def estimate(spec: ImageSpec, schedule: Schedule, *, cached: int) -> Estimate:
-    """Add up the passes of a schedule.
+@dataclass(frozen=True)
+class Pass:
+    """One pass that will be made.
+
+    Attributes
+    ----------
+    plan : ClassPlan
+    images : int
+    """
+
+    plan: ClassPlan
+    images: int
+
+
+def passes_of(schedule: Schedule, spec: ImageSpec) -> list[Pass]:
+    """List the passes of a schedule, as far as they are known before the first."""
+    plans = (schedule.plan(spec, None, number) for number in range(1, schedule.passes + 1))
+    return [Pass(plan, round(plan.share * schedule.particles)) for plan in plans]
+
+
+def estimate(tiny: Miniature, passes: Sequence[Pass], *, particles: int, cached: int) -> Estimate:
+    """Add up passes.
 
     Parameters
     ----------
-    spec : ImageSpec
-    schedule : Schedule
+    tiny : Miniature
+        Of as many classes as any of the passes has.
+    passes : sequence of Pass
+    particles : int
+        Of the whole set.
     cached : int
         Particles whose bands the caches of all workers hold together.
     """
-    plans = [_settled(schedule.plan(spec, None, n)) for n in range(1, schedule.passes + 1)]
-    least, most = min(p.classes for p in plans), max(p.classes for p in plans)
-    tiny = miniature(spec, most)
-    kinds = {}
-    for soft in (True, False):
-        members = [plan for plan in plans if plan.soft == soft]
-        if members:
-            ends = [replace(members[0], classes=n, keep=0, found=0) for n in {least, most}]
-            kinds[soft] = [(plan.classes, tiny.cost(plan)) for plan in ends]
-    work, alone = 0.0, BESIDE + BESIDE_EACH * schedule.particles
-    visits, operations = 0, 0.0
-    for plan in plans:
-        cost = _between(kinds[plan.soft], plan.classes)
-        images = round(plan.share * schedule.particles)
-        visits += images
-        operations += images * _coarse_operations(plan)
-        work += images * cost.image + FOLDS * cost.bind
+    plans = [_settled(each.plan) for each in passes]
+    kinds: dict[Any, list[tuple[int, Cost]]] = {}
+    for kind in dict.fromkeys(_kind(plan) for plan in plans):
+        members = [plan for plan in plans if _kind(plan) == kind]
+        numbers = {min(p.classes for p in members), max(p.classes for p in members)}
+        ends = [replace(members[0], classes=n, keep=0, found=0) for n in sorted(numbers)]
+        kinds[kind] = [(plan.classes, _cost(tiny, plan)) for plan in ends]
+    work, alone, operations = 0.0, BESIDE + BESIDE_EACH * particles, 0.0
+    for plan, each in zip(plans, passes, strict=True):
+        cost = _between(kinds[_kind(plan)], plan.classes)
+        operations += each.images * _coarse_operations(plan)
+        work += each.images * cost.image + FOLDS * cost.bind
         alone += cost.finish + PASS
-    whole = schedule.particles <= cached
-    prepared = min(visits, schedule.particles) if whole else visits
+    visits = sum(each.images for each in passes)
+    prepared = min(visits, particles) if particles <= cached else visits
     return Estimate(visits, prepared, operations, work + prepared * tiny.prepare, alone)
+
+
+@lru_cache(maxsize=64)
+def _cost(tiny: Miniature, plan: ClassPlan) -> Cost:
+    return tiny.cost(plan)
+
+
+def _kind(plan: ClassPlan) -> tuple[Any, ...]:
+    """Say what passes have in common that cost alike but for their classes."""
+    return plan.soft, plan.blind, plan.controls, plan.pruning, plan.update_noise
 
 
 def _settled(plan: ClassPlan) -> ClassPlan:
@@ -257,10 +285,10 @@ def stored_bytes(particles: xr.Dataset) -> float:
     return images.box**2 * float(np.clip(round(per_pixel), 1, 4))
 
 
-def worker_bytes(spec: ImageSpec, schedule: Schedule, chunks: Sequence[ParticleChunk]) -> int:
+def worker_bytes(spec: ImageSpec, passes: Sequence[Pass], chunks: Sequence[ParticleChunk]) -> int:
     """Largest memory of a worker beside its cache: the averages, a chunk, its sums."""
-    classes = max(schedule.level(n) for n in range(schedule.passes + 1))
-    reach = _settled(schedule.plan(spec, None, schedule.passes)).reach
+    classes = max(each.plan.classes for each in passes)
+    reach = max(_settled(each.plan).reach for each in passes)
     members = spec.band()
     grid = (4 * reach + 3) * (2 * reach + 2) * 12  # of one class in one fold
     sums = FOLDS * (classes + max(1, classes // 5)) * grid

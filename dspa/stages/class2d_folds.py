@@ -32,11 +32,16 @@ def draw_folds(rng: np.random.Generator, count: int) -> NDArray[np.int8]:
     return rng.permutation(np.arange(count) % FOLDS).astype(np.int8)
 
 
+def unseen_count(count: int) -> int:
+    """Say how many of so many particles the online steps leave out."""
+    return min(round(UNSEEN * count), UNSEEN_MOST) if count >= UNSEEN_FROM else 0
+
+
 def draw_unseen(rng: np.random.Generator, count: int) -> NDArray[np.bool_]:
     """Draw the particles that the online steps leave out: (count,) bool."""
     unseen = np.zeros(count, bool)
-    if count >= UNSEEN_FROM:
-        unseen[rng.permutation(count)[: min(round(UNSEEN * count), UNSEEN_MOST)]] = True
+    if left := unseen_count(count):
+        unseen[rng.permutation(count)[:left]] = True
     return unseen
 
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.dataflow.runner import Result
-from dspa.stages.class2d_folds import draw_folds, draw_unseen, fold_chunks
+from dspa.stages.class2d_estimate import Pass
+from dspa.stages.class2d_folds import draw_folds, draw_unseen, fold_chunks, unseen_count
 from dspa.stages.class2d_mstep import FOLDS
 from dspa.stages.class2d_noise import noise_groups
 from dspa.stages.class2d_reduction import Class2D
@@ -31,9 +32,10 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
+    from dspa.dataflow.reduction import Model
     from dspa.stages.class2d_plan import ClassPlan
     from dspa.stages.class2d_schedule import Schedule
-    from dspa.stages.particle_chunks import ParticleChunk
+    from dspa.stages.particle_chunks import ImageSpec, ParticleChunk
     from dspa.stages.stage import Context
 
     Report = Callable[[int, ClassPlan, Result], None]
@@ -113,8 +115,7 @@ def found(
     fits = seen[MEASURE][seen["valid"]]
     strange = strangers(known.unseen[np.isfinite(known.unseen)], fits)
     if classes is None:
-        each = max(float(FEWEST), known.images / known.classes)
-        classes = min(known.classes, round(strange * fits.size / each))
+        classes = _needed(known, strange * fits.size)
     able = seen["valid"] & ~left_out
     # As many of the poorest as are strange; if classes are wanted all the same, enough for them.
     wanted = max(round(strange * int(able.sum())), FEWEST * classes)
@@ -122,6 +123,12 @@ def found(
     poor = np.sort(order[: min(wanted, int(able.sum()))])
     classes = min(classes, poor.size // FEWEST)
     return Founding(int(classes), index[poor], strange)
+
+
+def _needed(known: Classification, strange: float) -> int:
+    """Classes for so many particles that none shows: as many as keep the particles of a class."""
+    each = max(float(FEWEST), known.images / known.classes)
+    return min(known.classes, round(strange / each))
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,7 +198,7 @@ def grow(
             raise nothing_to_see(chunks(new))
         founding = found(known, new, seen, left_out[new], classes=growth.new_classes)
         _tell(context, known, founding, images, wanted=growth.new_classes)
-    schedule = _schedule(growth.schedule, known, founding)
+    schedule = _schedule(growth.schedule, known, founding.classes, founders=founding.rows.size)
     size = schedule.chunk_size(known.spec) if founding.classes else None
     result = _course(
         context,
@@ -221,14 +228,74 @@ def look(
     if latest is not None:
         rows = latest.rows
     else:
-        schedule = replace(
-            schedule, classes=known.classes, online=0, full=1, noise=False, controls=0
-        )
-        # Nothing is made of the sums, so nobody minds how they are added up.
-        plan = replace(schedule.plan(known.spec, known.model, 1), blind=False, recentre=False)
+        plan = look_plan(schedule, known.spec, known.model, classes=known.classes)
         rows = context.runner.run(Class2D(plan), chunks, known.model, name=name).rows
     order = np.argsort(rows["index"], kind="stable")
     return {name: values[order] for name, values in rows.items()}
+
+
+def look_plan(
+    schedule: Schedule, spec: ImageSpec, model: Model | None, *, classes: int
+) -> ClassPlan:
+    """Plan a look: a full pass of which only the rows are wanted."""
+    once = replace(schedule, classes=classes, online=0, full=1, noise=False, controls=0)
+    # Nothing is made of the sums, so nobody minds how they are added up.
+    return replace(once.plan(spec, model, 1), blind=False, recentre=False)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Passes that particles which arrive will take.
+
+    Attributes
+    ----------
+    least : tuple of Pass
+        If no class is founded, or as many as were asked for.
+    most : tuple of Pass
+        If as many classes are founded as may be.
+    founded : int
+        How many that are.
+    """
+
+    least: tuple[Pass, ...]
+    most: tuple[Pass, ...]
+    founded: int
+
+
+def expect(known: Classification, uid: NDArray[np.uint64], growth: Growth) -> Expected:
+    """List the passes of `grow` before anything is known of the new particles.
+
+    Parameters
+    ----------
+    known : Classification
+    uid : (n,) uint64
+        Particles of the table.
+    growth : Growth
+    """
+    place = known.find(uid)
+    new = int((place < 0).sum())
+    everything = growth.everything and new < uid.size
+    left_out = int(np.isfinite(known.unseen[place[place >= 0]]).sum()) + unseen_count(new)
+    wanted = growth.new_classes
+    if wanted is None:
+        able = np.isfinite(known.unseen).sum() >= FEWEST
+        wanted = _needed(known, new) if able else 0
+    wanted = min(wanted, new // FEWEST)
+    looked = Pass(look_plan(growth.schedule, known.spec, None, classes=known.classes), new)
+
+    def passes(classes: int) -> tuple[Pass, ...]:
+        schedule = _schedule(growth.schedule, known, classes, founders=new)
+        plans = [schedule.plan(known.spec, None, n) for n in range(1, schedule.passes + 1)]
+        steps = [
+            Pass(replace(plan, update_noise=False), round(plan.share * new))
+            for plan in plans[: schedule.steps]
+        ]
+        full = [Pass(plan, uid.size if everything else new) for plan in plans[schedule.steps :]]
+        last = look_plan(growth.schedule, known.spec, None, classes=schedule.classes)
+        return (looked, *steps, *full, Pass(last, left_out))
+
+    least = 0 if growth.new_classes is None else wanted
+    return Expected(passes(least), passes(wanted), wanted)
 
 
 def judge_unseen(
@@ -288,16 +355,15 @@ def _tell(
         )
 
 
-def _schedule(schedule: Schedule, known: Classification, founding: Founding) -> Schedule:
-    """Online steps over the founders, if there are any, then the full passes."""
-    new = founding.classes
+def _schedule(schedule: Schedule, known: Classification, new: int, *, founders: int) -> Schedule:
+    """Online steps over the founders of new classes, if there are any, then the full passes."""
     return replace(
         schedule,
         classes=known.classes + new,
         held=known.classes,
         online=schedule.online if new else 0,
         batch=schedule.batch // schedule.classes * new,
-        particles=founding.rows.size,
+        particles=founders,
     )
 
 

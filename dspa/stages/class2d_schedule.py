@@ -110,7 +110,8 @@ class Schedule:
     @property
     def step_size(self) -> int:
         """Particles of one step."""
-        return -(-min(self.batch, self.particles) // STEPS_EACH)
+        wanted = -(-min(self.batch, self.particles) // STEPS_EACH)
+        return min(self.particles, max(wanted, FOLDS * SMALL_CHUNK))
 
     def chunk_size(self, spec: ImageSpec) -> int:
         """Particles of a chunk: never more than other stages put into one."""

@@ -12,7 +12,8 @@ from dspa.io.particles import read_particles, write_particles
 from dspa.io.volumes import read_images
 from dspa.ops.classes import sums_radius, widen_sums
 from dspa.stages import class2d
-from dspa.stages.class2d_growth import strangers
+from dspa.stages.class2d_growth import expect, strangers
+from dspa.stages.class2d_reduction import Class2D
 from dspa.stages.class2d_state import load_classification
 from dspa.stages.stage import Context
 from tests.stages.portraits import PIXEL, bits, portraits, table
@@ -187,11 +188,44 @@ def test_plan_counts_looks_and_passes(sets, before):
     inputs = {"particles": sets[0]["all"], "start_from": before["classification"]}
     told = class2d.plan(inputs, class2d.Params())
     later = read_particles(sets[0]["later"]).sizes["particle"]
-    assert told["image visits"] == 1100 + later
-    assert told["more, if new views found classes"].startswith("up to")
+    left_out = np.isfinite(load_classification(before["classification"]).unseen).sum()
+    assert left_out > 20
+    assert told["image visits"] == later + 1100 + left_out + round(0.05 * later)
+    assert told["passes"] == 3
+    assert "if new views found 1 classes" in told
     quick = class2d.plan(inputs, class2d.Params(full_iterations=0, new_classes=0))
-    assert quick["image visits"] == 2 * later
-    assert "more, if new views found classes" not in quick
+    assert quick["image visits"] == 2 * later + left_out + round(0.05 * later)
+    assert not any(name.startswith("if new views") for name in quick)
+
+
+@pytest.mark.parametrize("new_classes", [-1, 2])
+def test_passes_are_priced_as_they_are_made(sets, before, tmp_path, new_classes):
+    """Every pass of a growth, by what it compares and how many images, as the plan listed it."""
+    made = []
+
+    class Listening(InlineRunner):
+        def run(self, reduction, chunks, model, *, name):
+            if isinstance(reduction, Class2D):
+                made.append((reduction.plan, sum(len(chunk) for chunk in chunks)))
+            return super().run(reduction, chunks, model, name=name)
+
+    start = before["classification"]
+    params = {"new_classes": new_classes, "online_iterations": 2}
+    classify(
+        tmp_path / "job", Listening(tmp_path / "runner"), sets[0]["all"], start=start, **params
+    )
+    made = [one for one in made if one[0].iteration]  # the random start is not priced
+    known, uid = load_classification(start), read_particles(sets[0]["all"])["uid"].values
+    growth = class2d.make_growth(known, class2d.Params(**params), particles=1100, seed=3)
+    expected = expect(known, uid, growth).most
+    assert len(made) == len(expected)
+    for (plan, images), priced in zip(made, expected, strict=True):
+        for name in ("classes", "soft", "blind", "hard", "pruning", "update_noise", "controls"):
+            assert getattr(plan, name) == getattr(priced.plan, name), name
+        # Of the new particles all may found classes; here half of them do.
+        assert images <= priced.images + 4
+    assert [images for _, images in made[-2:]] == [one.images for one in expected[-2:]]
+    assert made[0][1] == expected[0].images
 
 
 def test_strangers_are_counted_and_chance_is_not(rng):

@@ -7,7 +7,7 @@ import pytest
 
 from dspa.io.particles import read_particles
 from dspa.stages import class2d
-from dspa.stages.class2d_estimate import estimate, miniature
+from dspa.stages.class2d_estimate import estimate, miniature, passes_of
 from dspa.stages.class2d_mstep import FOLDS
 from dspa.stages.particle_chunks import image_spec, join_chunks, minibatch, particle_chunks
 from tests.stages.portraits import portraits, table
@@ -46,7 +46,8 @@ def test_estimates_grow_with_particles_and_classes(particles):
     def seconds(classes, count):
         params = class2d.Params(classes=classes, online_iterations=2)
         schedule = class2d.make_schedule(params, spec, particles=count, seed=0)
-        found = estimate(spec, schedule, cached=0)
+        passes = passes_of(schedule, spec)
+        found = estimate(miniature(spec, 2 * classes), passes, particles=count, cached=0)
         assert found.visits > count
         assert found.seconds(2) < found.seconds(1)
         return found
