@@ -43,11 +43,13 @@ def test_runs_of_chunks_give_the_images_of_their_chunks(particles):
 def test_estimates_grow_with_particles_and_classes(particles):
     spec = image_spec(particles, max_resolution=12.0)
 
+    tiny = miniature(spec, 40)
+
     def seconds(classes, count):
         params = class2d.Params(classes=classes, online_iterations=2)
         schedule = class2d.make_schedule(params, spec, particles=count, seed=0)
         passes = passes_of(schedule, spec)
-        found = estimate(miniature(spec, 2 * classes), passes, particles=count, cached=0)
+        found = estimate(tiny, passes, particles=count, cached=0)
         assert found.visits > count
         assert found.seconds(2) < found.seconds(1)
         return found
