@@ -3,12 +3,15 @@
 The arrays hold their numbers in host memory and compute by NumPy, but only through their own
 namespace: NumPy functions and NumPy arrays are refused, as CuPy refuses them (CuPy takes NumPy
 arrays as indices; here these are refused as well, because they travel unseen). Kernels run by their
-loop for the CPU, if every argument is one of these arrays.
+loop for the CPU, if every argument is one of these arrays; under NUMBA_ENABLE_CUDASIM=1 by the
+launcher for GPUs in numba's simulator, with few threads, which is slow.
 """
 
 from __future__ import annotations
 
+import importlib
 import operator
+import os
 import sys
 from types import SimpleNamespace
 
@@ -18,6 +21,7 @@ import numpy as np
 from dspa.dataflow import cache
 from dspa.device import launcher
 
+SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 # Methods of arrays that CuPy has, too; of the rest the code shall not make use.
 METHODS = ("astype", "copy", "reshape", "view")
 FACTS = ("shape", "dtype", "size", "ndim", "nbytes")
@@ -184,6 +188,7 @@ class Card:
         self.memory, self.scalars = 1 << 30, 0
         self.sent, self.fetched, self.launched = [], [], {}
         self.namespace, self._patch = Namespace(self, plain), monkeypatch
+        self._simulator = importlib.import_module("dspa.device.cuda") if SIMULATED else None
         runtime = SimpleNamespace(memGetInfo=lambda: (self.memory, self.memory))
         cupy = SimpleNamespace(
             asarray=self.namespace.asarray, cuda=SimpleNamespace(runtime=runtime)
@@ -217,7 +222,10 @@ class Card:
         loop, values = launcher.cpu_function(kernel), [array._values for array in arrays]
         assert all(array.flags.c_contiguous for array in values), kernel.name
         self.launched.setdefault(kernel.name, set()).add(signature(values))
-        if kernel.sums:
+        if self._simulator:
+            room = out._values if kernel.sums else None
+            self._simulator.run(kernel, items, tuple(values), out=room, lanes=4)
+        elif kernel.sums:
             loop(items, out._values, np.empty(launcher.CPU_SCRATCH, np.float32), *values)
         else:
             loop(items, *values)
