@@ -32,9 +32,11 @@ RULES: dict[str, tuple[int, float, float]] = {
     "size": (-1, 0.90, 1.5),
 }
 # Share of its particles that noise explains: what costs nothing, what costs one, most it costs.
-NOISE_SHARE = (0.3, 0.1, 6.0)
+# Where less than two thirds are noise, their evidence tells the others apart.
+NOISE_SHARE = (0.5, 0.1, 6.0)
 FREE = 2.0  # spreads that cost nothing
 HALF = 2.0  # penalty at which the score is one half
+GOOD = 0.5  # score from which on a class is taken to show a particle
 
 
 @dataclass(frozen=True, eq=False)

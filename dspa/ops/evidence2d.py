@@ -1,5 +1,9 @@
 """Would noise do as well? What tells a particle in a class from a box of noise or an edge of ice.
 
+What speaks for a particle is its likelihood over all classes, angles and shifts of the coarse
+lattice, against that of noise alone (`marginalise`): the best pose of an image of noise is chosen
+for agreeing with the noise, the average over all poses is not.
+
 Two rivals explain an image without a particle. Noise: what images made of noise alone attain with
 the same averages, CTF and search is drawn, not calculated (`noise_probability`). A smooth field,
 such as the edge of a hole or a gradient of the ice: Gaussian amplitudes that fall with frequency
@@ -8,26 +12,88 @@ and no CTF, laid over the residual of the best class (`field_evidence`).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.optimize import isotonic_regression
 
 from dspa.device import like, namespace, to_host
-from dspa.ops.score2d import cut_slices
+from dspa.ops.score2d import Candidates, coarse_room, coarse_scores, cut_slices, moved_images
 from dspa.ops.transform import band_to_images, images_to_band
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dspa.geometry.band import Band
-    from dspa.ops.score2d import Candidates
     from dspa.ops.search2d import Searcher
 
 FIELD_RADIUS = 4  # Fourier pixels: a smooth field has nothing beyond
 FIELD_SLOPE = 2.0  # its power falls as k to minus this
 FIELD_POWERS = 4.0 ** np.arange(-1, 5)  # its power in shell 1, in units of the noise
 FEWEST_CONTROLS = 50  # with fewer nothing can be said of their distribution
+# A normal distribution of contrasts as three of them and their shares (Gauss and Hermite); where
+# contrasts vary less than this, as one.
+NODES = ((-np.sqrt(3.0), 1.0 / 6.0), (0.0, 2.0 / 3.0), (np.sqrt(3.0), 1.0 / 6.0))
+VARIED = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Marginal:
+    """How much better classes explain images than noise does.
+
+    Attributes
+    ----------
+    log_likelihood : (n,) float64
+        Log of the mean likelihood over classes, angles, shifts and contrasts, against noise.
+    best : Candidates
+        Most likely cell of each image.
+    scale : (n,) float32
+        Contrast it was found at.
+    """
+
+    log_likelihood: NDArray[np.float64]
+    best: Candidates
+    scale: NDArray[np.float32]
+
+
+def marginalise(searcher: Searcher, y: Any, c2: Any, *, deviation: float) -> Marginal:
+    """Average the likelihood of images over the whole coarse lattice.
+
+    Parameters
+    ----------
+    searcher : Searcher
+        Its prior is the log of the share of each class.
+    y : (n, F) complex64
+    c2 : (n, F) float32
+    deviation : float
+        Of the contrast of images around 1.
+    """
+    bank, grid, xp, n = searcher.bank, searcher.grid, namespace(y), int(y.shape[0])
+    nodes = NODES if deviation > VARIED else ((0.0, 1.0),)
+    scales = [1.0 + deviation * place for place, _ in nodes]
+    cells = int(grid.coarse_shifts.size) * 2 * grid.half_turn
+    room = coarse_room(bank, min(n, searcher.block))
+    gain, top, place = (np.empty((len(nodes), n)) for _ in range(3))
+    for first in range(0, n, searcher.block):
+        rows = slice(first, min(n, first + searcher.block))
+        moved = moved_images(y[rows], bank)
+        own = room.first(rows.stop - first)
+        for node, scale in enumerate(scales):
+            scores = coarse_scores(moved * scale, c2[rows] * scale**2, bank, room=own)
+            flat = xp.reshape(scores, (rows.stop - first, -1))
+            high = xp.max(flat, axis=1)
+            place[node, rows] = to_host(xp.argmax(flat, axis=1))
+            flat -= high[:, None]
+            xp.exp(flat, out=flat)
+            top[node, rows] = to_host(high)
+            gain[node, rows] = to_host(xp.log(xp.sum(flat, axis=1)))
+    weight = np.log([share for _, share in nodes])[:, None]
+    found = (top + weight).argmax(axis=0)
+    shift, cell = np.divmod(place[found, np.arange(n)].astype(np.int64), 2 * bank.poses)
+    best = Candidates(np.arange(n, dtype=np.int32), *searcher.pose(cell), grid.coarse_shifts[shift])
+    gain = np.logaddexp.reduce(top + gain + weight, axis=0) - np.log(cells)
+    return Marginal(gain, best, np.asarray(scales, np.float32)[found])
 
 
 def residual(

@@ -11,7 +11,7 @@ import numpy as np
 
 from dspa.dataflow.worker_setup import SHARE
 from dspa.device import memory_budget
-from dspa.stages.class2d_controls import every
+from dspa.stages.class2d_controls import weigh
 from dspa.stages.class2d_estimate import (
     Pass,
     duration,
@@ -29,7 +29,7 @@ from dspa.stages.class2d_noise import noise_groups
 from dspa.stages.class2d_output import Progress, in_order, write_results
 from dspa.stages.class2d_schedule import STEPS_EACH, Schedule, classify
 from dspa.stages.class2d_state import Classification
-from dspa.stages.particle_chunks import ctf_arguments, particle_chunks
+from dspa.stages.particle_chunks import ctf_arguments, join_chunks, particle_chunks
 from dspa.stages.stage import Context, Input, Stage
 
 if TYPE_CHECKING:
@@ -67,7 +67,6 @@ def make_schedule(
         high_pass=params.min_alignment_resolution,
         groups=groups,
         noise=params.estimate_noise,
-        controls=every(particles),
         image_scale=params.image_scale,
     )
 
@@ -161,6 +160,9 @@ def _begin(context: Context, work: Work, params: Params) -> Classification:
     model = {**result.model, "noise_names": np.array(names)}
     nothing = np.full(count, np.nan, np.float32)
     known = Classification(spec, model, uid, fold, rows, images, unseen=nothing)
+    events.message("weighing every particle against noise")
+    last = schedule.plan(spec, model, schedule.passes)
+    known = weigh(context, known, last, join_chunks(chunks + rest, stride=FOLDS))
     return judge_unseen(context, known, schedule, rest)
 
 

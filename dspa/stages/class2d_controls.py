@@ -1,121 +1,210 @@
 """Evidence of each image for a particle, beside images of noise that are scored in its place.
 
-In the last pass about a thousand images get a control: noise with the spectrum, CTF, mask, fold
-and search of that image. What the controls attain is what noise can attain with these averages.
+A pass of its own after the last one weighs every image against the averages as they came out. The
+averages it was classified by will not do: noise that was aligned to them has left its mark on them,
+so that boxes of noise attain more than other noise does. About a thousand images get a control:
+noise with the spectrum, CTF, mask and fold of that image. What the controls attain is what noise
+can attain with these averages.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dspa.device import like, namespace, take_rows, to_host
+from dspa.ops.class_quality import GOOD, judge_classes
 from dspa.ops.evidence2d import (
     FIELD_RADIUS,
     draw_noise,
     field_evidence,
+    marginalise,
     noise_probability,
     residual,
 )
-from dspa.ops.posterior2d import posterior
-from dspa.ops.search2d import search
-from dspa.stages.class2d_contrast import fitted
-from dspa.stages.class2d_sums import Outcome, outcome_of_search
+from dspa.ops.filter import low_pass
+from dspa.ops.noise import spread_shells
+from dspa.ops.search2d import Searchers
+from dspa.stages.class2d_contrast import contrast_deviation
+from dspa.stages.class2d_noise import batch_groups, image_noise
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from dspa.dataflow.reduction import Model
+    from dspa.dataflow.reduction import Chunk, Model, Rows
     from dspa.ops.search2d import Searcher
     from dspa.stages.class2d_plan import ClassPlan
+    from dspa.stages.class2d_state import Classification
     from dspa.stages.particle_chunks import ParticleBatch
+    from dspa.stages.stage import Context
 
 CONTROLS = 1000
+FAINTEST = 1e-6  # share of a class without particles
 
 
-def every(particles: int) -> int:
-    """Say that one of how many particles gets a control."""
-    return max(1, particles // CONTROLS)
+@dataclass(frozen=True, eq=False)
+class Weighing:
+    """Reduction that weighs images against classes, and noise in place of some of them.
+
+    Attributes
+    ----------
+    plan : ClassPlan
+        Of a pass over the coarse lattice.
+    showing : (classes,) bool
+        Classes that show a particle: an edge of ice is no particle for matching a class of edges.
+    every : int
+        One of so many images gets a control.
+    model, searchers
+        From `bind`.
+    """
+
+    plan: ClassPlan
+    showing: NDArray[np.bool_]
+    every: int
+    model: Model | None = None
+    searchers: Searchers | None = None
+
+    def bind(self, model: Model) -> Weighing:
+        """Prepare the averages of the classes that show a particle."""
+        averages = model["references"][:, self.showing]
+        if self.plan.high_pass > 0.0:
+            pixel_size = self.plan.spec.crop_pixel_size
+            averages = averages - low_pass(averages, self.plan.high_pass, pixel_size=pixel_size)
+        count = model["counts"].sum(axis=0)[self.showing]
+        share = np.maximum(count / max(float(count.sum()), 1.0), FAINTEST)
+        return replace(
+            self, model=model, searchers=Searchers(averages, self.plan.grid(), np.log(share))
+        )
+
+    def start(self) -> NDArray[np.float64]:
+        """Return the number of images weighed so far."""
+        return np.zeros(1)
+
+    def bytes_per_item(self) -> int:
+        """Memory per particle: its band several times over."""
+        return 48 * self.plan.spec.band().count + 40_000
+
+    def add(
+        self, partial: NDArray[np.float64], batch: ParticleBatch
+    ) -> tuple[NDArray[np.float64], Rows]:
+        """Weigh the images of a batch."""
+        if self.model is None or self.searchers is None:
+            raise RuntimeError("the reduction is not bound to a model")
+        rows: dict[str, NDArray[Any]] = {
+            "index": batch.indices.copy(),
+            "gain": np.full(len(batch), np.nan, np.float32),
+            "control": np.full(len(batch), np.nan, np.float32),
+        }
+        valid = np.flatnonzero(batch.valid)
+        count = batch.band.size(self.plan.coarse_radius)
+        searchers = self.searchers.beside(batch.images)
+        for number in np.unique(batch.state["fold"][valid]).tolist():
+            place = valid[batch.state["fold"][valid] == number]
+            drawn = place[batch.indices[place] % self.every == 0]
+            images = take_rows(batch.images[:, :count], place)
+            rows["gain"][place] = self._gain(searchers[number], batch, place, images=images)
+            if drawn.size:
+                images = self._controls(batch, drawn, count)
+                rows["control"][drawn] = self._gain(searchers[number], batch, drawn, images=images)
+        return partial + valid.size, rows
+
+    def _noise(self, batch: ParticleBatch, place: NDArray[np.int64], count: int) -> Any:
+        """Noise power of images at ``place`` of a batch: (1, count) or (n, count) float32."""
+        shells = image_noise(self.model or {}, batch_groups(batch, place))
+        power = like(shells.astype(np.float32), reference=batch.images)
+        return spread_shells(power, batch.band)[:, :count]
+
+    def _controls(self, batch: ParticleBatch, place: NDArray[np.int64], count: int) -> Any:
+        """Draw noise in place of images: (n, count) complex64."""
+        whole, spec = int(batch.images.shape[1]), self.plan.spec
+        noise = self._noise(batch, place, whole)
+        generators = (
+            np.random.default_rng([self.plan.seed, int(index), 0xC0A7])
+            for index in batch.indices[place]
+        )
+        draws = np.stack([each.standard_normal((2, whole), np.float32) for each in generators])
+        return draw_noise(draws, noise, spec.band(), mask=spec.crop_mask())[:, :count]
+
+    def _gain(
+        self, searcher: Searcher, batch: ParticleBatch, place: NDArray[np.int64], *, images: Any
+    ) -> NDArray[np.float64]:
+        """Log-likelihood of the classes less that of a smooth field in what they leave."""
+        count = int(images.shape[1])
+        noise, transfer = self._noise(batch, place, count), take_rows(batch.ctf[:, :count], place)
+        y = namespace(images).conj(images) * (transfer / noise)
+        c2 = transfer * transfer / noise
+        deviation = contrast_deviation(self.model or {}) if self.plan.image_scale else 0.0
+        found = marginalise(searcher, y, c2, deviation=deviation)
+        scaled = transfer * like(found.scale[:, None], reference=transfer)
+        rest = residual(searcher, found.best, images, scaled, radius=FIELD_RADIUS)
+        power, spec = to_host(noise[:, : rest.shape[1]]), self.plan.spec
+        return found.log_likelihood - field_evidence(
+            rest, power, spec.band(), mask=spec.crop_mask()
+        )
+
+    def merge(self, a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Join two counts."""
+        return a + b
+
+    def finish(self, partial: NDArray[np.float64]) -> Model:
+        """Return how many images were weighed: the classes stay as they are."""
+        return {"weighed": partial}
+
+
+def coarse(plan: ClassPlan) -> ClassPlan:
+    """Return the plan of a pass that looks no further than the coarse lattice does."""
+    return replace(plan, radius=plan.coarse_radius, reach=plan.coarse_radius)
+
+
+def showing(known: Classification) -> NDArray[np.bool_]:
+    """Say which averages show a particle, going by their looks; all, if none does."""
+    rows, model, spec = known.rows, known.model, known.spec
+    inside = rows["class_index"] >= 0
+    member = rows["class_index"][inside]
+    count = np.bincount(member, minlength=known.classes)
+    gain = np.bincount(member, rows["log_likelihood"][inside], known.classes)
+    quality = judge_classes(
+        model["averages"],
+        count,
+        radius=spec.mask_diameter / spec.crop_pixel_size / 2.0,
+        resolution=np.where(count > 0, spec.extent / model["shell"], spec.extent),
+        log_likelihood=gain / np.maximum(count, 1),
+    )
+    good = quality.score >= GOOD
+    return good if good.any() else np.ones(known.classes, bool)
 
 
 def weigh(
-    rows: dict[str, NDArray[Any]],
-    images: tuple[ParticleBatch, NDArray[np.int64]],
-    outcome: Outcome,
-    *,
-    searcher: Searcher,
-    noise: Any,
-    plan: ClassPlan,
-    model: Model,
-) -> None:
-    """Write what a smooth field and noise alone attain into rows ``field`` and ``control``.
+    context: Context, known: Classification, plan: ClassPlan, chunks: Sequence[Chunk]
+) -> Classification:
+    """Weigh particles against the averages and against noise: rows ``gain`` and ``control``.
 
     Parameters
     ----------
-    rows : dict
-    images : (ParticleBatch, (n,) int64)
-        A batch, and the places in it of the images.
-    outcome : Outcome
-        Of these images.
-    searcher : Searcher
-        That found it.
-    noise : (1, F) or (n, F) float32
-        Noise power the images were scored with.
-    plan, model
-        Of the pass.
+    context : Context
+    known : Classification
+        Its first particles are those of the table that the chunks were cut from.
+    plan : ClassPlan
+        Of the last pass.
+    chunks : sequence of Chunk
     """
-    batch, place = images
-    count = int(noise.shape[-1])
-    transfer = take_rows(batch.ctf[:, :count], place)
-    members = take_rows(batch.images[:, :count], place)
-    rows["field"][place] = _field(
-        members, transfer, outcome, searcher=searcher, noise=noise, plan=plan
-    )
-    drawn = np.flatnonzero(batch.indices[place] % plan.controls == 0)
-    if not drawn.size:
-        return
-    transfer = take_rows(transfer, drawn)
-    noise = noise if len(noise) == 1 else take_rows(noise, drawn)
-    control = draw_noise(
-        _draws(batch.indices[place[drawn]], count, plan.seed),
-        noise,
-        plan.spec.band(),
-        mask=plan.spec.crop_mask(),
-    )
-    y = namespace(control).conj(control) * (transfer / noise)
-    c2 = transfer * transfer / noise
-    seen = search(searcher, y, c2, pruning=plan.pruning)
-    scores, scales = fitted(seen, plan, model)
-    found = posterior(seen.cells, scores, drawn.size, prior=seen.prior, hard=plan.hard)
-    result = outcome_of_search(seen, found, scales)
-    field = _field(control, transfer, result, searcher=searcher, noise=noise, plan=plan)
-    rows["control"][place[drawn]] = result.log_likelihood - field
-
-
-def _draws(indices: NDArray[np.int64], count: int, seed: int) -> NDArray[np.float32]:
-    """Draw standard normal numbers for each particle: (n, 2, count) float32."""
-    generators = (np.random.default_rng([seed, int(index), 0xC0A7]) for index in indices)
-    return np.stack([each.standard_normal((2, count), np.float32) for each in generators])
-
-
-def _field(
-    images: Any,
-    transfer: Any,
-    outcome: Outcome,
-    *,
-    searcher: Searcher,
-    noise: Any,
-    plan: ClassPlan,
-) -> NDArray[np.float64]:
-    """Evidence of a smooth field in what the classes leave of images."""
-    scaled = transfer * like(outcome.scale[:, None], reference=transfer)
-    rest = residual(searcher, outcome.best, images, scaled, radius=FIELD_RADIUS)
-    power, mask = to_host(noise[..., : rest.shape[1]]), plan.spec.crop_mask()
-    return field_evidence(rest, power, plan.spec.band(), mask=mask)
+    latest = context.runner.checkpoints.latest("weigh")
+    if latest is not None:
+        found = latest.rows
+    else:
+        every = max(1, sum(len(chunk) for chunk in chunks) // CONTROLS)
+        reduction = Weighing(coarse(plan), showing(known), every)
+        found = context.runner.run(reduction, chunks, known.model, name="weigh001").rows
+    rows = dict(known.rows)
+    for name in ("gain", "control"):
+        column = np.array(rows.get(name, np.full(known.uid.size, np.nan, np.float32)))
+        column[found["index"]] = found[name]
+        rows[name] = column
+    return replace(known, rows=rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,11 +233,11 @@ def judge_noise(rows: Mapping[str, NDArray[Any]]) -> Evidence:
     Parameters
     ----------
     rows : mapping of name to (n,) array
-        Of a last pass: ``valid``, ``log_likelihood``, ``field``, ``control``.
+        ``gain`` and ``control``, as `weigh` leaves them.
     """
     control = rows["control"][np.isfinite(rows["control"])]
     middle = np.median(control) if control.size else 0.0
-    gain = np.where(rows["valid"], rows["log_likelihood"] - rows["field"] - middle, np.nan)
+    gain = rows["gain"] - middle
     probability = noise_probability(gain, control - middle)
     return Evidence(
         gain.astype(np.float32),

@@ -20,6 +20,7 @@ from dspa.io.images import ParticleImages, stack_info
 from dspa.ops.ctf import CTF, ctf_band
 from dspa.ops.transform import band_to_images
 from dspa.stages.background_noise import BackgroundNoise
+from dspa.stages.class2d_controls import Weighing, coarse
 from dspa.stages.class2d_mstep import FOLDS
 from dspa.stages.class2d_reduction import Class2D
 from dspa.stages.particle_chunks import ParticleBatch, join_chunks
@@ -103,6 +104,19 @@ class Miniature:
         last, model = _seconds(lambda: bound.finish(made[0]))
         size = sum(np.asarray(value).nbytes for value in model.values())
         return Cost(second / IMAGES, max(first - second, 0.0), last + size / BYTES_RATE)
+
+    def weighing(self, plan: ClassPlan) -> float:
+        """Seconds to weigh an image against noise at the end."""
+        classes, shells = plan.classes, self.spec.radius + 1
+        averages = band_to_images(self.signal[:classes], self.spec.band())
+        model = {
+            "references": np.broadcast_to(averages, (FOLDS, *averages.shape)),
+            "counts": np.ones((FOLDS, classes)),
+            "noise": np.ones(shells),
+        }
+        bound = Weighing(coarse(plan), np.ones(classes, bool), 2 * IMAGES).bind(model)
+        bound.add(bound.start(), self.batch)
+        return _seconds(lambda: bound.add(bound.start(), self.batch))[0] / IMAGES
 
 
 def _summed(reduction: Any, batch: ParticleBatch, model: Mapping[str, Any]) -> Any:
@@ -223,13 +237,16 @@ def estimate(tiny: Miniature, passes: Sequence[Pass], *, particles: int, cached:
         numbers = {min(p.classes for p in members), max(p.classes for p in members)}
         ends = [replace(members[0], classes=n, keep=0, found=0) for n in sorted(numbers)]
         kinds[kind] = [(plan.classes, _cost(tiny, plan)) for plan in ends]
-    work, alone, operations = 0.0, BESIDE + BESIDE_EACH * particles, 0.0
+    work, alone, operations, weighed = 0.0, BESIDE + BESIDE_EACH * particles, 0.0, 0
     for plan, each in zip(plans, passes, strict=True):
         cost = _between(kinds[_kind(plan)], plan.classes)
         operations += each.images * _coarse_operations(plan)
         work += each.images * cost.image + FOLDS * cost.bind
         alone += cost.finish + PASS
-    visits = sum(each.images for each in passes)
+        if plan.blind:  # the last: its images are weighed against noise
+            work += each.images * tiny.weighing(plan)
+            weighed += each.images
+    visits = sum(each.images for each in passes) + weighed
     prepared = min(visits, particles) if particles <= cached else visits
     return Estimate(visits, prepared, operations, work + prepared * tiny.prepare, alone)
 
@@ -241,7 +258,7 @@ def _cost(tiny: Miniature, plan: ClassPlan) -> Cost:
 
 def _kind(plan: ClassPlan) -> tuple[Any, ...]:
     """Say what passes have in common that cost alike but for their classes."""
-    return plan.soft, plan.blind, plan.controls, plan.pruning, plan.update_noise
+    return plan.soft, plan.blind, plan.pruning, plan.update_noise
 
 
 def _settled(plan: ClassPlan) -> ClassPlan:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.dataflow.runner import Result
+from dspa.stages.class2d_controls import weigh
 from dspa.stages.class2d_estimate import Pass
 from dspa.stages.class2d_folds import draw_folds, draw_unseen, fold_chunks, unseen_count
 from dspa.stages.class2d_mstep import FOLDS
@@ -200,17 +201,20 @@ def grow(
         _tell(context, known, founding, images, wanted=growth.new_classes)
     schedule = _schedule(growth.schedule, known, founding.classes, founders=founding.rows.size)
     size = schedule.chunk_size(known.spec) if founding.classes else None
+    passed = chunks(np.arange(uid.size) if everything else new)
     result = _course(
         context,
         known,
         schedule,
         founders=chunks(founding.rows, size) if founding.classes else (),
-        chunks=chunks(np.arange(uid.size) if everything else new),
+        chunks=passed,
         step=1.0 if everything else images / max(images + known.images, 1),
         report=report,
     )
     result = replace(result, model={**result.model, "noise_names": np.array(names)})
     grown = _grown(known, result, uid, fold, forget=everything)
+    last = schedule.plan(known.spec, result.model, schedule.passes)
+    grown = weigh(context, grown, last, passed)
     rows = np.flatnonzero(left_out)
     return judge_unseen(context, grown, growth.schedule, chunks(rows) if rows.size else ())
 
@@ -238,7 +242,7 @@ def look_plan(
     schedule: Schedule, spec: ImageSpec, model: Model | None, *, classes: int
 ) -> ClassPlan:
     """Plan a look: a full pass of which only the rows are wanted."""
-    once = replace(schedule, classes=classes, online=0, full=1, noise=False, controls=0)
+    once = replace(schedule, classes=classes, online=0, full=1, noise=False)
     # Nothing is made of the sums, so nobody minds how they are added up.
     return replace(once.plan(spec, model, 1), blind=False, recentre=False)
 
@@ -426,11 +430,11 @@ def _grown(
     others = np.setdiff1d(np.arange(known.uid.size), place) if not forget else place[:0]
     index = result.rows["index"]
     rows = {}
-    for name, values in result.rows.items():
-        if name != "index":
-            column = known.rows[name][place]
-            column[index] = values
-            rows[name] = np.concatenate([column, known.rows[name][others]])
+    for name, values in known.rows.items():
+        column = values[place]
+        # What the pass did not measure is measured later, and is nothing until then.
+        column[index] = result.rows.get(name, np.nan)
+        rows[name] = np.concatenate([column, values[others]])
     seen = int(np.sum(result.rows["valid"]))
     return Classification(
         known.spec,

@@ -54,8 +54,6 @@ class ClassPlan:
     seed : int
     high_pass : float
         A: what is coarser is not compared (it is added up all the same); 0 compares all.
-    controls : int
-        One of so many images is accompanied by an image of noise, to be judged by; 0: none.
     held : int
         The first so many classes keep the sums they have; the others form beside them.
     groups : int
@@ -94,7 +92,6 @@ class ClassPlan:
     groups: int = 1
     share: float = 1.0
     update_noise: bool = False
-    controls: int = 0
     image_scale: bool = False
     blind: bool = False
 

@@ -25,7 +25,6 @@ from dspa.ops.search2d import Found, Searcher, Searchers, search
 from dspa.ops.soft2d import soft_sums
 from dspa.stages.class2d_census import class_prior
 from dspa.stages.class2d_contrast import fitted, tally_contrast
-from dspa.stages.class2d_controls import weigh
 from dspa.stages.class2d_mstep import references, solve
 from dspa.stages.class2d_noise import (
     add_residuals,
@@ -37,7 +36,6 @@ from dspa.stages.class2d_noise import (
 )
 from dspa.stages.class2d_regroup import blended, regrouped
 from dspa.stages.class2d_sums import (
-    Outcome,
     empty,
     empty_rows,
     insert_found,
@@ -110,7 +108,7 @@ class Class2D:
             mine = np.flatnonzero(fold == number)
             whole = mine.size == valid.size  # as most chunks are: nothing to copy
             place, searcher = valid[mine], searchers[number]
-            outcome = self._add_fold(
+            self._add_fold(
                 (partial, rows),
                 (number, searcher),
                 batch,
@@ -118,17 +116,6 @@ class Class2D:
                 y=y if whole else take_rows(y, mine),
                 c2=c2 if whole else take_rows(c2, mine),
             )
-            if plan.controls:
-                own = noise if len(noise) == 1 else take_rows(noise, mine)
-                weigh(
-                    rows,
-                    (batch, place),
-                    outcome,
-                    searcher=searcher,
-                    noise=own,
-                    plan=plan,
-                    model=model,
-                )
         return partial, rows
 
     def _add_fold(
@@ -140,7 +127,7 @@ class Class2D:
         place: NDArray[np.int64],
         y: Any,
         c2: Any,
-    ) -> Outcome:
+    ) -> None:
         """Search the images of one fold, at ``place`` of the batch, and add them up."""
         fold, searcher = one
         partial, rows = made
@@ -187,7 +174,6 @@ class Class2D:
                 c2=c2,
             )
         record(partial, rows, outcome, place=place, searcher=searcher)
-        return outcome
 
     def _blind(
         self,

@@ -84,8 +84,6 @@ class Schedule:
         Whether the contrast of every image is fitted.
     held : int
         The first so many of the classes keep the sums they have until the full passes.
-    controls : int
-        In the last pass one of so many images is accompanied by an image of noise.
     """
 
     classes: int
@@ -105,7 +103,6 @@ class Schedule:
     noise: bool = True
     image_scale: bool = False
     held: int = 0
-    controls: int = 1
 
     @property
     def step_size(self) -> int:
@@ -202,7 +199,6 @@ class Schedule:
             blind=number == self.passes,
             pruning=SWIFT if number <= self.steps else DEFAULT_PRUNING,
             held=self.held if number <= self.steps else 0,
-            controls=self.controls if number == self.passes else 0,
         )
 
 

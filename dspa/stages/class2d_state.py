@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FILE = "classification.npz"
-LAYOUT = 1
+LAYOUT = 2
 _MODEL, _ROWS = "model.", "rows."
 
 

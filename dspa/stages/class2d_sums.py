@@ -87,9 +87,6 @@ def empty_rows(batch: ParticleBatch) -> dict[str, NDArray[Any]]:
         "fit": np.zeros(count, np.float32),
         "scale": np.ones(count, np.float32),
         "spread": np.zeros(count, np.float32),
-        # Filled in the last pass: gain of a smooth field, and of noise in place of the image.
-        "field": np.zeros(count, np.float32),
-        "control": np.full(count, np.nan, np.float32),
     }
 
 

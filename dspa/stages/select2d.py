@@ -13,7 +13,7 @@ from dspa.io.particles import read_particles, write_particles
 from dspa.io.picture import montage
 from dspa.io.star import Block, find_block, numbers, read_star, write_star
 from dspa.io.volumes import read_images, write_image_stack
-from dspa.ops.class_quality import ClassQuality, judge_classes
+from dspa.ops.class_quality import GOOD, ClassQuality, judge_classes
 from dspa.stages.class2d_output import AVERAGES, TABLE
 from dspa.stages.stage import Context, Input, Stage, param
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-DOUBTFUL = 0.05  # probability of being noise below which nothing is trimmed
+DOUBTFUL = 0.1  # probability of being noise below which nothing is trimmed
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Params:
     )
     auto: bool = param(False, "Keep the classes that look like particles.")
     threshold: float = param(
-        0.5, "With --auto: lowest score (0 to 1) that is kept.", minimum=0, maximum=1
+        GOOD, "With --auto: lowest score (0 to 1) that is kept.", minimum=0, maximum=1
     )
     trim: float = param(
         0.04,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from dspa.geometry.band import band
-from dspa.ops.evidence2d import draw_noise, field_evidence, noise_probability
-from dspa.ops.transform import images_to_band
+from dspa.ops.evidence2d import NODES, draw_noise, field_evidence, marginalise, noise_probability
+from dspa.ops.score2d import prepare_references, rotated_slices
+from dspa.ops.search2d import Searchers, search_grid
+from dspa.ops.transform import images_to_band, shift_phases
 
 BAND = band(48, 20)
 AXIS = np.arange(48) - 24
@@ -38,6 +40,52 @@ def test_an_edge_is_told_from_noise_and_noise_is_no_field(rng):
     assert np.all(alone >= 0.0)
     assert np.quantile(alone, 0.95) < 2.5
     assert np.quantile(with_edge, 0.1) > 2.5
+
+
+def cells_one_by_one(averages, grid, x, *, share, deviation):
+    """Log-likelihood of every class, contrast, shift and angle with its share: (n, cells)."""
+    count = BAND.size(grid.radii[0])
+    angles = grid.angle(np.arange(grid.coarse_angles) << grid.levels)
+    slices = rotated_slices(prepare_references(averages, BAND), angles, BAND, count=count)
+    phases = shift_phases(BAND, grid.shift_pixels[grid.coarse_shifts], count=count)
+    models = slices[:, None] * phases[None, :, None]  # (classes, shifts, angles, f)
+    cells = angles.size * len(phases)
+    found = []
+    for place, weight in NODES if deviation else ((0.0, 1.0),):
+        rest = x[:, None, None, None] - (1.0 + deviation * place) * models
+        gain = (np.abs(x) ** 2).sum(axis=1)[:, None, None, None] - (np.abs(rest) ** 2).sum(axis=-1)
+        gain += np.log(share / cells * weight)[:, None, None]
+        found.append(gain.reshape(len(x), -1))
+    return np.concatenate(found, axis=1)
+
+
+def test_the_likelihood_is_the_mean_over_all_cells(rng):
+    """At CTF 1 and noise 1, against every cell taken by itself."""
+    grid = search_grid(BAND, radius=6, reach=6, coarse_radius=6, max_shift=3.0, particle_radius=8.0)
+    averages = rng.standard_normal((3, 48, 48)).astype(np.float32) * MASK
+    share = np.array([0.7, 0.25, 0.05])
+    searcher = Searchers(averages[None], grid, np.log(share))[0]
+    count = BAND.size(6)
+    x = images_to_band(np.concatenate([averages, 1.4 * averages[:1]]), BAND)[:, :count]
+    x = x + 0.1 * rng.standard_normal(x.shape)
+    power = np.ones((len(x), count), np.float32)
+    for deviation in (0.0, 0.3):
+        found = marginalise(searcher, np.conj(x).astype(np.complex64), power, deviation=deviation)
+        cells = cells_one_by_one(averages, grid, x, share=share, deviation=deviation)
+        expected = np.logaddexp.reduce(cells, axis=1)
+        assert np.allclose(found.log_likelihood, expected, atol=2e-3 * np.abs(expected).max())
+        assert found.best.member.tolist() == [0, 1, 2, 0]
+        assert np.all(found.best.angle == 0)
+        assert np.all(grid.shift_pixels[found.best.shift] == 0.0)
+        assert (found.scale[3] > 1.2) == (deviation > 0)
+
+
+def test_a_flat_average_says_nothing(rng):
+    grid = search_grid(BAND, radius=6, reach=6, coarse_radius=6, max_shift=3.0, particle_radius=8.0)
+    searcher = Searchers(np.zeros((1, 2, 48, 48), np.float32), grid, np.log([0.5, 0.5]))[0]
+    y = masked_noise(rng, 4)[:, : BAND.size(6)]
+    found = marginalise(searcher, y, np.ones(y.shape, np.float32), deviation=0.3)
+    assert np.allclose(found.log_likelihood, 0.0, atol=1e-5)
 
 
 def test_the_probability_of_noise_is_calibrated_and_falls_with_the_evidence(rng):

@@ -220,7 +220,7 @@ def test_passes_are_priced_as_they_are_made(sets, before, tmp_path, new_classes)
     expected = expect(known, uid, growth).most
     assert len(made) == len(expected)
     for (plan, images), priced in zip(made, expected, strict=True):
-        for name in ("classes", "soft", "blind", "hard", "pruning", "update_noise", "controls"):
+        for name in ("classes", "soft", "blind", "hard", "pruning", "update_noise"):
             assert getattr(plan, name) == getattr(priced.plan, name), name
         # Of the new particles all may found classes; here half of them do.
         assert images <= priced.images + 4
