@@ -171,7 +171,7 @@ def test_bad_input_is_named(tmp_path):
 def test_plan_tells_the_size_of_the_work(tiny):
     found = class2d.plan({"particles": tiny[0]}, PARAMS)
     assert found["particles"] == COUNT
-    assert found["image visits"] == 10 * 64 + COUNT  # steps are never smaller than four chunks
+    assert found["image visits"] == 10 * 64 + 2 * COUNT  # no step below four chunks
 
 
 def select(outputs, folder, **params):
