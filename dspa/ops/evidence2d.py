@@ -71,7 +71,7 @@ def marginalise(searcher: Searcher, y: Any, c2: Any, *, deviation: float) -> Mar
     """
     bank, grid, xp, n = searcher.bank, searcher.grid, namespace(y), int(y.shape[0])
     nodes = NODES if deviation > VARIED else ((0.0, 1.0),)
-    scales = [1.0 + deviation * place for place, _ in nodes]
+    scales = [float(1.0 + deviation * place) for place, _ in nodes]  # of NumPy: float64 products
     cells = int(grid.coarse_shifts.size) * 2 * grid.half_turn
     room = coarse_room(bank, min(n, searcher.block))
     gain, top, place = (np.empty((len(nodes), n)) for _ in range(3))
