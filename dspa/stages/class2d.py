@@ -16,6 +16,7 @@ from dspa.stages.class2d_estimate import (
     Pass,
     duration,
     estimate,
+    gain_of_set,
     miniature,
     passes_of,
     stored_bytes,
@@ -199,9 +200,8 @@ def plan(inputs: Mapping[str, Any], params: Params) -> dict[str, Any]:
     share = int(SHARE * memory_budget() / workers)  # of a worker's memory, for bands
     each = 12 * spec.band().count
     most = max(one.plan.classes for one in expected.most)
-    price = partial(
-        estimate, miniature(spec, most), particles=count, cached=workers * share // each
-    )
+    tiny = miniature(spec, most, gain=gain_of_set(work.particles, spec))
+    price = partial(estimate, tiny, particles=count, cached=workers * share // each)
     cost = price(expected.least)
     peak = min(share, each * -(-count // workers)) + worker_bytes(spec, expected.most, chunks)
     told = {

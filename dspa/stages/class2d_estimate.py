@@ -1,8 +1,8 @@
 """How long a 2D classification will take: a few passes in miniature on this machine, times all.
 
-Made-up class averages and images of them, at a signal that classes can just be told by, go through
-the code of the passes; what an image and a pass cost is read from the clock of the processor. Where
-the search ends depends on the particles: it is taken to reach `REACHED`.
+Made-up class averages and images of them, with as much signal as the images at hand, go through the
+code of the passes; what an image and a pass cost is read from the clock of the processor. Where the
+search ends depends on the particles: it is taken to reach `REACHED`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dspa.device import to_host
 from dspa.geometry.band import band
 from dspa.io.images import ParticleImages, stack_info
 from dspa.ops.ctf import CTF, ctf_band
@@ -23,7 +24,7 @@ from dspa.stages.background_noise import BackgroundNoise
 from dspa.stages.class2d_controls import Weighing, coarse
 from dspa.stages.class2d_mstep import FOLDS
 from dspa.stages.class2d_reduction import Class2D
-from dspa.stages.particle_chunks import ParticleBatch, join_chunks
+from dspa.stages.particle_chunks import ParticleBatch, join_chunks, particle_chunks
 from dspa.stages.particle_images import background_spectra, prepare_images
 
 if TYPE_CHECKING:
@@ -38,8 +39,12 @@ if TYPE_CHECKING:
 
 IMAGES = 96  # of the miniature passes
 BLOBS = 12  # of a made-up class average
-GAIN = 80.0  # log-likelihood that an image owes to its class
-REACHED = 12.0  # A: the resolution that the search is taken to end at, on average
+# Log-likelihood that an image owes to its class: so many times what its lowest shells hold above
+# noise, and the least and the largest that are believed.
+GAIN, GAINS = 1.5, (30.0, 600.0)
+LOWEST = 12  # shells that are looked at
+LOOKED_AT = 256  # images of the set
+REACHED = 13.0  # A: the resolution that the search is taken to end at, on average
 # Seconds that a run takes beside its passes: processes, compilers, pictures; and of each particle.
 BESIDE, BESIDE_EACH = 12.0, 8e-5
 # Seconds that a pass takes beside its computations: tasks, messages, files, the picture.
@@ -130,7 +135,23 @@ def _seconds(function: Callable[[], Any]) -> tuple[float, Any]:
     return time.process_time() - start, value
 
 
-def miniature(spec: ImageSpec, classes: int) -> Miniature:
+def gain_of(batch: ParticleBatch) -> float:
+    """Guess the log-likelihood that images owe to what they show, from their power above noise."""
+    spec, shells = batch.spec, slice(1, min(LOWEST, batch.spec.radius) + 1)
+    noise = np.asarray(_summed(BackgroundNoise(spec), batch, {})["noise"])[shells]
+    members = np.bincount(batch.band.shell, minlength=spec.radius + 1)[shells]
+    power = to_host(batch.power)[:, shells][batch.valid] / np.mean(spec.mask() ** 2)
+    excess = ((power / noise - 1.0) * members).sum(axis=1)
+    return float(np.clip(GAIN * np.median(excess), *GAINS)) if len(excess) else GAINS[0]
+
+
+def gain_of_set(particles: xr.Dataset, spec: ImageSpec) -> float:
+    """Guess the same for a set, from some of its images."""
+    chunk = particle_chunks(particles, spec, size=LOOKED_AT)[0]
+    return gain_of(chunk.batch(0, len(chunk)))
+
+
+def miniature(spec: ImageSpec, classes: int, *, gain: float) -> Miniature:
     """Make up class averages and images of them, and time their preparation.
 
     Parameters
@@ -138,6 +159,8 @@ def miniature(spec: ImageSpec, classes: int) -> Miniature:
     spec : ImageSpec
     classes : int
         Averages to make.
+    gain : float
+        Log-likelihood that an image owes to its class.
     """
     rng = np.random.default_rng(0)
     members, full = spec.band(), band(spec.box, spec.radius)
@@ -152,7 +175,7 @@ def miniature(spec: ImageSpec, classes: int) -> Miniature:
     ctf = CTF(defocus_u=rng.uniform(1e4, 2e4, IMAGES), defocus_v=np.full(IMAGES, 1.5e4))
     transfer = ctf_band(ctf, full, pixel_size=spec.pixel_size)
     power = (np.abs(signal) ** 2) @ (transfer**2).mean(axis=0)
-    signal *= np.sqrt(GAIN / power).astype(np.float32)[:, None]
+    signal *= np.sqrt(gain / power).astype(np.float32)[:, None]
     shown = signal[rng.integers(0, classes, IMAGES)] * transfer
     images = band_to_images(shown, full)
     images += rng.standard_normal(images.shape, np.float32)

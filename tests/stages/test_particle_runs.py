@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from dspa.io.particles import read_particles
 from dspa.stages import class2d
-from dspa.stages.class2d_estimate import estimate, miniature, passes_of
+from dspa.stages.class2d_estimate import GAINS, estimate, gain_of, miniature, passes_of
 from dspa.stages.class2d_mstep import FOLDS
-from dspa.stages.particle_chunks import image_spec, join_chunks, minibatch, particle_chunks
+from dspa.stages.particle_chunks import (
+    ImageSpec,
+    image_spec,
+    join_chunks,
+    minibatch,
+    particle_chunks,
+)
 from tests.stages.portraits import portraits, table
 
 
@@ -43,7 +51,7 @@ def test_runs_of_chunks_give_the_images_of_their_chunks(particles):
 def test_estimates_grow_with_particles_and_classes(particles):
     spec = image_spec(particles, max_resolution=12.0)
 
-    tiny = miniature(spec, 40)
+    tiny = miniature(spec, 40, gain=80.0)
 
     def seconds(classes, count):
         params = class2d.Params(classes=classes, online_iterations=2)
@@ -63,7 +71,18 @@ def test_estimates_grow_with_particles_and_classes(particles):
 
 def test_made_up_images_show_their_classes(particles):
     spec = image_spec(particles, max_resolution=12.0)
-    tiny = miniature(spec, 3)
+    tiny = miniature(spec, 3, gain=80.0)
     assert tiny.batch.valid.all()
     power = np.abs(tiny.signal) ** 2 @ (tiny.batch.ctf**2).mean(axis=0)
     np.testing.assert_allclose(power, 80.0, rtol=1e-3)
+
+
+def test_the_signal_of_images_is_guessed():
+    wide = ImageSpec(64, 3.5, 64, 31, 200.0)
+    gains = np.array([80.0, 160.0, 320.0])
+    found = np.array([gain_of(miniature(wide, 40, gain=gain).batch) for gain in gains])
+    assert found / gains == pytest.approx(1.0, abs=0.35)
+    batch = miniature(wide, 40, gain=1e-6).batch
+    assert gain_of(batch) == GAINS[0]  # noise alone
+    nothing = replace(batch, valid=np.zeros_like(batch.valid))
+    assert gain_of(nothing) == GAINS[0]
