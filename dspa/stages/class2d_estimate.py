@@ -268,6 +268,7 @@ def estimate(tiny: Miniature, passes: Sequence[Pass], *, particles: int, cached:
         alone += cost.finish + PASS
         if plan.blind:  # the last: its images are weighed against noise
             work += each.images * tiny.weighing(plan)
+            operations += each.images * _coarse_operations(plan)
             weighed += each.images
     visits = sum(each.images for each in passes) + weighed
     prepared = min(visits, particles) if particles <= cached else visits
