@@ -31,6 +31,7 @@ TOO_MANY = 1.6
 # Of the median log-likelihood: classes below it show no particle, and are halved only by size.
 CLEAR = 0.7
 ADULT = 3  # passes after which a class is judged
+HALF = 0.5  # of the mean class: smaller ones are not worth halving
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,9 +169,6 @@ def donors(census: Census, number: int, *, mixed: bool = True) -> NDArray[np.int
     rank -= np.argsort(np.argsort(census.age, kind="stable"))
     order = np.lexsort((np.where(large, -count, rank), ~large))
     return order[(large | unclear)[order]][:number]
-
-
-HALF = 0.5  # of the mean class: smaller ones are not worth halving
 
 
 def numbered(chosen: NDArray[np.int64], classes: int) -> NDArray[np.int32]:

@@ -14,6 +14,7 @@ from dspa.io.particles import write_particles
 from dspa.io.picture import curves, montage
 from dspa.io.star import Block, write_star
 from dspa.io.volumes import write_image_stack
+from dspa.ops.class_quality import weighted_quantile
 from dspa.ops.transform import resize_images
 from dspa.stages.class2d_controls import judge_noise
 from dspa.stages.class2d_state import FILE, save_classification
@@ -38,6 +39,7 @@ AVERAGES = "class_averages.mrcs"
 TABLE = "classes.star"
 ALIVE = 0.15  # of the mean class
 PICTURED = 5  # passes from picture to picture
+MOSTLY_NOISE = 0.5  # share of the particles that noise explains from which a user is warned
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ class Progress:
             iteration=iteration,
             iterations=self.passes,
             particles=int(model["total"][0]),
-            resolution=weighted_median(resolution, count),
+            resolution=weighted_quantile(resolution, count, 0.5),
             alive=int(np.sum(share > ALIVE / share.size)),
             largest=float(share.max()),
             restarted=int(model["seeded"].sum()),
@@ -138,13 +140,6 @@ class Progress:
             picture = sorted_montage(model["averages"], count, resolution)
             title = f"class averages, pass {iteration} of {self.passes}"
             self.events.picture("class_averages", picture, title=title)
-
-
-def weighted_median(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
-    """Median of values that count by their weights."""
-    order = np.argsort(values, kind="stable")
-    below = np.cumsum(weights[order])
-    return float(values[order][np.searchsorted(below, 0.5 * below[-1])])
 
 
 def write_results(
@@ -201,6 +196,30 @@ def write_results(
         outputs["classes"], resize_images(averages, spec.box), pixel_size=spec.pixel_size
     )
     write_table(outputs["class_table"], table, spec)
+    _draw(events, known, table, judged)
+    noise = float(rows["noise_probability"][rows["valid"]].mean())
+    if noise > MOSTLY_NOISE:
+        events.warning(
+            f"noise explains {100 * noise:.0f} percent of the particles as well as these classes "
+            "do; look at the picks, and at the sign of the contrast"
+        )
+    alive = int(np.sum(table.count > ALIVE * table.count.mean()))
+    events.emit(
+        "result",
+        particles=int(rows["valid"].sum()),
+        set_aside=int((~rows["valid"]).sum()),
+        **({"duplicates": int((~keep).sum())} if distance > 0.0 else {}),
+        classes=alive,
+        resolution=weighted_quantile(table.resolution, table.count.astype(np.float64), 0.5),
+        effective_classes=float(rows["spread"][rows["valid"]].mean()),
+        noise_share=noise,
+    )
+    return outputs
+
+
+def _draw(events: Events, known: Classification, table: ClassTable, judged: Evidence) -> None:
+    """Emit the pictures of a result."""
+    averages = np.asarray(known.model["averages"], np.float32)
     events.picture(
         "class_averages",
         sorted_montage(averages, table.count, table.resolution),
@@ -209,18 +228,8 @@ def write_results(
     if judged.controls.size:
         picture = _evidence_picture(judged)
         events.picture("evidence", picture, title="evidence for a particle, beside noise alone")
-    events.picture("class_frc", _frc_picture(model, table, spec), title="ring correlation")
-    alive = int(np.sum(table.count > ALIVE * table.count.mean()))
-    events.emit(
-        "result",
-        particles=int(rows["valid"].sum()),
-        set_aside=int((~rows["valid"]).sum()),
-        **({"duplicates": int((~keep).sum())} if distance > 0.0 else {}),
-        classes=alive,
-        resolution=weighted_median(table.resolution, table.count.astype(np.float64)),
-        effective_classes=float(rows["spread"][rows["valid"]].mean()),
-    )
-    return outputs
+    frc = _frc_picture(known.model, table, known.spec)
+    events.picture("class_frc", frc, title="ring correlation")
 
 
 def in_order(rows: Rows, count: int) -> dict[str, NDArray[Any]]:
@@ -285,7 +294,8 @@ def _report_set_aside(context: Context, rows: Rows) -> None:
         first = ", ".join(str(row) for row in aside[:5].tolist())
         context.events.warning(
             f"{aside.size} of {rows['valid'].size} images were set aside (NaN, or nothing in "
-            f"them): rows {first}{' ...' if aside.size > 5 else ''}; all in set_aside.txt"
+            f"them): rows {first}{' ...' if aside.size > 5 else ''} (the first is 0); all in "
+            "set_aside.txt"
         )
 
 

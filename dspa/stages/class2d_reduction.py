@@ -85,7 +85,7 @@ class Class2D:
 
     def add(self, partial: Sums, batch: ParticleBatch) -> tuple[Sums, Rows]:
         """Find classes and poses of a batch and add it to the statistics."""
-        model, plan = _known(self.model), self.plan
+        model, plan = _bound(self.model), self.plan
         valid = np.flatnonzero(batch.valid)
         rows = empty_rows(batch)
         if valid.size == 0:
@@ -131,7 +131,7 @@ class Class2D:
         """Search the images of one fold, at ``place`` of the batch, and add them up."""
         fold, searcher = one
         partial, rows = made
-        plan, model = self.plan, _known(self.model)
+        plan, model = self.plan, _bound(self.model)
         if plan.soft:
             lattice = soft_sums(searcher, y, c2)
             insert_soft(partial, lattice, fold=fold, plan=plan, searcher=searcher)
@@ -198,7 +198,7 @@ class Class2D:
 
     def finish(self, partial: Sums) -> Model:
         """Blend the statistics into those so far and make the class averages (M-step)."""
-        model, plan = _known(self.model), self.plan
+        model, plan = _bound(self.model), self.plan
         band, mask = plan.spec.band(), plan.spec.crop_mask()
         state, seeded = regrouped(blended(partial, model, plan), plan)
         statistics = state.all
@@ -237,7 +237,7 @@ class Class2D:
         }
 
 
-def _known(value: Any) -> Any:
+def _bound(value: Any) -> Any:
     if value is None:
         raise RuntimeError("the reduction is not bound to a model")
     return value

@@ -52,6 +52,8 @@ SMALL_CHUNK, LARGE_CHUNK = 16, 256
 # Steps that one online iteration is made in. What counts is how often the averages are made anew:
 # small steps on other images each time find classes that few large ones or passes over all miss.
 STEPS_EACH = 5
+# Passes from one centring to the next: it costs another solution of all averages.
+RECENTRE = 3
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,6 @@ class Schedule:
             slots=self.founded(number),
             next_slots=self.founded(number + 1),
             halve_mixed=number < FOUND * self.steps,
-            # Every few steps is enough, and each costs another solution of all averages.
             recentre=self.recentre and number < self.passes and number % RECENTRE == 0,
             soft=soft,
             hard=self.hard and number == self.passes,
@@ -200,9 +201,6 @@ class Schedule:
             pruning=SWIFT if number <= self.steps else DEFAULT_PRUNING,
             held=self.held if number <= self.steps else 0,
         )
-
-
-RECENTRE = 3
 
 
 def coarse_radius(spec: ImageSpec) -> int:

@@ -144,6 +144,15 @@ def test_what_is_more_than_the_box_allows_is_told(tmp_path):
     assert "--mask-diameter 500 A is more than boxes of 132 A allow; 132 A is taken" in told
 
 
+@pytest.mark.parametrize("noise", [1.0, 1e4])
+def test_a_set_of_noise_alone_is_told(tmp_path, noise):
+    events: list = []
+    path = table(tmp_path, portraits(200, 6, noise=noise)[0])
+    classify(tmp_path, path, events=events)
+    warnings = " ".join(event["text"] for event in events if event["kind"] == "warning")
+    assert ("look at the picks" in warnings) == (noise > 100.0)
+
+
 @pytest.mark.parametrize(("count", "classes"), [(1, 1), (7, 2)])
 def test_a_handful_of_particles_is_classified(tmp_path, count, classes):
     images, _, _ = portraits(count, 6)
