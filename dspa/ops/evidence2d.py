@@ -4,10 +4,11 @@ What speaks for a particle is its likelihood over all classes, angles and shifts
 lattice, against that of noise alone (`marginalise`): the best pose of an image of noise is chosen
 for agreeing with the noise, the average over all poses is not.
 
-Two rivals explain an image without a particle. Noise: what images made of noise alone attain with
-the same averages, CTF and search is drawn, not calculated (`noise_probability`). A smooth field,
-such as the edge of a hole or a gradient of the ice: Gaussian amplitudes that fall with frequency
-and no CTF, laid over the residual of the best class (`field_evidence`).
+Three rivals explain an image without a particle. Noise: what images made of noise alone attain with
+the same averages and CTF is drawn, not calculated (`noise_probability`). A smooth field, such as a
+gradient of the ice: Gaussian amplitudes that fall with frequency and no CTF, laid over the residual
+of the best class (`field_evidence`). A straight edge, as of a hole or of thick ice, in place of the
+particle (`edge_evidence`).
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 FIELD_RADIUS = 4  # Fourier pixels: a smooth field has nothing beyond
 FIELD_SLOPE = 2.0  # its power falls as k to minus this
 FIELD_POWERS = 4.0 ** np.arange(-1, 5)  # its power in shell 1, in units of the noise
+EDGE_RADIUS = 8  # Fourier pixels: what is looked at of an edge
+EDGE_STRENGTHS = (2.0, 4.0, 8.0)  # deviation of its amplitude, in standard deviations of the noise
+EDGE_ODDS = np.exp(-2.0)  # of an edge against noise alone, before an image is seen
 FEWEST_CONTROLS = 50  # with fewer nothing can be said of their distribution
 # A normal distribution of contrasts as three of them and their shares (Gauss and Hermite); where
 # contrasts vary less than this, as one.
@@ -159,6 +163,37 @@ def field_evidence(
         gain = excess @ (field / (1.0 + field)) - np.log1p(field).sum()
         best = np.maximum(best, share * gain)
     return best
+
+
+def edge_evidence(
+    images: NDArray[np.complex64], noise: NDArray[Any], edges: NDArray[np.complex64]
+) -> NDArray[np.float64]:
+    """Log-likelihood that a straight edge, possible but not certain, gains over noise alone.
+
+    Parameters
+    ----------
+    images : (n, f) complex64
+        Masked images, or what a class leaves of them.
+    noise : (1, f) or (n, f) float
+        Power of the noise per coefficient.
+    edges : (t, f) complex64
+        Edges of every direction and place, in any scale.
+
+    Returns
+    -------
+    evidence : (n,) float64
+        At least 0: log of 1 + odds x mean likelihood ratio over edges and their amplitudes.
+    """
+    power = 2.0 * (np.abs(edges) ** 2 @ (1.0 / np.asarray(noise, np.float64)).T).T  # (1 or n, t)
+    cross = 2.0 * ((images / noise) @ np.conj(edges).T).real
+    square = 0.5 * cross**2 / np.maximum(power, np.finfo(np.float64).tiny)
+    ratios = [
+        square * (strength**2 / (1.0 + strength**2)) - 0.5 * np.log1p(strength**2)
+        for strength in EDGE_STRENGTHS
+    ]
+    mean = np.logaddexp.reduce(np.concatenate(ratios, axis=1), axis=1)
+    mean -= np.log(len(ratios) * len(edges))
+    return np.asarray(np.logaddexp(0.0, mean + np.log(EDGE_ODDS)), np.float64)
 
 
 def draw_noise(draws: NDArray[np.float32], noise: Any, band: Band, *, mask: NDArray[Any]) -> Any:

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from dspa.geometry.band import band
-from dspa.ops.evidence2d import NODES, draw_noise, field_evidence, marginalise, noise_probability
+from dspa.ops.evidence2d import (
+    NODES,
+    draw_noise,
+    edge_evidence,
+    field_evidence,
+    marginalise,
+    noise_probability,
+)
 from dspa.ops.score2d import prepare_references, rotated_slices
 from dspa.ops.search2d import Searchers, search_grid
 from dspa.ops.transform import images_to_band, shift_phases
@@ -40,6 +47,31 @@ def test_an_edge_is_told_from_noise_and_noise_is_no_field(rng):
     assert np.all(alone >= 0.0)
     assert np.quantile(alone, 0.95) < 2.5
     assert np.quantile(with_edge, 0.1) > 2.5
+
+
+def steps(turn, place):
+    """Masked bands of edges of given directions and places: (n, f), alike in power."""
+    away = X * np.cos(turn)[:, None, None] + Y * np.sin(turn)[:, None, None] - place[:, None, None]
+    edge = np.tanh(away / 3.0).astype(np.float32)
+    found = images_to_band(edge * MASK, BAND)[:, : BAND.size(8)]
+    return found / np.sqrt((np.abs(found) ** 2).sum(axis=1, keepdims=True))
+
+
+def test_a_straight_edge_is_told_from_noise_and_from_a_blob(rng):
+    turn, place = (v.ravel() for v in np.meshgrid(np.arange(24) * np.pi / 12, (-10.0, 0.0, 10.0)))
+    bank, count = steps(turn, place), BAND.size(8)
+    noise, power = masked_noise(rng, 400)[:, :count], np.full((1, count), 3.0)
+    edges = 12.0 * steps(rng.uniform(0, 2 * np.pi, 400), rng.uniform(-12, 12, 400))
+    blob = images_to_band((np.exp(-(X**2 + Y**2) / 50.0) * MASK).astype(np.float32), BAND)
+    blob = 12.0 * blob[:count] / np.sqrt((np.abs(blob[:count]) ** 2).sum())
+    alone, edged, particle = (edge_evidence(v + noise, power, bank) for v in (0.0, edges, blob))
+    assert np.all(alone >= 0.0)
+    assert np.quantile(alone, 0.95) < 1.0
+    assert np.quantile(edged, 0.1) > 4.0
+    assert np.quantile(particle, 0.5) < 0.3 * np.quantile(edged, 0.5)
+    # The power of the noise may differ from image to image; the scale of the edges says nothing.
+    each = np.repeat(power, 400, axis=0)
+    assert np.allclose(edge_evidence(edges + noise, each, 7.0 * bank), edged)
 
 
 def cells_one_by_one(averages, grid, x, *, share, deviation):

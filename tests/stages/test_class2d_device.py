@@ -22,7 +22,7 @@ from dspa.device.launcher import launch
 from dspa.io.particles import read_particles
 from dspa.io.volumes import read_images
 from dspa.kernels.slice2d import SLICE2D
-from dspa.ops.evidence2d import FIELD_RADIUS
+from dspa.ops.evidence2d import EDGE_RADIUS
 from dspa.stages import class2d
 from dspa.stages.background_noise import BackgroundNoise
 from dspa.stages.class2d_contrast import tally_contrast
@@ -187,7 +187,7 @@ def test_images_are_weighed_on_the_device_as_on_the_cpu(weighing, runs, card):
     for name, values in rows_of(expected).items():
         assert np.allclose(rows_of(found)[name], values, 1e-4, 1e-4, equal_nan=True), name
     assert np.isfinite(rows_of(found)["control"]).sum() > 30
-    count = bound.plan.spec.band().size(FIELD_RADIUS)
+    count = bound.plan.spec.band().size(EDGE_RADIUS)
     for shape in card.fetched:
         assert len(shape) == 1 or shape[-1] <= count or shape[0] < CLASSES, shape
 
