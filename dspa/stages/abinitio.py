@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -335,4 +335,5 @@ STAGE = Stage(
     (Input("particles", "particles", help="job or file with particle images"),),
     run,
     plan,
+    admit=partial(_prepare, seed=0),
 )

@@ -10,6 +10,7 @@ See ``docs/refinement.md``.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -326,4 +327,5 @@ STAGE = Stage(
     ),
     run,
     plan,
+    admit=partial(_prepare, seed=0),
 )
