@@ -171,8 +171,9 @@ def rows(name: str, outcome: Outcome, truth: Truth, sample: Sample) -> Iterator[
     share = outcome.count / outcome.count.sum()
     mean = share @ curves
     yield Row(f"{what} (cold)", outcome.seconds, "s")
-    yield Row(f"{what} (cold)", outcome.visits / outcome.seconds, "image/s")
     yield Row(f"{what}: visits", outcome.visits, "1")
+    yield Row(f"{what}, visits a second (cold)", outcome.visits / outcome.seconds, "image/s")
+    yield Row(f"{name}: classes of 1 % of the particles and more", int((share >= 0.01).sum()), "1")
     for resolution in RESOLUTIONS:
         shell = np.interp(extent / resolution, np.arange(mean.size), mean)
         yield Row(f"{name}: correlation with the truth at {resolution:g} A", float(shell), "1")
