@@ -184,16 +184,18 @@ def edge_evidence(
     evidence : (n,) float64
         At least 0: log of 1 + odds x mean likelihood ratio over edges and their amplitudes.
     """
-    power = 2.0 * (np.abs(edges) ** 2 @ (1.0 / np.asarray(noise, np.float64)).T).T  # (1 or n, t)
-    cross = 2.0 * ((images / noise) @ np.conj(edges).T).real
-    square = 0.5 * cross**2 / np.maximum(power, np.finfo(np.float64).tiny)
-    ratios = [
-        square * (strength**2 / (1.0 + strength**2)) - 0.5 * np.log1p(strength**2)
-        for strength in EDGE_STRENGTHS
-    ]
-    mean = np.logaddexp.reduce(np.concatenate(ratios, axis=1), axis=1)
-    mean -= np.log(len(ratios) * len(edges))
-    return np.asarray(np.logaddexp(0.0, mean + np.log(EDGE_ODDS)), np.float64)
+    whitened = np.asarray(images / noise, np.complex64).view(np.float32)  # real, imaginary, ...
+    cross = 2.0 * (whitened @ np.ascontiguousarray(edges, np.complex64).view(np.float32).T)
+    power = 2.0 * ((1.0 / noise) @ (np.abs(edges) ** 2).T)  # (1 or n, t)
+    square = 0.5 * cross**2 / np.maximum(power, np.finfo(np.float32).tiny)
+    top = square.max(axis=1, keepdims=True)
+    ratios = []
+    for strength in EDGE_STRENGTHS:
+        share = strength**2 / (1.0 + strength**2)
+        total = np.exp(share * (square - top)).sum(axis=1, dtype=np.float64)
+        ratios.append(share * top[:, 0] + np.log(total) - 0.5 * np.log1p(strength**2))
+    found = np.logaddexp.reduce(ratios, axis=0) - np.log(len(ratios) * len(edges))
+    return np.asarray(np.logaddexp(0.0, found + np.log(EDGE_ODDS)), np.float64)
 
 
 def draw_noise(draws: NDArray[np.float32], noise: Any, band: Band, *, mask: NDArray[Any]) -> Any:
