@@ -10,10 +10,12 @@ way (Dasgupta & Schulman 2007, JMLR 8:203).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from dspa.stages.class2d_pairs import keep_partners, parted, replace_partners, units_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,12 +26,17 @@ if TYPE_CHECKING:
 MOST_LOST = 12.0
 # Shares of the mean class. Larger ones than the first do not go to others and are held back by
 # this power of their size: images of nothing fit all classes of nothing alike, and would end in
-# one. Larger ones than the second are halved.
+# one. Larger ones than the second are halved; what shows no particle needs fewer classes, and is
+# halved when both halves are large enough to stay.
 PRUNABLE = 1.25
 PRIOR = 2.0
 TOO_MANY = 1.6
+TOO_MANY_FAINT = 2.0 * PRUNABLE
 # Of the median log-likelihood: classes below it show no particle, and are halved only by size.
 CLEAR = 0.7
+# These, and classes below this share of the mean, would be missed by so much of what others are.
+TINY = 1.0 / 3.0
+LITTLE_MISSED = 0.25
 ADULT = 3  # passes after which a class is judged
 HALF = 0.5  # of the mean class: smaller ones are not worth halving
 
@@ -47,31 +54,54 @@ class Census:
         ``MOST_LOST`` each.
     age : (classes,) int64
         Passes since the class was founded.
+    partner : (classes,) int64
+        Class that is the mirror image of it, -1 none.
     """
 
     tally: NDArray[np.float64]
     saved: NDArray[np.float64]
     age: NDArray[np.int64]
+    partner: NDArray[np.int64]
 
     @classmethod
     def read(cls, model: Mapping[str, NDArray[Any]]) -> Census:
         """Take the census out of a model."""
-        return cls(model["tally"], model["saved"], model["age"])
+        return cls(model["tally"], model["saved"], model["age"], model["partner"])
 
     def blend(self, old: Census, *, step: float) -> Census:
         """Weigh these against older ones: ``(1 - step) old + step new``; all are a pass older."""
         age = old.age + 1
         if step >= 1.0:
-            return Census(self.tally, self.saved, age)
+            return Census(self.tally, self.saved, age, old.partner)
         scale = (1.0 - step) * self.tally[2].sum() / max(float(old.tally[2].sum()), 1.0)
         tally = scale * old.tally + step * self.tally
-        return Census(tally, scale * old.saved + step * self.saved, age)
+        return Census(tally, scale * old.saved + step * self.saved, age, old.partner)
 
     def take(self, classes: NDArray[np.int64]) -> Census:
         """Return that of some classes."""
         return Census(
-            self.tally[:, classes], self.saved[np.ix_(classes, classes)], self.age[classes]
+            self.tally[:, classes],
+            self.saved[np.ix_(classes, classes)],
+            self.age[classes],
+            keep_partners(self.partner, classes),
         )
+
+    def units(self) -> tuple[Census, NDArray[np.int64]]:
+        """Return that of pairs and single classes, per class, and the unit of each class."""
+        unit = units_of(self.partner)
+        member = (unit == np.arange(unit.max() + 1)[:, None]).astype(np.float64)
+        size = member.sum(axis=1)
+        saved = member @ self.saved @ member.T / size[:, None]
+        np.fill_diagonal(saved, 0.0)
+        first = np.argmax(member, axis=1)
+        alone = np.full(size.size, -1, np.int64)
+        return Census(self.tally @ member.T / size, saved, self.age[first], alone), unit
+
+    def part(self) -> Census:
+        """Part the pairs of which one class has hardly any images."""
+        old = self.age >= ADULT
+        partner = np.where(old, parted(self.partner, self.count), self.partner)
+        return replace(self, partner=partner)
 
     @property
     def count(self) -> NDArray[np.float64]:
@@ -96,7 +126,14 @@ class Census:
     @property
     def large(self) -> NDArray[np.bool_]:
         """Whether a class has too many images."""
-        return self.count > TOO_MANY * self.count.mean()
+        return self.count > np.where(self.faint, TOO_MANY_FAINT, TOO_MANY) * self.count.mean()
+
+    @property
+    def faint(self) -> NDArray[np.bool_]:
+        """Whether a class shows no particle, by its log-likelihood."""
+        some = self.count > 0
+        median = float(np.median(self.gain[some])) if some.any() else 0.0
+        return self.gain < CLEAR * median
 
     def replace(self, gone: NDArray[np.int64], donors: NDArray[np.int64]) -> Census:
         """Return that of the classes after ``gone`` have become halves of ``donors``."""
@@ -105,7 +142,7 @@ class Census:
         tally[:, gone] = tally[:, donors]
         saved[gone], saved[:, gone] = 0.0, 0.0
         age[gone], age[donors] = 0, 0
-        return Census(tally, saved, age)
+        return Census(tally, saved, age, replace_partners(self.partner, gone, donors))
 
 
 def relief(
@@ -134,7 +171,7 @@ def least_missed(census: Census, number: int, *, held: int = 0) -> NDArray[np.in
 
     One after the other: what a class saves of another is lost when it goes, so that of two classes
     that hold the same view only one goes. Young and large classes go only where there are no
-    others.
+    others. Pairs go together, but for the last, where only one is left to go.
 
     Parameters
     ----------
@@ -144,31 +181,41 @@ def least_missed(census: Census, number: int, *, held: int = 0) -> NDArray[np.in
     held : int
         The first so many stay.
     """
-    count = census.count
-    loss = MOST_LOST * count - census.saved.sum(axis=1)
-    loss += np.where(census.spared, 2.0 * MOST_LOST * count.sum(), 0.0)
-    loss[:held] = np.inf
-    shared = census.saved + census.saved.T
-    gone = np.empty(min(number, count.size - held), np.int64)
-    for i in range(gone.size):
-        gone[i] = least = int(np.argmin(loss))
+    judged, unit = census.units()
+    count = judged.count
+    loss = MOST_LOST * count - judged.saved.sum(axis=1)
+    loss *= np.where(judged.faint | (count < TINY * count.mean()), LITTLE_MISSED, 1.0)
+    loss += np.where(judged.spared, 2.0 * MOST_LOST * count.sum(), 0.0)
+    loss[unit[:held]] = np.inf
+    size = np.bincount(unit)
+    # What one saves of another is counted per class of the other.
+    shared = judged.saved + judged.saved.T * size / size[:, None]
+    gone: list[int] = []
+    for _ in range(np.unique(unit[held:]).size):
+        least = int(np.argmin(loss))
         loss += shared[least]
         loss[least] = np.inf
-    return gone
+        members = np.flatnonzero(unit == least)
+        gone.extend(members[np.argsort(census.count[members], kind="stable")].tolist())
+        if len(gone) >= number:
+            break
+    return np.asarray(gone[:number], np.int64)
 
 
 def donors(census: Census, number: int, *, mixed: bool = True) -> NDArray[np.int64]:
     """Choose classes to be halved: those too large, then those that explain their images least."""
-    count, gain = census.count, census.gain
-    mean = count.mean()
-    large = census.large
-    median = float(np.median(gain[count > 0])) if (count > 0).any() else 0.0
-    unclear = mixed & (gain >= CLEAR * median) & (count > HALF * mean) & (census.age >= ADULT)
+    judged, unit = census.units()
+    count, gain = judged.count, judged.gain
+    mean = census.count.mean()
+    large = np.bincount(unit, census.large) > 0
+    unclear = mixed & ~judged.faint & (count > HALF * mean) & (judged.age >= ADULT)
     # Classes that have not been halved for long take turns with those that explain least.
     rank = np.argsort(np.argsort(gain, kind="stable")).astype(np.float64)
-    rank -= np.argsort(np.argsort(census.age, kind="stable"))
+    rank -= np.argsort(np.argsort(judged.age, kind="stable"))
     order = np.lexsort((np.where(large, -count, rank), ~large))
-    return order[(large | unclear)[order]][:number]
+    chosen = order[(large | unclear)[order]]
+    members = [np.flatnonzero(unit == each) for each in chosen[:number]]
+    return np.concatenate([*members, np.zeros(0, np.int64)])[:number]
 
 
 def numbered(chosen: NDArray[np.int64], classes: int) -> NDArray[np.int32]:

@@ -16,6 +16,7 @@ from dspa.ops.classes import (
     widen_sums,
     wiener_prior,
 )
+from dspa.stages.class2d_pairs import mirrored_too
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -68,6 +69,10 @@ class Statistics:
         return Statistics(
             np.stack([move_sums(fold, offsets, band) for fold in self.sums]), self.counts
         )
+
+    def mirrored_too(self, partner: NDArray[np.int64]) -> Statistics:
+        """Return these with what the partners of the classes have, mirrored."""
+        return Statistics(mirrored_too(self.sums, partner), self.counts)
 
     def take(self, classes: NDArray[np.int64]) -> Statistics:
         """Return those of some classes."""

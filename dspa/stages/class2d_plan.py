@@ -42,6 +42,8 @@ class ClassPlan:
         Classes founded at the end of the pass, in the place of those that would be missed least.
     halve_mixed : bool
         Whether new classes are founded from those that mix views, too, not only from large ones.
+    paired : bool
+        Whether classes may be mirror images of each other, made from the images of both.
     keep : int
         Classes that go on to the next pass (0: all): those that would be missed least do not.
     slots, next_slots : int
@@ -79,6 +81,7 @@ class ClassPlan:
     uncertainty: float = 1.0
     recentre: bool = True
     found: int = 0
+    paired: bool = False
     keep: int = 0
     slots: int = 0
     next_slots: int = 0

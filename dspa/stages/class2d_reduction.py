@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dspa.dataflow.reduction import Model, Rows
+    from dspa.stages.class2d_mstep import Solved, Statistics
     from dspa.stages.class2d_plan import ClassPlan, Sums
     from dspa.stages.particle_chunks import ParticleBatch
 
@@ -204,8 +205,8 @@ class Class2D:
         statistics = state.all
         if plan.held:
             statistics = statistics.hold(model["sums"], plan.held)
-        solved = solve(statistics, band, mask=mask, reach=plan.reach)
-        poor = state.poor
+        partner, poor = state.census.partner, state.poor
+        shown, solved = self._averaged(statistics, partner)
         if plan.recentre and plan.iteration > 0:
             offsets = np.clip(centre_offsets(solved.averages), -plan.max_shift, plan.max_shift)
             offsets[np.hypot(*offsets.T) < 0.25] = 0.0
@@ -215,10 +216,10 @@ class Class2D:
             moves = np.zeros((poor.counts.shape[1], 2))
             moves[state.slots[with_slot]] = -offsets[with_slot]
             poor = poor.move(moves, band)
-            solved = solve(statistics, band, mask=mask, reach=plan.reach)
+            shown, solved = self._averaged(statistics, partner)
         return {
             "averages": solved.averages,
-            "references": references(statistics, solved.prior, band, mask=mask),
+            "references": references(shown, solved.prior, band, mask=mask),
             "sums": statistics.sums,
             "counts": statistics.counts,
             **next_noise(plan, model, partial),
@@ -231,10 +232,20 @@ class Class2D:
             "tally": state.census.tally,
             "saved": state.census.saved,
             "age": state.census.age,
+            "partner": partner,
             "seeded": seeded,
             "total": partial["total"],
             "iteration": np.asarray(plan.iteration),
         }
+
+    def _averaged(
+        self, statistics: Statistics, partner: NDArray[np.int64]
+    ) -> tuple[Statistics, Solved]:
+        """Make averages, and return what they are made from: pairs share their images."""
+        plan = self.plan
+        shown = statistics.mirrored_too(partner) if plan.paired else statistics
+        mask = plan.spec.crop_mask()
+        return shown, solve(shown, plan.spec.band(), mask=mask, reach=plan.reach)
 
 
 def _bound(value: Any) -> Any:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dspa.stages.class2d_census import Census, donors, least_missed, numbered
 from dspa.stages.class2d_mstep import FOLDS, Statistics, halve
+from dspa.stages.class2d_pairs import first_partners
 from dspa.stages.class2d_sums import all_grids
 
 if TYPE_CHECKING:
@@ -36,8 +37,11 @@ def blended(partial: Sums, model: Model, plan: ClassPlan) -> State:
     grids, poor = all_grids(partial, plan)
     new = Statistics(grids, partial["counts"])
     rest = Statistics(poor, partial["poor_counts"])
-    census = Census(partial["tally"], partial["saved"], np.zeros(classes, np.int64))
+    alone = first_partners(classes, held=classes)
+    census = Census(partial["tally"], partial["saved"], np.zeros(classes, np.int64), alone)
     if plan.iteration == 0:
+        if plan.paired:
+            census = replace(census, partner=first_partners(classes, held=plan.held))
         return State(new, rest, np.full(classes, -1, np.int32), census)
     old = Statistics(model["sums"], model["counts"])
     before = Statistics(model["poor"], model["poor_counts"])
@@ -52,14 +56,10 @@ def regrouped(state: State, plan: ClassPlan) -> tuple[State, NDArray[np.bool_]]:
     """Found new classes and leave out those that are too many; say which are new."""
     statistics, poor, slots, census = state.all, state.poor, state.slots, state.census
     seeded = np.zeros(census.age.size, bool)
+    if plan.found or plan.keep < census.age.size:
+        census = census.part()
     if plan.found:
-        ready = int((~census.spared[plan.held :]).sum())
-        gone = least_missed(census, min(plan.found, ready), held=plan.held)
-        able = np.flatnonzero(slots >= 0)
-        able = able[poor.counts[:, slots[able]].min(axis=0) >= LEAST_POOR]
-        able = np.setdiff1d(able, gone)
-        able = able[np.argsort(slots[able])][: gone.size]
-        gone = gone[: able.size]
+        able, gone = _exchange(replace(state, census=census), plan)
         statistics = halve(statistics, poor, gone=gone, donors=able, slots=slots)
         census = census.replace(gone, able)
         seeded[gone] = True
@@ -73,3 +73,18 @@ def regrouped(state: State, plan: ClassPlan) -> tuple[State, NDArray[np.bool_]]:
         empty_poor = np.zeros((FOLDS, plan.next_slots, *poor.sums.shape[2:]), np.float32)
         poor = Statistics(empty_poor, np.zeros((FOLDS, plan.next_slots)))
     return State(statistics, poor, slots, census), seeded
+
+
+def _exchange(state: State, plan: ClassPlan) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Choose classes to be halved, and as many in whose place the new ones come."""
+    slots, census = state.slots, state.census
+    judged, unit = census.units()
+    ready = int((~judged.spared[unit[plan.held :]]).sum())
+    gone = least_missed(census, min(plan.found, ready), held=plan.held)
+    able = np.flatnonzero(slots >= 0)
+    able = able[np.argsort(slots[able])]
+    images = np.zeros((FOLDS, unit.size))
+    np.add.at(images.T, unit[able], state.poor.counts[:, slots[able]].T)
+    able = able[images.min(axis=0)[unit[able]] >= LEAST_POOR]
+    able = able[~np.isin(able, gone)][: gone.size]
+    return able, gone[: able.size]

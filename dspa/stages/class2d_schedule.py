@@ -172,6 +172,7 @@ class Schedule:
         return ClassPlan(
             classes=self.level(number),
             keep=self.level(number + 1) if number > 0 else 0,
+            paired=number <= self.steps,
             spec=spec,
             radius=radius,
             reach=min(radius + MARGIN, spec.radius),

@@ -17,11 +17,13 @@ from dspa.stages.class2d_census import (
 from dspa.stages.class2d_mstep import Statistics, halve
 
 
-def census(count, gain, saved=None, age=None):
+def census(count, gain, saved=None, age=None, partner=None):
     count = np.asarray(count, float)
     tally = np.stack([np.zeros_like(count), count * gain, count])
     saved = np.zeros((count.size,) * 2) if saved is None else saved
-    return Census(tally, saved, np.full(count.size, 50) if age is None else np.asarray(age))
+    age = np.full(count.size, 50) if age is None else np.asarray(age)
+    partner = np.full(count.size, -1) if partner is None else np.asarray(partner)
+    return Census(tally, saved, age, partner)
 
 
 def test_relief_is_what_the_second_best_class_saves():
@@ -49,7 +51,7 @@ def test_held_young_and_large_classes_stay_while_there_are_others():
 
 def test_large_classes_are_halved_then_those_that_explain_little():
     gain = np.array([30.0, 31.0, 8.0, 24.0, 8.0, 32.0])
-    found = census([10, 10, 30, 10, 10, 10], gain)
+    found = census([10, 10, 40, 10, 10, 10], gain)
     assert donors(found, 2).tolist() == [2, 3]  # 4 shows no particle and is not large
     assert 4 not in donors(found, 6)
     assert donors(found, 6, mixed=False).tolist() == [2]
@@ -73,3 +75,12 @@ def test_only_classes_above_the_mean_are_held_back():
     prior = class_prior(np.array([5.0, 10.0, 20.0, 5.0]))
     assert prior[[0, 1, 3]].tolist() == [0.0, 0.0, 0.0]
     assert prior[2] < 0.0
+
+
+def test_what_shows_no_particle_needs_few_classes():
+    gain = np.array([30.0, 31.0, 10.0, 29.0, 9.0, 32.0, 30.0])
+    found = census([10, 10, 22, 10, 9, 2, 10], gain)
+    assert not found.large.any()  # of the particles 22 would be
+    assert found.faint.tolist() == [False, False, True, False, True, False, False]
+    # A class of noise and a handful of images go before classes of a view.
+    assert sorted(least_missed(found, 2).tolist()) == [4, 5]
