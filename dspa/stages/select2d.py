@@ -39,7 +39,7 @@ class Params:
         GOOD, "With --auto: lowest score (0 to 1) that is kept.", minimum=0, maximum=1
     )
     trim: float = param(
-        0.04,
+        0.035,
         "With --auto: also reject the particles of good classes that noise explains, those with "
         "the least evidence, as long as this gives up no more than this share of the others (0: "
         "none).",
