@@ -62,7 +62,8 @@ class Cache:
         made = make()
         size = size_of(made)
         with self._lock:
-            self._make_room(size)
+            if size <= self.budget:
+                self._make_room(size)
             if key not in self._values and self._used + size <= self.budget:
                 self._values[key] = (made, size, self._calls)
                 self._used += size

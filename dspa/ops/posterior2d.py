@@ -211,13 +211,13 @@ def posterior(
     weight = share[kept] / np.bincount(cells.image[kept], share[kept], count)[cells.image[kept]]
     position = np.cumsum(keep) - 1
     return Posterior(
-        cells.take(kept),
-        weight.astype(np.float32),
-        kept,
-        position[peak[last]],
-        per_class[last].astype(np.float32),
-        (top + np.log(total) - prior[peak[last]]).astype(np.float32),
-        spread.astype(np.float32),
-        second,
-        margin.astype(np.float32),
+        cells=cells.take(kept),
+        weight=weight.astype(np.float32),
+        kept=kept,
+        best=position[peak[last]],
+        class_posterior=per_class[last].astype(np.float32),
+        log_likelihood=(top + np.log(total) - prior[peak[last]]).astype(np.float32),
+        spread=spread.astype(np.float32),
+        second=second,
+        margin=margin.astype(np.float32),
     )

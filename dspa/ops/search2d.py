@@ -300,7 +300,16 @@ class Searchers:
             self._made["bound"] = measure_bound(self._grids(0), grid)
         bound = self._made["bound"]
         log_prior = like(prior.astype(np.float32), reference=slices)
-        return Searcher(grid, classes, bank, bound, grids, turns, planes, log_prior)
+        return Searcher(
+            grid=grid,
+            classes=classes,
+            bank=bank,
+            bound=bound,
+            grids=grids,
+            turns=turns,
+            phases=planes,
+            prior=log_prior,
+        )
 
     def _grids(self, number: int) -> Any:
         key = ("grids", number)
@@ -359,12 +368,12 @@ def search(searcher: Searcher, y: Any, c2: Any, *, pruning: Pruning) -> Found:
     prior = searcher.prior[kept.member]
     # What is left is short; the posterior of each image is made on the host.
     return Found(
-        kept.beside(grid.shifts),
-        to_host(scores[likely] - prior),
-        to_host(norms[likely]),
-        to_host(prior),
-        cells.size,
-        capped,
+        cells=kept.beside(grid.shifts),
+        scores=to_host(scores[likely] - prior),
+        norms=to_host(norms[likely]),
+        prior=to_host(prior),
+        scored=cells.size,
+        capped=capped,
     )
 
 

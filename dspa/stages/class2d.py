@@ -160,7 +160,9 @@ def _begin(context: Context, work: Work, params: Params) -> Classification:
     uid = np.asarray(particles["uid"].values, np.uint64)
     model = {**result.model, "noise_names": np.array(names)}
     nothing = np.full(count, np.nan, np.float32)
-    known = Classification(spec, model, uid, fold, rows, images, unseen=nothing)
+    known = Classification(
+        spec=spec, model=model, uid=uid, fold=fold, rows=rows, images=images, unseen=nothing
+    )
     events.message("weighing every particle against noise")
     last = schedule.plan(spec, model, schedule.passes)
     known = weigh(context, known, last, join_chunks(chunks + rest, stride=FOLDS))

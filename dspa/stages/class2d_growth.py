@@ -437,14 +437,14 @@ def _grown(
         rows[name] = np.concatenate([column, values[others]])
     seen = int(np.sum(result.rows["valid"]))
     return Classification(
-        known.spec,
-        result.model,
-        np.concatenate([uid, known.uid[others]]),
-        np.concatenate([fold, known.fold[others]]),
-        rows,
-        seen if forget else known.images + seen,
-        np.concatenate(
+        spec=known.spec,
+        model=result.model,
+        uid=np.concatenate([uid, known.uid[others]]),
+        fold=np.concatenate([fold, known.fold[others]]),
+        rows=rows,
+        images=seen if forget else known.images + seen,
+        unseen=np.concatenate(
             [np.where(known.uid[place] == uid, known.unseen[place], np.nan), known.unseen[others]]
         ),
-        known.growths + 1,
+        growths=known.growths + 1,
     )

@@ -86,13 +86,13 @@ def class_table(model: Model, rows: Rows, spec: ImageSpec) -> ClassTable:
 
     resolution = np.where(count > 0, spec.extent / model["shell"], spec.extent)
     return ClassTable(
-        count,
-        resolution,
-        mean("posterior"),
-        mean("fit"),
-        mean("log_likelihood"),
-        mean("spread"),
-        mean("noise_probability"),
+        count=count,
+        resolution=resolution,
+        certainty=mean("posterior"),
+        fit=mean("fit"),
+        log_likelihood=mean("log_likelihood"),
+        spread=mean("spread"),
+        noise=mean("noise_probability"),
     )
 
 

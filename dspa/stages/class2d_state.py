@@ -99,14 +99,14 @@ def load_classification(path: Path) -> Classification:
                 "classify anew without --start-from"
             )
         return Classification(
-            ImageSpec(**head["spec"]),
-            _under(arrays, _MODEL),
-            arrays["uid"],
-            arrays["fold"],
-            _under(arrays, _ROWS),
-            int(head["images"]),
-            arrays["unseen"],
-            int(head["growths"]),
+            spec=ImageSpec(**head["spec"]),
+            model=_under(arrays, _MODEL),
+            uid=arrays["uid"],
+            fold=arrays["fold"],
+            rows=_under(arrays, _ROWS),
+            images=int(head["images"]),
+            unseen=arrays["unseen"],
+            growths=int(head["growths"]),
         )
     except InputError:
         raise

@@ -139,34 +139,36 @@ def outcome_of_search(seen: Found, found: Posterior, scales: NDArray[np.float32]
     """Tell what a search over candidates, with the contrast at each cell, says of each image."""
     top = found.kept[found.best]
     return Outcome(
-        found.cells.take(found.best),
-        seen.scores[top],
-        seen.norms[top],
-        found.class_posterior,
-        found.log_likelihood,
-        found.spread,
-        scales[top],
-        found.second,
-        found.margin,
-        float(seen.scored),
-        float(seen.capped),
+        best=found.cells.take(found.best),
+        score=seen.scores[top],
+        norm=seen.norms[top],
+        posterior=found.class_posterior,
+        log_likelihood=found.log_likelihood,
+        spread=found.spread,
+        scale=scales[top],
+        second=found.second,
+        margin=found.margin,
+        scored=float(seen.scored),
+        capped=float(seen.capped),
     )
 
 
 def outcome_of_soft(found: SoftSums, searcher: Searcher) -> Outcome:
     """Tell what the average over the whole coarse lattice says of each image."""
     poses, shifts = int(found.weight.shape[0]), searcher.grid.coarse_shifts.size
+    second, margin = found.second()
     return Outcome(
-        found.best,
-        found.score,
-        found.norm,
-        found.classes.max(axis=1),
-        found.log_likelihood,
-        1.0 / (found.classes.astype(np.float64) ** 2).sum(axis=1),
-        np.ones(found.best.size, np.float32),
-        *found.second(),
-        float(found.best.size * 2 * poses * shifts),
-        0.0,
+        best=found.best,
+        score=found.score,
+        norm=found.norm,
+        posterior=found.classes.max(axis=1),
+        log_likelihood=found.log_likelihood,
+        spread=1.0 / (found.classes.astype(np.float64) ** 2).sum(axis=1),
+        scale=np.ones(found.best.size, np.float32),
+        second=second,
+        margin=margin,
+        scored=float(found.best.size * 2 * poses * shifts),
+        capped=0.0,
     )
 
 

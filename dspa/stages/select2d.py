@@ -123,7 +123,15 @@ def read_classes(path: Path, member: NDArray[np.integer[Any]]) -> Classes:
             mask = float(numbers(table, "dspaMaskDiameter", general.columns["dspaMaskDiameter"])[0])
     resolution = columns.get("rlnEstimatedResolution", np.full(classes, extent))
     gains, noise = columns.get("dspaMeanLogLikelihood"), columns.get("dspaNoiseShare")
-    return Classes(averages, stack.pixel_size, count, resolution, gains, noise, mask)
+    return Classes(
+        averages=averages,
+        pixel_size=stack.pixel_size,
+        count=count,
+        resolution=resolution,
+        log_likelihood=gains,
+        noise=noise,
+        mask_diameter=mask,
+    )
 
 
 def judge(classes: Classes) -> ClassQuality:
