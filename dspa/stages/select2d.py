@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 DOUBTFUL = 0.1  # probability of being noise below which nothing is trimmed
+NOISE = 0.5  # share that noise explains from which a class is one of noise
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,10 @@ class Params:
         GOOD, "With --auto: lowest score (0 to 1) that is kept.", minimum=0, maximum=1
     )
     trim: float = param(
-        0.035,
+        0.04,
         "With --auto: also reject the particles of good classes that noise explains, those with "
-        "the least evidence, as long as this gives up no more than this share of the others (0: "
-        "none).",
+        "the least evidence, as long as this and what is lost in classes of noise give up no more "
+        "than this share of the others (0: none).",
         minimum=0,
         maximum=1,
     )
@@ -252,14 +253,23 @@ def needed_evidence(particles: xr.Dataset, inside: NDArray[np.bool_], share: flo
         return -np.inf
     evidence = np.asarray(particles["evidence"].values, np.float64)
     probability = np.asarray(particles["noise_probability"].values, np.float64)
-    return least_evidence(evidence, probability, inside, share)
+    member = np.asarray(particles["class_index"].values, np.int64)
+    known = member >= 0
+    noise = np.bincount(member[known], probability[known]) / np.maximum(
+        np.bincount(member[known]), 1
+    )
+    # What other rejected classes show is something else, and not given up for the sake of noise.
+    lost = known & ~inside & (np.where(known, noise[member], 0.0) >= NOISE)
+    return least_evidence(evidence, probability, inside, share=share, lost=lost)
 
 
 def least_evidence(
     evidence: NDArray[np.float64],
     probability: NDArray[np.float64],
     inside: NDArray[np.bool_],
+    *,
     share: float,
+    lost: NDArray[np.bool_] | None = None,
 ) -> float:
     """Decide how much evidence a particle of a good class needs.
 
@@ -270,7 +280,9 @@ def least_evidence(
     inside : (n,) bool
         Particles of good classes.
     share : float
-        Of the particles of good classes that are not noise: what may be given up.
+        Of the particles of both that are not noise: what may be given up.
+    lost : (n,) bool, optional
+        Particles of classes that were rejected as noise; some of them may be none.
 
     Returns
     -------
@@ -278,7 +290,8 @@ def least_evidence(
         -inf where nothing is to be gained.
     """
     known = inside & np.isfinite(evidence)
-    budget = share * float(np.sum(1.0 - probability[known]))
+    spent = 0.0 if lost is None else float(np.sum(1.0 - probability[lost]))
+    budget = share * (float(np.sum(1.0 - probability[known])) + spent) - spent
     rows = np.flatnonzero(known & (probability >= DOUBTFUL))
     rows = rows[np.argsort(evidence[rows], kind="stable")]
     trimmed = int(np.searchsorted(np.cumsum(1.0 - probability[rows]), budget, side="right"))

@@ -17,14 +17,14 @@ def mixture(rng, noise=500, particles=4500, gain=13.0):
 
 def test_noise_is_trimmed_and_hardly_a_particle(rng):
     evidence, probability, real = mixture(rng)
-    least = least_evidence(evidence, probability, np.ones(real.size, bool), 0.04)
+    least = least_evidence(evidence, probability, np.ones(real.size, bool), share=0.04)
     assert np.mean(evidence[~real] < least) > 0.95
     assert np.mean(evidence[real] < least) < 0.02
 
 
 def test_where_both_overlap_the_share_given_up_is_kept_to(rng):
     evidence, probability, real = mixture(rng, gain=8.0)
-    least = least_evidence(evidence, probability, np.ones(real.size, bool), 0.04)
+    least = least_evidence(evidence, probability, np.ones(real.size, bool), share=0.04)
     assert 0.02 < np.mean(evidence[real] < least) < 0.06
     assert np.mean(evidence[~real] < least) > 0.9
 
@@ -32,10 +32,22 @@ def test_where_both_overlap_the_share_given_up_is_kept_to(rng):
 def test_rejected_classes_take_nothing_from_the_share(rng):
     evidence, probability, real = mixture(rng)
     inside = np.arange(real.size) % 2 == 0
-    least = least_evidence(evidence, probability, inside, 0.04)
+    least = least_evidence(evidence, probability, inside, share=0.04)
     assert np.mean(evidence[inside & ~real] < least) > 0.95
+
+
+def test_what_classes_of_noise_give_up_counts(rng):
+    evidence, probability, real = mixture(rng, gain=8.0)
+    inside = np.arange(real.size) >= 300  # of the 500 images of noise
+    inside[-45:] = False  # one of a hundred particles
+    few = least_evidence(evidence, probability, inside, share=0.04, lost=~inside)
+    more = least_evidence(evidence, probability, inside, share=0.04)
+    kept = [np.mean(inside[real] & (evidence[real] >= least)) for least in (few, more)]
+    assert kept[0] > kept[1] + 0.005
+    assert 0.95 < kept[0] < 0.98
+    assert least_evidence(evidence, probability, inside, share=0.005, lost=~inside) == -np.inf
 
 
 def test_without_noise_nothing_is_trimmed(rng):
     evidence, probability, real = mixture(rng, noise=0, gain=40.0)
-    assert least_evidence(evidence, probability, np.ones(real.size, bool), 0.04) == -np.inf
+    assert least_evidence(evidence, probability, np.ones(real.size, bool), share=0.04) == -np.inf
