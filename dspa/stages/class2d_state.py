@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FILE = "classification.npz"
-LAYOUT = 2
+LAYOUT = 3  # raised with every change of what a model or its rows hold
 _MODEL, _ROWS = "model.", "rows."
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ from dspa.ops.classes import sums_radius, widen_sums
 from dspa.stages import class2d
 from dspa.stages.class2d_growth import expect, strangers
 from dspa.stages.class2d_reduction import Class2D
-from dspa.stages.class2d_state import load_classification
+from dspa.stages.class2d_state import LAYOUT, load_classification
 from dspa.stages.stage import Context
 from tests.stages.portraits import PIXEL, bits, portraits, table
 
@@ -196,6 +198,25 @@ def test_plan_counts_looks_and_passes(sets, before):
     quick = class2d.plan(inputs, class2d.Params(full_iterations=0, new_classes=0))
     assert quick["image visits"] == 3 * later + left_out + round(0.05 * later)
     assert not any(name.startswith("if new views") for name in quick)
+
+
+MODEL = """age averages background contrast counts frc iteration noise noise_images noise_moments
+noise_names noise_ratio noise_sums partner poor poor_counts references saved seeded shell slots sums
+tally total"""
+ROWS = "angle class_index control fit gain log_likelihood posterior scale shift spread valid"
+
+
+def test_earlier_layouts_are_refused_and_the_layout_names_what_is_kept(before, tmp_path):
+    path = before["classification"]
+    known = load_classification(path)
+    # What goes on needs all of this: raise LAYOUT where this list changes.
+    assert (sorted(known.model), sorted(known.rows), LAYOUT) == (MODEL.split(), ROWS.split(), 3)
+    with np.load(path) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    head = json.loads(str(arrays["head"])) | {"layout": LAYOUT - 1}
+    np.savez(tmp_path / "old.npz", **arrays | {"head": np.array(json.dumps(head))})
+    with pytest.raises(InputError, match=r"old\.npz: layout 2 is not 3"):
+        load_classification(tmp_path / "old.npz")
 
 
 @pytest.mark.parametrize("new_classes", [-1, 2])
