@@ -352,11 +352,9 @@ def _tell(
             f"{founding.classes} are founded, of {FEWEST} particles at least"
         )
     if founding.classes:
-        first = known.classes + 1
-        context.events.message(
-            f"{founding.rows.size} of them found classes {first} to "
-            f"{known.classes + founding.classes}"
-        )
+        first, last = known.classes + 1, known.classes + founding.classes
+        numbers = f"class {first}" if first == last else f"classes {first} to {last}"
+        context.events.message(f"{founding.rows.size} of them found {numbers}")
 
 
 def _schedule(schedule: Schedule, known: Classification, new: int, *, founders: int) -> Schedule:

@@ -216,8 +216,15 @@ def _check_continuation(
                 f"{option} is {value:g} in {start}, which cannot go on with another; leave it "
                 f"out{more}"
             )
-    if params.full_iterations == 0 and (known.find(particles["uid"].values) >= 0).all():
+    if (known.find(particles["uid"].values) < 0).any():
+        return
+    if params.full_iterations == 0:
         raise InputError(
             f"{start} has seen all of these particles; use --full-iterations of at least 1 to go "
             "over them again"
+        )
+    if params.new_classes > 0:
+        raise InputError(
+            f"{start} has seen all of these particles, and only new ones found classes; leave "
+            "--new-classes out"
         )

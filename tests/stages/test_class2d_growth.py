@@ -263,6 +263,7 @@ def test_strangers_are_counted_and_chance_is_not(rng):
         ({"classes": 7}, "--new-classes adds classes"),
         ({"max_resolution": 20.0}, "--max-resolution is"),
         ({"mask_diameter": 60.0}, "--mask-diameter is"),
+        ({"new_classes": 2}, "only new ones found classes"),
     ],
 )
 def test_it_refuses_what_it_cannot_go_on_with(sets, before, tmp_path, params, words):
@@ -270,7 +271,7 @@ def test_it_refuses_what_it_cannot_go_on_with(sets, before, tmp_path, params, wo
         classify(
             tmp_path / "job",
             InlineRunner(tmp_path / "runner"),
-            sets[0]["all"],
+            sets[0]["first" if "new_classes" in params else "all"],
             start=before["classification"],
             **params,
         )
