@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -159,6 +159,12 @@ def choose(classes: Classes, quality: ClassQuality, params: Params) -> NDArray[n
     total = len(classes.averages)
     if bool(params.classes) == params.auto:
         raise InputError("give either --classes with numbers such as 3,7,9, or --auto")
+    for item in fields(params):
+        if not params.auto and item.name not in {"classes", "auto"}:
+            value = getattr(params, item.name)
+            if value != item.default:
+                option = "--" + item.name.replace("_", "-")
+                raise InputError(f"{option} {value:g} does nothing without --auto; leave it out")
     if params.auto:
         keep = (quality.score >= params.threshold) & (classes.count >= params.min_particles)
         if not keep.any():
@@ -177,6 +183,47 @@ def choose(classes: Classes, quality: ClassQuality, params: Params) -> NDArray[n
     return keep
 
 
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """Particles, their classes, and which of these are kept.
+
+    Attributes
+    ----------
+    particles : Dataset
+    classes : Classes
+    quality : ClassQuality
+    keep : (classes,) bool
+    """
+
+    particles: xr.Dataset
+    classes: Classes
+    quality: ClassQuality
+    keep: NDArray[np.bool_]
+
+
+def admit(inputs: Mapping[str, Any], params: Params) -> Choice:
+    """Read particles and averages, and choose classes.
+
+    Parameters
+    ----------
+    inputs : mapping
+        As of `run`.
+    params : Params
+
+    Raises
+    ------
+    InputError
+        If the particles have no classes, or of `choose`.
+    """
+    particles = read_particles(inputs["particles"])
+    if "class_index" not in particles:
+        raise InputError(f"{inputs['particles']}: the particles have no classes; run class2d first")
+    member = np.asarray(particles["class_index"].values, np.int64)
+    classes = read_classes(Path(inputs["averages"]), member)
+    quality = judge(classes)
+    return Choice(particles, classes, quality, choose(classes, quality, params))
+
+
 def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str, Path]:
     """Split particles by the quality of their classes.
 
@@ -192,13 +239,10 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
     outputs : dict
         ``particles``, ``particles_star``, ``rejected``, ``classes``, ``class_table``.
     """
-    particles = read_particles(inputs["particles"])
-    if "class_index" not in particles:
-        raise InputError(f"{inputs['particles']}: the particles have no classes; run class2d first")
+    choice = admit(inputs, params)
+    particles, classes = choice.particles, choice.classes
+    quality, keep = choice.quality, choice.keep
     member = np.asarray(particles["class_index"].values, np.int64)
-    classes = read_classes(Path(inputs["averages"]), member)
-    quality = judge(classes)
-    keep = choose(classes, quality, params)
     good = (member >= 0) & keep[np.clip(member, 0, None)]
     least = needed_evidence(particles, good, params.trim) if params.auto else -np.inf
     trimmed = good & weaker(particles, least)
@@ -416,4 +460,5 @@ STAGE = Stage(
         Input("averages", "classes", help="Their class averages; classes.star is read beside."),
     ),
     run=run,
+    admit=admit,
 )

@@ -209,6 +209,7 @@ def test_automatic_selection_scores_every_class(reference, tmp_path):
         ({}, "either --classes"),
         ({"auto": True, "classes": (1,)}, "either --classes"),
         ({"classes": (9,)}, "classes 1 to 4"),
+        ({"classes": (1,), "trim": 0.5}, "--trim 0.5 does nothing without --auto"),
         ({"auto": True, "min_particles": 10**6}, "no class scores"),
     ],
 )
