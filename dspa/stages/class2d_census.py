@@ -32,6 +32,7 @@ PRUNABLE = 1.25
 PRIOR = 2.0
 TOO_MANY = 1.6
 TOO_MANY_FAINT = 2.0 * PRUNABLE
+SURELY_LARGE = 2.0  # by the images of a few mini-batches
 # Of the median log-likelihood: classes below it show no particle, and are halved only by size.
 CLEAR = 0.7
 # These, and classes below this share of the mean, would be missed by so much of what others are.
@@ -225,11 +226,24 @@ def numbered(chosen: NDArray[np.int64], classes: int) -> NDArray[np.int32]:
     return numbers
 
 
-def class_prior(count: NDArray[np.float64]) -> NDArray[np.float64]:
+def class_prior(
+    count: NDArray[np.float64], owned: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
     """Log-prior that holds large classes back: (classes,) float64.
 
     Images of nothing fit all classes of nothing alike, and the largest has the least noise: left
     to themselves they end in one.
+
+    Parameters
+    ----------
+    count : (classes,) float64
+        Images of each class by posterior.
+    owned : (classes,) float64, optional
+        Images whose best class it is, of these or of some. Images of nothing are shared by many
+        classes and owned by few. They are counted where chance does not make a class so large.
     """
-    usual = max(PRUNABLE * float(count.mean()), 1e-12)
-    return -PRIOR * np.log(np.maximum(count / usual, 1.0))
+    share = count / max(float(count.mean()), 1e-12)
+    if owned is not None and owned.any():
+        own = owned / owned.mean()
+        share = np.where(own > SURELY_LARGE, np.maximum(share, own), share)
+    return -PRIOR * np.log(np.maximum(share / PRUNABLE, 1.0))

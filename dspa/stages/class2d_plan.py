@@ -43,7 +43,8 @@ class ClassPlan:
     halve_mixed : bool
         Whether new classes are founded from those that mix views, too, not only from large ones.
     paired : bool
-        Whether classes may be mirror images of each other, made from the images of both.
+        Whether averages of classes that are mirror images of each other are made from the images
+        of both. What images are compared with always is.
     keep : int
         Classes that go on to the next pass (0: all): those that would be missed least do not.
     slots, next_slots : int

@@ -72,7 +72,9 @@ class Class2D:
         if self.plan.high_pass > 0.0:
             pixel_size = self.plan.spec.crop_pixel_size
             averages = averages - low_pass(averages, self.plan.high_pass, pixel_size=pixel_size)
-        prior = class_prior(model["counts"].sum(axis=0))
+        # While everything counts, nobody owns an image.
+        owned = None if self.plan.soft else model["tally"][2]
+        prior = class_prior(model["counts"].sum(axis=0), owned)
         made = Searchers(averages, self.plan.grid(), prior)
         return replace(self, model=model, searchers=made)
 
@@ -217,15 +219,17 @@ class Class2D:
             moves[state.slots[with_slot]] = -offsets[with_slot]
             poor = poor.move(moves, band)
             shown, solved = self._averaged(statistics, partner)
+        # What is written is made from the images of each class alone.
+        own = solved if plan.paired else self._solve(statistics)
         return {
-            "averages": solved.averages,
+            "averages": own.averages,
             "references": references(shown, solved.prior, band, mask=mask),
             "sums": statistics.sums,
             "counts": statistics.counts,
             **next_noise(plan, model, partial),
             "contrast": blend_sums(model.get("contrast"), partial["contrast"], step=plan.step),
-            "frc": solved.curve,
-            "shell": crossing(solved.curve, 0.5),
+            "frc": own.curve,
+            "shell": crossing(own.curve, 0.5),
             "slots": state.slots,
             "poor": poor.sums,
             "poor_counts": poor.counts,
@@ -242,10 +246,12 @@ class Class2D:
         self, statistics: Statistics, partner: NDArray[np.int64]
     ) -> tuple[Statistics, Solved]:
         """Make averages, and return what they are made from: pairs share their images."""
-        plan = self.plan
-        shown = statistics.mirrored_too(partner) if plan.paired else statistics
-        mask = plan.spec.crop_mask()
-        return shown, solve(shown, plan.spec.band(), mask=mask, reach=plan.reach)
+        shown = statistics.mirrored_too(partner)
+        return shown, self._solve(shown)
+
+    def _solve(self, statistics: Statistics) -> Solved:
+        spec = self.plan.spec
+        return solve(statistics, spec.band(), mask=spec.crop_mask(), reach=self.plan.reach)
 
 
 def _bound(value: Any) -> Any:

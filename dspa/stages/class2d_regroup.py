@@ -37,11 +37,11 @@ def blended(partial: Sums, model: Model, plan: ClassPlan) -> State:
     grids, poor = all_grids(partial, plan)
     new = Statistics(grids, partial["counts"])
     rest = Statistics(poor, partial["poor_counts"])
-    alone = first_partners(classes, held=classes)
-    census = Census(partial["tally"], partial["saved"], np.zeros(classes, np.int64), alone)
+    partner = first_partners(classes, held=plan.held)
+    if plan.held:
+        partner[: plan.held] = model["partner"][: plan.held]
+    census = Census(partial["tally"], partial["saved"], np.zeros(classes, np.int64), partner)
     if plan.iteration == 0:
-        if plan.paired:
-            census = replace(census, partner=first_partners(classes, held=plan.held))
         return State(new, rest, np.full(classes, -1, np.int32), census)
     old = Statistics(model["sums"], model["counts"])
     before = Statistics(model["poor"], model["poor_counts"])
