@@ -26,13 +26,12 @@ if TYPE_CHECKING:
 MOST_LOST = 12.0
 # Shares of the mean class. Larger ones than the first do not go to others and are held back by
 # this power of their size: images of nothing fit all classes of nothing alike, and would end in
-# one. Larger ones than the second are halved; what shows no particle needs fewer classes, and is
-# halved when both halves are large enough to stay.
+# one. Larger ones than the second are halved; what shows no particle needs fewer classes, and
+# comes to no more than 6 percent of all images with 50.
 PRUNABLE = 1.25
 PRIOR = 2.0
 TOO_MANY = 1.6
-TOO_MANY_FAINT = 2.0 * PRUNABLE
-SURELY_LARGE = 2.0  # by the images of a few mini-batches
+TOO_MANY_FAINT = 2.2
 # Of the median log-likelihood: classes below it show no particle, and are halved only by size.
 CLEAR = 0.7
 # These, and classes below this share of the mean, would be missed by so much of what others are.
@@ -240,10 +239,9 @@ def class_prior(
         Images of each class by posterior.
     owned : (classes,) float64, optional
         Images whose best class it is, of these or of some. Images of nothing are shared by many
-        classes and owned by few. They are counted where chance does not make a class so large.
+        classes and owned by few: the larger share counts.
     """
     share = count / max(float(count.mean()), 1e-12)
-    if owned is not None and owned.any():
-        own = owned / owned.mean()
-        share = np.where(own > SURELY_LARGE, np.maximum(share, own), share)
+    if owned is not None:
+        share = np.maximum(share, owned / max(float(owned.mean()), 1e-12))
     return -PRIOR * np.log(np.maximum(share / PRUNABLE, 1.0))

@@ -45,6 +45,8 @@ class ClassPlan:
     paired : bool
         Whether averages of classes that are mirror images of each other are made from the images
         of both. What images are compared with always is.
+    settled : bool
+        Whether the numbers of images that classes own are known well enough to go by.
     keep : int
         Classes that go on to the next pass (0: all): those that would be missed least do not.
     slots, next_slots : int
@@ -83,6 +85,7 @@ class ClassPlan:
     recentre: bool = True
     found: int = 0
     paired: bool = False
+    settled: bool = False
     keep: int = 0
     slots: int = 0
     next_slots: int = 0

@@ -72,8 +72,7 @@ class Class2D:
         if self.plan.high_pass > 0.0:
             pixel_size = self.plan.spec.crop_pixel_size
             averages = averages - low_pass(averages, self.plan.high_pass, pixel_size=pixel_size)
-        # While everything counts, nobody owns an image.
-        owned = None if self.plan.soft else model["tally"][2]
+        owned = model["tally"][2] if self.plan.settled else None
         prior = class_prior(model["counts"].sum(axis=0), owned)
         made = Searchers(averages, self.plan.grid(), prior)
         return replace(self, model=model, searchers=made)

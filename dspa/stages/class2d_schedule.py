@@ -46,7 +46,8 @@ ROUND = 4
 RENEW = 0.2
 FOUND = 0.7  # share of the online steps after which only what is too large is halved
 PRUNE_FROM, PRUNE_TO = 0.65, 0.85
-SETTLE = 0.1  # share of the online steps at the end without any new class
+HALVE = 0.97  # share of the online steps after which no class is founded
+SETTLE = 0.1  # share of the online steps at the end that gather many images, all alike
 # A step is one chunk of each fold, or a few where these would be too large: workers share it.
 SMALL_CHUNK, LARGE_CHUNK = 16, 256
 # Steps that one online iteration is made in. What counts is how often the averages are made anew:
@@ -152,7 +153,7 @@ class Schedule:
 
     def founded(self, number: int) -> int:
         """Classes that are founded at the end of the round to which pass ``number`` belongs."""
-        restless = SOFT * self.steps < number <= (1.0 - SETTLE) * self.steps
+        restless = SOFT * self.steps < number <= HALVE * self.steps
         return max(1, round(RENEW * (self.classes - self.held))) if restless else 0
 
     def plan(self, spec: ImageSpec, model: Model | None, number: int) -> ClassPlan:
@@ -173,6 +174,7 @@ class Schedule:
             classes=self.level(number),
             keep=self.level(number + 1) if number > 0 else 0,
             paired=number <= self.steps,
+            settled=number > (1.0 - SETTLE) * self.steps,
             spec=spec,
             radius=radius,
             reach=min(radius + MARGIN, spec.radius),
