@@ -41,6 +41,7 @@ from tests.stand_in import SIMULATED, Card, signature
 COUNT, CLASSES, GROUPS, BATCH = 10 if SIMULATED else 160, 4, 2, 64
 # Scores are sums of about a thousand terms; four threads add them up in another order.
 WITHIN = 1e-4 if SIMULATED else 1e-5
+DRAWN = 0.01
 SCHEDULE = Schedule(
     classes=CLASSES, online=2, full=1, batch=COUNT, uncertainty=1.0, anneal_from=2, anneal=1,
     max_shift=2.0, recentre=True, hard=False, seed=0, particles=COUNT, groups=GROUPS,
@@ -148,14 +149,19 @@ def rows_of(part):
     return {name: values[np.argsort(joined["index"])] for name, values in joined.items()}
 
 
-def agree(found, expected):
+def agree(found, expected, *, drawn=False):
     """Sums and rows that agree in single precision, all of them on the host."""
     assert found.partial.keys() == expected.partial.keys()
     for name, values in expected.partial.items():
         got = found.partial[name]
         assert isinstance(got, np.ndarray)
         assert got.dtype == values.dtype
-        assert np.abs(got - values).max(initial=0) <= WITHIN * np.abs(values).max(initial=0), name
+        if drawn:
+            # A last digit may send one of thousands of drawn coefficients to another cell.
+            assert np.linalg.norm(got - values) <= DRAWN * np.linalg.norm(values), name
+        else:
+            largest = np.abs(values).max(initial=0)
+            assert np.abs(got - values).max(initial=0) <= WITHIN * largest, name
     for name, values in rows_of(expected).items():
         assert np.allclose(rows_of(found)[name], values, 1e-4, 1e-4, equal_nan=True), name
 
@@ -164,7 +170,7 @@ def agree(found, expected):
 def test_a_step_on_the_device_gives_the_sums_of_the_cpu(name, steps, runs, card):
     plan, model, expected = steps[name]
     found = reduce_group(Class2D(plan).bind(model), runs, BATCH)
-    agree(found, expected)
+    agree(found, expected, drawn=name == "last")
     # Compiled to PTX are kernels of just these types.
     kernels = {"slice2d", "score2d", "insert2d"}
     if name in ("random", "soft"):
