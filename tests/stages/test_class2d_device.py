@@ -78,15 +78,15 @@ def steps(runs):
     made = {}
     for name, number in STEPS.items():
         plan = SCHEDULE.plan(spec, model if number else None, number)
-        # Pairs are made between passes, on the host; of four classes they would leave two views.
-        plan = replace(plan, classes=CLASSES, paired=False, keep=0, found=0)
-        plan = replace(plan, slots=2 * (number > 0), next_slots=2)
+        plan = replace(plan, classes=CLASSES, slots=2 * (number > 0), next_slots=2, keep=0, found=0)
         bound = Class2D(plan).bind(model)
         part = reduce_group(bound, runs, BATCH)
         made[name] = plan, model, part
         model = dict(bound.finish(part.partial))
-        # Two groups that differ and two classes to be halved, whatever so few images say.
+        # Two groups that differ and two classes to be halved, whatever so few images say. Pairs are
+        # made between passes, on the host; of four classes they would leave two views.
         model["slots"] = np.array([0, 1, -1, -1], np.int32)
+        model["partner"] = np.full(CLASSES, -1)
         model["noise_ratio"] = np.stack([np.full(spec.radius + 1, r) for r in (0.9, 1.1)])
     return made
 
@@ -186,10 +186,11 @@ def test_a_step_on_the_device_gives_the_sums_of_the_cpu(name, steps, runs, card)
         rows = len(shape) <= 2 and shape[-1] <= 24 and shape[0] <= COUNT
         assert grids or rows or len(shape) == 1 or shape == (CLASSES, count), shape
     lists = sum(shape[0] for shape in card.fetched if len(shape) == 1)
-    # All of these together are less than the scores of the coarse level alone would be.
+    # All of these together are less than the scores of the coarse level alone would be, if there
+    # is something to find: averages of ten images leave most cells.
     grid = plan.grid()
     coarse = CLASSES * 2 * grid.half_turn * grid.coarse_shifts.size
-    assert name == "last" or lists < 0.8 * coarse * COUNT
+    assert SIMULATED or name == "last" or lists < 0.8 * coarse * COUNT
 
 
 def test_images_are_weighed_on_the_device_as_on_the_cpu(weighing, runs, card):
