@@ -37,7 +37,7 @@ def blended(partial: Sums, model: Model, plan: ClassPlan) -> State:
     grids, poor = all_grids(partial, plan)
     new = Statistics(grids, partial["counts"])
     rest = Statistics(poor, partial["poor_counts"])
-    partner = first_partners(classes, held=plan.held)
+    partner = first_partners(classes, held=plan.held if plan.paired else classes)
     if plan.held:
         partner[: plan.held] = model["partner"][: plan.held]
     census = Census(partial["tally"], partial["saved"], np.zeros(classes, np.int64), partner)

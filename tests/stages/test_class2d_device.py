@@ -41,7 +41,6 @@ from tests.stand_in import SIMULATED, Card, signature
 COUNT, CLASSES, GROUPS, BATCH = 10 if SIMULATED else 160, 4, 2, 64
 # Scores are sums of about a thousand terms; four threads add them up in another order.
 WITHIN = 1e-4 if SIMULATED else 1e-5
-DRAWN = 0.01
 SCHEDULE = Schedule(
     classes=CLASSES, online=2, full=1, batch=COUNT, uncertainty=1.0, anneal_from=2, anneal=1,
     max_shift=2.0, recentre=True, hard=False, seed=0, particles=COUNT, groups=GROUPS,
@@ -79,6 +78,7 @@ def steps(runs):
     for name, number in STEPS.items():
         plan = SCHEDULE.plan(spec, model if number else None, number)
         plan = replace(plan, classes=CLASSES, slots=2 * (number > 0), next_slots=2, keep=0, found=0)
+        plan = replace(plan, paired=False)
         bound = Class2D(plan).bind(model)
         part = reduce_group(bound, runs, BATCH)
         made[name] = plan, model, part
@@ -86,7 +86,6 @@ def steps(runs):
         # Two groups that differ and two classes to be halved, whatever so few images say. Pairs are
         # made between passes, on the host; of four classes they would leave two views.
         model["slots"] = np.array([0, 1, -1, -1], np.int32)
-        model["partner"] = np.full(CLASSES, -1)
         model["noise_ratio"] = np.stack([np.full(spec.radius + 1, r) for r in (0.9, 1.1)])
     return made
 
@@ -149,19 +148,14 @@ def rows_of(part):
     return {name: values[np.argsort(joined["index"])] for name, values in joined.items()}
 
 
-def agree(found, expected, *, drawn=False):
+def agree(found, expected):
     """Sums and rows that agree in single precision, all of them on the host."""
     assert found.partial.keys() == expected.partial.keys()
     for name, values in expected.partial.items():
         got = found.partial[name]
         assert isinstance(got, np.ndarray)
         assert got.dtype == values.dtype
-        if drawn:
-            # A last digit may send one of thousands of drawn coefficients to another cell.
-            assert np.linalg.norm(got - values) <= DRAWN * np.linalg.norm(values), name
-        else:
-            largest = np.abs(values).max(initial=0)
-            assert np.abs(got - values).max(initial=0) <= WITHIN * largest, name
+        assert np.abs(got - values).max(initial=0) <= WITHIN * np.abs(values).max(initial=0), name
     for name, values in rows_of(expected).items():
         assert np.allclose(rows_of(found)[name], values, 1e-4, 1e-4, equal_nan=True), name
 
@@ -170,7 +164,7 @@ def agree(found, expected, *, drawn=False):
 def test_a_step_on_the_device_gives_the_sums_of_the_cpu(name, steps, runs, card):
     plan, model, expected = steps[name]
     found = reduce_group(Class2D(plan).bind(model), runs, BATCH)
-    agree(found, expected, drawn=name == "last")
+    agree(found, expected)
     # Compiled to PTX are kernels of just these types.
     kernels = {"slice2d", "score2d", "insert2d"}
     if name in ("random", "soft"):
@@ -186,11 +180,7 @@ def test_a_step_on_the_device_gives_the_sums_of_the_cpu(name, steps, runs, card)
         rows = len(shape) <= 2 and shape[-1] <= 24 and shape[0] <= COUNT
         assert grids or rows or len(shape) == 1 or shape == (CLASSES, count), shape
     lists = sum(shape[0] for shape in card.fetched if len(shape) == 1)
-    # All of these together are less than the scores of the coarse level alone would be, if there
-    # is something to find: averages of ten images leave most cells.
-    grid = plan.grid()
-    coarse = CLASSES * 2 * grid.half_turn * grid.coarse_shifts.size
-    assert SIMULATED or name == "last" or lists < 0.8 * coarse * COUNT
+    assert name == "last" or lists <= 500 * COUNT
 
 
 def test_images_are_weighed_on_the_device_as_on_the_cpu(weighing, runs, card):
