@@ -18,10 +18,10 @@ from scipy.optimize import minimize
 
 from dspa.geometry.band import Band, band
 from dspa.geometry.rotation import matrix_from_rotvec, random_rotations, rotation_about_z
-from dspa.ops.mask import soft_circle
-from dspa.ops.noise import shell_mean, spread_shells
-from dspa.ops.project import Reference, prepare_volume, project
-from dspa.ops.transform import images_to_band, shift_phases
+from dspa.ops.images.noise import shell_mean, spread_shells
+from dspa.ops.images.transform import images_to_band, shift_phases
+from dspa.ops.maps.mask import soft_circle
+from dspa.ops.sums.project import Reference, prepare_volume, project
 
 VIEWS, TURNS = 500, 60  # of the grid: random views, in-plane angles
 REACH = 5  # pixels that an average may lie off the centre

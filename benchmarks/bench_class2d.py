@@ -11,24 +11,24 @@ from numpy.typing import NDArray
 from benchmarks.rows import Row, best_time
 from dspa.geometry.band import band
 from dspa.geometry.rotation import random_rotations
-from dspa.ops.ctf import CTF, ctf_band
-from dspa.ops.phantom import phantom_density
-from dspa.ops.project import prepare_volume, project
-from dspa.ops.score2d import (
+from dspa.ops.ctf.model import CTF, ctf_band
+from dspa.ops.images.transform import band_to_images, shift_phases
+from dspa.ops.poses.score2d import (
     coarse_bank,
     coarse_room,
     coarse_scores,
     cut_slices,
     moved_images,
 )
-from dspa.ops.search2d import Pruning, Searcher, search
-from dspa.ops.transform import band_to_images, shift_phases
-from dspa.stages.class2d_mstep import FOLDS
-from dspa.stages.class2d_plan import ClassPlan
-from dspa.stages.class2d_reduction import Class2D
-from dspa.stages.class2d_schedule import Schedule
-from dspa.stages.particle_chunks import ImageSpec, ParticleBatch
-from dspa.stages.particle_images import prepare_images
+from dspa.ops.poses.search2d import Pruning, Searcher, search
+from dspa.ops.simulate.phantom import phantom_density
+from dspa.ops.sums.project import prepare_volume, project
+from dspa.stages.class2d.mstep import FOLDS
+from dspa.stages.class2d.plan import ClassPlan
+from dspa.stages.class2d.reduction import Class2D
+from dspa.stages.class2d.schedule import Schedule
+from dspa.stages.particles.chunks import ImageSpec, ParticleBatch
+from dspa.stages.particles.images import prepare_images
 
 BOX, PIXEL, CLASSES, IMAGES, RADIUS = 64, 3.5, 50, 256, 17
 SPEC = ImageSpec(BOX, PIXEL, BOX, BOX // 2 - 1, 0.9 * BOX * PIXEL)

@@ -12,13 +12,13 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from benchmarks.rows import Row
-from dspa.ops.ctf import CTF
-from dspa.ops.ctf_estimation import CTFFit, DefocusSearch, Microscope
-from dspa.ops.ctf_search import fit_ctf
-from dspa.ops.ctf_spectrum import patch_spectra, tile_size
-from dspa.ops.defocus_surface import defocus_offset, extent_of, surface_grid, tilted_surface
-from dspa.ops.local_defocus import LocalFit, fit_local, local_tile
-from dspa.ops.simulate_solvent import coloured_noise, contamination, ice_thickness, solvent_noise
+from dspa.ops.ctf.estimation import CTFFit, DefocusSearch, Microscope
+from dspa.ops.ctf.local import LocalFit, fit_local, local_tile
+from dspa.ops.ctf.model import CTF
+from dspa.ops.ctf.search import fit_ctf
+from dspa.ops.ctf.spectrum import patch_spectra, tile_size
+from dspa.ops.ctf.surface import defocus_offset, extent_of, surface_grid, tilted_surface
+from dspa.ops.simulate.solvent import coloured_noise, contamination, ice_thickness, solvent_noise
 
 SHAPES = ((1024, 1024), (1240, 1200), (1024, 2048), (700, 1500), (2048, 2048), (4096, 4096))
 FLAT, BENT = 60, 24

@@ -11,9 +11,9 @@ from dspa.geometry.band import band
 from dspa.geometry.rotation import random_rotations
 from dspa.kernels import project as project_kernel
 from dspa.kernels import score as score_kernel
-from dspa.ops.backproject import accumulator, insert_into
-from dspa.ops.project import frames_of, prepare_volume, project
-from dspa.ops.transform import shift_phases
+from dspa.ops.images.transform import shift_phases
+from dspa.ops.sums.backproject import accumulator, insert_into
+from dspa.ops.sums.project import frames_of, prepare_volume, project
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -25,7 +25,9 @@ from dspa.dataflow.events import Events
 from dspa.io.micrographs import write_micrographs
 from dspa.io.mrc import write as write_mrc
 from dspa.io.particles import read_particles
-from dspa.stages import blob_picker, ctf, extract
+from dspa.stages.exposures import ctf
+from dspa.stages.extraction import extract
+from dspa.stages.picks import blob as blob_picker
 from dspa.stages.stage import Context
 
 EDGE, PIXEL, RADIUS = 256, 3.0, 16.0

@@ -33,8 +33,8 @@ from benchmarks.rows import Row
 from dspa.dataflow.events import read_events
 from dspa.io.star import find_block, read_star
 from dspa.io.volumes import read_images
-from dspa.ops.classes import crossing
-from dspa.ops.phantom import DIAMETER, phantom_density
+from dspa.ops.simulate.phantom import DIAMETER, phantom_density
+from dspa.ops.sums.averages import crossing
 
 RESOLUTIONS = (30.0, 24.0, 20.0, 17.0, 15.0)  # A, at which correlations are shown
 FINEST = 12.0  # A, to which they are compared

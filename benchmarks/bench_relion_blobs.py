@@ -21,7 +21,7 @@ from benchmarks.pick_sets import (
 )
 from benchmarks.rows import Row
 from dspa.io.particles import read_particles
-from dspa.stages import blob_picker
+from dspa.stages.picks import blob as blob_picker
 
 
 def run() -> Iterator[Row]:

@@ -33,7 +33,7 @@ from benchmarks.pick_sets import (
 from benchmarks.rows import Row
 from dspa.io.particles import read_particles
 from dspa.io.volumes import read_images, write_image_stack
-from dspa.stages import template_picker
+from dspa.stages.picks import template as template_picker
 
 SEPARATION = 0.6
 # Factors on the templates' greys.

@@ -8,9 +8,9 @@ import numpy as np
 
 from benchmarks.rows import Row, best_time
 from dspa.geometry.rotation import random_rotations
-from dspa.ops.phantom import phantom_density
-from dspa.ops.simulate import Scene, expose
-from dspa.ops.simulate_images import project_density
+from dspa.ops.simulate.images import project_density
+from dspa.ops.simulate.phantom import phantom_density
+from dspa.ops.simulate.scene import Scene, expose
 
 
 def run() -> Iterator[Row]:

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from benchmarks.rows import Row
 from dspa.geometry.rotation import random_rotations
-from dspa.ops.correlate import Match, best_match, normalise_templates, search_field
-from dspa.ops.ctf import CTF
-from dspa.ops.peaks import find_peaks
-from dspa.ops.phantom import phantom_density
-from dspa.ops.rotation_basis import best_rotation, rotation_basis
-from dspa.ops.simulate_images import project_density
-from dspa.ops.templates import circle, filter_templates, rotate_images
+from dspa.ops.ctf.model import CTF
+from dspa.ops.picks.correlate import Match, best_match, normalise_templates, search_field
+from dspa.ops.picks.peaks import find_peaks
+from dspa.ops.picks.rotation_basis import best_rotation, rotation_basis
+from dspa.ops.picks.templates import circle, filter_templates, rotate_images
+from dspa.ops.simulate.images import project_density
+from dspa.ops.simulate.phantom import phantom_density
 
 PIXEL, EDGE, SIZE, TURNS, LOW_PASS = 6.7, 31, 360, 72, 20.0
 

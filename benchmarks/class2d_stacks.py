@@ -20,10 +20,10 @@ from dspa.geometry.band import Band, band, maximum_radius
 from dspa.geometry.rotation import random_rotations
 from dspa.io.particles import write_particles
 from dspa.io.volumes import write_image_stack
-from dspa.ops.ctf import CTF, ctf_band
-from dspa.ops.phantom import phantom_density
-from dspa.ops.project import Reference, prepare_volume, project
-from dspa.ops.transform import band_to_images, shift_phases
+from dspa.ops.ctf.model import CTF, ctf_band
+from dspa.ops.images.transform import band_to_images, shift_phases
+from dspa.ops.simulate.phantom import phantom_density
+from dspa.ops.sums.project import Reference, prepare_volume, project
 
 STACK = 5000  # images of one file
 BLOCK = 500  # images made at a time

@@ -35,17 +35,15 @@ from dspa.io.mrc import write as write_mrc
 from dspa.io.particles import read_particles
 from dspa.io.star_particles import read_star_particles
 from dspa.io.volumes import read_volume, write_image_stack
-from dspa.ops.simulate_images import project_density
-from dspa.stages import (
-    blob_picker,
-    class2d,
-    ctf,
-    extract,
-    import_micrographs,
-    inspect_picks,
-    simulate_micrographs,
-)
-from dspa.stages.micrograph_tasks import micrograph_tasks
+from dspa.ops.simulate.images import project_density
+from dspa.stages.class2d import stage as class2d
+from dspa.stages.exposures import ctf
+from dspa.stages.exposures.tasks import micrograph_tasks
+from dspa.stages.extraction import extract
+from dspa.stages.imports import micrographs as import_micrographs
+from dspa.stages.picks import blob as blob_picker
+from dspa.stages.picks import inspect as inspect_picks
+from dspa.stages.simulation import micrographs as simulate_micrographs
 from dspa.stages.stage import Context
 
 if TYPE_CHECKING:

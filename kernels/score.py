@@ -102,7 +102,7 @@ def score(
     Parameters
     ----------
     grid : (2h + 1, 2h + 1, h + 1, 2) float32
-        Transform of the volume with parts interleaved, `dspa.ops.project.Reference.grid`.
+        Transform of the volume with parts interleaved, `dspa.ops.sums.project.Reference.grid`.
     frames : (m, 2, 3) float32
         First two rows of each candidate's pose, times the padding.
     image : (m,) int

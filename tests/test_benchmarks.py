@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from dspa.geometry.rotation import random_rotations
-from dspa.ops.phantom import Atoms, gaussian_density
-from dspa.ops.project import project
-from dspa.ops.transform import band_to_images, shift_phases
+from dspa.ops.images.transform import band_to_images, shift_phases
+from dspa.ops.simulate.phantom import Atoms, gaussian_density
+from dspa.ops.sums.project import project
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "benchmarks").glob("bench_*.py"))

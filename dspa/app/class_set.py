@@ -12,7 +12,7 @@ import numpy as np
 from dspa.data.errors import InputError
 from dspa.io.images import ParticleImages
 from dspa.io.particles import read_particles
-from dspa.stages.select2d import Params, judge, needed_evidence, read_classes, weaker
+from dspa.stages.class2d.select2d import Params, judge, needed_evidence, read_classes, weaker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-    from dspa.ops.class_quality import ClassQuality
+    from dspa.ops.images.class_quality import ClassQuality
     from dspa.project.job import Job
 
 SIDE = 96  # px: larger averages are shown reduced

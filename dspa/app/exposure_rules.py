@@ -12,14 +12,14 @@ from bokeh.models import ColumnDataSource, RangeSlider, Select, Slider
 from bokeh.plotting import figure
 
 from dspa.app import frame
-from dspa.stages.exposure_figures import QUALITIES
+from dspa.stages.exposures.figures import QUALITIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
-    from dspa.stages.exposure_figures import Figure
+    from dspa.stages.exposures.figures import Figure
 
 BINS = 40
 WIDTH = 260

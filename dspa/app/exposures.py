@@ -28,8 +28,8 @@ from dspa.app.exposure_rules import RuleWidgets
 from dspa.data.errors import InputError
 from dspa.io.micrographs import read_micrographs
 from dspa.io.particles import read_particles
-from dspa.stages.curate_exposures import Params, judge, rules_of
-from dspa.stages.exposure_figures import Figure, count_by_micrograph, exposure_figures
+from dspa.stages.exposures.curate import Params, judge, rules_of
+from dspa.stages.exposures.figures import Figure, count_by_micrograph, exposure_figures
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.ndimage import map_coordinates
 
 from dspa.io.micrographs import read_micrograph_image
-from dspa.ops.filter import gaussian_smooth, low_pass
+from dspa.ops.images.filter import gaussian_smooth, low_pass
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dspa.stages.pick_edits import Edits
+from dspa.stages.picks.edits import Edits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

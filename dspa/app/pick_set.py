@@ -18,8 +18,8 @@ from dspa.data.errors import InputError
 from dspa.io.micrographs import read_micrographs
 from dspa.io.particles import read_particles
 from dspa.project.lineage import resolve
-from dspa.stages.inspect_picks import scores, suggested
-from dspa.stages.junk_masks import read_junk
+from dspa.stages.picks.inspect import scores, suggested
+from dspa.stages.picks.junk_masks import read_junk
 from dspa.stages.stage import Input, Stage
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-    from dspa.ops.thresholds import Thresholds
+    from dspa.ops.picks.thresholds import Thresholds
     from dspa.project.project import Project
 
     Floats = NDArray[np.float64]

@@ -15,7 +15,7 @@ from dspa.app.micrograph_view import Views, shown
 from dspa.app.pick_clicks import ADDED, BY_HAND, CANDIDATE, REMOVED, History, Shown, click
 from dspa.app.pick_set import DIAMETER, SCATTER, Cuts, PickSet, read_pick_set
 from dspa.app.pick_widgets import Widgets
-from dspa.stages.pick_edits import write_edits
+from dspa.stages.picks.edits import write_edits
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor

@@ -8,7 +8,7 @@ import gemmi
 import numpy as np
 
 from dspa.data.errors import InputError
-from dspa.ops.phantom import Atoms
+from dspa.ops.simulate.phantom import Atoms
 
 MAXIMUM_ATOMS = 20_000_000
 _HYDROGENS = 1.0  # per heavy atom, where the model has none

@@ -242,7 +242,7 @@ def move_sums(
     Parameters
     ----------
     sums : (2h + 1, 2h + 1, h + 1, 3) float32
-        As in `dspa.ops.backproject.Accumulator`.
+        As in `dspa.ops.sums.backproject.Accumulator`.
     shift : (3,) float64
         x, y, z in voxels that the density moves by.
     box, padding : int

@@ -21,7 +21,13 @@ from dspa.dataflow.dask_runner import DaskRunner
 from dspa.io.micrographs import read_micrographs
 from dspa.io.particles import read_particles
 from dspa.io.volumes import read_volume
-from dspa.ops.agreement import Detection, MapAgreement, compare_with_truth, inside, match_points
+from dspa.ops.simulate.agreement import (
+    Detection,
+    MapAgreement,
+    compare_with_truth,
+    inside,
+    match_points,
+)
 from dspa.project.demo_report import Findings, write_demo_report
 from dspa.project.lineage import resolve
 from dspa.project.params import from_plain

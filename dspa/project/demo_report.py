@@ -16,8 +16,8 @@ from dspa.io.picture import Circles, angular_distribution, curves, image, montag
 from dspa.io.rendering import volume_rendering
 from dspa.io.star import read_star
 from dspa.io.volumes import read_images
-from dspa.ops import sharpen
-from dspa.ops.filter import low_pass
+from dspa.ops.images.filter import low_pass
+from dspa.ops.maps import sharpen
 from dspa.project.figures import duration, line
 from dspa.project.report import STYLE
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
-    from dspa.ops.agreement import MapAgreement
+    from dspa.ops.simulate.agreement import MapAgreement
     from dspa.project.job import Job
 
 _RADIUS = 55.0  # A, of the circles around picks

@@ -10,8 +10,8 @@ import pytest
 from dspa.cli import run
 from dspa.io.particles import read_particles
 from dspa.project.project import init
-from dspa.stages.inspect_picks import scores, suggested
-from dspa.stages.junk_masks import read_junk
+from dspa.stages.picks.inspect import scores, suggested
+from dspa.stages.picks.junk_masks import read_junk
 
 RETURN, CONTROL, RIGHT = "\ue007", "\ue009", "\ue014"
 

@@ -38,7 +38,7 @@ def test_memory_budget_is_plausible():
 
 def test_the_cpu_needs_no_cuda():
     code = (
-        "import sys, dspa.device.launcher, dspa.ops.project, dspa.ops.backproject\n"
+        "import sys, dspa.device.launcher, dspa.ops.sums.project, dspa.ops.sums.backproject\n"
         "assert 'numba.cuda' not in sys.modules or 'numba_cuda' not in sys.modules\n"
         "assert 'cupy' not in sys.modules and 'dspa.device.cuda' not in sys.modules"
     )

@@ -5,8 +5,8 @@ from dspa.geometry.axes import Alignment, align_to_symmetry, aligned_density, al
 from dspa.geometry.band import band
 from dspa.geometry.rotation import angle_between, matrix_from_rotvec, random_rotations
 from dspa.geometry.symmetry import symmetry_operators
-from dspa.ops.project import prepare_volume, project
-from dspa.ops.transform import shift_phases
+from dspa.ops.images.transform import shift_phases
+from dspa.ops.sums.project import prepare_volume, project
 
 
 def blobs(points, weights, box, sigma):

@@ -12,7 +12,7 @@ from dspa.device.launcher import Kernel
 from dspa.geometry.band import band
 from dspa.geometry.rotation import random_rotations
 from dspa.kernels import insert, insert2d, project, score, score2d, slice2d, symmetrise
-from dspa.ops.project import frames_of, interleaved
+from dspa.ops.sums.project import frames_of, interleaved
 
 RADIUS, PADDING = 3, 2
 HALF = PADDING * RADIUS + 1

@@ -10,11 +10,11 @@ SCRIPT = """
 import hashlib
 import numpy as np
 from dspa.geometry.band import band
-from dspa.ops.classes import empty_sums
-from dspa.ops.score2d import (
+from dspa.ops.sums.averages import empty_sums
+from dspa.ops.poses.score2d import (
     Candidates, insert_candidates, prepare_references, rotation_table, score_candidates, split,
 )
-from dspa.ops.transform import shift_phases
+from dspa.ops.images.transform import shift_phases
 
 rng, members = np.random.default_rng(0), band(33, 12)
 grids = prepare_references(rng.standard_normal((3, 33, 33)).astype(np.float32), members)

@@ -13,9 +13,9 @@ from dspa.ops.abinitio import (
     polish,
     widen_sums,
 )
-from dspa.ops.backproject import Accumulator, accumulator, insert_into
-from dspa.ops.reconstruct import reconstruct
-from dspa.ops.transform import shift_phases
+from dspa.ops.images.transform import shift_phases
+from dspa.ops.sums.backproject import Accumulator, accumulator, insert_into
+from dspa.ops.sums.reconstruct import reconstruct
 
 
 def complex_normal(rng, shape):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from dspa.geometry.rotation import random_rotations
-from dspa.ops.agreement import Detection, compare_with_truth, inside, match_points
-from dspa.ops.phantom import Atoms, gaussian_density, phantom_atoms
+from dspa.ops.simulate.agreement import Detection, compare_with_truth, inside, match_points
+from dspa.ops.simulate.phantom import Atoms, gaussian_density, phantom_atoms
 
 
 def test_each_point_is_paired_once_and_the_nearest_wins() -> None:

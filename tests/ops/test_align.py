@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from dspa.ops.align import Alignment, align, apply_alignment, mirror_x
+from dspa.ops.maps.align import Alignment, align, apply_alignment, mirror_x
 
 
 def blobs(n, seed=0):

@@ -6,7 +6,7 @@ import pytest
 
 from dspa.geometry.band import band
 from dspa.geometry.rotation import random_rotations, rotation_about_z
-from dspa.ops.backproject import (
+from dspa.ops.sums.backproject import (
     accumulator,
     fixed_point_scale,
     grid_shells,
@@ -16,8 +16,8 @@ from dspa.ops.backproject import (
     shell_weights,
     symmetrise,
 )
-from dspa.ops.project import Reference, prepare_volume, project
-from dspa.ops.reconstruct import reconstruct
+from dspa.ops.sums.project import Reference, prepare_volume, project
+from dspa.ops.sums.reconstruct import reconstruct
 
 BOX, RADIUS = 20, 9
 BAND = band(BOX, RADIUS)

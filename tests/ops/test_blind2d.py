@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from dspa.geometry.band import band, part_of_band
-from dspa.ops.blind2d import blind_shares, drawn_at, take_run, window_edges
-from dspa.ops.classes import empty_sums, ring_correlation, solve_averages
-from dspa.ops.noise import spread_shells
-from dspa.ops.posterior2d import posterior
-from dspa.ops.score2d import insert_candidates, split
-from dspa.ops.search2d import Pruning, Searchers, search, search_grid
-from dspa.ops.transform import images_to_band
+from dspa.ops.images.noise import spread_shells
+from dspa.ops.images.transform import images_to_band
+from dspa.ops.poses.blind import blind_shares, drawn_at, take_run, window_edges
+from dspa.ops.poses.posterior2d import posterior
+from dspa.ops.poses.score2d import insert_candidates, split
+from dspa.ops.poses.search2d import Pruning, Searchers, search, search_grid
+from dspa.ops.sums.averages import empty_sums, ring_correlation, solve_averages
 
 BOX = 32
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dspa.ops.class_quality import judge_classes
+from dspa.ops.images.class_quality import judge_classes
 
 
 def averages_and_truth(rng, box=48):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from dspa.device import to_host
-from dspa.ops.correlate import best_match, local_moments, normalise_templates, search_field
-from dspa.ops.ctf import CTF
-from dspa.ops.templates import (
+from dspa.ops.ctf.model import CTF
+from dspa.ops.picks.correlate import best_match, local_moments, normalise_templates, search_field
+from dspa.ops.picks.templates import (
     Blob,
     blob_diameters,
     blob_set,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dspa.geometry.band import band
-from dspa.ops.ctf import CTF, ctf_band, ctf_image, ctf_values, wavelength
+from dspa.ops.ctf.model import CTF, ctf_band, ctf_image, ctf_values, wavelength
 
 EXAMPLE = CTF(15000.0, 14000.0, np.deg2rad(30.0), amplitude_contrast=0.1)
 

@@ -10,12 +10,12 @@ import pytest
 
 from dspa.device import to_host
 from dspa.io.png import read_png
-from dspa.ops.ctf import CTF, ctf_image
-from dspa.ops.ctf_estimation import CTFFit, DefocusSearch, Microscope
-from dspa.ops.ctf_picture import comparison_image
-from dspa.ops.ctf_search import equiphase_average, evaluate, fit_ctf
-from dspa.ops.ctf_spectrum import patch_spectra, polar_spectrum, power_spectrum, tile_size
-from dspa.ops.ice_ring import ice_ring
+from dspa.ops.ctf.estimation import CTFFit, DefocusSearch, Microscope
+from dspa.ops.ctf.ice_ring import ice_ring
+from dspa.ops.ctf.model import CTF, ctf_image
+from dspa.ops.ctf.picture import comparison_image
+from dspa.ops.ctf.search import equiphase_average, evaluate, fit_ctf
+from dspa.ops.ctf.spectrum import patch_spectra, polar_spectrum, power_spectrum, tile_size
 
 TITAN = Microscope(voltage=300.0, spherical_aberration=2.7e7, amplitude_contrast=0.1)
 TILE, PIXEL = 512, 1.2

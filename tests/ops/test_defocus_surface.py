@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from dspa.ops.ctf import CTF
-from dspa.ops.defocus_surface import (
+from dspa.ops.ctf.model import CTF
+from dspa.ops.ctf.surface import (
     centred_terms,
     ctf_at,
     defocus_offset,

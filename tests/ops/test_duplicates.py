@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dspa.ops.duplicates import best_first, distinct
+from dspa.ops.picks.duplicates import best_first, distinct
 
 
 def slow(position, group, order, distance):

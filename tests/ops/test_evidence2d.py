@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from dspa.geometry.band import band
-from dspa.ops.evidence2d import (
+from dspa.ops.images.transform import images_to_band, shift_phases
+from dspa.ops.poses.evidence import (
     NODES,
     draw_noise,
     edge_evidence,
@@ -13,9 +14,8 @@ from dspa.ops.evidence2d import (
     marginalise,
     noise_probability,
 )
-from dspa.ops.score2d import prepare_references, rotated_slices
-from dspa.ops.search2d import Searchers, search_grid
-from dspa.ops.transform import images_to_band, shift_phases
+from dspa.ops.poses.score2d import prepare_references, rotated_slices
+from dspa.ops.poses.search2d import Searchers, search_grid
 
 BAND = band(48, 20)
 AXIS = np.arange(48) - 24

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from dspa.device import to_host
-from dspa.ops.extract import cut_boxes, extract_boxes
-from dspa.ops.normalise import background_region, normalise_background
+from dspa.ops.images.extract import cut_boxes, extract_boxes
+from dspa.ops.images.normalise import background_region, normalise_background
 
 
 @pytest.mark.parametrize("box", [8, 9])

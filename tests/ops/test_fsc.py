@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from dspa.ops.fsc import (
+from dspa.ops.maps.fsc import (
     frc,
     fsc,
     full_map_fsc,
@@ -12,8 +12,8 @@ from dspa.ops.fsc import (
     resolution_shell,
     spectral_power,
 )
-from dspa.ops.mask import soft_sphere
-from dspa.ops.sharpen import low_pass
+from dspa.ops.maps.mask import soft_sphere
+from dspa.ops.maps.sharpen import low_pass
 
 
 def noise(seed, box=32):

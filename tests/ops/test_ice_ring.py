@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from dspa.ops.ctf import CTF
-from dspa.ops.ctf_spectrum import power_spectrum
-from dspa.ops.ice_ring import ice_ring
-from dspa.ops.simulate_solvent import coloured_noise, crystalline_ice, solvent_noise
+from dspa.ops.ctf.ice_ring import ice_ring
+from dspa.ops.ctf.model import CTF
+from dspa.ops.ctf.spectrum import power_spectrum
+from dspa.ops.simulate.solvent import coloured_noise, crystalline_ice, solvent_noise
 
 SHAPE = (1024, 1024)
 

@@ -7,13 +7,13 @@ import math
 import numpy as np
 import pytest
 
-from dspa.ops.ctf import CTF
-from dspa.ops.ctf_estimation import DefocusSearch, Microscope
-from dspa.ops.ctf_search import fit_ctf
-from dspa.ops.ctf_spectrum import patch_spectra, tile_size
-from dspa.ops.defocus_surface import defocus_offset, extent_of, surface_grid, tilted_surface
-from dspa.ops.local_defocus import fit_local, local_tile
-from dspa.ops.simulate_solvent import coloured_noise, solvent_noise
+from dspa.ops.ctf.estimation import DefocusSearch, Microscope
+from dspa.ops.ctf.local import fit_local, local_tile
+from dspa.ops.ctf.model import CTF
+from dspa.ops.ctf.search import fit_ctf
+from dspa.ops.ctf.spectrum import patch_spectra, tile_size
+from dspa.ops.ctf.surface import defocus_offset, extent_of, surface_grid, tilted_surface
+from dspa.ops.simulate.solvent import coloured_noise, solvent_noise
 
 SHAPE, PIXEL = (1100, 1300), 1.8
 EXTENT = extent_of(SHAPE, PIXEL)

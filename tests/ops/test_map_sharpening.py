@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from dspa.ops.fsc import spectral_power
-from dspa.ops.map_sharpening import sharpen_map
-from dspa.ops.sharpen import apply_bfactor
+from dspa.ops.maps.fsc import spectral_power
+from dspa.ops.maps.postprocess import sharpen_map
+from dspa.ops.maps.sharpen import apply_bfactor
 
 BOX, PIXEL = 64, 1.5
 

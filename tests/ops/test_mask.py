@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from dspa.ops.mask import dynamic_mask, largest_component, soft_circle, soft_dilation, soft_sphere
+from dspa.ops.maps.mask import (
+    dynamic_mask,
+    largest_component,
+    soft_circle,
+    soft_dilation,
+    soft_sphere,
+)
 
 
 @pytest.mark.parametrize("box", [32, 33])

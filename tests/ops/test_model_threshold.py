@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dspa.ops.model_threshold import model_threshold
+from dspa.ops.picks.model_threshold import model_threshold
 
 
 @pytest.mark.parametrize(("noise", "particle"), [(-5.0, 4.0), (-5.0, 0.0), (-3.0, 7.0)])

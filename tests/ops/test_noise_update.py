@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dspa.ops.noise_update import (
+from dspa.ops.images.noise_update import (
     cap_residuals,
     group_ratios,
     noise_from_moments,
     relative_deviation,
     residual_moments,
 )
-from dspa.ops.posterior2d import draw_cells, fit_scales
+from dspa.ops.poses.posterior2d import draw_cells, fit_scales
 
 COEFFICIENTS = np.maximum(1.0, np.pi * np.arange(20))
 TRUTH = 1.0 + 2.0 / (1.0 + (np.arange(20) / 5.0) ** 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dspa.ops.peaks import find_peaks
+from dspa.ops.picks.peaks import find_peaks
 
 
 def bumps(centres, heights, shape=(60, 80), width=3.0):

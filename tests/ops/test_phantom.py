@@ -7,7 +7,13 @@ import pytest
 from scipy.ndimage import map_coordinates
 from scipy.spatial import cKDTree
 
-from dspa.ops.phantom import DIAMETER, Atoms, gaussian_density, phantom_atoms, phantom_density
+from dspa.ops.simulate.phantom import (
+    DIAMETER,
+    Atoms,
+    gaussian_density,
+    phantom_atoms,
+    phantom_density,
+)
 
 BOX, PIXEL = 64, 3.2
 

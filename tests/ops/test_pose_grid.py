@@ -3,7 +3,7 @@ import pytest
 
 from dspa.geometry.rotation import angle_between, random_rotations
 from dspa.geometry.symmetry import symmetry_operators
-from dspa.ops.pose_grid import (
+from dspa.ops.poses.sphere import (
     TURNS,
     children,
     order_of_step,

@@ -4,9 +4,9 @@ import pytest
 from dspa.geometry.band import band
 from dspa.geometry.rotation import angle_between, random_rotations
 from dspa.geometry.symmetry import symmetric_angle, symmetry_operators
-from dspa.ops.pose_grid import TURNS, random_grid, step_of_order
-from dspa.ops.pose_posterior import estimate, posterior
-from dspa.ops.pose_search import (
+from dspa.ops.images.transform import shift_phases
+from dspa.ops.poses.pose_posterior import estimate, posterior
+from dspa.ops.poses.pose_search import (
     Candidates,
     Level,
     Searcher,
@@ -18,9 +18,9 @@ from dspa.ops.pose_search import (
     search,
     subdivide,
 )
-from dspa.ops.project import prepare_volume, project
-from dspa.ops.search_bound import measure_bound, shell_sums
-from dspa.ops.transform import shift_phases
+from dspa.ops.poses.search_bound import measure_bound, shell_sums
+from dspa.ops.poses.sphere import TURNS, random_grid, step_of_order
+from dspa.ops.sums.project import prepare_volume, project
 
 BOX, RADIUS, SYMMETRY = 24, 10, "D7"
 LEVELS = (Level(2, 6, 2.0, 48), Level(3, 8, 1.0, 24), Level(4, RADIUS, 0.5, 12))

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from dspa.ops.power import power_map
-from dspa.ops.search_image import SearchImage
+from dspa.ops.picks.power import power_map
+from dspa.ops.picks.search_image import SearchImage
 
 
 def test_power_counts_the_energy_of_resolution_elements(rng):

@@ -5,8 +5,8 @@ import pytest
 
 from dspa.geometry.band import band, maximum_radius
 from dspa.geometry.rotation import matrix_from_euler, random_rotations
-from dspa.ops.project import prepare_volume, project
-from dspa.ops.transform import band_to_images, images_to_band
+from dspa.ops.images.transform import band_to_images, images_to_band
+from dspa.ops.sums.project import prepare_volume, project
 
 
 def blob(box, seed=0, radius=0.35):

@@ -12,12 +12,12 @@ import scipy.ndimage
 
 from dspa.geometry.band import band
 from dspa.geometry.rotation import euler_from_matrix, matrix_from_euler, random_rotations
-from dspa.ops.backproject import accumulator, insert_into
-from dspa.ops.ctf import CTF
-from dspa.ops.fsc import fsc
-from dspa.ops.project import prepare_volume, project
-from dspa.ops.reconstruct import reconstruct
-from dspa.ops.transform import band_to_images, images_to_band, resize_volume, shift_phases
+from dspa.ops.ctf.model import CTF
+from dspa.ops.images.transform import band_to_images, images_to_band, resize_volume, shift_phases
+from dspa.ops.maps.fsc import fsc
+from dspa.ops.sums.backproject import accumulator, insert_into
+from dspa.ops.sums.project import prepare_volume, project
+from dspa.ops.sums.reconstruct import reconstruct
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("DSPA_TEST_DATA", ROOT.parent / "shared" / "data"))

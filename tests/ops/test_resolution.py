@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from dspa.ops.fsc import resolution_shell
-from dspa.ops.mask import radii, soft_sphere
-from dspa.ops.resolution import CURVES, correct, measure_resolution, particle_region
-from dspa.ops.sharpen import low_pass
+from dspa.ops.maps.fsc import resolution_shell
+from dspa.ops.maps.mask import radii, soft_sphere
+from dspa.ops.maps.resolution import CURVES, correct, measure_resolution, particle_region
+from dspa.ops.maps.sharpen import low_pass
 
 BOX, PIXEL = 48, 3.0
 

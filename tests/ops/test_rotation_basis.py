@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, maximum_filter
 
-import dspa.ops.rotation_basis
+import dspa.ops.picks.rotation_basis
 from dspa.device import to_host
-from dspa.ops.correlate import best_match, normalise_templates, search_field
-from dspa.ops.rotation_basis import best_rotation, half_turn, rotation_basis
-from dspa.ops.templates import circle, rotate_images
+from dspa.ops.picks.correlate import best_match, normalise_templates, search_field
+from dspa.ops.picks.rotation_basis import best_rotation, half_turn, rotation_basis
+from dspa.ops.picks.templates import circle, rotate_images
 
 EDGE, TURNS = 21, 24
 MASK = circle(EDGE, 18.0, pixel_size=1.0)
@@ -103,7 +103,7 @@ def test_bands_of_rows_change_nothing(image, templates, monkeypatch):
     field = search_field(image, EDGE // 2)
     basis = rotation_basis(templates, MASK, turns=TURNS)
     whole = best_rotation(field, basis, MASK)
-    monkeypatch.setattr(dspa.ops.rotation_basis, "MOST_VALUES", len(basis.kernels) * 170 * 40)
+    monkeypatch.setattr(dspa.ops.picks.rotation_basis, "MOST_VALUES", len(basis.kernels) * 170 * 40)
     bands = best_rotation(field, basis, MASK)
     assert bands.ncc == pytest.approx(whole.ncc, abs=1e-4)
     assert (bands.template == whole.template).mean() > 0.99

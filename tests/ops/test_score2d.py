@@ -7,18 +7,10 @@ import pytest
 
 from dspa.geometry.band import band
 from dspa.kernels import insert2d, score2d, slice2d
-from dspa.ops.classes import (
-    centre_offsets,
-    crossing,
-    empty_sums,
-    move_sums,
-    ring_correlation,
-    smooth_curve,
-    solve_averages,
-)
-from dspa.ops.posterior2d import posterior
-from dspa.ops.residual2d import shell_terms
-from dspa.ops.score2d import (
+from dspa.ops.images.transform import band_to_images, images_to_band, shift_phases
+from dspa.ops.poses.posterior2d import posterior
+from dspa.ops.poses.residual import shell_terms
+from dspa.ops.poses.score2d import (
     Candidates,
     insert_candidates,
     prepare_references,
@@ -27,9 +19,17 @@ from dspa.ops.score2d import (
     score_candidates,
     split,
 )
-from dspa.ops.search2d import Pruning, Searchers, search, search_grid
-from dspa.ops.soft2d import soft_sums
-from dspa.ops.transform import band_to_images, images_to_band, shift_phases
+from dspa.ops.poses.search2d import Pruning, Searchers, search, search_grid
+from dspa.ops.poses.soft2d import soft_sums
+from dspa.ops.sums.averages import (
+    centre_offsets,
+    crossing,
+    empty_sums,
+    move_sums,
+    ring_correlation,
+    smooth_curve,
+    solve_averages,
+)
 
 BLOBS = ((1.0, 8, 3, 3.0), (2.0, -7, 5, 2.5), (1.5, 2, -9, 2.5), (1.0, 10, 10, 2.5))
 
@@ -133,7 +133,7 @@ def test_fixed_point_sums_of_a_gpu_are_those_of_the_cpu(rng, monkeypatch):
     plain, fixed = empty_sums(2, members.radius), empty_sums(2, members.radius)
     insert_candidates(plain, cells.member, cells, **shared)
     # No GPU here: the integers, added up by the CPU.
-    monkeypatch.setattr("dspa.ops.score2d.is_host", lambda _: False)
+    monkeypatch.setattr("dspa.ops.poses.score2d.is_host", lambda _: False)
     insert_candidates(fixed, cells.member, cells, **shared)
     assert np.abs(plain - fixed).max() < 1e-6 * np.abs(plain).max()
 

@@ -7,11 +7,11 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from dspa.device import to_host
-from dspa.ops.filter import gaussian_smooth, low_pass
-from dspa.ops.pick import PickRules, pick_blobs
-from dspa.ops.search_image import clip_outliers, coarsen, search_image
-from dspa.ops.template_search import pick_templates
-from dspa.ops.templates import blob_diameters, blob_set, odd_edge
+from dspa.ops.images.filter import gaussian_smooth, low_pass
+from dspa.ops.picks.candidates import PickRules, pick_blobs
+from dspa.ops.picks.search_image import clip_outliers, coarsen, search_image
+from dspa.ops.picks.template_search import pick_templates
+from dspa.ops.picks.templates import blob_diameters, blob_set, odd_edge
 
 PIXEL = 2.0
 

@@ -2,8 +2,8 @@ import array_api_strict
 import numpy as np
 import pytest
 
-from dspa.ops.fsc import spectral_power
-from dspa.ops.sharpen import apply_bfactor, filter_shells, fsc_weight, guinier, low_pass
+from dspa.ops.maps.fsc import spectral_power
+from dspa.ops.maps.sharpen import apply_bfactor, filter_shells, fsc_weight, guinier, low_pass
 
 
 def noise(box=48, seed=0):

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from dspa.geometry.rotation import random_rotations
-from dspa.ops.ctf import CTF
-from dspa.ops.phantom import Atoms, gaussian_density, phantom_atoms
-from dspa.ops.simulate import Scene, draw_views, expose, portray, scatter, signal_scale
-from dspa.ops.simulate_images import particle_diameter, project_density, see_through
-from dspa.ops.simulate_solvent import coloured_noise, contamination, ice_thickness, solvent_noise
+from dspa.ops.ctf.model import CTF
+from dspa.ops.simulate.images import particle_diameter, project_density, see_through
+from dspa.ops.simulate.phantom import Atoms, gaussian_density, phantom_atoms
+from dspa.ops.simulate.scene import Scene, draw_views, expose, portray, scatter, signal_scale
+from dspa.ops.simulate.solvent import coloured_noise, contamination, ice_thickness, solvent_noise
 
 PIXEL, BOX = 4.0, 52
 

@@ -8,13 +8,13 @@ from scipy.spatial import cKDTree
 
 from dspa.device import to_host
 from dspa.geometry.rotation import matrix_from_euler
-from dspa.ops.correlate import best_match, normalise_templates, search_field
-from dspa.ops.phantom import Atoms, gaussian_density
-from dspa.ops.pick import PickRules, ranked_peaks
-from dspa.ops.search_image import search_image
-from dspa.ops.simulate_images import project_density
-from dspa.ops.template_search import TEMPLATE_RIM, pick_templates
-from dspa.ops.templates import circle, odd_edge, resample_templates, rotate_images
+from dspa.ops.picks.candidates import PickRules, ranked_peaks
+from dspa.ops.picks.correlate import best_match, normalise_templates, search_field
+from dspa.ops.picks.search_image import search_image
+from dspa.ops.picks.template_search import TEMPLATE_RIM, pick_templates
+from dspa.ops.picks.templates import circle, odd_edge, resample_templates, rotate_images
+from dspa.ops.simulate.images import project_density
+from dspa.ops.simulate.phantom import Atoms, gaussian_density
 
 PIXEL, BOX, DIAMETER, LOW_PASS = 3.0, 48, 110.0, 20.0
 VIEWS = np.radians([[0, 0], [20, 60], [110, 90], [250, 130]])

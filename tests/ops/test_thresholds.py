@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dspa.ops.thresholds import automatic_thresholds, otsu
+from dspa.ops.picks.thresholds import automatic_thresholds, otsu
 
 
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.8])

@@ -4,7 +4,7 @@ import pytest
 import scipy.ndimage
 
 from dspa.geometry.band import band, maximum_radius
-from dspa.ops.transform import (
+from dspa.ops.images.transform import (
     band_to_images,
     fourier_resize,
     images_to_band,

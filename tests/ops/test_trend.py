@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dspa.ops.trend import (
+from dspa.ops.picks.trend import (
     defocus_trend,
     micrograph_level,
     relative_scores,

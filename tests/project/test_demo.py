@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dspa.data.schema import make
-from dspa.ops.agreement import Detection
+from dspa.ops.simulate.agreement import Detection
 from dspa.project.demo import BOX, PIXEL_SIZE, Figures, demo, judge_picks
 
 LINE = re.compile(

@@ -7,8 +7,8 @@ import numpy as np
 from dspa.geometry.band import band
 from dspa.io.particles import read_particles
 from dspa.io.volumes import read_images
-from dspa.ops.ctf import CTF, ctf_band
-from dspa.ops.transform import band_to_images, images_to_band, shift_phases
+from dspa.ops.ctf.model import CTF, ctf_band
+from dspa.ops.images.transform import band_to_images, images_to_band, shift_phases
 from tests.stages.stack_table import write_stack_table
 
 BOX, PIXEL = 33, 4.0

@@ -13,14 +13,14 @@ from dspa.geometry.rotation import random_rotations
 from dspa.io.particles import read_particles
 from dspa.io.volumes import read_volume
 from dspa.ops.abinitio import centre_of_mass
-from dspa.ops.align import align
-from dspa.ops.project import prepare_volume, project
-from dspa.ops.transform import band_to_images, shift_phases
-from dspa.stages.abinitio import STAGE, AbInitioParams
-from dspa.stages.abinitio_reduction import AbInitioStep
-from dspa.stages.abinitio_schedule import Settings, plan_step
-from dspa.stages.abinitio_search import widened
-from dspa.stages.particle_chunks import ImageSpec, image_spec, particle_chunks
+from dspa.ops.images.transform import band_to_images, shift_phases
+from dspa.ops.maps.align import align
+from dspa.ops.sums.project import prepare_volume, project
+from dspa.stages.abinitio.reduction import AbInitioStep
+from dspa.stages.abinitio.schedule import Settings, plan_step
+from dspa.stages.abinitio.search import widened
+from dspa.stages.abinitio.stage import STAGE, AbInitioParams
+from dspa.stages.particles.chunks import ImageSpec, image_spec, particle_chunks
 from dspa.stages.stage import Context
 from tests.stages.stack_table import write_stack_table
 

@@ -15,7 +15,8 @@ from dspa.dataflow.runner import InlineRunner
 from dspa.io.particles import read_particles
 from dspa.io.star import find_block, read_star
 from dspa.io.volumes import read_images
-from dspa.stages import class2d, select2d
+from dspa.stages.class2d import select2d
+from dspa.stages.class2d import stage as class2d
 from dspa.stages.stage import Context
 from tests.stages.portraits import BOX, PIXEL, SHAPES, bits, portraits, table
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dspa.stages.class2d_census import (
+from dspa.stages.class2d.census import (
     ADULT,
     MOST_LOST,
     Census,
@@ -14,7 +14,7 @@ from dspa.stages.class2d_census import (
     least_missed,
     relief,
 )
-from dspa.stages.class2d_mstep import Statistics, halve
+from dspa.stages.class2d.mstep import Statistics, halve
 
 
 def census(count, gain, saved=None, age=None, partner=None):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from dspa.stages.class2d_controls import straight_edges
-from dspa.stages.particle_chunks import ImageSpec
-from dspa.stages.particle_images import prepare_images
+from dspa.stages.class2d.controls import straight_edges
+from dspa.stages.particles.chunks import ImageSpec
+from dspa.stages.particles.images import prepare_images
 
 
 def test_edges_of_any_box_are_among_those_looked_for(rng):

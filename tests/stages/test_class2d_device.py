@@ -22,16 +22,16 @@ from dspa.device.launcher import launch
 from dspa.io.particles import read_particles
 from dspa.io.volumes import read_images
 from dspa.kernels.slice2d import SLICE2D
-from dspa.ops.evidence2d import EDGE_RADIUS
-from dspa.stages import class2d
-from dspa.stages.background_noise import BackgroundNoise
-from dspa.stages.class2d_contrast import tally_contrast
-from dspa.stages.class2d_controls import Weighing, coarse
-from dspa.stages.class2d_folds import draw_folds, fold_chunks
-from dspa.stages.class2d_mstep import FOLDS
-from dspa.stages.class2d_reduction import Class2D
-from dspa.stages.class2d_schedule import Schedule
-from dspa.stages.particle_chunks import image_spec, join_chunks
+from dspa.ops.poses.evidence import EDGE_RADIUS
+from dspa.stages.class2d import stage as class2d
+from dspa.stages.class2d.contrast import tally_contrast
+from dspa.stages.class2d.controls import Weighing, coarse
+from dspa.stages.class2d.folds import draw_folds, fold_chunks
+from dspa.stages.class2d.mstep import FOLDS
+from dspa.stages.class2d.reduction import Class2D
+from dspa.stages.class2d.schedule import Schedule
+from dspa.stages.particles.chunks import image_spec, join_chunks
+from dspa.stages.particles.noise import BackgroundNoise
 from dspa.stages.stage import Context
 from tests.kernels.kernel_cases import CASES
 from tests.stages.portraits import portraits

@@ -12,11 +12,11 @@ from dspa.dataflow.events import Events
 from dspa.dataflow.runner import InlineRunner
 from dspa.io.particles import read_particles, write_particles
 from dspa.io.volumes import read_images
-from dspa.ops.classes import sums_radius, widen_sums
-from dspa.stages import class2d
-from dspa.stages.class2d_growth import expect, strangers
-from dspa.stages.class2d_reduction import Class2D
-from dspa.stages.class2d_state import LAYOUT, load_classification
+from dspa.ops.sums.averages import sums_radius, widen_sums
+from dspa.stages.class2d import stage as class2d
+from dspa.stages.class2d.growth import expect, strangers
+from dspa.stages.class2d.reduction import Class2D
+from dspa.stages.class2d.state import LAYOUT, load_classification
 from dspa.stages.stage import Context
 from tests.stages.portraits import PIXEL, bits, portraits, table
 

@@ -9,17 +9,17 @@ import pytest
 
 from dspa.data import schema
 from dspa.geometry.band import band
-from dspa.ops.ctf import CTF, ctf_band
-from dspa.ops.noise import shell_mean
-from dspa.ops.transform import band_to_images, images_to_band, shift_phases
-from dspa.stages.background_noise import BackgroundNoise
-from dspa.stages.class2d_contrast import contrast_deviation, empty_contrast, tally_contrast
-from dspa.stages.class2d_mstep import FOLDS
-from dspa.stages.class2d_noise import EVERY, noise_groups
-from dspa.stages.class2d_plan import ClassPlan
-from dspa.stages.class2d_reduction import Class2D
-from dspa.stages.particle_chunks import ImageSpec, ParticleBatch
-from dspa.stages.particle_images import background_spectra, prepare_images
+from dspa.ops.ctf.model import CTF, ctf_band
+from dspa.ops.images.noise import shell_mean
+from dspa.ops.images.transform import band_to_images, images_to_band, shift_phases
+from dspa.stages.class2d.contrast import contrast_deviation, empty_contrast, tally_contrast
+from dspa.stages.class2d.mstep import FOLDS
+from dspa.stages.class2d.noise import EVERY, noise_groups
+from dspa.stages.class2d.plan import ClassPlan
+from dspa.stages.class2d.reduction import Class2D
+from dspa.stages.particles.chunks import ImageSpec, ParticleBatch
+from dspa.stages.particles.images import background_spectra, prepare_images
+from dspa.stages.particles.noise import BackgroundNoise
 
 BOX, PIXEL, COUNT, GROUPS = 48, 4.0, 2000, 8
 SHOWN = COUNT / EVERY  # images whose residual a pass looks at

@@ -13,11 +13,11 @@ from dspa.dataflow.runner import InlineRunner
 from dspa.io.particles import read_particles, write_particles
 from dspa.io.star import find_block, read_star
 from dspa.io.volumes import read_images
-from dspa.stages import class2d
-from dspa.stages.class2d_reduction import Class2D
-from dspa.stages.class2d_state import load_classification
-from dspa.stages.class2d_sums import all_grids
-from dspa.stages.particle_chunks import image_spec, particle_chunks
+from dspa.stages.class2d import stage as class2d
+from dspa.stages.class2d.reduction import Class2D
+from dspa.stages.class2d.state import load_classification
+from dspa.stages.class2d.sums import all_grids
+from dspa.stages.particles.chunks import image_spec, particle_chunks
 from dspa.stages.stage import Context
 from tests.stages.portraits import BOX, PIXEL, portraits, table
 

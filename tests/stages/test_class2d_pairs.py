@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from dspa.geometry.band import band
-from dspa.ops.classes import empty_sums, solve_averages
-from dspa.ops.score2d import Candidates, insert_candidates, rotation_table, split
-from dspa.ops.transform import images_to_band
-from dspa.stages.class2d_census import Census, donors, least_missed
-from dspa.stages.class2d_pairs import (
+from dspa.ops.images.transform import images_to_band
+from dspa.ops.poses.score2d import Candidates, insert_candidates, rotation_table, split
+from dspa.ops.sums.averages import empty_sums, solve_averages
+from dspa.stages.class2d.census import Census, donors, least_missed
+from dspa.stages.class2d.pairs import (
     first_partners,
     keep_partners,
     mirrored_too,

@@ -14,9 +14,9 @@ from dspa.dataflow.runner import InlineRunner
 from dspa.io.micrographs import read_micrographs, write_micrographs
 from dspa.io.mrc import write as write_mrc
 from dspa.io.particles import read_particles, write_particles
-from dspa.stages.curate_exposures import STAGE, Params, judge, names_of, rules_of
-from dspa.stages.exposure_figures import count_by_micrograph, exposure_figures, mean_intensity
-from dspa.stages.micrograph_tasks import micrograph_tasks
+from dspa.stages.exposures.curate import STAGE, Params, judge, names_of, rules_of
+from dspa.stages.exposures.figures import count_by_micrograph, exposure_figures, mean_intensity
+from dspa.stages.exposures.tasks import micrograph_tasks
 from dspa.stages.stage import Context, check
 
 COUNT = 8

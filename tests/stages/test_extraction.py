@@ -18,8 +18,10 @@ from dspa.io.micrographs import write_micrographs
 from dspa.io.mrc import write as write_mrc
 from dspa.io.particles import read_particles, write_particles
 from dspa.io.volumes import read_images
-from dspa.stages import duplicates, export, extract
-from dspa.stages.import_particles import PARTICLES_STAGE
+from dspa.stages import export
+from dspa.stages.extraction import extract
+from dspa.stages.imports.particles import PARTICLES_STAGE
+from dspa.stages.particles import duplicates
 from dspa.stages.stage import Context
 
 SHAPE, PIXEL = (240, 300), 2.0

@@ -19,8 +19,10 @@ from dspa.io.micrographs import read_micrograph_image, read_micrographs
 from dspa.io.particles import read_particles
 from dspa.io.star import Block, write_star
 from dspa.io.volumes import read_volume, write_image_stack, write_volume
-from dspa.stages import import_micrographs, import_particles, import_volume
-from dspa.stages.import_ import STAGES
+from dspa.stages.imports import micrographs as import_micrographs
+from dspa.stages.imports import particles as import_particles
+from dspa.stages.imports import volume as import_volume
+from dspa.stages.imports.stages import STAGES
 from dspa.stages.stage import Context, check
 
 OPTICS = {"pixel_size": 1.5, "voltage": 300.0, "cs": 2.7}

@@ -11,12 +11,13 @@ from dspa.dataflow.runner import InlineRunner
 from dspa.io.micrographs import read_micrographs, write_micrographs
 from dspa.io.mrc import write as write_mrc
 from dspa.io.particles import read_particles
-from dspa.ops.defocus_surface import defocus_offset, extent_of, tilted_surface
-from dspa.ops.pick import Candidates
-from dspa.stages import ctf, simulate_micrographs
-from dspa.stages.extract_table import Placement, particle_table, place_boxes
-from dspa.stages.micrograph_tasks import micrograph_tasks
-from dspa.stages.picking import picks_table
+from dspa.ops.ctf.surface import defocus_offset, extent_of, tilted_surface
+from dspa.ops.picks.candidates import Candidates
+from dspa.stages.exposures import ctf
+from dspa.stages.exposures.tasks import micrograph_tasks
+from dspa.stages.extraction.tables import Placement, particle_table, place_boxes
+from dspa.stages.picks.tables import picks_table
+from dspa.stages.simulation import micrographs as simulate_micrographs
 from dspa.stages.stage import Context
 
 SHAPE, PIXEL = (300, 400), 2.0

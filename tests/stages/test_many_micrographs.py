@@ -16,7 +16,8 @@ from dspa.dataflow.events import Events
 from dspa.dataflow.runner import InlineRunner
 from dspa.io.images import ParticleImages
 from dspa.io.particles import read_particles
-from dspa.stages import blob_picker, extract
+from dspa.stages.extraction import extract
+from dspa.stages.picks import blob as blob_picker
 from dspa.stages.stage import Context
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from dspa.io.particles import read_particles
-from dspa.stages import class2d
-from dspa.stages.class2d_estimate import GAINS, estimate, gain_of, miniature, passes_of
-from dspa.stages.class2d_mstep import FOLDS
-from dspa.stages.particle_chunks import (
+from dspa.stages.class2d import stage as class2d
+from dspa.stages.class2d.estimate import GAINS, estimate, gain_of, miniature, passes_of
+from dspa.stages.class2d.mstep import FOLDS
+from dspa.stages.particles.chunks import (
     ImageSpec,
     image_spec,
     join_chunks,

@@ -13,8 +13,8 @@ from dspa.dataflow.events import Events
 from dspa.dataflow.runner import InlineRunner
 from dspa.io.micrographs import write_micrographs
 from dspa.io.particles import read_particles, write_particles
-from dspa.stages import inspect_picks
-from dspa.stages.pick_edits import Edits, read_edits, write_edits
+from dspa.stages.picks import inspect as inspect_picks
+from dspa.stages.picks.edits import Edits, read_edits, write_edits
 from dspa.stages.stage import Context
 
 OPTICS = {

@@ -15,8 +15,12 @@ from dspa.io.micrographs import read_micrographs, write_micrographs
 from dspa.io.mrc import write as write_mrc
 from dspa.io.particles import read_particles, write_particles
 from dspa.io.volumes import write_image_stack, write_volume
-from dspa.stages import blob_picker, ctf, extract, inspect_picks, template_picker
-from dspa.stages.junk_masks import read_junk, write_junk
+from dspa.stages.exposures import ctf
+from dspa.stages.extraction import extract
+from dspa.stages.picks import blob as blob_picker
+from dspa.stages.picks import inspect as inspect_picks
+from dspa.stages.picks import template as template_picker
+from dspa.stages.picks.junk_masks import read_junk, write_junk
 from dspa.stages.stage import Context
 
 PIXEL, SHAPE, RADIUS = 3.0, (400, 520), 20.0

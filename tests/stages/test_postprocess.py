@@ -6,9 +6,9 @@ from dspa.dataflow.events import Events
 from dspa.dataflow.runner import InlineRunner
 from dspa.io.star import find_block, read_star
 from dspa.io.volumes import read_volume, write_volume
-from dspa.ops.mask import soft_sphere
-from dspa.ops.sharpen import low_pass
-from dspa.stages.postprocess import PostprocessParams, run
+from dspa.ops.maps.mask import soft_sphere
+from dspa.ops.maps.sharpen import low_pass
+from dspa.stages.refine.postprocess import PostprocessParams, run
 from dspa.stages.stage import Context
 
 BOX, PIXEL = 32, 3.0

@@ -18,14 +18,14 @@ from dspa.geometry.rotation import matrix_from_rotvec, random_rotations
 from dspa.geometry.symmetry import symmetric_angle, symmetry_operators
 from dspa.io.particles import read_particles, write_particles
 from dspa.io.volumes import Volume, read_images, read_volume, write_image_stack, write_volume
-from dspa.ops.backproject import accumulator
-from dspa.ops.fsc import fsc, resolution_shell
-from dspa.ops.project import prepare_volume, project
-from dspa.ops.transform import band_to_images, shift_phases
-from dspa.stages.particle_chunks import image_spec
-from dspa.stages.refine import STAGE, RefineParams, run
-from dspa.stages.refine_plan import choose_fineness, converged
-from dspa.stages.refine_start import (
+from dspa.ops.images.transform import band_to_images, shift_phases
+from dspa.ops.maps.fsc import fsc, resolution_shell
+from dspa.ops.sums.backproject import accumulator
+from dspa.ops.sums.project import prepare_volume, project
+from dspa.stages.particles.chunks import image_spec
+from dspa.stages.refine.plan import choose_fineness, converged
+from dspa.stages.refine.stage import STAGE, RefineParams, run
+from dspa.stages.refine.start import (
     WORKING_COPIES,
     assign_half_sets,
     check_memory,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from dspa.ops.evidence2d import noise_probability
-from dspa.stages.select2d import least_evidence
+from dspa.ops.poses.evidence import noise_probability
+from dspa.stages.class2d.select2d import least_evidence
 
 
 def mixture(rng, noise=500, particles=4500, gain=13.0):

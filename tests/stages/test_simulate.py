@@ -13,9 +13,10 @@ from dspa.io.images import ParticleImages
 from dspa.io.micrographs import read_micrograph_image, read_micrographs
 from dspa.io.particles import read_particles
 from dspa.io.volumes import read_volume
-from dspa.ops.ctf import CTF
-from dspa.ops.simulate_images import project_density, see_through
-from dspa.stages import simulate_micrographs, simulate_particles
+from dspa.ops.ctf.model import CTF
+from dspa.ops.simulate.images import project_density, see_through
+from dspa.stages.simulation import micrographs as simulate_micrographs
+from dspa.stages.simulation import particles as simulate_particles
 from dspa.stages.stage import Context, check
 
 

@@ -22,11 +22,13 @@ from dspa.dataflow.runner import InlineRunner
 from dspa.io.micrographs import write_micrographs
 from dspa.io.mrc import write as write_mrc
 from dspa.io.particles import read_particles, write_particles
-from dspa.stages import inspect_picks, topaz_picker, topaz_train
+from dspa.stages.picks import inspect as inspect_picks
+from dspa.stages.picks import topaz as topaz_picker
+from dspa.stages.picks import topaz_train
+from dspa.stages.picks.topaz_files import ModelCard, TrainingTable, read_card, read_scores
+from dspa.stages.picks.topaz_program import VARIABLE, Topaz, find_topaz
+from dspa.stages.picks.topaz_set import Labels, held_out, positive_fraction
 from dspa.stages.stage import Context
-from dspa.stages.topaz_files import ModelCard, TrainingTable, read_card, read_scores
-from dspa.stages.topaz_program import VARIABLE, Topaz, find_topaz
-from dspa.stages.topaz_set import Labels, held_out, positive_fraction
 
 PIXEL, SHAPE, RADIUS = 3.0, (400, 520), 20.0
 DIAMETER = 2 * RADIUS * PIXEL
@@ -261,7 +263,7 @@ def test_bad_micrographs_are_set_aside(session):
 def test_a_program_does_not_outlive_its_job(tmp_path):
     program, _ = stand_in(tmp_path / "bin")
     code = (
-        "import sys; from pathlib import Path; from dspa.stages.topaz_program import Topaz\n"
+        "import sys; from pathlib import Path; from dspa.stages.picks.topaz_program import Topaz\n"
         "say = lambda text: print(text, flush=True)\n"
         "Topaz(sys.argv[1]).run(['sleep'], folder=Path(sys.argv[2]), told=say)"
     )

@@ -1,0 +1,1 @@
+"""Particle images and pieces of micrographs."""

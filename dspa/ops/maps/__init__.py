@@ -1,0 +1,1 @@
+"""Maps: alignment, correlation, masks, resolution, sharpening."""

@@ -1,0 +1,1 @@
+"""Candidates on a micrograph, and thresholds on their scores."""

@@ -1,0 +1,223 @@
+"""From the scores of candidate cells to the posterior of every image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.device import namespace
+from dspa.ops.poses.score2d import run_starts
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dspa.ops.poses.score2d import Candidates
+
+
+def best_cells(image: Any, scores: Any, *, most: int, within: float) -> Any:
+    """Choose the best cells of each image, where they lie.
+
+    Parameters
+    ----------
+    image : (pairs,) int32
+        Image of each cell.
+    scores : (pairs,) float32
+    most : int
+        Cells kept per image.
+    within : float
+        Score behind the best at which a cell is dropped.
+
+    Returns
+    -------
+    chosen : (kept,) int64
+        Indices, rising.
+    """
+    xp = namespace(image)
+    order = xp.argsort(-scores, stable=True)
+    order = order[xp.argsort(image[order], stable=True)]
+    start = run_starts(image[order])
+    length = start[1:] - start[:-1]
+    rank = xp.arange(order.size) - xp.repeat(start[:-1], length)
+    top = xp.repeat(scores[order][start[:-1]], length)
+    chosen = order[(rank < most) & (scores[order] >= top - within)]
+    return xp.sort(chosen)
+
+
+def member_key(cells: Candidates) -> Any:
+    """Return one number per image and class, in the order of the cells."""
+    xp = namespace(cells.image)
+    return (xp.astype(cells.image, xp.int64) << 16) | cells.member
+
+
+# Least and largest contrast of an image against its class.
+SCALES = (0.25, 2.5)
+
+
+def fit_scales(
+    scores: NDArray[np.float32], norms: NDArray[np.float32], *, deviation: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Score every cell at the contrast of the image that fits it best.
+
+    At contrast a a cell scores 2 a cross - a^2 norm; what is known of a before is a normal
+    distribution around 1.
+
+    Parameters
+    ----------
+    scores, norms : (pairs,) float32
+        At contrast 1, where the score is 2 cross - norm.
+    deviation : float
+        Of the contrast of images, before one is seen.
+
+    Returns
+    -------
+    scores, scales : (pairs,) float32
+    """
+    prior = np.float32(0.5 / deviation**2)
+    cross = np.float32(0.5) * (scores + norms)
+    scales = np.clip((cross + prior) / (norms + prior), *SCALES)
+    fitted = scales * (2.0 * cross - scales * norms) - prior * (scales - 1.0) ** 2
+    return fitted.astype(np.float32), scales.astype(np.float32)
+
+
+def draw_cells(
+    image: NDArray[np.int32], scores: NDArray[np.float32], at: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """Draw a cell of each image from its posterior.
+
+    The best cell is the one where noise and average agree most: what is measured there is biased.
+
+    Parameters
+    ----------
+    image : (pairs,) int32
+        Rising from 0, none left out.
+    scores : (pairs,) float32
+    at : (n,) float64
+        Where to draw, from 0 to 1.
+
+    Returns
+    -------
+    drawn : (n,) int64
+    """
+    start = np.flatnonzero(np.append(True, image[1:] != image[:-1]))
+    top = np.maximum.reduceat(scores, start)
+    share = np.exp((scores - top[image]).astype(np.float64))
+    below = np.cumsum(share)
+    before = below[start] - share[start]
+    length = np.diff(np.append(start, image.size))
+    total = np.add.reduceat(share, start)
+    wanted = np.searchsorted(below, before + at * total, side="right")
+    return np.clip(wanted, start, start + length - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """What a search says of each image.
+
+    Attributes
+    ----------
+    cells : Candidates
+        Cells that hold a share worth adding up.
+    weight : (pairs,) float32
+        Their posterior; sums to 1 over each image.
+    kept : (pairs,) int64
+        Positions of these cells among those that were scored.
+    best : (n,) int64
+        Position in ``cells`` of the most likely cell of the most likely class.
+    class_posterior : (n,) float32
+        Of that class.
+    log_likelihood : (n,) float32
+        log sum exp of all scores and priors, less the prior of the most likely class.
+    spread : (n,) float32
+        Effective number of classes, 1 / sum of squared class posteriors.
+    second : (n,) int32
+        Second most likely class; -1 where no other was scored.
+    margin : (n,) float32
+        Log-likelihood lost if the most likely class were not there.
+    """
+
+    cells: Candidates
+    weight: NDArray[np.float32]
+    kept: NDArray[np.int64]
+    best: NDArray[np.int64]
+    class_posterior: NDArray[np.float32]
+    log_likelihood: NDArray[np.float32]
+    spread: NDArray[np.float32]
+    second: NDArray[np.int32]
+    margin: NDArray[np.float32]
+
+
+def posterior(
+    cells: Candidates,
+    scores: NDArray[np.float32],
+    count: int,
+    *,
+    prior: NDArray[np.float32],
+    least: float = 1e-2,
+    most: int = 16,
+    hard: bool = False,
+) -> Posterior:
+    """Turn scores into the posterior over class, angle and shift.
+
+    Parameters
+    ----------
+    cells : Candidates
+        Every image 0..count-1 has at least one.
+    scores : (pairs,) float32
+    count : int
+        Number of images.
+    prior : (pairs,) float32
+        Log-prior of each cell; the log-likelihoods returned are without it.
+    least : float
+        Cells with a smaller share than this of the best cell's are left out.
+    most : int
+        Cells kept per image.
+    hard : bool
+        Give all the weight to the best cell of the best class; what is said of the classes
+        (``class_posterior``, ``spread``) stays what the scores say.
+    """
+    scores = scores + prior
+    top = np.full(count, -np.inf, np.float32)
+    np.maximum.at(top, cells.image, scores)
+    raw = np.exp((scores - top[cells.image]).astype(np.float64))
+    total = np.bincount(cells.image, raw, count)
+    share = raw / total[cells.image]
+    # Classes of an image are runs, since cells are sorted.
+    key = member_key(cells)
+    start = np.flatnonzero(np.append(True, key[1:] != key[:-1]))
+    per_class = np.add.reduceat(share, start)
+    owner = cells.image[start]
+    spread = 1.0 / np.bincount(owner, per_class**2, count)
+    order = np.lexsort((per_class, owner))  # best class of each image last
+    end = np.flatnonzero(np.append(owner[order][1:] != owner[order][:-1], True))
+    last = order[end]
+    before = order[np.maximum(end - 1, 0)]
+    alone = (end == 0) | (owner[before] != owner[last])
+    second = np.where(alone, -1, cells.member[start[before]]).astype(np.int32)
+    others = per_class.copy()
+    others[last] = 0.0
+    with np.errstate(divide="ignore"):
+        margin = -np.log(np.bincount(owner, others, count))
+    run = np.repeat(np.arange(start.size), np.diff(np.append(start, key.size)))
+    peak = np.lexsort((scores, run))
+    peak = peak[np.flatnonzero(np.append(run[peak][1:] != run[peak][:-1], True))]  # per run
+    keep = np.zeros(key.size, bool)
+    if not hard:
+        with np.errstate(divide="ignore"):
+            keep[best_cells(cells.image, np.log(share), most=most, within=-np.log(least))] = True
+    keep[peak[last]] = True
+    kept = np.flatnonzero(keep)
+    weight = share[kept] / np.bincount(cells.image[kept], share[kept], count)[cells.image[kept]]
+    position = np.cumsum(keep) - 1
+    return Posterior(
+        cells=cells.take(kept),
+        weight=weight.astype(np.float32),
+        kept=kept,
+        best=position[peak[last]],
+        class_posterior=per_class[last].astype(np.float32),
+        log_likelihood=(top + np.log(total) - prior[peak[last]]).astype(np.float32),
+        spread=spread.astype(np.float32),
+        second=second,
+        margin=margin.astype(np.float32),
+    )

@@ -1,0 +1,1 @@
+"""Simulated densities and images, and agreement with their truth."""

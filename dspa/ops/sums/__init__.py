@@ -1,0 +1,1 @@
+"""Slices of references, sums of images on Fourier grids, and what is solved from them."""

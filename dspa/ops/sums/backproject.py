@@ -1,0 +1,280 @@
+"""Backprojection: sums of slices in the padded Fourier space of a volume.
+
+The M-step of a map is linear: each slice adds its numerator and its weight to the grid points
+around it (the transpose of slicing). Two accumulators add up to that of both sets of images, so
+partial sums of chunks merge in any fixed order.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.device import is_cuda, is_host, like, namespace, to_host
+from dspa.device.launcher import launch
+from dspa.kernels.insert import INSERT
+from dspa.kernels.symmetrise import SYMMETRISE
+from dspa.ops.sums.project import band_limit, frames_of, interleaved
+
+if TYPE_CHECKING:
+    from dspa.geometry.band import Band
+
+# Slices cross a grid point's neighbourhood with at most this many coefficients each (padding >= 1).
+_HITS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Accumulator:
+    """Sums of inserted slices; picklable, merged with ``+``.
+
+    Attributes
+    ----------
+    sums : (2h + 1, 2h + 1, h + 1, 3) float32
+        Real part, imaginary part and weight at ``[z + h, y + h, x]``, x >= 0,
+        h = padding * radius + 1. On the plane x = 0 a point may hold its own half only;
+        `hermitian` adds the other.
+    box : int
+        Edge of the volume in voxels.
+    radius : int
+        Largest |k| that may be inserted.
+    padding : int
+        Grid points per Fourier pixel.
+    """
+
+    sums: Any
+    box: int
+    radius: int
+    padding: int
+
+    def __add__(self, other: Accumulator) -> Accumulator:
+        if (self.box, self.radius, self.padding) != (other.box, other.radius, other.padding):
+            raise ValueError("accumulators of different box, radius or padding cannot be added")
+        return replace(self, sums=self.sums + other.sums)
+
+    @property
+    def half(self) -> int:
+        """Index h of the origin along z and y."""
+        return (int(self.sums.shape[0]) - 1) // 2
+
+
+def accumulator(box: int, radius: int, *, padding: int = 2, reference: Any = None) -> Accumulator:
+    """Make an empty accumulator.
+
+    Parameters
+    ----------
+    box : int
+        Edge of the volume in voxels.
+    radius : int
+        Largest |k| that will be inserted.
+    padding : int
+        Grid points per Fourier pixel.
+    reference : array, optional
+        The sums live where this array lives; on the host if absent.
+
+    Returns
+    -------
+    Accumulator
+        Of zeros.
+    """
+    half = padding * radius + 1
+    shape = (2 * half + 1, 2 * half + 1, half + 1, 3)
+    if reference is None or is_host(reference):
+        return Accumulator(np.zeros(shape, np.float32), box, radius, padding)
+    xp = namespace(reference)
+    return Accumulator(xp.zeros(shape, dtype=xp.float32), box, radius, padding)
+
+
+def insert_into(
+    target: Accumulator,
+    rotations: Any,
+    numerators: Any,
+    *,
+    weights: Any,
+    band: Band,
+    operators: Any = None,
+) -> None:
+    """Add slices to an accumulator in place.
+
+    Parameters
+    ----------
+    target : Accumulator
+        Its sums change.
+    rotations : (P, 3, 3) float
+        Poses A of the slices.
+    numerators : (P, f) complex64
+        For each coefficient the sum over images of posterior * conj(Y * phase), that is of
+        posterior * X * CTF / s2; f may be a prefix of the band.
+    weights : (P, f) float32
+        Sum over images of posterior * CTF^2 / s2.
+    band : Band
+        Of the same box.
+    operators : (g, 3, 3) float, optional
+        Symmetry operators: each slice is inserted at all poses A R, exactly. `symmetrise` does the
+        same on the grid, once, with one more interpolation.
+    """
+    limit = band_limit(band, int(weights.shape[-1]), radius=target.radius, box=target.box)
+    poses = np.asarray(rotations, np.float64)[:, None]  # (P, 1, 3, 3)
+    if operators is not None:
+        poses = poses @ np.asarray(operators, np.float64)
+    frames = like(frames_of(poses, padding=target.padding), reference=target.sums)
+    kx, ky = (like(k[:limit].astype(np.float32), reference=target.sums) for k in (band.kx, band.ky))
+    xp = np if is_host(target.sums) else namespace(target.sums)
+    numerators = xp.asarray(like(numerators, reference=target.sums), dtype=xp.complex64)
+    weights = xp.asarray(like(weights, reference=target.sums), dtype=xp.float32)
+    if not is_cuda(target.sums):
+        one = np.ones(1, np.float32)
+        arrays = (frames, interleaved(numerators), weights, kx, ky, one, target.sums)
+        launch(INSERT, frames.shape[0], *arrays)
+        return
+    largest = max(float(xp.max(xp.abs(numerators))), float(xp.max(weights)))
+    scale = fixed_point_scale(largest, frames.shape[0] * frames.shape[1])
+    fixed = xp.zeros(target.sums.shape, dtype=xp.int64)
+    factor = xp.full((1,), scale, dtype=xp.float32)
+    launch(
+        INSERT,
+        frames.shape[0],
+        frames,
+        interleaved(numerators),
+        weights,
+        kx,
+        ky,
+        factor,
+        fixed,
+    )
+    target.sums[...] += xp.astype(xp.astype(fixed, xp.float64) / scale, xp.float32)
+
+
+def fixed_point_scale(largest: float, slices: int) -> float:
+    """Choose the factor that makes int64 of what is inserted on a GPU, and cannot overflow.
+
+    Parameters
+    ----------
+    largest : float
+        Largest magnitude of any entry.
+    slices : int
+        How many slices meet in one grid point at most.
+
+    Returns
+    -------
+    float
+        A power of two, representable in float32.
+    """
+    bits = 62 - math.log2(max(largest, 1e-30) * _HITS * max(slices, 1))
+    return float(2.0 ** min(100, math.floor(bits)))
+
+
+def insert(
+    target: Accumulator,
+    rotations: Any,
+    numerators: Any,
+    *,
+    weights: Any,
+    band: Band,
+    operators: Any = None,
+) -> Accumulator:
+    """Add slices to a copy of an accumulator; arguments as for `insert_into`.
+
+    Parameters
+    ----------
+    target : Accumulator
+        Left as it is.
+    rotations, numerators, weights, band, operators
+        See `insert_into`.
+
+    Returns
+    -------
+    Accumulator
+        With the slices added.
+    """
+    copy = replace(target, sums=target.sums + 0)
+    insert_into(copy, rotations, numerators, weights=weights, band=band, operators=operators)
+    return copy
+
+
+def hermitian(source: Accumulator) -> tuple[Any, Any]:
+    """Give the sums with the plane x = 0 made Hermitian.
+
+    Parameters
+    ----------
+    source : Accumulator
+        Any.
+
+    Returns
+    -------
+    numerator : (2h + 1, 2h + 1, h + 1) complex64
+        Sum of numerators.
+    weight : (2h + 1, 2h + 1, h + 1) float32
+        Sum of weights.
+    """
+    sums = source.sums
+    xp = namespace(sums)
+    imaginary = xp.astype(sums[..., 1], xp.complex64)
+    numerator = xp.astype(sums[..., 0], xp.complex64) + imaginary * 1j
+    weight = sums[..., 2]
+    mirrored = xp.conj(numerator[::-1, ::-1, :1])
+    numerator = xp.concat([numerator[:, :, :1] + mirrored, numerator[:, :, 1:]], axis=2)
+    edge = weight[:, :, :1] + weight[::-1, ::-1, :1]
+    return numerator, xp.concat([edge, weight[:, :, 1:]], axis=2)
+
+
+def symmetrise(source: Accumulator, operators: Any) -> Accumulator:
+    """Sum an accumulator over the operators of a point group.
+
+    Parameters
+    ----------
+    source : Accumulator
+        Left as it is.
+    operators : (g, 3, 3) float
+        All operators R of the group, the identity among them; x' = R x.
+
+    Returns
+    -------
+    Accumulator
+        ``sum_R source(R k)``, read by trilinear interpolation.
+    """
+    matrices = np.ascontiguousarray(operators, np.float32)
+    numerator, weight = hermitian(source)
+    xp = np if is_host(weight) else namespace(weight)
+    grid = xp.stack([numerator.real, numerator.imag, weight], axis=-1)
+    out = xp.zeros_like(grid)
+    launch(
+        SYMMETRISE,
+        grid.shape[0] * grid.shape[1],
+        grid,
+        like(matrices, reference=grid),
+        out,
+    )
+    # The plane x = 0 is whole now, while readers of an accumulator expect halves that add up.
+    out[:, :, 0] *= 0.5
+    return replace(source, sums=out)
+
+
+def shell_weights(source: Accumulator) -> np.ndarray[Any, Any]:
+    """Average the weight over the grid points of each shell.
+
+    Parameters
+    ----------
+    source : Accumulator
+        Any.
+
+    Returns
+    -------
+    (radius + 1,) float64
+        Mean weight at ``round(|k|) = 0..radius``.
+    """
+    _, weight = hermitian(source)
+    shell = grid_shells(source.half, source.padding)
+    valid = shell <= source.radius
+    counts = np.bincount(shell[valid], minlength=source.radius + 1)
+    totals = np.bincount(shell[valid], weights=to_host(weight)[valid], minlength=source.radius + 1)
+    return np.asarray(totals / np.maximum(counts, 1))
+
+
+def grid_shells(half: int, padding: int) -> np.ndarray[Any, Any]:
+    """Give the shell ``round(|k|)`` of each grid point, (2h + 1, 2h + 1, h + 1) int32."""
+    z = np.arange(-half, half + 1, dtype=np.float32)
+    r2 = z[:, None, None] ** 2 + z[None, :, None] ** 2 + z[None, None, half:] ** 2
+    return np.asarray(np.floor(np.sqrt(r2) / padding + 0.5), np.int32)

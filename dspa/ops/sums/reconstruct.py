@@ -1,0 +1,199 @@
+"""From sums of slices to a density: division by the weights, regularisation, inverse transform."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.device import fft, like, namespace
+from dspa.ops.maps.mask import soft_sphere
+from dspa.ops.sums.backproject import Accumulator, grid_shells, hermitian, shell_weights
+from dspa.ops.sums.project import gridding
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+
+_CORNER_EDGE = 3.0  # voxels over which the corners of the box fade out
+
+
+def reconstruct(
+    source: Accumulator,
+    *,
+    tau2: ArrayLike | None = None,
+    fsc: ArrayLike | None = None,
+    epsilon: float = 1e-3,
+    radius: int | None = None,
+) -> Any:
+    """Solve for the density.
+
+    Every grid point becomes numerator / (weight + prior). Without ``tau2`` and ``fsc`` the prior
+    is ``epsilon`` times the mean weight of its shell: nothing but a guard against empty points.
+
+    Parameters
+    ----------
+    source : Accumulator
+        Sums of slices, symmetrised if need be.
+    tau2 : (n,) float, optional
+        Signal power per shell of a slice coefficient (|A|^2 of a projection); the prior is
+        1 / (padding^3 tau2), as padding spreads one coefficient over padding^3 grid points
+        (Scheres 2012, doi:10.1016/j.jsb.2012.09.006). Shells beyond n take the last value.
+    fsc : (n,) float, optional
+        Correlation of the half maps per shell; the prior is mean weight * (1 - FSC) / FSC, so that
+        a shell of average weight is multiplied by its FSC.
+    epsilon : float
+        Guard, as a fraction of the mean weight of the shell, always added.
+    radius : int, optional
+        Low-pass the result to this radius, in Fourier pixels, with no soft edge.
+
+    Returns
+    -------
+    (box, box, box) float32
+        Density (z, y, x), on the device of the sums; zero on average near the rim of the box
+        and zero in its corners.
+    """
+    numerator, weight = hermitian(source)
+    prior = shell_prior(source, tau2=tau2, fsc=fsc, epsilon=epsilon).astype(np.float32)
+    limit = source.radius if radius is None else min(radius, source.radius)
+    shell = np.minimum(grid_shells(source.half, source.padding), source.radius)
+    keep = _inside(source.half, limit * source.padding)
+    xp = namespace(weight)
+    # The prior is positive, so nothing is divided by zero.
+    gain = like(keep.astype(np.float32), reference=weight) / (
+        weight + like(prior[shell], reference=weight)
+    )
+    density = centred_inverse(
+        numerator * xp.astype(gain, xp.complex64), source.box, padded=source.padding * source.box
+    )
+    # The slices hold F / box; the sum over the padded grid carries 1 / (padded size)^3.
+    scale = float(source.box)
+    density = (
+        density * scale / gridding(source.box, padding=source.padding, dims=3, reference=density)
+    )
+    # Bands leave the origin out, so the mean is free: let the solvent near the rim be zero.
+    rim = like(_rim(source.box), reference=density)
+    density = density - xp.sum(density * rim) / xp.sum(rim)
+    # The corners hold noise that the gridding correction has amplified, and no particle.
+    ball = soft_sphere(source.box, source.box / 2, pixel_size=1.0, edge=_CORNER_EDGE)
+    return density * like(ball, reference=density)
+
+
+def shell_prior(
+    source: Accumulator,
+    *,
+    tau2: ArrayLike | None = None,
+    fsc: ArrayLike | None = None,
+    epsilon: float = 1e-3,
+) -> NDArray[np.float64]:
+    """Compute what `reconstruct` adds to the weights.
+
+    Parameters
+    ----------
+    source : Accumulator
+        Sums of slices.
+    tau2, fsc, epsilon
+        See `reconstruct`.
+
+    Returns
+    -------
+    (radius + 1,) float64
+        Prior per shell.
+    """
+    mean = shell_weights(source)
+    floor = max(float(mean.max(initial=0.0)) * 1e-12, 1e-30)
+    prior = np.maximum(epsilon * mean, floor)
+    if tau2 is not None:
+        power = _extended(tau2, mean.size)
+        prior += 1.0 / (source.padding**3 * np.maximum(power, 1e-30))
+    if fsc is not None:
+        correlation = np.clip(_extended(fsc, mean.size), 1e-4, 0.9999)
+        prior += mean * (1.0 - correlation) / correlation
+    return prior
+
+
+def centred_inverse(values: Any, box: int, *, padded: int) -> Any:
+    """Transform a half grid back to real space, keeping the central ``box`` voxels.
+
+    Parameters
+    ----------
+    values : (2h + 1, 2h + 1, h + 1) complex64
+        Frequencies -h..h, x from 0; the outermost, |k| = h, are taken as zero.
+    box : int
+        Length of the axes of the result.
+    padded : int
+        Length of the transform, at least 2h - 1.
+
+    Returns
+    -------
+    (box, box, box) float32
+        Centre n//2.
+    """
+    result = _inverse_axis(values, box, axis=-3, padded=padded)
+    result = _inverse_axis(result, box, axis=-2, padded=padded)
+    return _inverse_axis(result, box, axis=-1, padded=padded)
+
+
+def inverse_images(values: Any, box: int, *, padded: int) -> Any:
+    """Transform half planes back, as `centred_inverse` does a volume.
+
+    Parameters
+    ----------
+    values : (n, 2h + 1, h + 1) complex64
+        Frequencies -h..h, x from 0; the outermost, |k| = h, are taken as zero.
+    box, padded : int
+        Lengths of the axes of the result and of the transform.
+
+    Returns
+    -------
+    (n, box, box) float32
+        Images.
+    """
+    result = _inverse_axis(values, box, axis=-2, padded=padded)
+    return _inverse_axis(result, box, axis=-1, padded=padded)
+
+
+def _inverse_axis(values: Any, box: int, *, axis: int, padded: int) -> Any:
+    xp = namespace(values)
+    real = axis == -1
+    half = int(values.shape[-1]) - 1 if real else (int(values.shape[axis]) - 1) // 2
+    k = np.arange(0 if real else 1 - half, half)
+    length = padded // 2 + 1 if real else padded
+    # Look every frequency of the transform up among the given ones; the last entry is zero.
+    place = np.full(length, half if real else 2 * half, np.int64)
+    place[k % padded] = k + (0 if real else half)
+    factor = np.zeros(length, np.complex64)
+    factor[k % padded] = np.exp(-2j * np.pi * ((k * (box // 2)) % padded) / padded)
+    shape = [1] * values.ndim
+    shape[axis] = length
+    spectrum = xp.take(values, like(place, reference=values), axis=axis)
+    spectrum = spectrum * like(factor.reshape(shape), reference=values)
+    module = fft(values)
+    full = (
+        module.irfft(spectrum, n=padded, axis=axis)
+        if real
+        else module.ifft(spectrum, n=padded, axis=axis)
+    )
+    window = [slice(None)] * values.ndim
+    window[axis] = slice(0, box)
+    return full[tuple(window)]
+
+
+def _inside(half: int, limit: float) -> NDArray[np.bool_]:
+    """Grid points with |k| <= limit grid units, (2h + 1, 2h + 1, h + 1)."""
+    z = np.arange(-half, half + 1, dtype=np.float32)
+    r2 = z[:, None, None] ** 2 + z[None, :, None] ** 2 + z[None, None, half:] ** 2
+    return np.asarray(r2 <= limit * limit)
+
+
+def _rim(box: int) -> NDArray[np.float32]:
+    """One where 0.45 box < r < 0.5 box, (box, box, box)."""
+    axis = (np.arange(box) - box // 2).astype(np.float32) / box
+    r2 = axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None, :] ** 2
+    return ((r2 > 0.45**2) & (r2 < 0.25)).astype(np.float32)
+
+
+def _extended(values: ArrayLike, size: int) -> NDArray[np.float64]:
+    """Cut a curve to ``size`` shells, or lengthen it by its last value."""
+    curve = np.asarray(values, np.float64).ravel()[:size]
+    return np.pad(curve, (0, size - curve.size), mode="edge")

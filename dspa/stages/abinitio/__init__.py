@@ -1,0 +1,1 @@
+"""First maps from particles alone."""

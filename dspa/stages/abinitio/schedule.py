@@ -1,0 +1,237 @@
+"""What each step of ab initio does: a table of plans made from the parameters before it starts.
+
+Three acts. *Coarse*: the radius grows slowly from the initial resolution while images are
+marginalised over all poses of a 15 degree grid; symmetry breaks here, so most steps are spent here.
+*Fine*: branch and bound carries the map to the finest resolution. *Final*: one pass over
+all particles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dspa.ops.poses.pose_search import Level, Shifts
+from dspa.ops.poses.sphere import TURNS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dspa.stages.particles.chunks import ImageSpec
+
+COARSE_ORDER = 2  # 15 degrees
+# Fourier pixels, for a mask as wide as the box, that a grid of 15 degrees carries a map to.
+COARSE_RADIUS = 10.5
+INITIAL_RADIUS = 7.0
+# First radius of the branch and bound, for a mask as wide as the box; poses kept at each level.
+SEEN = 9.0
+KEPT = (48, 24, 12)
+MOST_SHIFT_STEPS = 2.5  # a reach of more steps than this gets a wider lattice: 21 shifts
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What stays the same over all steps.
+
+    Attributes
+    ----------
+    spec : ImageSpec
+    classes : int
+    initial_resolution, max_resolution : float
+        A.
+    coarse_steps, fine_steps : int
+        Steps of the first two acts.
+    initial_batch, final_batch : int
+        Images per step, at the start and at the end.
+    temperature : float
+        Factor on the noise power at the start; falls to 1.
+    similarity : float
+        Weight of the mean of the classes in each class at the start; falls to 0.
+    coarse_step, fine_step : float
+        Weight of a mini-batch in the sums at the end of the coarse act (0.6 at its start), and in
+        the fine act: how many EM iterations a step is worth.
+    negative : float
+        Factor on negative density, see `dspa.ops.abinitio.polish`.
+    reach : float
+        Shifts searched, as a fraction of the diameter of the mask.
+    seed : int
+    starts, start : int
+        How many starts, and which this is: each has random poses and grids of its own.
+    """
+
+    spec: ImageSpec
+    classes: int = 1
+    initial_resolution: float = 35.0
+    max_resolution: float = 12.0
+    coarse_steps: int = 300
+    fine_steps: int = 30
+    initial_batch: int = 90
+    final_batch: int = 300
+    temperature: float = 1.5
+    similarity: float = 0.1
+    coarse_step: float = 0.4
+    fine_step: float = 0.15
+    negative: float = 0.5
+    reach: float = 0.07
+    seed: int = 0
+    starts: int = 1
+    start: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Steps after the random start, the final pass not counted."""
+        return self.coarse_steps + self.fine_steps
+
+    @property
+    def last_radius(self) -> float:
+        """Fourier pixels of the finest resolution."""
+        return min(float(self.spec.radius), self.spec.extent / self.max_resolution)
+
+    @property
+    def first_radius(self) -> float:
+        """Fourier pixels of the first step."""
+        wanted = min(self.spec.extent / self.initial_resolution, INITIAL_RADIUS * self._widening)
+        return float(np.clip(wanted, min(4.0, self.last_radius), self.last_radius))
+
+    @property
+    def coarse_radius(self) -> float:
+        """Fourier pixels that the coarse act ends at."""
+        return max(self.first_radius, min(COARSE_RADIUS * self._widening, self.last_radius))
+
+    @property
+    def _widening(self) -> float:
+        """How much further a step of angle carries where the particle is small in its box."""
+        return min(1.5, 0.9 * self.spec.extent / self.spec.mask_diameter)
+
+    @property
+    def reach_pixels(self) -> float:
+        """Shifts searched, pixels of the cropped image."""
+        return self.reach * self.spec.mask_diameter / self.spec.crop_pixel_size
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """One step.
+
+    Attributes
+    ----------
+    settings : Settings
+    iteration : int
+        0 is the random start.
+    act : {"start", "coarse", "fine", "final"}
+    radius : float
+        Fourier pixels compared and reconstructed.
+    batch : int
+        Images wanted.
+    temperature, step, similarity : float
+        See `Settings`; ``step`` is the weight of this batch against what was known.
+    levels : tuple of Level
+        Of the branch and bound; empty in the coarse act.
+    """
+
+    settings: Settings
+    iteration: int
+    act: str
+    radius: float
+    batch: int
+    temperature: float
+    step: float
+    similarity: float
+    levels: tuple[Level, ...] = ()
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of the grid of this step."""
+        return (self.settings.seed, self.settings.start, self.iteration, 0xAB)
+
+    @property
+    def whole_radius(self) -> int:
+        """The radius as a shell."""
+        return int(min(self.settings.spec.radius, np.ceil(self.radius)))
+
+    @property
+    def sums_radius(self) -> int:
+        """Radius of the accumulators: no larger than needed, for they travel at every step."""
+        return int(min(self.settings.spec.radius, self.whole_radius + 1))
+
+    def shift_lattice(self) -> NDArray[np.float64]:
+        """Shifts of the coarse act, (t, 2) pixels of the cropped image."""
+        reach = self.settings.reach_pixels
+        step = self.settings.spec.crop / (4.5 * self.radius)
+        step = max(step, reach / MOST_SHIFT_STEPS)
+        count = int(np.ceil(reach / step))
+        axis = np.arange(-count, count + 1)
+        lattice = step * np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
+        return np.asarray(lattice[np.hypot(*lattice.T) <= reach + 1e-6], np.float64)
+
+    def shifts(self) -> Shifts:
+        """Shifts of the branch and bound."""
+        draw = np.random.default_rng([*self.seeds, 3]).uniform(-0.5, 0.5, 2)
+        reach = self.settings.reach_pixels
+        return Shifts(reach, (float(draw[0]), float(draw[1])), max(1.0, reach))
+
+
+def plan_step(settings: Settings, iteration: int) -> StepPlan:
+    """Plan a step.
+
+    Parameters
+    ----------
+    settings : Settings
+    iteration : int
+        0 is the random start, ``settings.steps + 1`` the final pass over all particles.
+    """
+    coarse, steps = settings.coarse_steps, settings.steps
+    early = min(1.0, 2.0 * iteration / max(1, coarse))
+    temperature = 1.0 + (settings.temperature - 1.0) * (1.0 - early)
+    step = 0.6 - (0.6 - settings.coarse_step) * early
+    similarity = settings.similarity * (1.0 - min(1.0, 1.4 * iteration / max(1, coarse)))
+    if iteration == 0:
+        first = max(settings.final_batch, settings.initial_batch)
+        return StepPlan(settings, 0, "start", settings.first_radius, first, 1.0, 1.0, 0.0)
+    if iteration <= coarse:
+        end = max(settings.initial_batch, 2 * settings.final_batch // 3)
+        batch = round(settings.initial_batch + iteration / coarse * (end - settings.initial_batch))
+        grown = iteration / max(1, coarse)
+        radius = settings.first_radius + grown * (settings.coarse_radius - settings.first_radius)
+        return StepPlan(settings, iteration, "coarse", radius, batch, temperature, step, similarity)
+    if iteration <= steps:
+        grown = min(1.0, (iteration - coarse) / max(1, 0.8 * settings.fine_steps))
+        radius = settings.coarse_radius + grown * (settings.last_radius - settings.coarse_radius)
+        levels = _levels(settings, radius)
+        return StepPlan(
+            settings,
+            iteration,
+            "fine",
+            radius,
+            settings.final_batch,
+            1.0,
+            settings.fine_step,
+            0.0,
+            levels,
+        )
+    levels = _levels(settings, settings.last_radius)
+    return StepPlan(settings, iteration, "final", settings.last_radius, 0, 1.0, 1.0, 0.0, levels)
+
+
+def _levels(settings: Settings, radius: float) -> tuple[Level, ...]:
+    """Lay out the levels of the branch and bound to a radius.
+
+    From the coarse grid to the order whose step moves the edge of the particle by a third of a
+    wavelength; radii grow geometrically, steps of shift halve until they are fine enough.
+    """
+    box, diameter = settings.spec.crop, settings.spec.mask_diameter / settings.spec.extent
+    whole = int(min(settings.spec.radius, np.ceil(radius)))
+    step = 2.5 / (np.pi * whole * diameter)
+    order = int(np.ceil(np.log2(2.0 * np.pi / TURNS / step) - 1e-6))
+    count = max(1, order - COARSE_ORDER)
+    first = min(float(whole), SEEN / diameter)
+    shift, finest = 0.38 * box / first, 0.3 * box / whole
+    levels = []
+    for number in range(count + 1):
+        seen = min(whole, round(first * (whole / first) ** (number / count)))
+        kept = KEPT[min(number, len(KEPT) - 1)]
+        levels.append(Level(COARSE_ORDER + number, seen, shift, kept))
+        shift = shift / 2 if shift > finest else shift
+    return tuple(levels)

@@ -1,0 +1,339 @@
+"""Ab initio: a first map, or K maps, from particle images alone.
+
+Stochastic EM over mini-batches of a random order of the particles, from images at random poses;
+the resolution grows while the noise is annealed. What each step does is planned in
+`dspa.stages.abinitio.schedule`; the work is the reduction of `dspa.stages.abinitio.reduction`.
+See ``docs/abinitio.md``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.data.errors import InputError
+from dspa.io.particles import read_particles
+from dspa.stages.abinitio.output import (
+    show_progress,
+    show_result,
+    write_particle_results,
+    write_volumes,
+)
+from dspa.stages.abinitio.reduction import AbInitioStep
+from dspa.stages.abinitio.schedule import Settings, plan_step
+from dspa.stages.particles.chunks import image_spec, particle_chunks
+from dspa.stages.particles.noise import BackgroundNoise
+from dspa.stages.stage import Context, Input, Stage, check, param
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import xarray as xr
+    from numpy.typing import NDArray
+
+    from dspa.dataflow.reduction import Model
+    from dspa.stages.abinitio.schedule import StepPlan
+    from dspa.stages.particles.chunks import ImageSpec, ParticleChunk
+
+RUN = 48  # images per task: a mini-batch is two tasks at first and six at the end
+NOISE_IMAGES = 2000
+SHOW_EVERY = 30
+JUDGED = 10  # last coarse steps whose likelihood chooses among the starts
+FEWEST = 20
+
+
+@dataclass(frozen=True)
+class AbInitioParams:
+    """Parameters of `dspa abinitio`."""
+
+    classes: int = param(
+        1, "number of maps; more than one also catches junk", minimum=1, maximum=20
+    )
+    mask_diameter: float = param(
+        0.0, "diameter of the circular mask on the images; 0: nine tenths of the box",
+        unit="A", minimum=0.0, maximum=5000.0,
+    )  # fmt: skip
+    initial_resolution: float = param(
+        35.0, "resolution of the first steps", unit="A", minimum=5.0, maximum=200.0
+    )
+    max_resolution: float = param(
+        12.0, "finest resolution to go to", unit="A", minimum=3.0, maximum=100.0
+    )
+    initial_iterations: int = param(
+        300, "steps over all poses, while the resolution grows", minimum=1, maximum=5000
+    )
+    final_iterations: int = param(
+        30, "steps that carry the map to the finest resolution", minimum=0, maximum=5000
+    )
+    starts: int = param(
+        2, "independent starts; the likeliest after the first steps goes on", minimum=1, maximum=20
+    )
+    initial_minibatch: int = param(90, "images per step at the start", minimum=10, maximum=100_000)
+    final_minibatch: int = param(300, "images per step at the end", minimum=10, maximum=100_000)
+    class_similarity: float = param(
+        0.1, "how much the maps are alike at the start", minimum=0.0, maximum=1.0
+    )
+    max_shift: float = param(
+        0.0, "largest shift against the centre of the box; 0: 7 % of the mask's diameter",
+        unit="A", minimum=0.0, maximum=1000.0,
+    )  # fmt: skip
+
+
+def run(context: Context, inputs: Mapping[str, Any], params: AbInitioParams) -> dict[str, Path]:
+    """Find a first map.
+
+    Parameters
+    ----------
+    context : Context
+    inputs : mapping
+        ``particles``: path.
+    params : AbInitioParams
+
+    Returns
+    -------
+    outputs : dict of name to path
+    """
+    check(params)
+    particles, settings = _prepare(inputs, params, seed=context.seed)
+    runs = MiniBatches.make(particles, settings)
+    model = _march(context, settings, runs)
+    return _finish(context, particles, settings, model)
+
+
+def _prepare(
+    inputs: Mapping[str, Any], params: AbInitioParams, *, seed: int
+) -> tuple[xr.Dataset, Settings]:
+    """Read the particles and fix the settings."""
+    particles = read_particles(inputs["particles"])
+    count = int(particles.sizes["particle"])
+    if count < FEWEST:
+        raise InputError(
+            f"{inputs['particles']} holds {count} particles; a first map needs {FEWEST} or more"
+        )
+    return particles, make_settings(image_spec_of(particles, params), params, seed=seed)
+
+
+def image_spec_of(particles: xr.Dataset, params: AbInitioParams) -> ImageSpec:
+    """Choose the internal box, band and mask."""
+    return image_spec(
+        particles,
+        max_resolution=params.max_resolution,
+        mask_diameter=params.mask_diameter if params.mask_diameter > 0 else None,
+    )
+
+
+def make_settings(spec: ImageSpec, params: AbInitioParams, *, seed: int) -> Settings:
+    """Turn parameters into the settings of the schedule."""
+    standard = Settings(spec)
+    reach = params.max_shift / spec.mask_diameter if params.max_shift > 0 else standard.reach
+    return Settings(
+        spec,
+        classes=params.classes,
+        initial_resolution=params.initial_resolution,
+        max_resolution=params.max_resolution,
+        coarse_steps=params.initial_iterations,
+        fine_steps=params.final_iterations,
+        initial_batch=params.initial_minibatch,
+        starts=params.starts,
+        final_batch=max(params.final_minibatch, params.initial_minibatch),
+        similarity=params.class_similarity,
+        reach=reach,
+        seed=seed,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class MiniBatches:
+    """Particles in a random order, cut into small runs; a mini-batch is the next few runs.
+
+    Attributes
+    ----------
+    particles : Dataset
+    spec : ImageSpec
+    rows : tuple of (n,) int64
+        Particles of every run.
+    made : dict of int to ParticleChunk
+        Runs that were asked for.
+    """
+
+    particles: xr.Dataset
+    spec: ImageSpec
+    rows: tuple[NDArray[np.int64], ...]
+    made: dict[int, ParticleChunk] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def make(cls, particles: xr.Dataset, settings: Settings) -> MiniBatches:
+        """Draw the order by the seed; no more particles than all steps can visit."""
+        count = int(particles.sizes["particle"])
+        wanted = sum(plan_step(settings, it).batch for it in range(settings.steps + 1))
+        order = np.random.default_rng([settings.seed, 0xAB1]).permutation(count)[:wanted]
+        pieces = np.array_split(order.astype(np.int64), max(1, -(-order.size // RUN)))
+        return cls(particles, settings.spec, tuple(pieces))
+
+    def chunk(self, number: int) -> ParticleChunk:
+        """Return a run as a chunk."""
+        if number not in self.made:
+            (chunk,) = particle_chunks(self.particles, self.spec, seed=None, rows=self.rows[number])
+            self.made[number] = dataclasses.replace(chunk, number=number)
+        return self.made[number]
+
+    def first(self, images: int) -> tuple[ParticleChunk, ...]:
+        """Return the first runs with about so many images."""
+        return tuple(self.chunk(i) for i in range(min(len(self.rows), -(-images // RUN))))
+
+    def batch(self, settings: Settings, iteration: int) -> tuple[ParticleChunk, ...]:
+        """Return the runs of a step: they follow those of the step before."""
+        sizes = _runs(settings)
+        at, total = sum(sizes[:iteration]), len(self.rows)
+        wanted = min(total, sizes[iteration])
+        return tuple(self.chunk(i) for i in sorted((at + j) % total for j in range(wanted)))
+
+
+@lru_cache(maxsize=4)
+def _runs(settings: Settings) -> tuple[int, ...]:
+    """Count the runs in the mini-batch of every step."""
+    every = range(settings.steps + 1)
+    return tuple(max(1, round(plan_step(settings, it).batch / RUN)) for it in every)
+
+
+def _march(context: Context, settings: Settings, runs: MiniBatches) -> Model:
+    """Make all steps that no checkpoint holds yet: the starts, then the best of them onwards."""
+    found = context.runner.checkpoints.latest("it")
+    if found is not None:
+        context.events.message(f"going on after step {found.iteration}")
+        model, first = found.model, found.iteration + 1
+    else:
+        model, first = _best_start(context, settings, runs), settings.coarse_steps + 1
+    settings = dataclasses.replace(settings, start=int(model["start"]))
+    return _steps(context, settings, runs, model, range(first, settings.steps + 1), name="it")
+
+
+def _best_start(context: Context, settings: Settings, runs: MiniBatches) -> Model:
+    """Carry every start through the coarse act, and choose the likeliest."""
+    noise = context.runner.run(
+        BackgroundNoise(settings.spec), runs.first(NOISE_IMAGES), {}, name="noise000"
+    ).model
+    if not float(noise["count"]) > 0:
+        raise InputError("no particle image can be used: all hold NaN or do not vary")
+    ends: list[Model] = []
+    for start in range(settings.starts):
+        name = f"start{start + 1}-"
+        found = context.runner.checkpoints.latest(name)
+        model: Model = {"noise": noise["noise"], "start": np.asarray(start)}
+        first = 0
+        if found is not None:
+            model, first = found.model, found.iteration + 1
+        own = dataclasses.replace(settings, start=start)
+        steps = range(first, settings.coarse_steps + 1)
+        ends.append(_steps(context, own, runs, model, steps, name=name))
+    scores = [float(np.mean(end["history"][-JUDGED:, 1])) for end in ends]
+    best = int(np.argmax(scores))
+    if len(ends) > 1:
+        listed = ", ".join(f"{score:.2f}" for score in scores)
+        context.events.message(
+            f"log-likelihood per image of the {len(ends)} starts: {listed}; going on with "
+            f"start {best + 1}"
+        )
+    return ends[best]
+
+
+def _steps(
+    context: Context,
+    settings: Settings,
+    runs: MiniBatches,
+    model: Model,
+    steps: range,
+    *,
+    name: str,
+) -> Model:
+    """Make a range of steps."""
+    for iteration in steps:
+        plan = plan_step(settings, iteration)
+        chunks = runs.batch(settings, iteration)
+        step = AbInitioStep(plan)
+        model = context.runner.run(step, chunks, model, name=f"{name}{iteration:04d}").model
+        _report(context, plan, model)
+    return model
+
+
+def _report(context: Context, plan: StepPlan, model: Model) -> None:
+    """Emit the figures of a step, and now and then its picture."""
+    resolution, evidence, spread, images = (float(value) for value in model["history"][-1])
+    settings = plan.settings
+    which = {"start": settings.start + 1} if settings.starts > 1 and plan.act != "fine" else {}
+    context.events.emit(
+        "iteration",
+        iteration=plan.iteration,
+        of=settings.steps,
+        **which,
+        resolution=resolution,
+        log_likelihood=evidence,
+        ess=spread,
+        images=int(images),
+        occupancy=np.round(model["occupancy"], 3),
+    )
+    if plan.iteration % SHOW_EVERY == 0 or plan.iteration == settings.steps:
+        show_progress(context.events, model, plan)
+
+
+def _finish(
+    context: Context, particles: xr.Dataset, settings: Settings, model: Model
+) -> dict[str, Path]:
+    """Assign all particles, reconstruct from all of them, write everything."""
+    context.events.message("assigning all particles")
+    plan = plan_step(settings, settings.steps + 1)
+    chunks = particle_chunks(particles, settings.spec, seed=settings.seed)
+    found = context.runner.checkpoints.latest("final")
+    if found is None:
+        result = context.runner.run(AbInitioStep(plan), chunks, model, name="final001")
+        model, rows = result.model, result.rows
+    else:
+        model, rows = found.model, found.rows
+    order = np.argsort(rows["indices"], kind="stable")
+    rows = {name: np.asarray(values)[order] for name, values in rows.items()}
+    outputs = write_volumes(context.folder, model["density"], settings.spec)
+    outputs |= write_particle_results(context.folder, particles, rows)
+    show_result(context.events, model, rows, settings.spec)
+    used = int((rows["class_index"] >= 0).sum())
+    if used < order.size:
+        context.events.warning(
+            f"{order.size - used} of {order.size} images were set aside: "
+            "they hold NaN, do not vary, or have no usable CTF"
+        )
+    context.events.emit(
+        "result",
+        particles=used,
+        classes=settings.classes,
+        resolution=settings.spec.extent / settings.last_radius,
+    )
+    return outputs
+
+
+def plan(inputs: Mapping[str, Any], params: AbInitioParams) -> dict[str, Any]:
+    """Figures for ``--dry-run``."""
+    particles, settings = _prepare(inputs, params, seed=0)
+    spec, runs = settings.spec, MiniBatches.make(particles, settings)
+    step = AbInitioStep(plan_step(settings, settings.steps + 1))
+    return {
+        "particles": int(particles.sizes["particle"]),
+        "internal box": f"{spec.crop} px of {spec.crop_pixel_size:.2f} A",
+        "steps": settings.steps,
+        "particles visited": sum(len(rows) for rows in runs.rows),
+        "MiB per task": round(RUN * step.bytes_per_item() / 2**20),
+    }
+
+
+STAGE = Stage(
+    "abinitio",
+    "find a first map, or K maps, from particles alone",
+    AbInitioParams,
+    (Input("particles", "particles", help="job or file with particle images"),),
+    run,
+    plan,
+    admit=partial(_prepare, seed=0),
+)

@@ -1,0 +1,1 @@
+"""2D classification and the choice of its classes."""

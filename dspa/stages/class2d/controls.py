@@ -1,0 +1,278 @@
+"""Evidence of each image for a particle, beside images of noise that are scored in its place.
+
+A pass of its own after the last one weighs every image against the averages as they came out. The
+averages it was classified by will not do: noise that was aligned to them has left its mark on them,
+so that boxes of noise attain more than other noise does. About a thousand images get a control:
+noise with the spectrum, CTF, mask and fold of that image. What the controls attain is what noise
+can attain with these averages.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.device import like, namespace, take_rows, to_host
+from dspa.ops.images.class_quality import GOOD, judge_classes
+from dspa.ops.images.filter import low_pass
+from dspa.ops.images.noise import spread_shells
+from dspa.ops.poses.evidence import (
+    EDGE_RADIUS,
+    FIELD_RADIUS,
+    draw_noise,
+    edge_evidence,
+    field_evidence,
+    marginalise,
+    noise_probability,
+    residual,
+)
+from dspa.ops.poses.search2d import Searchers
+from dspa.stages.class2d.contrast import contrast_deviation
+from dspa.stages.class2d.noise import batch_groups, image_noise
+from dspa.stages.particles.images import prepare_images
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from dspa.dataflow.reduction import Chunk, Model, Rows
+    from dspa.ops.poses.search2d import Searcher
+    from dspa.stages.class2d.plan import ClassPlan
+    from dspa.stages.class2d.state import Classification
+    from dspa.stages.particles.chunks import ImageSpec, ParticleBatch
+    from dspa.stages.stage import Context
+
+CONTROLS = 1000
+EDGE_BOX, EDGE_WIDTH = 32, 0.03  # pixels of images of edges; share of the box over which they rise
+FAINTEST = 1e-6  # share of a class without particles
+
+
+@dataclass(frozen=True, eq=False)
+class Weighing:
+    """Reduction that weighs images against classes, and noise in place of some of them.
+
+    Attributes
+    ----------
+    plan : ClassPlan
+        Of a pass over the coarse lattice.
+    showing : (classes,) bool
+        Classes that show a particle: an edge of ice is no particle for matching a class of edges.
+    every : int
+        One of so many images gets a control.
+    model, searchers
+        From `bind`.
+    """
+
+    plan: ClassPlan
+    showing: NDArray[np.bool_]
+    every: int
+    model: Model | None = None
+    searchers: Searchers | None = None
+
+    def bind(self, model: Model) -> Weighing:
+        """Prepare the averages of the classes that show a particle."""
+        averages = model["references"][:, self.showing]
+        if self.plan.high_pass > 0.0:
+            pixel_size = self.plan.spec.crop_pixel_size
+            averages = averages - low_pass(averages, self.plan.high_pass, pixel_size=pixel_size)
+        count = model["counts"].sum(axis=0)[self.showing]
+        share = np.maximum(count / max(float(count.sum()), 1.0), FAINTEST)
+        return replace(
+            self, model=model, searchers=Searchers(averages, self.plan.grid(), np.log(share))
+        )
+
+    def start(self) -> NDArray[np.float64]:
+        """Return the number of images weighed so far."""
+        return np.zeros(1)
+
+    def bytes_per_item(self) -> int:
+        """Memory per particle: its band several times over."""
+        return 48 * self.plan.spec.band().count + 40_000
+
+    def add(
+        self, partial: NDArray[np.float64], batch: ParticleBatch
+    ) -> tuple[NDArray[np.float64], Rows]:
+        """Weigh the images of a batch."""
+        if self.model is None or self.searchers is None:
+            raise RuntimeError("the reduction is not bound to a model")
+        rows: dict[str, NDArray[Any]] = {
+            "index": batch.indices.copy(),
+            "gain": np.full(len(batch), np.nan, np.float32),
+            "control": np.full(len(batch), np.nan, np.float32),
+        }
+        valid = np.flatnonzero(batch.valid)
+        count = batch.band.size(self.plan.coarse_radius)
+        searchers = self.searchers.beside(batch.images)
+        for number in np.unique(batch.state["fold"][valid]).tolist():
+            place = valid[batch.state["fold"][valid] == number]
+            drawn = place[batch.indices[place] % self.every == 0]
+            images = take_rows(batch.images[:, :count], place)
+            rows["gain"][place] = self._gain(searchers[number], batch, place, images=images)
+            if drawn.size:
+                images = self._controls(batch, drawn, count)
+                rows["control"][drawn] = self._gain(searchers[number], batch, drawn, images=images)
+        return partial + valid.size, rows
+
+    def _noise(self, batch: ParticleBatch, place: NDArray[np.int64], count: int) -> Any:
+        """Noise power of images at ``place`` of a batch: (1, count) or (n, count) float32."""
+        shells = image_noise(self.model or {}, batch_groups(batch, place))
+        power = like(shells.astype(np.float32), reference=batch.images)
+        return spread_shells(power, batch.band)[:, :count]
+
+    def _controls(self, batch: ParticleBatch, place: NDArray[np.int64], count: int) -> Any:
+        """Draw noise in place of images: (n, count) complex64."""
+        whole, spec = int(batch.images.shape[1]), self.plan.spec
+        noise = self._noise(batch, place, whole)
+        generators = (
+            np.random.default_rng([self.plan.seed, int(index), 0xC0A7])
+            for index in batch.indices[place]
+        )
+        draws = np.stack([each.standard_normal((2, whole), np.float32) for each in generators])
+        return draw_noise(draws, noise, spec.band(), mask=spec.crop_mask())[:, :count]
+
+    def _gain(
+        self, searcher: Searcher, batch: ParticleBatch, place: NDArray[np.int64], *, images: Any
+    ) -> NDArray[np.float64]:
+        """Log-likelihood of the classes against noise, a smooth field and an edge."""
+        count = int(images.shape[1])
+        noise, transfer = self._noise(batch, place, count), take_rows(batch.ctf[:, :count], place)
+        y = namespace(images).conj(images) * (transfer / noise)
+        c2 = transfer * transfer / noise
+        deviation = contrast_deviation(self.model or {}) if self.plan.image_scale else 0.0
+        found = marginalise(searcher, y, c2, deviation=deviation)
+        scaled = transfer * like(found.scale[:, None], reference=transfer)
+        rest = residual(searcher, found.best, images, scaled, radius=EDGE_RADIUS)
+        seen, power = to_host(images[:, : rest.shape[1]]), to_host(noise[:, : rest.shape[1]])
+        spec, edges = self.plan.spec, straight_edges(self.plan.spec)[:, : rest.shape[1]]
+        low = spec.band().size(FIELD_RADIUS)
+        field = field_evidence(rest[:, :low], power[:, :low], spec.band(), mask=spec.crop_mask())
+        # A particle beside an edge leaves it to the rest; an edge alone is gone with the particle.
+        edge = edge_evidence(seen, power, edges) - edge_evidence(rest, power, edges)
+        return found.log_likelihood - field - edge
+
+    def merge(self, a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Join two counts."""
+        return a + b
+
+    def finish(self, partial: NDArray[np.float64]) -> Model:
+        """Return how many images were weighed: the classes stay as they are."""
+        return {"weighed": partial}
+
+
+@lru_cache(maxsize=4)
+def straight_edges(spec: ImageSpec) -> NDArray[np.complex64]:
+    """Edges of 24 directions at ten places across the mask, prepared as images are: (240, f)."""
+    box = EDGE_BOX
+    small = replace(
+        spec,
+        box=box,
+        crop=box,
+        pixel_size=spec.extent / box,
+        radius=min(spec.radius, EDGE_RADIUS),
+        edge=spec.edge * box / spec.box,
+    )
+    axis = np.arange(box) - box // 2
+    x, y = np.meshgrid(axis, axis)
+    turn = (2.0 * np.pi / 24.0) * np.arange(24)[:, None, None, None]
+    places = np.linspace(-0.9, 0.9, 10) * (small.mask_diameter / small.pixel_size / 2.0)
+    away = x * np.cos(turn) + y * np.sin(turn) - places[:, None, None]
+    steps = 0.5 + 0.5 * np.tanh(away / (2.0 * EDGE_WIDTH * box))
+    images = steps.reshape(-1, box, box).astype(np.float32)
+    prepared = prepare_images(images, small, ctf=None)
+    found: NDArray[np.complex64] = prepared["images"][prepared["valid"]]
+    return found
+
+
+def coarse(plan: ClassPlan) -> ClassPlan:
+    """Return the plan of a pass that looks no further than the coarse lattice does."""
+    return replace(plan, radius=plan.coarse_radius, reach=plan.coarse_radius)
+
+
+def showing(known: Classification) -> NDArray[np.bool_]:
+    """Say which averages show a particle, going by their looks; all, if none does."""
+    rows, model, spec = known.rows, known.model, known.spec
+    inside = rows["class_index"] >= 0
+    member = rows["class_index"][inside]
+    count = np.bincount(member, minlength=known.classes)
+    gain = np.bincount(member, rows["log_likelihood"][inside], known.classes)
+    quality = judge_classes(
+        model["averages"],
+        count,
+        radius=spec.mask_diameter / spec.crop_pixel_size / 2.0,
+        resolution=np.where(count > 0, spec.extent / model["shell"], spec.extent),
+        log_likelihood=gain / np.maximum(count, 1),
+    )
+    good = quality.score >= GOOD
+    return good if good.any() else np.ones(known.classes, bool)
+
+
+def weigh(
+    context: Context, known: Classification, plan: ClassPlan, chunks: Sequence[Chunk]
+) -> Classification:
+    """Weigh particles against the averages and against noise: rows ``gain`` and ``control``.
+
+    Parameters
+    ----------
+    context : Context
+    known : Classification
+        Its first particles are those of the table that the chunks were cut from.
+    plan : ClassPlan
+        Of the last pass.
+    chunks : sequence of Chunk
+    """
+    latest = context.runner.checkpoints.latest("weigh")
+    if latest is not None:
+        found = latest.rows
+    else:
+        every = max(1, sum(len(chunk) for chunk in chunks) // CONTROLS)
+        reduction = Weighing(coarse(plan), showing(known), every)
+        found = context.runner.run(reduction, chunks, known.model, name="weigh001").rows
+    rows = dict(known.rows)
+    for name in ("gain", "control"):
+        column = np.array(rows.get(name, np.full(known.uid.size, np.nan, np.float32)))
+        column[found["index"]] = found[name]
+        rows[name] = column
+    return replace(known, rows=rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What speaks for a particle in each image.
+
+    Attributes
+    ----------
+    evidence : (n,) float32
+        Log-likelihood of the classes against noise, a smooth field and an edge, less what half of
+        the controls attain: 0 is noise. NaN for images set aside.
+    probability : (n,) float32
+        Of being noise.
+    controls : (m,) float32
+        Evidence of the images of noise.
+    """
+
+    evidence: NDArray[np.float32]
+    probability: NDArray[np.float32]
+    controls: NDArray[np.float32]
+
+
+def judge_noise(rows: Mapping[str, NDArray[Any]]) -> Evidence:
+    """Compare what images attain with what noise attains.
+
+    Parameters
+    ----------
+    rows : mapping of name to (n,) array
+        ``gain`` and ``control``, as `weigh` leaves them.
+    """
+    control = rows["control"][np.isfinite(rows["control"])]
+    middle = np.median(control) if control.size else 0.0
+    gain = rows["gain"] - middle
+    probability = noise_probability(gain, control - middle)
+    return Evidence(
+        gain.astype(np.float32),
+        probability.astype(np.float32),
+        (control - middle).astype(np.float32),
+    )

@@ -1,0 +1,181 @@
+"""The M-step of 2D classification: statistics to averages, weak classes started again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.ops.sums.averages import (
+    move_sums,
+    ring_correlation,
+    smooth_curve,
+    solve_averages,
+    sums_radius,
+    widen_sums,
+    wiener_prior,
+)
+from dspa.stages.class2d.pairs import mirrored_too
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dspa.geometry.band import Band
+
+FOLDS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Sufficient statistics of all classes in every fold.
+
+    Attributes
+    ----------
+    sums : (folds, classes, 2 limit + 1, limit + 1, 3) float32
+    counts : (folds, classes) float64
+        Particles in each, by posterior.
+    """
+
+    sums: NDArray[np.float32]
+    counts: NDArray[np.float64]
+
+    def blend(self, old: Statistics, *, step: float, share: float | None = None) -> Statistics:
+        """Weigh these against older ones: ``(1 - step) old + step new``.
+
+        Mini-batches may differ in size: both sides count as shares of the new one's particles.
+        ``share`` is new particles to old ones where these are not all of them.
+        """
+        if step >= 1.0:
+            return self
+        if share is None:
+            share = self.counts.sum() / max(float(old.counts.sum()), 1.0)
+        scale = (1.0 - step) * share
+        wide = max(sums_radius(self.sums), sums_radius(old.sums))
+        sums = np.float32(scale) * widen_sums(old.sums, wide)
+        sums += np.float32(step) * widen_sums(self.sums, wide)
+        return Statistics(sums, scale * old.counts + step * self.counts)
+
+    def hold(self, sums: NDArray[np.float32], held: int) -> Statistics:
+        """Return these with the sums of the first ``held`` classes as they were."""
+        if held == 0:
+            return self
+        wide = max(sums_radius(self.sums), sums_radius(sums))
+        old, new = widen_sums(sums, wide), widen_sums(self.sums, wide)
+        return Statistics(np.concatenate([old[:, :held], new[:, held:]], 1), self.counts)
+
+    def move(self, offsets: NDArray[np.float64], band: Band) -> Statistics:
+        """Translate every class by (x, y) pixels."""
+        return Statistics(
+            np.stack([move_sums(fold, offsets, band) for fold in self.sums]), self.counts
+        )
+
+    def mirrored_too(self, partner: NDArray[np.int64]) -> Statistics:
+        """Return these with what the partners of the classes have, mirrored."""
+        return Statistics(mirrored_too(self.sums, partner), self.counts)
+
+    def take(self, classes: NDArray[np.int64]) -> Statistics:
+        """Return those of some classes."""
+        return Statistics(self.sums[:, classes], self.counts[:, classes])
+
+
+def tally(
+    owner: NDArray[np.int32], fit: NDArray[Any], gain: NDArray[Any], classes: int
+) -> NDArray[np.float64]:
+    """Sum fits, log-likelihoods and numbers of images per class: (3, classes) float64."""
+    return np.stack(
+        [
+            np.bincount(owner, fit, classes),
+            np.bincount(owner, gain, classes),
+            np.bincount(owner, minlength=classes).astype(np.float64),
+        ]
+    )
+
+
+def halve(
+    statistics: Statistics,
+    poor: Statistics,
+    *,
+    gone: NDArray[np.int64],
+    donors: NDArray[np.int64],
+    slots: NDArray[np.int32],
+) -> Statistics:
+    """Found classes on the worst-fitting images of others.
+
+    A new class takes over these images, with their weight; the donor goes on with the rest.
+
+    Parameters
+    ----------
+    statistics, poor : Statistics
+        All images; the worst-fitting ones of the classes that have a slot.
+    gone : (w,) int64
+        Classes whose place the new ones take.
+    donors : (w,) int64
+    slots : (classes,) int32
+        Slot of each class in ``poor``, -1 none.
+    """
+    wide = max(sums_radius(statistics.sums), sums_radius(poor.sums))
+    sums, counts = widen_sums(statistics.sums, wide).copy(), statistics.counts.copy()
+    apart, number = widen_sums(poor.sums, wide), poor.counts
+    for new, donor in zip(gone.tolist(), donors.tolist(), strict=True):
+        slot = slots[donor]
+        sums[:, new], counts[:, new] = apart[:, slot], number[:, slot]
+        sums[:, donor] -= apart[:, slot]
+        counts[:, donor] = np.maximum(counts[:, donor] - number[:, slot], 0.0)
+    # What is left of a weight may fall below zero by rounding.
+    sums[:, donors, ..., 2] = np.maximum(sums[:, donors, ..., 2], 0.0)
+    return Statistics(sums, counts)
+
+
+@dataclass(frozen=True, eq=False)
+class Solved:
+    """Class averages and what filters them.
+
+    Attributes
+    ----------
+    averages : (classes, y, x) float32
+        Of all folds.
+    curve : (classes, radius + 1) float64
+        Ring correlation of the halves.
+    prior : (classes, radius + 1) float64
+        Noise-to-signal ratio that follows from it.
+    """
+
+    averages: NDArray[np.float32]
+    curve: NDArray[np.float64]
+    prior: NDArray[np.float64]
+
+
+def solve(statistics: Statistics, band: Band, *, mask: Any, reach: int) -> Solved:
+    """Make class averages, filtered by the correlation of their halves.
+
+    Parameters
+    ----------
+    statistics : Statistics
+    band : Band
+    mask : (y, x) float32
+    reach : int
+        Radius to which images were added up.
+    """
+    flat = np.zeros((1, band.radius + 1))
+    sums = statistics.sums
+    halves = [
+        solve_averages(sums[first] + sums[first + 1], band, prior=flat, mask=mask)
+        for first in (0, FOLDS // 2)
+    ]
+    curve = ring_correlation(halves[0], halves[1], band)
+    # Beyond what was added up there is only what the mask smears out, equal in both halves.
+    curve[:, reach + 1 :] = 0.0
+    prior = wiener_prior(smooth_curve(curve))
+    prior[:, :3] = np.minimum(prior[:, :3], 1.0)
+    return Solved(solve_averages(sums.sum(axis=0), band, prior=prior, mask=mask), curve, prior)
+
+
+def references(
+    statistics: Statistics, prior: NDArray[np.float64], band: Band, *, mask: Any
+) -> NDArray[np.float32]:
+    """Make for each fold the averages of the other folds: (folds, classes, y, x) float32."""
+    others = [np.delete(statistics.sums, fold, axis=0).sum(axis=0) for fold in range(FOLDS)]
+    # Fewer images, more noise: the ratio grows as the number falls.
+    ratio = prior * (FOLDS / (FOLDS - 1))
+    return np.stack([solve_averages(sums, band, prior=ratio, mask=mask) for sums in others])

@@ -1,0 +1,226 @@
+"""The noise of 2D classification: one spectrum for all, and how each group of images departs.
+
+The images of a micrograph (or of an optics group, where micrographs are unknown) are a group. The
+spectrum starts as that around the particles; once the averages are followed by candidates, it is
+what they leave of the images (``ops/images/noise_update.py``), blended in with the step of the
+pass. How groups depart from it hardly hangs on the averages: that is gathered over as many images
+as the set holds.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.device import to_host
+from dspa.ops.images.noise_update import (
+    MOMENTS,
+    cap_residuals,
+    group_ratios,
+    noise_from_moments,
+    relative_deviation,
+    residual_moments,
+)
+from dspa.ops.poses.residual import shell_terms
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import xarray as xr
+    from numpy.typing import NDArray
+
+    from dspa.dataflow.reduction import Model
+    from dspa.ops.poses.score2d import Candidates
+    from dspa.ops.poses.search2d import Searcher
+    from dspa.stages.class2d.plan import ClassPlan, Sums
+    from dspa.stages.particles.chunks import ImageSpec, ParticleBatch
+
+GOLDEN = 0.6180339887498949  # its multiples are spread evenly between 0 and 1
+EVERY = 2  # one of so many images shows its residual in a pass
+
+
+def noise_groups(
+    particles: xr.Dataset, *, known: Sequence[str] = ()
+) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+    """Say which images share their noise: those of a micrograph, else of an optics group.
+
+    Parameters
+    ----------
+    particles : xarray.Dataset
+    known : sequence of str
+        Groups of an earlier part of the set; they keep their numbers.
+
+    Returns
+    -------
+    group : (particles,) int32
+        -1 where nothing is known.
+    names : tuple of str
+    """
+    source, table = "micrograph", "micrograph_name"
+    if source not in particles or not (particles[source].values >= 0).any():
+        source, table = "optics", "optics_name"
+    index = np.asarray(particles[source].values, np.int64)
+    inside = index >= 0
+    used = np.unique(index[inside])
+    labels = (
+        [str(name) for name in particles[table].values[used]]
+        if table in particles
+        else [f"{source} {i}" for i in used]
+    )
+    names = list(known)
+    place = {name: number for number, name in enumerate(names)}
+    for name in labels:
+        if name not in place:
+            place[name] = len(names)
+            names.append(name)
+    group = np.full(index.size, -1, np.int32)
+    numbers = np.array([place[name] for name in labels], np.int32)
+    group[inside] = numbers[np.searchsorted(used, index[inside])]
+    return group, tuple(names)
+
+
+def batch_groups(batch: ParticleBatch, rows: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Group of particles of a batch: (n,) int32, -1 where nobody said."""
+    given = batch.state.get("group")
+    if given is None:
+        return np.full(rows.size, -1, np.int32)
+    return np.asarray(given[rows], np.int32)
+
+
+def image_noise(model: Model, group: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Noise power of each image: (n, radius + 1), or (1, radius + 1) where all have the same."""
+    noise = np.asarray(model["noise"], np.float64)[None]
+    ratio = model.get("noise_ratio")
+    if ratio is None or len(ratio) < 2:
+        return noise
+    inside = (group >= 0) & (group < len(ratio))
+    return np.asarray(noise * np.where(inside[:, None], ratio[np.where(inside, group, 0)], 1.0))
+
+
+def drawing_places(indices: NDArray[np.int64], iteration: int) -> NDArray[np.float64]:
+    """Say where in its posterior each image draws a cell in a pass, 0 to 1.
+
+    Others of ``EVERY`` lie beyond 1 in each pass: they are left out, which halves the work.
+    """
+    return EVERY * np.modf(indices * GOLDEN + iteration * GOLDEN**2)[0]
+
+
+@lru_cache(maxsize=4)
+def mask_power(spec: ImageSpec) -> float:
+    """Mean square of the mask: what it leaves of the power of noise."""
+    return float(np.mean(spec.mask().astype(np.float64) ** 2))
+
+
+def empty_noise(plan: ClassPlan) -> Sums:
+    """Return the sums of a pass: moments of all images; power, CTF^2, number of each group."""
+    shells = plan.spec.radius + 1
+    return {
+        "noise_moments": np.zeros((MOMENTS, shells)),
+        "noise_sums": np.zeros((2, plan.groups, shells)),
+        "noise_images": np.zeros(plan.groups),
+    }
+
+
+def add_residuals(
+    partial: Sums,
+    images: tuple[ParticleBatch, NDArray[np.int64]],
+    *,
+    plan: ClassPlan,
+    model: Model,
+    searcher: Searcher,
+    cells: Candidates,
+    scale: NDArray[np.float32],
+    y: Any,
+    c2: Any,
+) -> None:
+    """Add what the averages leave of images to the sums of the noise.
+
+    Parameters
+    ----------
+    partial : Sums
+        Changed.
+    images : ParticleBatch and (n,) int64
+        Images, as rows of a batch.
+    plan, model, searcher
+    cells : Candidates
+        One of each image.
+    scale : (n,) float32
+        Contrast of each image.
+    y, c2
+        As in `search`, of unit contrast.
+    """
+    batch, place = images
+    if not place.size:
+        return
+    group = batch_groups(batch, place)
+    expected = image_noise(model, group)
+    cross, norm = shell_terms(searcher, cells, y=y, c2=c2, radius=plan.reach)
+    contrast = scale.astype(np.float64)[:, None]
+    explained = 2.0 * contrast * to_host(cross) - contrast**2 * to_host(norm)
+    power, ctf = batch.power[place], batch.ctf_power[place]
+    share = mask_power(plan.spec)
+    left = (power - expected * plan.uncertainty * explained) / share
+    members = np.bincount(batch.band.shell, minlength=plan.spec.radius + 1)
+    left = cap_residuals(left, expected, np.asarray(share * members))
+    partial["noise_moments"] += residual_moments(left, ctf.astype(np.float64))
+    known = (group >= 0) & (group < plan.groups)
+    for sums, values in (
+        (partial["noise_sums"][0], left),
+        (partial["noise_sums"][1], ctf),
+    ):
+        np.add.at(sums, group[known], values[known])
+    partial["noise_images"] += np.bincount(group[known], minlength=plan.groups)
+
+
+def next_noise(plan: ClassPlan, model: Model, partial: Sums) -> dict[str, NDArray[Any]]:
+    """Noise of the next pass: what the model holds of it."""
+    shells = plan.spec.radius + 1
+    old = {
+        "noise": np.asarray(model["noise"]),
+        "background": np.asarray(model.get("background", model["noise"])),
+        "noise_moments": np.asarray(model.get("noise_moments", np.zeros((MOMENTS, shells)))),
+        "noise_sums": _grown(model.get("noise_sums"), (2, plan.groups, shells)),
+        "noise_images": _grown(model.get("noise_images"), (plan.groups,)),
+        "noise_ratio": _grown(model.get("noise_ratio"), (plan.groups, shells), fill=1.0),
+    }
+    count = float(partial["noise_moments"][0].max())
+    if count == 0.0:
+        return old
+    moments = blend_sums(old["noise_moments"], partial["noise_moments"], step=plan.step)
+    noise, signal = noise_from_moments(moments, old["background"])
+    # In the group sums images are forgotten as fast as the set passes by.
+    fade = 1.0 - min(1.0, plan.share / EVERY)
+    sums = fade * old["noise_sums"] + partial["noise_sums"]
+    images = fade * old["noise_images"] + partial["noise_images"]
+    ratio = old["noise_ratio"]
+    if plan.groups > 1:
+        ratio = group_ratios(sums[0] - signal * sums[1], images, relative_deviation(moments))
+    return {
+        **old,
+        "noise": noise,
+        "noise_moments": moments,
+        "noise_sums": sums,
+        "noise_images": images,
+        "noise_ratio": ratio,
+    }
+
+
+def blend_sums(old: Any, new: NDArray[np.float64], *, step: float) -> NDArray[np.float64]:
+    """Weigh sums of a pass against older ones; element 0 (or its largest) counts the images."""
+    before = 0.0 if old is None else float(np.max(old[0]))
+    count = float(np.max(new[0]))
+    if before == 0.0:
+        return new
+    if count == 0.0:
+        return np.asarray(old)
+    return np.asarray((1.0 - step) * count / before * old + step * new)
+
+
+def _grown(table: Any, shape: tuple[int, ...], *, fill: float = 0.0) -> NDArray[np.float64]:
+    """Bring a table of groups to this many groups; new ones hold ``fill``."""
+    grown = np.full(shape, fill)
+    if table is not None:
+        grown[tuple(slice(size) for size in table.shape)] = table
+    return grown

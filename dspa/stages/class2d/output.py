@@ -1,0 +1,334 @@
+"""What 2D classification shows while it runs, and what it leaves behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.data.errors import InputError
+from dspa.geometry.rotation import matrix_from_euler
+from dspa.io.images import ParticleImages
+from dspa.io.particles import write_particles
+from dspa.io.picture import curves, montage
+from dspa.io.star import Block, write_star
+from dspa.io.volumes import write_image_stack
+from dspa.ops.images.class_quality import weighted_quantile
+from dspa.ops.images.transform import resize_images
+from dspa.stages.class2d.controls import judge_noise
+from dspa.stages.class2d.state import FILE, save_classification
+from dspa.stages.particles.duplicates import single, write_split
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import xarray as xr
+    from numpy.typing import NDArray
+
+    from dspa.dataflow.events import Events
+    from dspa.dataflow.reduction import Model, Rows
+    from dspa.dataflow.runner import Result
+    from dspa.stages.class2d.controls import Evidence
+    from dspa.stages.class2d.plan import ClassPlan
+    from dspa.stages.class2d.state import Classification
+    from dspa.stages.particles.chunks import ImageSpec
+    from dspa.stages.stage import Context
+
+AVERAGES = "class_averages.mrcs"
+TABLE = "classes.star"
+ALIVE = 0.15  # of the mean class
+PICTURED = 5  # passes from picture to picture
+MOSTLY_NOISE = 0.5  # share of the particles that noise explains from which a user is warned
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """Figures of every class.
+
+    Attributes
+    ----------
+    count : (classes,) int64
+        Particles whose best class it is.
+    resolution : (classes,) float64
+        Where the correlation of its half averages falls to 0.5, A.
+    certainty : (classes,) float64
+        Mean posterior of its particles.
+    fit : (classes,) float64
+        Mean fit of its particles: standard deviations from what a perfect match would score.
+    log_likelihood : (classes,) float64
+        Mean gain over an empty average, per particle.
+    spread : (classes,) float64
+        Effective number of classes its particles are divided over.
+    noise : (classes,) float64
+        Share of its particles that noise explains.
+    """
+
+    count: NDArray[np.int64]
+    resolution: NDArray[np.float64]
+    certainty: NDArray[np.float64]
+    fit: NDArray[np.float64]
+    log_likelihood: NDArray[np.float64]
+    spread: NDArray[np.float64]
+    noise: NDArray[np.float64]
+
+
+def class_table(model: Model, rows: Rows, spec: ImageSpec) -> ClassTable:
+    """Gather the figures of the classes from the last pass."""
+    classes = len(model["averages"])
+    member = rows["class_index"]
+    inside = member >= 0
+    count = np.bincount(member[inside], minlength=classes)
+
+    def mean(name: str) -> NDArray[np.float64]:
+        total = np.bincount(member[inside], rows[name][inside].astype(np.float64), classes)
+        return np.where(count > 0, total / np.maximum(count, 1), 0.0)
+
+    resolution = np.where(count > 0, spec.extent / model["shell"], spec.extent)
+    return ClassTable(
+        count=count,
+        resolution=resolution,
+        certainty=mean("posterior"),
+        fit=mean("fit"),
+        log_likelihood=mean("log_likelihood"),
+        spread=mean("spread"),
+        noise=mean("noise_probability"),
+    )
+
+
+def sorted_montage(
+    averages: NDArray[np.float32], count: NDArray[Any], resolution: NDArray[np.float64]
+) -> bytes:
+    """Draw averages by falling count; labels say number (from 1), count and resolution."""
+    order = np.argsort(-count, kind="stable")
+    labels = [f"{c + 1}: {count[c]:.0f}, {resolution[c]:.1f} A" for c in order]
+    return montage(averages[order], labels=labels)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Tells the stream of every pass."""
+
+    events: Events
+    spec: ImageSpec
+    passes: int
+
+    def __call__(self, iteration: int, plan: ClassPlan, result: Result) -> None:
+        """Emit the figures and the class averages of one pass."""
+        model = result.model
+        count = model["counts"].sum(axis=0)
+        share = count / max(float(count.sum()), 1e-12)
+        resolution = self.spec.extent / model["shell"]
+        images = max(float(model["total"][0]), 1.0)
+        self.events.emit(
+            "iteration",
+            iteration=iteration,
+            iterations=self.passes,
+            particles=int(model["total"][0]),
+            resolution=weighted_quantile(resolution, count, 0.5),
+            alive=int(np.sum(share > ALIVE / share.size)),
+            largest=float(share.max()),
+            restarted=int(model["seeded"].sum()),
+            log_likelihood=float(model["total"][1] / images),
+            effective_classes=float(model["total"][2] / images),
+            cells_scored=float(model["total"][3] / images),
+            searches_limited=int(model["total"][4]),
+            searched_to=self.spec.extent / plan.radius,
+        )
+        # Others wait for this process meanwhile.
+        if iteration % PICTURED == 0 or iteration in (1, self.passes):
+            picture = sorted_montage(model["averages"], count, resolution)
+            title = f"class averages, pass {iteration} of {self.passes}"
+            self.events.picture("class_averages", picture, title=title)
+
+
+def write_results(
+    context: Context, particles: xr.Dataset, known: Classification, *, distance: float = 0.0
+) -> dict[str, Path]:
+    """Write averages, tables and pictures of the last pass, and what another can go on from.
+
+    Parameters
+    ----------
+    context : Context
+    particles : Dataset
+    known : Classification
+        Its first particles are these.
+    distance : float
+        A: of particles closer than this only the best stays; 0 keeps all.
+
+    Returns
+    -------
+    outputs : dict
+        ``particles``, ``particles_star``, ``classes``, ``class_table``, ``classification``;
+        ``duplicates`` if they were removed.
+    """
+    folder, events, model, spec = context.folder, context.events, known.model, known.spec
+    count = int(particles.sizes["particle"])
+    rows = {name: values[:count] for name, values in known.rows.items()}
+    if not rows["valid"].any():
+        raise InputError(
+            f"{ParticleImages(particles).stack}: no particle has an image that varies and holds no "
+            "NaN; look at the images"
+        )
+    _report_set_aside(context, rows)
+    judged = judge_noise(rows)
+    rows |= {"evidence": judged.evidence, "noise_probability": judged.probability}
+    outputs = {
+        "particles": folder / "particles.zarr",
+        "particles_star": folder / "particles.star",
+        "classes": folder / AVERAGES,
+        "class_table": folder / TABLE,
+        "classification": folder / FILE,
+    }
+    classified = assign(particles, rows, spec)
+    keep = np.ones(count, bool)
+    if distance > 0.0:
+        keep = single(classified, events, distance=distance, among=rows["valid"])
+        outputs["duplicates"] = write_split(classified, keep, folder)
+        rows = {name: values[keep] for name, values in rows.items()}
+    else:
+        write_particles(classified, outputs["particles"])
+        write_particles(classified, outputs["particles_star"])
+    table = class_table(model, rows, spec)
+    averages = np.asarray(model["averages"], np.float32)
+    save_classification(known, outputs["classification"])
+    write_image_stack(
+        outputs["classes"], resize_images(averages, spec.box), pixel_size=spec.pixel_size
+    )
+    write_table(outputs["class_table"], table, spec)
+    _draw(events, known, table, judged)
+    noise = float(rows["noise_probability"][rows["valid"]].mean())
+    if noise > MOSTLY_NOISE:
+        events.warning(
+            f"noise explains {100 * noise:.0f} percent of the particles as well as these classes "
+            "do; look at the picks, and at the sign of the contrast"
+        )
+    alive = int(np.sum(table.count > ALIVE * table.count.mean()))
+    events.emit(
+        "result",
+        particles=int(rows["valid"].sum()),
+        set_aside=int((~rows["valid"]).sum()),
+        **({"duplicates": int((~keep).sum())} if distance > 0.0 else {}),
+        classes=alive,
+        resolution=weighted_quantile(table.resolution, table.count.astype(np.float64), 0.5),
+        effective_classes=float(rows["spread"][rows["valid"]].mean()),
+        noise_share=noise,
+    )
+    return outputs
+
+
+def _draw(events: Events, known: Classification, table: ClassTable, judged: Evidence) -> None:
+    """Emit the pictures of a result."""
+    averages = np.asarray(known.model["averages"], np.float32)
+    events.picture(
+        "class_averages",
+        sorted_montage(averages, table.count, table.resolution),
+        title="class averages: number, particles, resolution",
+    )
+    if judged.controls.size:
+        picture = _evidence_picture(judged)
+        events.picture("evidence", picture, title="evidence for a particle, beside noise alone")
+    frc = _frc_picture(known.model, table, known.spec)
+    events.picture("class_frc", frc, title="ring correlation")
+
+
+def in_order(rows: Rows, count: int) -> dict[str, NDArray[Any]]:
+    """Put rows of chunks into the order of the particles table."""
+    ordered = {}
+    for name, values in rows.items():
+        if name != "index":
+            ordered[name] = np.zeros((count, *values.shape[1:]), values.dtype)
+            ordered[name][rows["index"]] = values
+    return ordered
+
+
+def assign(particles: xr.Dataset, rows: Rows, spec: ImageSpec) -> xr.Dataset:
+    """Return the particles with class, in-plane pose, shift, and how well they fit it."""
+    zero = np.zeros(len(rows["angle"]))
+    pose = matrix_from_euler(zero, zero, rows["angle"])
+    return particles.assign(
+        class_index=("particle", rows["class_index"].astype(np.int32)),
+        pose=(("particle", "i", "j"), np.asarray(pose, np.float64)),
+        shift=(("particle", "xy"), rows["shift"] * spec.crop_pixel_size),
+        posterior=("particle", rows["posterior"].astype(np.float32)),
+        log_likelihood=("particle", rows["log_likelihood"].astype(np.float32)),
+        fit=("particle", rows["fit"].astype(np.float32)),
+        scale=("particle", rows["scale"].astype(np.float32)),
+        evidence=("particle", rows["evidence"].astype(np.float32)),
+        noise_probability=("particle", rows["noise_probability"].astype(np.float32)),
+    )
+
+
+def write_table(path: Path, table: ClassTable, spec: ImageSpec) -> None:
+    """Write the table of classes, with RELION's labels where it has them."""
+    number = np.arange(1, table.count.size + 1)
+    general = {
+        "rlnOriginalImageSize": np.array([spec.box]),
+        "rlnPixelSize": np.array([spec.pixel_size]),
+        "rlnNrClasses": np.array([number.size]),
+        "dspaMaskDiameter": np.array([spec.mask_diameter]),
+    }
+    share = table.count / max(int(table.count.sum()), 1)
+    names = np.array([f"{n:06d}@{AVERAGES}" for n in number], object)
+    columns = {
+        "rlnReferenceImage": names,
+        "rlnClassNumber": number,
+        "rlnClassDistribution": share,
+        "rlnEstimatedResolution": table.resolution,
+        "dspaParticles": table.count,
+        "dspaMeanPosterior": table.certainty,
+        "dspaMeanFit": table.fit,
+        "dspaMeanLogLikelihood": table.log_likelihood,
+        "dspaEffectiveClasses": table.spread,
+        "dspaNoiseShare": table.noise,
+    }
+    write_star(path, [Block("model_general", general, loop=False), Block("model_classes", columns)])
+
+
+def _report_set_aside(context: Context, rows: Rows) -> None:
+    """Count and list the images that could not be used."""
+    aside = np.flatnonzero(~rows["valid"])
+    if aside.size:
+        text = "\n".join(str(row) for row in aside.tolist())
+        (context.folder / "set_aside.txt").write_text(text + "\n", encoding="utf-8")
+        first = ", ".join(str(row) for row in aside[:5].tolist())
+        context.events.warning(
+            f"{aside.size} of {rows['valid'].size} images were set aside (NaN, or nothing in "
+            f"them): rows {first}{' ...' if aside.size > 5 else ''} (the first is 0); all in "
+            "set_aside.txt"
+        )
+
+
+def _evidence_picture(judged: Evidence) -> bytes:
+    """Distributions of the evidence of the particles and of the images of noise."""
+    known = judged.evidence[np.isfinite(judged.evidence)]
+    low, high = np.quantile(known, (0.002, 0.998))
+    edges = np.linspace(min(low, judged.controls.min()), max(high, judged.controls.max()), 61)
+    shares = {
+        name: np.histogram(values, edges)[0] / values.size
+        for name, values in (("particles", known), ("noise", judged.controls))
+    }
+    return curves(
+        0.5 * (edges[1:] + edges[:-1]),
+        shares,
+        title="evidence for a particle: log-likelihood above what half of pure noise attains",
+        ylabel="share",
+        xlabel="evidence",
+    )
+
+
+def _frc_picture(model: Model, table: ClassTable, spec: ImageSpec) -> bytes:
+    """Curves of the sharpest, the middle and the dullest class that is alive."""
+    alive = np.flatnonzero(table.count > ALIVE * table.count.mean())
+    order = alive[np.argsort(table.resolution[alive], kind="stable")]
+    picks = {"sharpest": order[0], "median": order[len(order) // 2], "dullest": order[-1]}
+    shells = np.arange(model["frc"].shape[1])
+    return curves(
+        shells / spec.extent,
+        {f"{name} (class {c + 1})": model["frc"][c] for name, c in picks.items()},
+        title="ring correlation of half averages",
+        ylabel="FRC",
+        thresholds={"0.5": 0.5},
+        resolution=True,
+        ylim=(-0.2, 1.02),
+    )

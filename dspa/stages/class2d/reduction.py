@@ -1,0 +1,259 @@
+"""2D classification as a reduction: expectation in ``add``, the class averages in ``finish``.
+
+Online EM (Cappe & Moulines 2009, doi:10.1111/j.1467-9868.2009.00698.x): the sufficient statistics
+of a mini-batch are blended into those so far with a decaying step. The statistics of a class are
+its numerator and weight on the doubled Fourier grid, separately for four folds of the particles.
+The images of a fold are compared with averages of the other folds only: an average that holds an
+image's own noise draws that image to itself, and with few images a class nothing would ever move.
+Folds 0 and 1 against 2 and 3 are the halves whose correlation measures resolution.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.device import like, namespace, take_rows
+from dspa.ops.images.filter import low_pass
+from dspa.ops.images.noise import spread_shells
+from dspa.ops.poses.blind import Share, blind_shares, drawn_at
+from dspa.ops.poses.posterior2d import draw_cells, posterior
+from dspa.ops.poses.search2d import Found, Searcher, Searchers, search
+from dspa.ops.poses.soft2d import soft_sums
+from dspa.ops.sums.averages import centre_offsets, crossing
+from dspa.stages.class2d.census import class_prior
+from dspa.stages.class2d.contrast import fitted, tally_contrast
+from dspa.stages.class2d.mstep import references, solve
+from dspa.stages.class2d.noise import (
+    add_residuals,
+    batch_groups,
+    blend_sums,
+    drawing_places,
+    image_noise,
+    next_noise,
+)
+from dspa.stages.class2d.regroup import blended, regrouped
+from dspa.stages.class2d.sums import (
+    empty,
+    empty_rows,
+    insert_found,
+    insert_random,
+    insert_soft,
+    merge_sums,
+    outcome_of_search,
+    outcome_of_soft,
+    record,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dspa.dataflow.reduction import Model, Rows
+    from dspa.stages.class2d.mstep import Solved, Statistics
+    from dspa.stages.class2d.plan import ClassPlan, Sums
+    from dspa.stages.particles.chunks import ParticleBatch
+
+
+@dataclass(frozen=True, eq=False)
+class Class2D:
+    """Reduction of one pass (see ``dspa.dataflow.reduction``)."""
+
+    plan: ClassPlan
+    model: Model | None = None
+    searchers: Searchers | None = None
+
+    def bind(self, model: Model) -> Class2D:
+        """Prepare the class averages for the search."""
+        if self.plan.iteration == 0:
+            return replace(self, model=model)
+        averages = model["references"]
+        if self.plan.high_pass > 0.0:
+            pixel_size = self.plan.spec.crop_pixel_size
+            averages = averages - low_pass(averages, self.plan.high_pass, pixel_size=pixel_size)
+        owned = model["tally"][2] if self.plan.settled else None
+        prior = class_prior(model["counts"].sum(axis=0), owned)
+        made = Searchers(averages, self.plan.grid(), prior)
+        return replace(self, model=model, searchers=made)
+
+    def start(self) -> Sums:
+        """Return empty statistics."""
+        return empty(self.plan)
+
+    def bytes_per_item(self) -> int:
+        """Memory per particle: its band several times over, and its candidates."""
+        return 48 * self.plan.spec.band().count + 40_000
+
+    def add(self, partial: Sums, batch: ParticleBatch) -> tuple[Sums, Rows]:
+        """Find classes and poses of a batch and add it to the statistics."""
+        model, plan = _bound(self.model), self.plan
+        valid = np.flatnonzero(batch.valid)
+        rows = empty_rows(batch)
+        if valid.size == 0:
+            return partial, rows
+        count = batch.band.size(plan.reach)  # nothing beyond is looked at or added up
+        shells = image_noise(model, batch_groups(batch, valid)) * plan.uncertainty
+        # From here on everything of the size of images lies where they lie.
+        power = like(shells.astype(np.float32), reference=batch.images)
+        noise = spread_shells(power, batch.band)[:, :count]
+        transfer = take_rows(batch.ctf[:, :count], valid)
+        images = take_rows(batch.images[:, :count], valid)
+        y = namespace(images).conj(images) * (transfer / noise)
+        c2 = transfer * transfer / noise
+        fold = batch.state["fold"][valid]
+        if self.searchers is None:
+            insert_random(partial, batch.indices[valid], fold, plan=plan, y=y, c2=c2)
+            return partial, rows
+        searchers = self.searchers.beside(y)
+        for number in np.unique(fold).tolist():
+            mine = np.flatnonzero(fold == number)
+            whole = mine.size == valid.size  # as most chunks are: nothing to copy
+            place, searcher = valid[mine], searchers[number]
+            self._add_fold(
+                (partial, rows),
+                (number, searcher),
+                batch,
+                place=place,
+                y=y if whole else take_rows(y, mine),
+                c2=c2 if whole else take_rows(c2, mine),
+            )
+        return partial, rows
+
+    def _add_fold(
+        self,
+        made: tuple[Sums, dict[str, NDArray[Any]]],
+        one: tuple[int, Searcher],
+        batch: ParticleBatch,
+        *,
+        place: NDArray[np.int64],
+        y: Any,
+        c2: Any,
+    ) -> None:
+        """Search the images of one fold, at ``place`` of the batch, and add them up."""
+        fold, searcher = one
+        partial, rows = made
+        plan, model = self.plan, _bound(self.model)
+        if plan.soft:
+            lattice = soft_sums(searcher, y, c2)
+            insert_soft(partial, lattice, fold=fold, plan=plan, searcher=searcher)
+            outcome = outcome_of_soft(lattice, searcher)
+        else:
+            seen = search(searcher, y, c2, pruning=plan.pruning)
+            scores, scales = fitted(seen, plan, model)
+            found = posterior(seen.cells, scores, place.size, prior=seen.prior, hard=plan.hard)
+            outcome = outcome_of_search(seen, found, scales)
+            if plan.update_noise:
+                at = drawing_places(batch.indices[place], plan.iteration)
+                cells = draw_cells(seen.cells.image, scores + seen.prior, at)
+                few = np.flatnonzero(at < 1.0)
+                add_residuals(
+                    partial,
+                    (batch, place[few]),
+                    plan=plan,
+                    model=model,
+                    searcher=searcher,
+                    cells=seen.cells.take(cells[few]),
+                    scale=scales[cells[few]],
+                    y=take_rows(y, few),
+                    c2=take_rows(c2, few),
+                )
+            shares = self._blind(seen, (scores, scales), batch.indices[place], searcher, y=y, c2=c2)
+            if plan.image_scale:
+                partial["contrast"] += tally_contrast(outcome.score, outcome.norm)
+                contrast = like(outcome.scale[:, None], reference=y)
+                y, c2 = y * contrast, c2 * (contrast * contrast)
+            insert_found(
+                partial,
+                found,
+                outcome.fit,
+                shares,
+                fold=fold,
+                plan=plan,
+                model=model,
+                searcher=searcher,
+                y=y,
+                c2=c2,
+            )
+        record(partial, rows, outcome, place=place, searcher=searcher)
+
+    def _blind(
+        self,
+        seen: Found,
+        fit: tuple[NDArray[np.float32], NDArray[np.float32]],
+        indices: NDArray[np.int64],
+        searcher: Searcher,
+        *,
+        y: Any,
+        c2: Any,
+    ) -> tuple[Share, ...]:
+        """Shares of images under which no coefficient decides where it is added up."""
+        plan = self.plan
+        if plan.hard or not plan.blind:
+            return ()
+        at = drawn_at(indices, plan.iteration)
+        return blind_shares(searcher, seen, *fit, at=at, y=y, c2=c2)
+
+    def merge(self, a: Sums, b: Sums) -> Sums:
+        """Join two statistics."""
+        return merge_sums(a, b)
+
+    def finish(self, partial: Sums) -> Model:
+        """Blend the statistics into those so far and make the class averages (M-step)."""
+        model, plan = _bound(self.model), self.plan
+        band, mask = plan.spec.band(), plan.spec.crop_mask()
+        state, seeded = regrouped(blended(partial, model, plan), plan)
+        statistics = state.all
+        if plan.held:
+            statistics = statistics.hold(model["sums"], plan.held)
+        partner, poor = state.census.partner, state.poor
+        shown, solved = self._averaged(statistics, partner)
+        if plan.recentre and plan.iteration > 0:
+            offsets = np.clip(centre_offsets(solved.averages), -plan.max_shift, plan.max_shift)
+            offsets[np.hypot(*offsets.T) < 0.25] = 0.0
+            offsets[: plan.held] = 0.0
+            statistics = statistics.move(-offsets, band)
+            with_slot = np.flatnonzero(state.slots >= 0)
+            moves = np.zeros((poor.counts.shape[1], 2))
+            moves[state.slots[with_slot]] = -offsets[with_slot]
+            poor = poor.move(moves, band)
+            shown, solved = self._averaged(statistics, partner)
+        # What is written is made from the images of each class alone.
+        own = solved if plan.paired else self._solve(statistics)
+        return {
+            "averages": own.averages,
+            "references": references(shown, solved.prior, band, mask=mask),
+            "sums": statistics.sums,
+            "counts": statistics.counts,
+            **next_noise(plan, model, partial),
+            "contrast": blend_sums(model.get("contrast"), partial["contrast"], step=plan.step),
+            "frc": own.curve,
+            "shell": crossing(own.curve, 0.5),
+            "slots": state.slots,
+            "poor": poor.sums,
+            "poor_counts": poor.counts,
+            "tally": state.census.tally,
+            "saved": state.census.saved,
+            "age": state.census.age,
+            "partner": partner,
+            "seeded": seeded,
+            "total": partial["total"],
+            "iteration": np.asarray(plan.iteration),
+        }
+
+    def _averaged(
+        self, statistics: Statistics, partner: NDArray[np.int64]
+    ) -> tuple[Statistics, Solved]:
+        """Make averages, and return what they are made from: pairs share their images."""
+        shown = statistics.mirrored_too(partner)
+        return shown, self._solve(shown)
+
+    def _solve(self, statistics: Statistics) -> Solved:
+        spec = self.plan.spec
+        return solve(statistics, spec.band(), mask=spec.crop_mask(), reach=self.plan.reach)
+
+
+def _bound(value: Any) -> Any:
+    if value is None:
+        raise RuntimeError("the reduction is not bound to a model")
+    return value

@@ -1,0 +1,464 @@
+"""Keep the particles of good 2D classes: those named, or those that look like particles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.data.errors import InputError
+from dspa.io.particles import read_particles, write_particles
+from dspa.io.picture import montage
+from dspa.io.star import Block, find_block, numbers, read_star, write_star
+from dspa.io.volumes import read_images, write_image_stack
+from dspa.ops.images.class_quality import GOOD, ClassQuality, judge_classes
+from dspa.stages.class2d.output import AVERAGES, TABLE
+from dspa.stages.stage import Context, Input, Stage, param
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import xarray as xr
+    from numpy.typing import NDArray
+
+
+DOUBTFUL = 0.1  # probability of being noise below which nothing is trimmed
+NOISE = 0.5  # share that noise explains from which a class is one of noise
+
+
+@dataclass(frozen=True)
+class Params:
+    """Parameters of ``dspa select2d``."""
+
+    classes: tuple[int, ...] = param(
+        (), "Numbers of the classes to keep, from 1, as in the pictures and in rlnClassNumber."
+    )
+    auto: bool = param(False, "Keep the classes that look like particles.")
+    threshold: float = param(
+        GOOD, "With --auto: lowest score (0 to 1) that is kept.", minimum=0, maximum=1
+    )
+    trim: float = param(
+        0.04,
+        "With --auto: also reject the particles of good classes that noise explains, those with "
+        "the least evidence, as long as this and what is lost in classes of noise give up no more "
+        "than this share of the others (0: none).",
+        minimum=0,
+        maximum=1,
+    )
+    min_particles: int = param(0, "With --auto: fewest particles of a class.", minimum=0)
+
+
+@dataclass(frozen=True, eq=False)
+class Classes:
+    """Class averages and what is known of them.
+
+    Attributes
+    ----------
+    averages : (classes, y, x) float32
+    pixel_size : float
+        A.
+    count : (classes,) int64
+        Particles, counted in the table of particles.
+    resolution : (classes,) float64
+        A; the box where it is not known.
+    log_likelihood, noise : (classes,) float64 or None
+        Mean over the particles of the class; ``noise`` of the probability of being noise.
+    mask_diameter : float
+        A.
+    """
+
+    averages: NDArray[np.float32]
+    pixel_size: float
+    count: NDArray[np.int64]
+    resolution: NDArray[np.float64]
+    log_likelihood: NDArray[np.float64] | None
+    noise: NDArray[np.float64] | None
+    mask_diameter: float
+
+
+def read_classes(path: Path, member: NDArray[np.integer[Any]]) -> Classes:
+    """Read class averages and, where it lies beside them, their table.
+
+    Parameters
+    ----------
+    path : Path
+        Stack of averages.
+    member : (n,) int
+        Class of each particle, from 0; -1 none.
+
+    Raises
+    ------
+    InputError
+        If particles name classes that the stack does not hold.
+    """
+    stack = read_images(path)
+    averages = np.asarray(stack.images, np.float32)
+    classes = len(averages)
+    if member.size and int(member.max()) >= classes:
+        raise InputError(
+            f"{path}: holds {classes} averages and the particles name class "
+            f"{int(member.max()) + 1}; give the averages and the particles of the same job"
+        )
+    if not np.isfinite(averages).all():
+        raise InputError(f"{path}: holds averages that are not finite; classify again")
+    count = np.bincount(member[member >= 0], minlength=classes)
+    extent = averages.shape[-1] * stack.pixel_size
+    table = path.with_name(TABLE)
+    columns: dict[str, NDArray[np.float64]] = {}
+    mask = 0.9 * extent
+    if table.exists():
+        blocks = read_star(table)
+        found = find_block(blocks, "model_classes")
+        if found is not None and found.rows == classes:
+            for label in (
+                "rlnEstimatedResolution",
+                "dspaMeanLogLikelihood",
+                "dspaNoiseShare",
+            ):
+                if label in found.columns:
+                    columns[label] = numbers(table, label, found.columns[label])
+        general = find_block(blocks, "model_general")
+        if general is not None and "dspaMaskDiameter" in general.columns:
+            mask = float(numbers(table, "dspaMaskDiameter", general.columns["dspaMaskDiameter"])[0])
+    resolution = columns.get("rlnEstimatedResolution", np.full(classes, extent))
+    gains, noise = columns.get("dspaMeanLogLikelihood"), columns.get("dspaNoiseShare")
+    return Classes(
+        averages=averages,
+        pixel_size=stack.pixel_size,
+        count=count,
+        resolution=resolution,
+        log_likelihood=gains,
+        noise=noise,
+        mask_diameter=mask,
+    )
+
+
+def judge(classes: Classes) -> ClassQuality:
+    """Score the classes by their averages."""
+    return judge_classes(
+        classes.averages,
+        classes.count,
+        radius=classes.mask_diameter / classes.pixel_size / 2.0,
+        resolution=classes.resolution,
+        log_likelihood=classes.log_likelihood,
+        noise=classes.noise,
+    )
+
+
+def choose(classes: Classes, quality: ClassQuality, params: Params) -> NDArray[np.bool_]:
+    """Say which classes are kept: (classes,) bool.
+
+    Raises
+    ------
+    InputError
+        If neither or both of ``classes`` and ``auto`` are given, a number is not there, or
+        nothing would be kept.
+    """
+    total = len(classes.averages)
+    if bool(params.classes) == params.auto:
+        raise InputError("give either --classes with numbers such as 3,7,9, or --auto")
+    for item in fields(params):
+        if not params.auto and item.name not in {"classes", "auto"}:
+            value = getattr(params, item.name)
+            if value != item.default:
+                option = "--" + item.name.replace("_", "-")
+                raise InputError(f"{option} {value:g} does nothing without --auto; leave it out")
+    if params.auto:
+        keep = (quality.score >= params.threshold) & (classes.count >= params.min_particles)
+        if not keep.any():
+            raise InputError(
+                f"no class scores {params.threshold:g} or more; lower --threshold (the best has "
+                f"{quality.score.max():.2f}) or name --classes"
+            )
+        return keep
+    wrong = [c for c in params.classes if not 1 <= c <= total]
+    if wrong:
+        raise InputError(f"--classes {wrong[0]}: there are classes 1 to {total}")
+    keep = np.zeros(total, bool)
+    keep[np.array(params.classes) - 1] = True
+    if not classes.count[keep].sum():
+        raise InputError("the chosen classes hold no particles; choose others")
+    return keep
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """Particles, their classes, and which of these are kept.
+
+    Attributes
+    ----------
+    particles : Dataset
+    classes : Classes
+    quality : ClassQuality
+    keep : (classes,) bool
+    """
+
+    particles: xr.Dataset
+    classes: Classes
+    quality: ClassQuality
+    keep: NDArray[np.bool_]
+
+
+def admit(inputs: Mapping[str, Any], params: Params) -> Choice:
+    """Read particles and averages, and choose classes.
+
+    Parameters
+    ----------
+    inputs : mapping
+        As of `run`.
+    params : Params
+
+    Raises
+    ------
+    InputError
+        If the particles have no classes, or of `choose`.
+    """
+    particles = read_particles(inputs["particles"])
+    if "class_index" not in particles:
+        raise InputError(f"{inputs['particles']}: the particles have no classes; run class2d first")
+    member = np.asarray(particles["class_index"].values, np.int64)
+    classes = read_classes(Path(inputs["averages"]), member)
+    quality = judge(classes)
+    return Choice(particles, classes, quality, choose(classes, quality, params))
+
+
+def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str, Path]:
+    """Split particles by the quality of their classes.
+
+    Parameters
+    ----------
+    context : Context
+    inputs : mapping
+        ``particles`` with classes, ``averages`` (their class averages).
+    params : Params
+
+    Returns
+    -------
+    outputs : dict
+        ``particles``, ``particles_star``, ``rejected``, ``classes``, ``class_table``.
+    """
+    choice = admit(inputs, params)
+    particles, classes = choice.particles, choice.classes
+    quality, keep = choice.quality, choice.keep
+    member = np.asarray(particles["class_index"].values, np.int64)
+    good = (member >= 0) & keep[np.clip(member, 0, None)]
+    least = needed_evidence(particles, good, params.trim) if params.auto else -np.inf
+    trimmed = good & weaker(particles, least)
+    inside = good & ~trimmed
+    _pictures(context, classes, quality, keep)
+    outputs = _write(context.folder, particles, inside, renumber(keep))
+    write_image_stack(
+        context.folder / AVERAGES, classes.averages[keep], pixel_size=classes.pixel_size
+    )
+    write_scores(
+        context.folder / TABLE,
+        classes,
+        quality,
+        keep,
+        trimmed=np.bincount(member[trimmed], minlength=keep.size),
+    )
+    if params.auto:
+        _tell(context, particles, good, least)
+    context.events.emit(
+        "result",
+        particles=int(inside.sum()),
+        rejected=int((~inside).sum()),
+        trimmed=int(trimmed.sum()),
+        classes=int(keep.sum()),
+        of_classes=len(keep),
+    )
+    return outputs | {
+        "classes": context.folder / AVERAGES,
+        "class_table": context.folder / TABLE,
+    }
+
+
+def weaker(particles: xr.Dataset, least: float) -> NDArray[np.bool_]:
+    """Say which particles have less evidence than ``least``: (n,) bool."""
+    if "evidence" not in particles or not np.isfinite(least):
+        return np.zeros(int(particles.sizes["particle"]), bool)
+    return np.asarray(particles["evidence"].values, np.float64) < least
+
+
+def needed_evidence(particles: xr.Dataset, inside: NDArray[np.bool_], share: float) -> float:
+    """Decide how much evidence a particle of a good class needs; -inf where nothing is known.
+
+    Parameters
+    ----------
+    particles : Dataset
+    inside : (n,) bool
+        Particles of good classes.
+    share : float
+        As in `least_evidence`.
+    """
+    if share <= 0.0 or "evidence" not in particles or "noise_probability" not in particles:
+        return -np.inf
+    evidence = np.asarray(particles["evidence"].values, np.float64)
+    probability = np.asarray(particles["noise_probability"].values, np.float64)
+    member = np.asarray(particles["class_index"].values, np.int64)
+    known = member >= 0
+    noise = np.bincount(member[known], probability[known]) / np.maximum(
+        np.bincount(member[known]), 1
+    )
+    # What other rejected classes show is something else, and not given up for the sake of noise.
+    lost = known & ~inside & (np.where(known, noise[member], 0.0) >= NOISE)
+    return least_evidence(evidence, probability, inside, share=share, lost=lost)
+
+
+def least_evidence(
+    evidence: NDArray[np.float64],
+    probability: NDArray[np.float64],
+    inside: NDArray[np.bool_],
+    *,
+    share: float,
+    lost: NDArray[np.bool_] | None = None,
+) -> float:
+    """Decide how much evidence a particle of a good class needs.
+
+    Parameters
+    ----------
+    evidence, probability : (n,) float64
+        Of each particle, and of its being noise.
+    inside : (n,) bool
+        Particles of good classes.
+    share : float
+        Of the particles of both that are not noise: what may be given up.
+    lost : (n,) bool, optional
+        Particles of classes that were rejected as noise; some of them may be none.
+
+    Returns
+    -------
+    least : float
+        -inf where nothing is to be gained.
+    """
+    known = inside & np.isfinite(evidence)
+    spent = 0.0 if lost is None else float(np.sum(1.0 - probability[lost]))
+    budget = share * (float(np.sum(1.0 - probability[known])) + spent) - spent
+    rows = np.flatnonzero(known & (probability >= DOUBTFUL))
+    rows = rows[np.argsort(evidence[rows], kind="stable")]
+    trimmed = int(np.searchsorted(np.cumsum(1.0 - probability[rows]), budget, side="right"))
+    if trimmed == 0:
+        return -np.inf
+    return float(np.nextafter(evidence[rows[trimmed - 1]], np.inf))
+
+
+def renumber(keep: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Give the classes that are kept numbers from 0, the others -1, as in the stack written."""
+    return np.where(keep, np.cumsum(keep) - 1, -1).astype(np.int32)
+
+
+def _write(
+    folder: Path, particles: xr.Dataset, inside: NDArray[np.bool_], number: NDArray[np.int32]
+) -> dict[str, Path]:
+    """Write selected particles, in their new class numbers, and rejected ones."""
+    outputs = {
+        "particles": folder / "particles.zarr",
+        "particles_star": folder / "particles.star",
+        "rejected": folder / "rejected.zarr",
+    }
+    selected = particles.isel(particle=np.flatnonzero(inside))
+    member = number[np.asarray(selected["class_index"].values)]
+    selected = selected.assign(class_index=("particle", member))
+    write_particles(selected, outputs["particles"])
+    write_particles(selected, outputs["particles_star"])
+    write_particles(particles.isel(particle=np.flatnonzero(~inside)), outputs["rejected"])
+    return outputs
+
+
+def _tell(context: Context, particles: xr.Dataset, good: NDArray[np.bool_], least: float) -> None:
+    """Say what classes and trimming gave up."""
+    if "noise_probability" in particles:
+        likely = float(np.sum(1.0 - particles["noise_probability"].values[~good], dtype=np.float64))
+        context.events.message(
+            f"{int((~good).sum())} particles are in rejected classes; noise does not explain "
+            f"about {likely:.0f} of them"
+        )
+    if np.isfinite(least):
+        context.events.message(
+            f"particles of the kept classes were rejected where their evidence is below {least:.2g}"
+        )
+
+
+def write_scores(
+    path: Path,
+    classes: Classes,
+    quality: ClassQuality,
+    keep: NDArray[np.bool_],
+    *,
+    trimmed: NDArray[np.integer[Any]],
+) -> None:
+    """Write the classes that are kept, in their new numbers, and the scores of all."""
+    kept = np.flatnonzero(keep)
+    number = np.arange(1, kept.size + 1)
+    general: dict[str, NDArray[Any]] = {
+        "rlnPixelSize": np.array([classes.pixel_size]),
+        "rlnNrClasses": np.array([kept.size]),
+        "dspaMaskDiameter": np.array([classes.mask_diameter]),
+    }
+    selected: dict[str, NDArray[Any]] = {
+        "rlnReferenceImage": np.array([f"{n:06d}@{AVERAGES}" for n in number], object),
+        "rlnClassNumber": number,
+        "rlnEstimatedResolution": classes.resolution[kept],
+        "dspaParticles": classes.count[kept],
+        "dspaClassBefore": kept + 1,
+    }
+    if classes.log_likelihood is not None:
+        selected["dspaMeanLogLikelihood"] = classes.log_likelihood[kept]
+    if classes.noise is not None:
+        selected["dspaNoiseShare"] = classes.noise[kept]
+    judged: dict[str, NDArray[Any]] = {
+        "dspaClassBefore": np.arange(1, keep.size + 1),
+        "dspaSelected": keep.astype(np.int64),
+        "dspaClassScore": quality.score,
+        "dspaParticles": classes.count,
+        "dspaTrimmed": trimmed,
+        "rlnEstimatedResolution": classes.resolution,
+    }
+    for name, values in quality.figures.items():
+        judged[f"dspaFigure{_label(name)}"] = values
+    for name, values in quality.penalty.items():
+        judged[f"dspaPenalty{_label(name)}"] = values
+    blocks = (
+        Block("model_general", general, loop=False),
+        Block("model_classes", selected),
+        Block("class_scores", judged),
+    )
+    write_star(path, blocks)
+
+
+def _label(name: str) -> str:
+    return "".join(part.capitalize() for part in name.split("_"))
+
+
+def _pictures(
+    context: Context, classes: Classes, quality: ClassQuality, keep: NDArray[np.bool_]
+) -> None:
+    """Draw what is kept and what is not, each by falling score."""
+    for name, chosen in (("selected", keep), ("rejected", ~keep & (classes.count > 0))):
+        order = np.flatnonzero(chosen)
+        order = order[np.lexsort((-classes.count[order], -quality.score[order]))]
+        if order.size == 0:
+            continue
+        labels = [
+            f"{c + 1}: {classes.count[c]}, {classes.resolution[c]:.0f} A, {quality.score[c]:.2f}"
+            for c in order
+        ]
+        title = f"{name} classes: number, particles, resolution, score"
+        context.events.picture(
+            f"classes_{name}", montage(classes.averages[order], labels=labels), title=title
+        )
+
+
+STAGE = Stage(
+    name="select2d",
+    summary="keep the particles of good 2D classes",
+    params=Params,
+    inputs=(
+        Input("particles", "particles", help="Particles with classes."),
+        Input("averages", "classes", help="Their class averages; classes.star is read beside."),
+    ),
+    run=run,
+    admit=admit,
+)

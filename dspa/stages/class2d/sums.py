@@ -1,0 +1,322 @@
+"""The sums of a pass of 2D classification, and how the images of a batch come into them.
+
+Sums of a class are its numerator and weight on the doubled Fourier grid, for each fold of the
+particles; behind them lie those of the worst-fitting images of the largest classes. A partial holds
+only the folds that it has met: where chunks keep to one fold, a task makes and sends a quarter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.device import like
+from dspa.geometry.band import part_of_band
+from dspa.ops.poses.blind import Share, take_run
+from dspa.ops.poses.score2d import Candidates, insert_candidates, rotation_table, split
+from dspa.ops.sums.averages import empty_sums
+from dspa.stages.class2d.census import Census, relief
+from dspa.stages.class2d.contrast import empty_contrast
+from dspa.stages.class2d.mstep import FOLDS, tally
+from dspa.stages.class2d.noise import empty_noise
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dspa.dataflow.reduction import Model
+    from dspa.ops.poses.posterior2d import Posterior
+    from dspa.ops.poses.search2d import Found, Searcher
+    from dspa.ops.poses.soft2d import SoftSums
+    from dspa.stages.class2d.plan import ClassPlan, Sums
+    from dspa.stages.particles.chunks import ParticleBatch
+
+
+def empty(plan: ClassPlan) -> Sums:
+    """Return empty statistics, without grids of any fold."""
+    return {
+        "counts": np.zeros((FOLDS, plan.classes)),
+        "poor_counts": np.zeros((FOLDS, plan.slots)),
+        "tally": np.zeros((3, plan.classes)),  # sums of fits and log-likelihoods, number
+        "saved": np.zeros((plan.classes, plan.classes)),  # see class2d_census.relief
+        # Images, log-likelihood, effective classes, cells scored, searches that met a limit.
+        "total": np.zeros(5),
+        **empty_noise(plan),
+        "contrast": empty_contrast(),
+    }
+
+
+def grids_of(partial: Sums, fold: int, plan: ClassPlan, *, reference: Any = None) -> Any:
+    """Grids of one fold, made when first asked for: classes, then the slots of the largest ones.
+
+    They live where ``reference`` lives, on the host without it.
+    """
+    name = f"fold{fold}"
+    if name not in partial:
+        partial[name] = empty_sums(plan.classes + plan.slots, plan.reach, reference=reference)
+    return partial[name]
+
+
+def all_grids(partial: Sums, plan: ClassPlan) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Grids of every fold: of the classes (folds, classes, ...) and of the slots."""
+    every = [grids_of(dict(partial), fold, plan) for fold in range(FOLDS)]
+    return (
+        np.stack([grids[: plan.classes] for grids in every]),
+        np.stack([grids[plan.classes :] for grids in every]),
+    )
+
+
+def merge_sums(a: Sums, b: Sums) -> Sums:
+    """Join two statistics, which may have met different folds."""
+    both = {name: a[name] + b[name] for name in a if name in b}
+    return {**a, **b, **both}
+
+
+def empty_rows(batch: ParticleBatch) -> dict[str, NDArray[Any]]:
+    """Rows of a batch before anything is known of its images."""
+    count = len(batch)
+    return {
+        "index": batch.indices.copy(),
+        "valid": batch.valid.copy(),
+        "class_index": np.full(count, -1, np.int32),
+        "angle": np.zeros(count),
+        "shift": np.zeros((count, 2)),
+        "posterior": np.zeros(count, np.float32),
+        "log_likelihood": np.zeros(count, np.float32),
+        "fit": np.zeros(count, np.float32),
+        "scale": np.ones(count, np.float32),
+        "spread": np.zeros(count, np.float32),
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What one pass says of the images of one fold.
+
+    Attributes
+    ----------
+    best : Candidates
+        Most likely cell of the most likely class of each.
+    score, norm : (n,) float32
+        Its log-likelihood, and what that is expected to be of a perfect fit.
+    posterior : (n,) float32
+        Of the class.
+    log_likelihood : (n,) float32
+        Over all cells.
+    spread : (n,) float64
+        Effective number of classes.
+    scale : (n,) float32
+        Contrast of each image against its class.
+    second : (n,) int32
+        Second most likely class, -1 none.
+    margin : (n,) float32
+        Log-likelihood lost if the most likely class were gone.
+    scored, capped : float
+        Cells scored at the last radius; images that met a limit of the search.
+    """
+
+    best: Candidates
+    score: NDArray[np.float32]
+    norm: NDArray[np.float32]
+    posterior: NDArray[np.float32]
+    log_likelihood: NDArray[np.float32]
+    spread: NDArray[Any]
+    scale: NDArray[np.float32]
+    second: NDArray[np.int32]
+    margin: NDArray[np.float32]
+    scored: float
+    capped: float
+
+    @property
+    def fit(self) -> NDArray[Any]:
+        """Standard deviations from what a perfect match would score."""
+        norm = np.maximum(self.norm, 1e-6)
+        return (self.score - norm) / np.sqrt(2.0 * norm)
+
+
+def outcome_of_search(seen: Found, found: Posterior, scales: NDArray[np.float32]) -> Outcome:
+    """Tell what a search over candidates, with the contrast at each cell, says of each image."""
+    top = found.kept[found.best]
+    return Outcome(
+        best=found.cells.take(found.best),
+        score=seen.scores[top],
+        norm=seen.norms[top],
+        posterior=found.class_posterior,
+        log_likelihood=found.log_likelihood,
+        spread=found.spread,
+        scale=scales[top],
+        second=found.second,
+        margin=found.margin,
+        scored=float(seen.scored),
+        capped=float(seen.capped),
+    )
+
+
+def outcome_of_soft(found: SoftSums, searcher: Searcher) -> Outcome:
+    """Tell what the average over the whole coarse lattice says of each image."""
+    poses, shifts = int(found.weight.shape[0]), searcher.grid.coarse_shifts.size
+    second, margin = found.second()
+    return Outcome(
+        best=found.best,
+        score=found.score,
+        norm=found.norm,
+        posterior=found.classes.max(axis=1),
+        log_likelihood=found.log_likelihood,
+        spread=1.0 / (found.classes.astype(np.float64) ** 2).sum(axis=1),
+        scale=np.ones(found.best.size, np.float32),
+        second=second,
+        margin=margin,
+        scored=float(found.best.size * 2 * poses * shifts),
+        capped=0.0,
+    )
+
+
+def record(
+    partial: Sums,
+    rows: dict[str, NDArray[Any]],
+    outcome: Outcome,
+    *,
+    place: NDArray[np.int64],
+    searcher: Searcher,
+) -> None:
+    """Write the outcome of images into their rows (at ``place``) and the totals of the pass."""
+    best, fit, grid = outcome.best, outcome.fit, searcher.grid
+    rows["class_index"][place] = best.member
+    rows["angle"][place] = grid.angle(best.angle)
+    rows["shift"][place] = grid.shift_pixels[best.shift]
+    rows["posterior"][place] = outcome.posterior
+    rows["log_likelihood"][place] = outcome.log_likelihood
+    rows["fit"][place] = fit
+    rows["spread"][place] = outcome.spread
+    rows["scale"][place] = outcome.scale
+    owner, classes = best.member, searcher.classes
+    partial["saved"] += relief(owner, outcome.second, outcome.margin, classes)
+    partial["tally"] += tally(owner, fit, outcome.log_likelihood, classes)
+    partial["total"] += [
+        place.size,
+        float(outcome.log_likelihood.sum(dtype=np.float64)),
+        float(outcome.spread.sum(dtype=np.float64)),
+        outcome.scored,
+        outcome.capped,
+    ]
+
+
+def insert_found(
+    partial: Sums,
+    found: Posterior,
+    fit: NDArray[Any],
+    shares: tuple[Share, ...],
+    *,
+    fold: int,
+    plan: ClassPlan,
+    model: Model,
+    searcher: Searcher,
+    y: Any,
+    c2: Any,
+) -> None:
+    """Add images to the averages of their fold, the worst-fitting also to their own.
+
+    The coefficients that no share covers are added up with the posterior as it was found.
+    """
+    classes, slots, band = plan.classes, plan.slots, plan.spec.band()
+    partial["counts"][fold] += np.bincount(found.cells.member, found.weight, classes)
+    owner = found.cells.member[found.best]
+    # Only the image's own class, and only where the fit is below the average of that class. What is
+    # too large is halved evenly, by the angle: of two noise classes the better fitting one would
+    # take all back.
+    census = Census.read(model)
+    even = found.cells.angle[found.best] % 2 == 0
+    low = np.where(census.large[owner], even, fit < census.fit[owner])
+    covered, last = shares[-1].last if shares else 0, band.size(plan.reach)
+    planes = split(y)
+    for share in (*shares, Share(found.cells, found.weight, covered, last)):
+        cells, weight = share.cells, share.weight
+        slot = model["slots"][cells.member]
+        poor = low[cells.image] & (owner[cells.image] == cells.member)
+        poor &= (slot >= 0) & (slot < slots)
+        if cells is found.cells:
+            partial["poor_counts"][fold] += np.bincount(slot[poor], weight[poor], slots)
+        if share.first == share.last:
+            continue
+        both = Candidates(
+            *(
+                np.concatenate([values, values[poor]])
+                for values in (cells.image, cells.member, cells.angle, cells.shift)
+            )
+        )
+        insert_candidates(
+            grids_of(partial, fold, plan, reference=y),
+            np.concatenate([cells.member, classes + slot[poor]]).astype(np.int32),
+            both,
+            weight=np.concatenate([weight, weight[poor]]),
+            turns=searcher.turns,
+            phases=take_run(searcher.phases, share.first, share.last),
+            y=take_run(planes, share.first, share.last),
+            c2=take_run(c2, share.first, share.last),
+            band=part_of_band(band, share.first, share.last),
+        )
+
+
+def insert_soft(
+    partial: Sums, found: SoftSums, *, fold: int, plan: ClassPlan, searcher: Searcher
+) -> None:
+    """Add the sums per pose of the whole coarse lattice to the averages of their fold."""
+    poses, count = int(found.weight.shape[0]), int(found.weight.shape[1])
+    insert_candidates(
+        grids_of(partial, fold, plan, reference=found.weight),
+        found.member,
+        Candidates(
+            np.arange(poses, dtype=np.int32), found.member, found.angle, np.zeros(poses, np.int32)
+        ),
+        weight=np.ones(poses, np.float32),
+        turns=searcher.turns,
+        phases=_unmoved(count, reference=found.weight),
+        y=found.numerator,
+        c2=found.weight,
+        band=plan.spec.band(),
+    )
+    partial["counts"][fold] += found.classes.sum(axis=0, dtype=np.float64)
+
+
+def insert_random(
+    partial: Sums,
+    indices: NDArray[np.int64],
+    fold: NDArray[np.int8],
+    *,
+    plan: ClassPlan,
+    y: Any,
+    c2: Any,
+) -> None:
+    """Put every image into a class drawn from its index, as it lies."""
+    drawn = np.array(
+        [
+            np.random.default_rng([plan.seed, int(index), 0xC1A5]).integers(plan.held, plan.classes)
+            for index in indices
+        ],
+        np.int32,
+    )
+    band, planes = plan.spec.band(), split(y)
+    for number in np.unique(fold).tolist():
+        image = np.flatnonzero(fold == number).astype(np.int32)
+        member, zero = drawn[image], np.zeros(image.size, np.int32)
+        insert_candidates(
+            grids_of(partial, number, plan, reference=y),
+            member,
+            Candidates(image, member, zero, zero),
+            weight=np.ones(image.size, np.float32),
+            turns=like(rotation_table(np.zeros(1)), reference=y),
+            phases=_unmoved(band.size(plan.reach), reference=y),
+            y=planes,
+            c2=c2,
+            band=band,
+        )
+        partial["counts"][number] += np.bincount(member, minlength=plan.classes)
+    partial["total"][0] += indices.size
+
+
+def _unmoved(count: int, *, reference: Any) -> Any:
+    """Phases of the one shift that moves nothing, where an array lives: (1, 2, count) float32."""
+    phases = np.zeros((1, 2, count), np.float32)
+    phases[:, 0] = 1.0
+    return like(phases, reference=reference)

@@ -1,0 +1,1 @@
+"""What is estimated for micrographs, and the choice among them."""

@@ -1,0 +1,232 @@
+"""What every per-micrograph stage shares: small picklable handles on micrographs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from dspa.data.errors import InputError
+from dspa.io.micrographs import micrograph_info, read_micrograph_image
+from dspa.ops.ctf.model import CTF
+from dspa.ops.ctf.surface import TERMS, defocus_offset
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import xarray as xr
+    from numpy.typing import NDArray
+
+    from dspa.stages.stage import Context
+
+T = TypeVar("T")
+
+# Working copies of a micrograph that a task holds at once, float32: for estimates of memory.
+COPIES = 6
+
+
+@dataclass(frozen=True)
+class MicrographTask:
+    """One micrograph and what is known of it. Lengths in A, angles in rad.
+
+    Attributes
+    ----------
+    index : int
+        Row in the table of micrographs.
+    path, name : str
+    pixel_size, voltage, spherical_aberration, amplitude_contrast : float
+    sign : int
+        -1 where particles are dark in the file.
+    defocus_u, defocus_v, defocus_angle, phase_shift : float
+        NaN where unknown.
+    surface : tuple of float
+        How defocus varies over the micrograph (`dspa.ops.ctf.surface`); empty if it does not.
+    size : tuple of int
+        Rows and columns; zeros where the table does not say.
+    """
+
+    index: int
+    path: str
+    name: str
+    pixel_size: float
+    voltage: float
+    spherical_aberration: float
+    amplitude_contrast: float
+    sign: int
+    defocus_u: float
+    defocus_v: float
+    defocus_angle: float
+    phase_shift: float
+    surface: tuple[float, ...] = ()
+    size: tuple[int, int] = (0, 0)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns; of the file's header where the table does not say."""
+        if min(self.size) > 0:
+            return self.size
+        info = micrograph_info(self.path)
+        return info.rows, info.columns
+
+    def read(self) -> NDArray[np.float32]:
+        """Read the micrograph in the contrast of its file."""
+        return read_micrograph_image(self.path)
+
+    @property
+    def defocus(self) -> float:
+        """Mean defocus, NaN if unknown."""
+        return 0.5 * (self.defocus_u + self.defocus_v)
+
+    def offset(self, coordinate: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Defocus at coordinates (n, 2), A, above the mean of the micrograph: (n,) A."""
+        return defocus_offset(self.surface or np.zeros(TERMS), coordinate)
+
+    @property
+    def ctf(self) -> CTF | None:
+        """The CTF, None if unknown."""
+        if not np.isfinite(self.defocus):
+            return None
+        return CTF(
+            defocus_u=self.defocus_u,  # type: ignore[arg-type]
+            defocus_v=self.defocus_v,  # type: ignore[arg-type]
+            defocus_angle=np.nan_to_num(self.defocus_angle),
+            voltage=self.voltage,  # type: ignore[arg-type]
+            spherical_aberration=self.spherical_aberration,  # type: ignore[arg-type]
+            amplitude_contrast=self.amplitude_contrast,  # type: ignore[arg-type]
+            phase_shift=np.nan_to_num(self.phase_shift),
+        )
+
+
+def micrograph_tasks(micrographs: xr.Dataset, *, limit: int = 0) -> list[MicrographTask]:
+    """List the micrographs of a table.
+
+    Parameters
+    ----------
+    micrographs : Dataset
+    limit : int
+        Only so many, spread evenly over the table; 0 for all.
+    """
+    count = int(micrographs.sizes["micrograph"])
+    if count == 0:
+        raise InputError("the table of micrographs is empty; import micrographs first")
+    rows = np.arange(count)
+    if 0 < limit < count:
+        rows = np.unique(np.round(np.linspace(0, count - 1, limit)).astype(int))
+    optics = np.asarray(micrographs["optics"].values)
+    if (optics < 0).any():
+        raise InputError("a micrograph has no optics group; import the micrographs again")
+
+    def shared(name: str) -> NDArray[np.float64]:
+        if name not in micrographs:
+            raise InputError(f"the micrographs have no {name}; give it when importing them")
+        values = np.asarray(micrographs[name].values, np.float64)
+        return np.asarray(values[optics])
+
+    def own(name: str, missing: float) -> NDArray[np.float64]:
+        if name not in micrographs:
+            return np.full(count, missing)
+        return np.array(micrographs[name].values, np.float64)
+
+    columns = {
+        "pixel_size": shared("pixel_size"),
+        "voltage": shared("voltage"),
+        "spherical_aberration": shared("spherical_aberration"),
+        "amplitude_contrast": shared("amplitude_contrast"),
+        "defocus_u": own("defocus_u", np.nan),
+        "defocus_v": own("defocus_v", np.nan),
+        "defocus_angle": own("defocus_angle", np.nan),
+        "phase_shift": own("phase_shift", 0.0),
+    }
+    # A failed fit is no knowledge.
+    columns["defocus_u"][own("ctf_quality", -1.0) == 0] = np.nan
+    bad = ~(np.isfinite(columns["pixel_size"]) & (columns["pixel_size"] > 0))
+    if bad.any():
+        name = micrographs["micrograph_name"].values[int(np.flatnonzero(bad)[0])]
+        raise InputError(f"{name}: no pixel size; import the micrographs with --pixel-size")
+    signs = own("contrast_sign", -1.0)
+    sizes = micrographs["shape"].values if "shape" in micrographs else np.zeros((count, 2), int)
+    surfaces = local_surfaces(micrographs)
+    return [
+        MicrographTask(
+            index=int(row),
+            path=str(micrographs["path"].values[row]),
+            name=str(micrographs["micrograph_name"].values[row]),
+            sign=-1 if signs[row] < 0 else 1,
+            size=(int(sizes[row, 0]), int(sizes[row, 1])),
+            surface=tuple(surfaces[row].tolist()) if surfaces[row].any() else (),
+            **{key: float(values[row]) for key, values in columns.items()},
+        )
+        for row in rows
+    ]
+
+
+def local_surfaces(micrographs: xr.Dataset) -> NDArray[np.float64]:
+    """Local defocus of each micrograph, (m, 6); zeros where flat or unknown."""
+    if "defocus_surface" not in micrographs:
+        return np.zeros((int(micrographs.sizes["micrograph"]), TERMS))
+    return np.nan_to_num(np.asarray(micrographs["defocus_surface"].values, np.float64))
+
+
+def match_names(names: Sequence[str], among: Sequence[str]) -> NDArray[np.int64]:
+    """Find micrographs by name: (n,) position in ``among``, or -1.
+
+    Names are compared as they are, then by file name, then by file name without its suffix (which
+    the name looked for may lack: pickers name their files so); the last two only where unique.
+
+    Parameters
+    ----------
+    names, among : sequence of str
+    """
+    lookup: dict[tuple[str, str], int] = {}
+    repeated: set[tuple[str, str]] = set()
+    for position, name in enumerate(among):
+        path = PurePath(name)
+        for key in (("name", name), ("file", path.name), ("stem", path.stem)):
+            if lookup.setdefault(key, position) != position:
+                repeated.add(key)
+    found = np.full(len(names), -1, np.int64)
+    for i, name in enumerate(names):
+        path = PurePath(name)
+        known = (("name", name), ("file", path.name), ("stem", path.name), ("stem", path.stem))
+        for key in known:
+            if key in lookup and key not in repeated:
+                found[i] = lookup[key]
+                break
+    return found
+
+
+def contained(function: Callable[[], T]) -> T | str:
+    """Call a function; a fault of the input comes back as its sentence instead of an error."""
+    try:
+        return function()
+    except (InputError, ValueError) as error:
+        return str(error)
+
+
+def report_failures(
+    context: Context, tasks: Sequence[MicrographTask], results: Sequence[object], *, what: str
+) -> None:
+    """Warn of micrographs that were set aside; raise if none is left.
+
+    Parameters
+    ----------
+    context : Context
+    tasks : sequence of MicrographTask
+    results : sequence
+        A sentence where a micrograph failed.
+    what : str
+        What was tried, for the message.
+    """
+    failures = [
+        (task, result)
+        for task, result in zip(tasks, results, strict=True)
+        if isinstance(result, str)
+    ]
+    for task, sentence in failures[:20]:
+        context.events.warning(f"{task.name} set aside: {sentence}")
+    if len(failures) > 20:
+        context.events.warning(f"and {len(failures) - 20} more micrographs set aside")
+    if tasks and len(failures) == len(tasks):
+        raise InputError(f"{what}: no micrograph could be used; the first: {failures[0][1]}")

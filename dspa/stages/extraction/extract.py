@@ -1,0 +1,295 @@
+"""Cut particles out of micrographs: box, Fourier crop, background at mean 0 and deviation 1."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.data.errors import InputError
+from dspa.io.images import SHARD, ImageWriter, ParticleImages, write_images
+from dspa.io.micrographs import read_micrographs
+from dspa.io.particles import read_particles, write_particles
+from dspa.io.picture import montage
+from dspa.ops.images.extract import extract_boxes
+from dspa.ops.images.filter import low_pass
+from dspa.ops.images.normalise import normalise_background
+from dspa.ops.images.transform import resize_images
+from dspa.stages.exposures.tasks import MicrographTask, contained, micrograph_tasks
+from dspa.stages.extraction.tables import Boxes, Placement, particle_table, place_boxes
+from dspa.stages.particles.duplicates import DISTANCE
+from dspa.stages.stage import Context, Input, Stage, param
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import xarray as xr
+    from numpy.typing import NDArray
+
+# Images cut and normalised at once: so many, or fewer if large.
+BATCH = 64
+BATCH_BYTES = 2**23
+# RELION's default circle: three quarters of the box.
+BACKGROUND = 0.75
+SHOWN = 60
+
+
+@dataclass(frozen=True)
+class Params:
+    """Parameters of ``dspa extract``."""
+
+    box: int = param(help="Box size in pixels of the micrographs.", unit="px", minimum=16)
+    crop: int = param(0, "Fourier crop to this box (0: do not).", unit="px", minimum=0)
+    edge: str = param(
+        "drop", "Boxes that leave the micrograph: drop, or fill.", choices=("drop", "fill")
+    )
+    background_diameter: float = param(
+        0.0, "Circle outside which is background (0: 3/4 of the box).", unit="A", minimum=0
+    )
+    dust: float = param(
+        8.0, "Replace pixels beyond so many deviations by noise (0: keep them).", minimum=0
+    )
+    dtype: str = param("float16", "How images are stored.", choices=("float16", "float32"))
+    recenter: bool = param(False, "Put boxes where the particles' shifts say they are.")
+    min_distance: float | None = param(
+        None,
+        "Of particles closer than this the best is kept, 0: all (default: 20 with --recenter).",
+        unit="A",
+        minimum=0,
+    )
+    failed_ctf: str = param(
+        "drop", "Particles of micrographs whose CTF fit failed.", choices=("drop", "keep")
+    )
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """How a box becomes an image; lengths in pixels of the micrograph."""
+
+    box: int
+    size: int
+    background: float
+    dust: float
+    dtype: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """The boxes of one micrograph that lie in one shard, in order: boxes are sorted so."""
+
+    task: MicrographTask
+    start: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """What one task writes: a whole shard, so that every shard has one writer."""
+
+    number: int
+    pieces: tuple[_Piece, ...]
+
+
+def _shards(boxes: Boxes) -> list[_Shard]:
+    shards = []
+    for number, low in enumerate(range(0, boxes.row.size, SHARD)):
+        high = min(low + SHARD, boxes.row.size)
+        owner = boxes.task[low:high]
+        starts = boxes.start[low:high]
+        pieces = [_Piece(boxes.tasks[int(t)], starts[owner == t]) for t in np.unique(owner)]
+        shards.append(_Shard(number, tuple(pieces)))
+    return shards
+
+
+def _extract_shard(
+    writer: ImageWriter, recipe: _Recipe, shard: _Shard
+) -> tuple[NDArray[np.bool_], list[str]]:
+    """Cut one shard, a batch at a time; which images are good, and what was wrong."""
+    valid, faults = [], []
+    batch = max(1, min(BATCH, BATCH_BYTES // (4 * recipe.box**2)))
+    with writer.shard(shard.number) as stream:
+        for piece in shard.pieces:
+            pixels = contained(piece.task.read)
+            if isinstance(pixels, str):
+                faults.append(f"{piece.task.name} set aside: {pixels}")
+            for low in range(0, len(piece.start), batch):
+                starts = piece.start[low : low + batch]
+                if isinstance(pixels, str):
+                    images = np.zeros((len(starts), recipe.size, recipe.size), np.float32)
+                    good = np.zeros(len(starts), bool)
+                else:
+                    seed = hash_seed(recipe.seed, piece.task.index, *starts[0])
+                    images, good = _images(pixels, starts, recipe, sign=piece.task.sign, seed=seed)
+                stream.append(images.astype(recipe.dtype))
+                valid.append(good)
+            pixels = ""  # frees this micrograph before the next is read
+    return np.concatenate(valid), faults
+
+
+def _images(
+    pixels: NDArray[np.float32],
+    start: NDArray[np.int64],
+    recipe: _Recipe,
+    *,
+    sign: int,
+    seed: int,
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Cut, clean, crop and normalise a batch; particles bright."""
+    boxes = extract_boxes(pixels, start, recipe.box)
+    if sign < 0:
+        boxes = -boxes
+    images, valid = normalise_background(
+        boxes, diameter=recipe.background, dust=recipe.dust, seed=seed
+    )
+    if recipe.size != recipe.box:
+        small = resize_images(images, recipe.size)
+        scale = recipe.size / recipe.box
+        images, still = normalise_background(small, diameter=recipe.background * scale)
+        valid = valid & still
+    limit = np.finfo(recipe.dtype).max
+    return np.clip(images, -limit, limit), valid
+
+
+def hash_seed(*numbers: int) -> int:
+    """Derive a seed from numbers."""
+    return int(np.random.SeedSequence([abs(n) for n in numbers]).generate_state(1)[0])
+
+
+def _tasks(micrographs: xr.Dataset, params: Params) -> list[MicrographTask]:
+    tasks = micrograph_tasks(micrographs)
+    if "ctf_quality" in micrographs and params.failed_ctf == "drop":
+        failed = micrographs["ctf_quality"].values == 0
+        tasks = [task for task in tasks if not failed[task.index]]
+    sizes = {round(task.pixel_size, 4) for task in tasks}
+    if len(sizes) > 1:
+        raise InputError(
+            f"micrographs of several pixel sizes ({sorted(sizes)} A); extract them one by one"
+        )
+    if not tasks:
+        raise InputError("no micrograph has a good CTF; use --failed-ctf keep to go on")
+    return tasks
+
+
+def _recipe(params: Params, pixel_size: float, seed: int) -> _Recipe:
+    if params.crop > params.box:
+        raise InputError(f"--crop {params.crop} is larger than --box {params.box}")
+    background = params.background_diameter / pixel_size or BACKGROUND * params.box
+    if background > 1.2 * params.box:
+        raise InputError(
+            f"--background-diameter {params.background_diameter:g} A leaves no background in a box "
+            f"of {params.box * pixel_size:.0f} A"
+        )
+    size = params.crop or params.box
+    return _Recipe(params.box, size, background, params.dust, params.dtype, seed)
+
+
+def _placement(params: Params) -> Placement:
+    distance = params.min_distance
+    if distance is None:
+        distance = DISTANCE if params.recenter else 0.0
+    return Placement(params.box, params.recenter, params.edge == "fill", distance)
+
+
+def _source(inputs: Mapping[str, Any]) -> xr.Dataset:
+    path = inputs.get("particles") or inputs.get("picks")
+    if not path:
+        raise InputError("nothing to extract: give a picking job, or --particles")
+    return read_particles(path)
+
+
+def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[str, Path]:
+    """Cut every box; a task for each shard of 1,024 images."""
+    micrographs = read_micrographs(inputs["micrographs"])
+    tasks = _tasks(micrographs, params)
+    source = _source(inputs)
+    recipe = _recipe(params, tasks[0].pixel_size, context.seed)
+    boxes = place_boxes(source, tasks, _placement(params))
+    for note in boxes.set_aside:
+        context.events.warning(f"picks set aside: {note}")
+    pixel_size = tasks[0].pixel_size * params.box / recipe.size
+    store = context.folder / "images.zarr"
+    writer = write_images(
+        store, boxes.row.size, recipe.size, dtype=params.dtype, pixel_size=pixel_size
+    )
+    results = context.runner.map(
+        partial(_extract_shard, writer, recipe), _shards(boxes), name="extract"
+    )
+    writer.close()
+    for fault in dict.fromkeys(fault for _, faults in results for fault in faults):
+        context.events.warning(fault)
+    valid = np.concatenate([good for good, _ in results])
+    if not valid.any():
+        raise InputError("no image could be cut: every one is without variance or unreadable")
+    if not valid.all():
+        context.events.warning(
+            f"{int((~valid).sum())} images set aside: NaN, no variance, or an unreadable micrograph"
+        )
+    table = particle_table(
+        source, boxes, micrographs, pixel_size=pixel_size, size=recipe.size, store=str(store)
+    ).isel(particle=np.flatnonzero(valid))
+    write_particles(table, context.folder / "particles.zarr")
+    write_particles(table, context.folder / "particles.star")
+    _show(context, table)
+    context.events.message(
+        f"{int(valid.sum())} particles in boxes of {recipe.size} px at {pixel_size:.3f} A "
+        f"({recipe.size * pixel_size:.0f} A)"
+    )
+    context.events.emit(
+        "result", particles=int(valid.sum()), box=recipe.size, pixel_size=pixel_size
+    )
+    return {"particles": context.folder / "particles.zarr"}
+
+
+def _show(context: Context, table: xr.Dataset) -> None:
+    """Put examples, low-passed to 15 A, and the mean image into the report."""
+    images = ParticleImages(table)
+    count = len(images)
+    rows = np.unique(np.round(np.linspace(0, count - 1, min(SHOWN, count))).astype(int))
+    resolution = max(15.0, 3.0 * images.pixel_size)
+    examples = low_pass(images.read(rows), resolution, pixel_size=images.pixel_size)
+    context.events.picture("particles", montage(examples), title="particles, low-passed to 15 A")
+    some = np.unique(np.round(np.linspace(0, count - 1, min(1000, count))).astype(int))
+    mean = images.read(some).mean(axis=0)
+    context.events.picture(
+        "mean", montage(mean[None], tile=256), title=f"mean of {some.size} particles"
+    )
+
+
+def plan(inputs: Mapping[str, Any], params: Params) -> Mapping[str, Any]:
+    """Estimate work, memory and disk."""
+    count = int(_source(inputs).sizes["particle"])
+    size = params.crop or params.box
+    shape = read_micrographs(inputs["micrographs"]).get("shape")
+    pixels = 4096**2 if shape is None else int(np.prod(shape.values, axis=1).max())
+    item = size * size * np.dtype(params.dtype).itemsize
+    return {
+        "particles": count,
+        "tasks": math.ceil(count / SHARD),
+        "disk (MiB)": math.ceil(count * item / 2**20),
+        "memory per worker (MiB)": math.ceil((10 * BATCH_BYTES + 8 * pixels) / 2**20 + 256),
+        "estimate (s per core)": round(count * params.box**2 / 2e7, 1),
+    }
+
+
+STAGE = Stage(
+    name="extract",
+    summary="cut particles out of micrographs and normalise them",
+    params=Params,
+    inputs=(
+        Input("picks", "picks", optional=True),
+        Input("micrographs", "micrographs"),
+        Input(
+            "particles",
+            "particles",
+            positional=False,
+            optional=True,
+            help="Extract these again (with --recenter: where their shifts put them).",
+        ),
+    ),
+    run=run,
+    plan=plan,
+)

@@ -1,0 +1,1 @@
+"""What a project begins with: micrographs, movies, particles, picks and maps of others."""

@@ -1,0 +1,388 @@
+"""Import particles: STAR or cryoSPARC files whose stacks stay where they are; or picks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.data.errors import InputError
+from dspa.io.cs_particles import Orientation, read_cs_particles
+from dspa.io.images import ParticleImages, StackInfo, stack_info
+from dspa.io.locate import matching
+from dspa.io.particles import read_particles, write_particles
+from dspa.io.picks import read_picks
+from dspa.io.picture import montage
+from dspa.io.star_particles import read_star_particles
+from dspa.stages.imports.picks import common_pixel_size, place_on_micrographs
+from dspa.stages.particles.checks import ImageReport, examine, judge_contrast
+from dspa.stages.stage import Context, Input, Stage, param
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import xarray as xr
+    from numpy.typing import NDArray
+
+MM = 1e7  # mm to A
+RUN = 1024  # images a task looks at
+FEW_RUNS = 4
+_LISTED = 3
+_SMALLEST, _LARGEST = 0.01, 1000.0  # A; what is beyond is no pixel size
+_PREMULTIPLIED = ("rlnCtfDataAreCtfPremultiplied",)
+_CORRECTIONS = frozenset(
+    "rlnBeamTiltX rlnBeamTiltY rlnOddZernike rlnEvenZernike rlnMagMat00 rlnMagMat01 rlnMagMat10 "
+    "rlnMagMat11 ctf/tilt_A ctf/shift_A ctf/trefoil_A ctf/tetra_A ctf/anisomag".split()
+)
+
+
+@dataclass(frozen=True)
+class Params:
+    """Parameters of ``dspa import particles``."""
+
+    file: str = param(help="STAR or .cs file; pick files (.box, .cbox, .csv) as a quoted pattern.")
+    images_root: str | None = param(
+        None, "Folder that stack paths are relative to (the RELION or cryoSPARC project)."
+    )
+    pixel_size: float | None = param(
+        None, "Pixel size of the images, instead of the file's.", unit="A", minimum=0.01
+    )
+    micrograph_pixel_size: float | None = param(
+        None, "Pixel size of the coordinates, instead of the file's.", unit="A", minimum=0.01
+    )
+    voltage: float | None = param(
+        None, "Acceleration voltage, instead of the file's.", unit="kV", minimum=10
+    )
+    cs: float | None = param(
+        None, "Spherical aberration, instead of the file's.", unit="mm", minimum=0
+    )
+    amplitude_contrast: float | None = param(
+        None, "Amplitude contrast, instead of the file's.", minimum=0, maximum=1
+    )
+    contrast: str = param(
+        "auto",
+        "Particles are bright or dark in the stacks; auto looks at the images.",
+        choices=("auto", "bright", "dark"),
+    )
+    coordinate_origin: str = param(
+        "bottom-left",
+        "Corner from which a .cs file counts coordinates.",
+        choices=("bottom-left", "top-left"),
+    )
+    mirror_y: bool = param(
+        False, "Mirror poses, shifts and astigmatism of a .cs file in y (patch motion)."
+    )
+    check: str = param(
+        "full", "Look at every pixel, or at headers only.", choices=("full", "headers")
+    )
+
+
+def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[str, Path]:
+    """Import particles or picks."""
+    micrographs = inputs.get("micrographs")
+    table = _read(params, common_pixel_size(micrographs) if micrographs else None)
+    if "image_stack" not in table.variables:
+        if micrographs:
+            table = place_on_micrographs(context, table, micrographs)
+        return _finish(context, table, "picks")
+    table = _with_optics(context, table, params)
+    _name_unused(context, table)
+    infos = _check_stacks(table, params)
+    table = _with_pixel_size(context, table, infos)
+    table = _without_nan(context, table)
+    if params.check == "full":
+        table = _look(context, table, params)
+    elif params.contrast != "auto":
+        table = _signed(table, -1 if params.contrast == "dark" else 1)
+    _picture(context, table)
+    return _finish(context, table, "particles")
+
+
+def _read(params: Params, known_size: float | None) -> xr.Dataset:
+    files = matching(params.file)
+    if Path(params.file).suffix == ".zarr":
+        return read_particles(params.file)
+    if not files:
+        what = "a folder" if Path(params.file).is_dir() else "no such file"
+        raise InputError(f"{params.file}: {what}; name a .star or .cs file")
+    suffix = files[0].suffix.lower()
+    roots = [] if params.images_root is None else [params.images_root]
+    if suffix == ".cs":
+        corner = params.coordinate_origin == "bottom-left"
+        orientation = Orientation(bottom_left=corner, mirrored=params.mirror_y)
+        return read_cs_particles(_only(params, files), roots=roots, orientation=orientation)
+    size = params.micrograph_pixel_size or params.pixel_size or known_size
+    if suffix == ".star" and len(files) == 1:
+        table = read_star_particles(
+            files[0],
+            roots=roots,
+            pixel_size=params.pixel_size,
+            micrograph_pixel_size=params.micrograph_pixel_size or known_size,
+        )
+        # A file of picks that names no micrograph is named after it.
+        if size is None or {"micrograph", "image_stack"} & set(table.variables):
+            return table
+    if suffix in (".box", ".cbox", ".csv", ".star"):
+        if size is None:
+            raise InputError(f"{params.file}: picks in pixels; give --micrographs or --pixel-size")
+        return read_picks(files, pixel_size=size)
+    raise InputError(f"{params.file}: particles are imported from .star or .cs files")
+
+
+def _only(params: Params, files: Sequence[Path]) -> Path:
+    if len(files) > 1:
+        raise InputError(f"{params.file} matches {len(files)} files; import one at a time")
+    return files[0]
+
+
+def _with_optics(context: Context, table: xr.Dataset, params: Params) -> xr.Dataset:
+    """Put given optics in place of the file's; refuse a CTF whose optics are unknown."""
+    count = table.sizes["optics"]
+    given = {
+        "pixel_size": (params.pixel_size, 1.0, "--pixel-size"),
+        "micrograph_pixel_size": (params.micrograph_pixel_size, 1.0, ""),
+        "voltage": (params.voltage, 1.0, "--voltage"),
+        "spherical_aberration": (params.cs, MM, "--cs"),
+        "amplitude_contrast": (params.amplitude_contrast, 1.0, "--amplitude-contrast"),
+    }
+    for name, (value, factor, _) in given.items():
+        if value is not None:
+            table = table.assign({name: ("optics", np.full(count, value * factor))})
+    if "defocus_u" not in table.variables or np.isnan(table["defocus_u"].values).all():
+        context.events.warning("the file has no defocus: particles are used without a CTF")
+        names = ("defocus_u", "defocus_v", "defocus_angle", "phase_shift")
+        return table.drop_vars([n for n in names if n in table.variables])
+    for name in ("voltage", "spherical_aberration"):
+        if np.isnan(table[name].values).any():
+            raise InputError(
+                f"{params.file}: the {name.replace('_', ' ')} is unknown; give {given[name][2]}"
+            )
+    contrast = table["amplitude_contrast"].values
+    if np.isnan(contrast).any():
+        context.events.warning("the file has no amplitude contrast; 0.1 is used")
+        table = table.assign(amplitude_contrast=("optics", np.nan_to_num(contrast, nan=0.1)))
+    return table
+
+
+def _name_unused(context: Context, table: xr.Dataset) -> None:
+    """Say which optical corrections the file has that dspa keeps but does not apply."""
+    found = []
+    for name, array in table.variables.items():
+        words = str(name).removeprefix("extra:").removeprefix("cs:").split(":")[0]
+        if words in _PREMULTIPLIED and bool(np.any(array.values == 1)):
+            raise InputError(
+                f"{words}: the images are multiplied by their CTF already, which is not supported; "
+                "extract them without --premultiply"
+            )
+        if words in _CORRECTIONS and _says_something(words, array.values):
+            found.append(words)
+    if found:
+        context.events.warning(f"kept for the way back but not applied: {', '.join(sorted(found))}")
+
+
+def _says_something(name: str, values: NDArray[Any]) -> bool:
+    if values.dtype.kind not in "iuf":  # lists of Zernike coefficients
+        return any(c in "123456789" for text in values.ravel().tolist() for c in str(text))
+    nothing = 1.0 if name in ("rlnMagMat00", "rlnMagMat11") else 0.0
+    return bool((np.nan_to_num(values, nan=nothing) != nothing).any())
+
+
+def _check_stacks(table: xr.Dataset, params: Params) -> dict[str, StackInfo]:
+    """Open every stack's header; name all that are missing at once."""
+    paths = [str(p) for p in table["stack_path"].values]
+    missing = [p for p in paths if not Path(p).exists()]
+    if missing:
+        shown = ", ".join(missing[:_LISTED]) + (", ..." if len(missing) > _LISTED else "")
+        raise InputError(
+            f"{params.file}: {len(missing)} of {len(paths)} stacks are not there ({shown}); "
+            "run from the folder their paths are relative to, or give it with --images-root"
+        )
+    infos = {path: stack_info(path) for path in paths}
+    shapes = {(i.rows, i.columns): path for path, i in reversed(infos.items())}
+    if len(shapes) > 1:
+        text = "; ".join(f"{c} x {r} in {Path(p).name}" for (r, c), p in list(shapes.items())[:4])
+        raise InputError(f"{params.file}: mixed image sizes ({text}); import one size at a time")
+    rows, columns = next(iter(shapes))
+    if rows != columns:
+        raise InputError(f"{paths[0]}: images of {columns} x {rows} pixels; they must be square")
+    counts = np.array([infos[p].count for p in paths])
+    stack, index = table["image_stack"].values, table["image_index"].values
+    beyond = np.flatnonzero((index >= counts[stack]) | (index < 0))
+    if beyond.size:
+        path = paths[stack[beyond[0]]]
+        raise InputError(
+            f"{params.file}: row {beyond[0] + 1} wants image {index[beyond[0]] + 1} of {path}, "
+            f"which holds {infos[path].count}"
+        )
+    return infos
+
+
+def _with_pixel_size(
+    context: Context, table: xr.Dataset, infos: Mapping[str, StackInfo]
+) -> xr.Dataset:
+    """Settle box and pixel size: one for all; the headers serve where the file does not say."""
+    box = next(iter(infos.values())).rows
+    said = table["box_size"].values if "box_size" in table.variables else np.zeros(1)
+    if (said > 0).any() and (said[said > 0] != box).any():
+        context.events.warning(f"the file says {said.max()} pixels, the stacks hold {box}")
+    count = table.sizes["optics"]
+    table = table.assign(box_size=("optics", np.full(count, box, np.int32)))
+    headers = np.array([i.pixel_size for i in infos.values()])
+    headers = headers[np.isfinite(headers) & (headers > 0) & (np.abs(headers - 1.0) > 1e-6)]
+    size = table["pixel_size"].values.astype(np.float64)
+    if np.isnan(size).any():
+        if not headers.size or np.ptp(headers) > 5e-3 * headers.max():
+            raise InputError(
+                "the pixel size is neither in the file nor in the stacks; give --pixel-size"
+            )
+        context.events.message(f"pixel size {headers[0]:.4g} A, from the stacks")
+        size = np.where(np.isnan(size), headers[0], size)
+        table = table.assign(pixel_size=("optics", size))
+    used = size[np.unique(table["optics"].values)]
+    if not ((used > _SMALLEST) & (used < _LARGEST)).all():
+        raise InputError(f"a pixel size of {used.max():.4g} A; give the right --pixel-size")
+    if np.ptp(used) > 1e-3 * used.max():
+        text = ", ".join(f"{s:.4g}" for s in np.unique(used))
+        raise InputError(f"mixed pixel sizes ({text} A); import one size at a time")
+    if headers.size and abs(float(np.median(headers)) - used[0]) > 0.01 * used[0]:
+        context.events.warning(
+            f"the stacks say {float(np.median(headers)):.4g} A per pixel; {used[0]:.4g} A is used"
+        )
+    return table
+
+
+def _without_nan(context: Context, table: xr.Dataset) -> xr.Dataset:
+    """Set aside rows whose CTF, pose or shift is no number."""
+    good = np.ones(table.sizes["particle"], bool)
+    for name in ("defocus_u", "defocus_v", "defocus_angle", "pose", "shift"):
+        if name in table.variables:
+            finite = np.isfinite(table[name].values)
+            good &= finite.reshape(len(good), -1).all(1)
+    if not good.all():
+        _set_aside(context, table, ~good, "a defocus, pose or shift that is no number")
+        table = table.isel(particle=np.flatnonzero(good))
+    return table
+
+
+def _look(context: Context, table: xr.Dataset, params: Params) -> xr.Dataset:
+    """Look at every image: set the unusable aside, and tell bright from dark."""
+    unsigned = table.drop_vars("image_sign") if "image_sign" in table.variables else table
+    images = ParticleImages(unsigned)
+    starts = range(0, len(images), RUN)
+    order = np.lexsort((table["image_index"].values, table["image_stack"].values))
+    runs = [order[start : start + RUN] for start in starts]
+    parts = [images.select(rows) for rows in runs]
+    if len(parts) <= FEW_RUNS:  # not worth the start of a cluster
+        reports = [examine(part) for part in parts]
+    else:
+        reports = context.runner.map(examine, parts, name="look")
+    fault = next((r.fault for r in reports if r.fault), "")
+    if fault:
+        raise InputError(fault)
+    bad = np.zeros(len(images), bool)
+    for kind in ("not_finite", "constant"):
+        rows = [run[getattr(r, kind)] for run, r in zip(runs, reports, strict=True)]
+        chosen = np.zeros(len(images), bool)
+        chosen[np.concatenate(rows)] = True
+        what = "NaN or infinite pixels" if kind == "not_finite" else "one value only"
+        _set_aside(context, table, chosen, what)
+        bad |= chosen
+    if bad.all():
+        raise InputError(f"{params.file}: no image can be used")
+    table = _signed(table, _sign(context, table, reports, params))
+    return table.isel(particle=np.flatnonzero(~bad))
+
+
+def _sign(
+    context: Context, table: xr.Dataset, reports: Sequence[ImageReport], params: Params
+) -> int | None:
+    """Return the sign to set, None to leave the file's."""
+    seen = judge_contrast(reports)
+    words = {1: "bright", -1: "dark"}
+    finding = (
+        f"over {seen.images} images particles look {words[seen.sign]} "
+        f"({seen.significance:+.0f} standard errors)"
+        if seen.sign
+        else f"over {seen.images} images it cannot be told whether particles are bright or dark"
+    )
+    if params.contrast != "auto":
+        sign = 1 if params.contrast == "bright" else -1
+        if seen.sign == -sign:
+            context.events.warning(f"{finding}, but --contrast {params.contrast} is used")
+        return sign
+    if "image_sign" in table.variables:
+        said = table["image_sign"].values
+        if seen.sign and (said == -seen.sign).mean() > 0.5:
+            context.events.warning(
+                f"{finding}, but the file says {words[-seen.sign]}, which is used; "
+                f"--contrast {words[seen.sign]} overrules it"
+            )
+        else:
+            context.events.message(f"{finding}; the file's sign is used")
+        return None
+    if not seen.sign:
+        context.events.warning(f"{finding}; bright is assumed, --contrast dark overrules it")
+        return 1
+    context.events.message(f"{finding}; they are read so that they are bright")
+    return seen.sign
+
+
+def _signed(table: xr.Dataset, sign: int | None) -> xr.Dataset:
+    if sign is None:
+        return table
+    return table.assign(image_sign=("particle", np.full(table.sizes["particle"], sign, np.int8)))
+
+
+def _set_aside(context: Context, table: xr.Dataset, rows: NDArray[np.bool_], what: str) -> None:
+    count = int(rows.sum())
+    if not count:
+        return
+    chosen = np.flatnonzero(rows)
+    stack, index = table["image_stack"].values, table["image_index"].values
+    paths = table["stack_path"].values
+    names = [f"{index[i] + 1}@{paths[stack[i]]}" for i in chosen]
+    shown = ", ".join(names[:_LISTED]) + (", ..." if count > _LISTED else "")
+    context.events.warning(f"set aside {count} images with {what}: {shown}")
+    with (context.folder / "set_aside.txt").open("a", encoding="utf-8") as stream:
+        stream.writelines(f"{name}\t{what}\n" for name in names)
+
+
+def _picture(context: Context, table: xr.Dataset) -> None:
+    count = table.sizes["particle"]
+    rows = np.unique(np.linspace(0, count - 1, min(count, 24)).astype(np.int64))
+    images = ParticleImages(table.isel(particle=rows)).read(np.arange(len(rows)))
+    context.events.picture("particles", montage(images), title="particles, turned bright")
+
+
+def _finish(context: Context, table: xr.Dataset, kind: str) -> Mapping[str, Path]:
+    write_particles(table, context.folder / f"{kind}.zarr")
+    write_particles(table, context.folder / f"{kind}.star")
+    count = table.sizes["particle"]
+    figures: dict[str, Any] = {kind: count}
+    if "pixel_size" in table.variables and math.isfinite(float(table["pixel_size"].values[0])):
+        figures["pixel_size"] = float(table["pixel_size"].values[0])
+    if kind == "particles":
+        figures["box"] = int(table["box_size"].values[0])
+    context.events.message(f"{count} {kind} from {table.sizes.get('micrograph', 0)} micrographs")
+    context.events.emit("result", **figures)
+    return {kind: context.folder / f"{kind}.zarr"}
+
+
+PARTICLES_STAGE = Stage(
+    "import particles",
+    "bring in particles from a STAR or cryoSPARC file",
+    Params,
+    (
+        Input(
+            "micrographs",
+            "micrographs",
+            positional=False,
+            optional=True,
+            help="Of picks: where they lie; gives the pixel size, and what extract needs.",
+        ),
+    ),
+    run,
+)

@@ -1,0 +1,164 @@
+"""Remove duplicates: of particles that are one and the same, the best is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.data.errors import InputError
+from dspa.io.particles import read_particles, write_particles
+from dspa.ops.picks.duplicates import best_first, distinct
+from dspa.stages.stage import Context, Input, Stage, param
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import xarray as xr
+    from numpy.typing import NDArray
+
+    from dspa.dataflow.events import Events
+
+# What cryoSPARC takes.
+DISTANCE = 20.0  # A
+# Which of two is better: the first of these that tells.
+SCORES = ("log_likelihood", "posterior", "ncc_relative", "ncc")
+
+
+@dataclass(frozen=True)
+class Params:
+    """Parameters of ``dspa remove-duplicates``."""
+
+    min_distance: float = param(
+        DISTANCE, "Of particles closer than this the best is kept.", unit="A", minimum=0.1
+    )
+
+
+def true_positions(particles: xr.Dataset) -> NDArray[np.float64]:
+    """Return where particles are, box centre minus shift: (n, 2) float64, A.
+
+    Parameters
+    ----------
+    particles : Dataset
+    """
+    if "coordinate" not in particles:
+        raise InputError("the particles have no coordinates in their micrographs")
+    coordinate = np.asarray(particles["coordinate"].values, np.float64)
+    if "shift" not in particles:
+        return coordinate
+    return np.asarray(coordinate - np.nan_to_num(particles["shift"].values), np.float64)
+
+
+def without_duplicates(
+    particles: xr.Dataset,
+    position: NDArray[np.float64],
+    micrograph: NDArray[np.integer[Any]],
+    *,
+    distance: float,
+) -> NDArray[np.bool_]:
+    """Say which particles stay if none may be closer to a better one than a distance: (n,) bool.
+
+    The larger log-likelihood is better; where that does not tell (none, or equal) the larger
+    posterior, then the larger NCC, then the smaller uid.
+
+    Parameters
+    ----------
+    particles : Dataset
+        For the scores.
+    position : (n, 2) float64
+        A.
+    micrograph : (n,) int
+    distance : float
+        A.
+    """
+    scores = [np.asarray(particles[s].values, np.float64) for s in SCORES if s in particles]
+    order = best_first(scores, particles["uid"].values)
+    return distinct(position, micrograph, order=order, distance=distance)
+
+
+def require_positions(table: xr.Dataset, path: Path) -> None:
+    """Refuse particles of which nobody says where they lie.
+
+    Parameters
+    ----------
+    table : Dataset
+    path : Path
+        Of the table, for the message.
+    """
+    for name, what in (("coordinate", "coordinates"), ("micrograph", "micrographs")):
+        if name not in table:
+            raise InputError(
+                f"{path}: the particles have no {what}, so duplicates cannot be told; import "
+                "them with --micrographs, or do without removing duplicates"
+            )
+    if not _placed(table).any():
+        raise InputError(f"{path}: no particle has a micrograph and a coordinate to compare")
+
+
+def _placed(table: xr.Dataset) -> NDArray[np.bool_]:
+    """Particles whose micrograph and position are known: (n,) bool."""
+    finite = np.isfinite(true_positions(table)).all(axis=1)
+    return np.asarray((table["micrograph"].values >= 0) & finite, np.bool_)
+
+
+def single(
+    table: xr.Dataset, events: Events, *, distance: float, among: NDArray[np.bool_] | None = None
+) -> NDArray[np.bool_]:
+    """Say which particles are no duplicates, and tell how many are: (n,) bool.
+
+    Parameters
+    ----------
+    table : Dataset
+        That `require_positions` lets pass.
+    events : Events
+    distance : float
+        A.
+    among : (n,) bool, optional
+        Only these are compared; the others stay.
+    """
+    placed = _placed(table)
+    if not placed.all():
+        events.warning(f"{int((~placed).sum())} particles without a coordinate are kept")
+    keep = np.ones(placed.size, bool)
+    rows = np.flatnonzero(placed if among is None else placed & among)
+    keep[rows] = without_duplicates(
+        table.isel(particle=rows),
+        true_positions(table)[rows],
+        np.asarray(table["micrograph"].values)[rows],
+        distance=distance,
+    )
+    events.message(
+        f"{int((~keep).sum())} of {keep.size} particles lie closer than {distance:g} A "
+        "to a better one and are removed"
+    )
+    return keep
+
+
+def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[str, Path]:
+    """Split particles into those that stay and the duplicates."""
+    table = read_particles(inputs["particles"])
+    require_positions(table, inputs["particles"])
+    keep = single(table, context.events, distance=params.min_distance)
+    duplicates = write_split(table, keep, context.folder)
+    context.events.emit("result", particles=int(keep.sum()), duplicates=int((~keep).sum()))
+    return {"particles": context.folder / "particles.zarr", "duplicates": duplicates}
+
+
+def write_split(table: xr.Dataset, keep: NDArray[np.bool_], folder: Path) -> Path:
+    """Write ``particles`` and ``duplicates``, as ``.zarr`` and ``.star``; return the latter."""
+    for name, chosen in (("particles", keep), ("duplicates", ~keep)):
+        part = table.isel(particle=np.flatnonzero(chosen))
+        write_particles(part, folder / f"{name}.zarr")
+        write_particles(part, folder / f"{name}.star")
+    return folder / "duplicates.zarr"
+
+
+STAGE = Stage(
+    name="remove-duplicates",
+    summary="of particles closer than a distance keep the best",
+    params=Params,
+    inputs=(Input("particles", "particles"),),
+    run=run,
+)

@@ -1,0 +1,1 @@
+"""Picking, and the choice among picks."""

@@ -1,0 +1,1 @@
+"""Homogeneous refinement and post-processing."""

@@ -1,0 +1,194 @@
+"""What refinement leaves behind: maps, curves, particles with poses, pictures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.geometry.rotation import view_direction
+from dspa.io import picture
+from dspa.io.particles import write_particles
+from dspa.io.rendering import volume_rendering
+from dspa.io.star import Block, write_star
+from dspa.io.volumes import write_volume
+from dspa.ops.images.transform import resize_volume
+from dspa.ops.maps.postprocess import sharpen_map
+from dspa.ops.maps.resolution import CURVES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import xarray as xr
+    from numpy.typing import NDArray
+
+    from dspa.dataflow.events import Events
+    from dspa.dataflow.reduction import Model
+    from dspa.stages.particles.chunks import ImageSpec
+
+SHOWN = ("no mask", "spherical", "loose", "tight", "random phases", "corrected")
+
+
+def write_maps(folder: Path, model: Model, spec: ImageSpec) -> dict[str, Path]:
+    """Write the maps of the last iteration at the box and pixel size of the particles.
+
+    Parameters
+    ----------
+    folder : Path
+    model : mapping
+        From the last iteration.
+    spec : ImageSpec
+
+    Returns
+    -------
+    outputs : dict
+        ``volume``, ``half1``, ``half2``, ``mask``, ``volume_sharpened``.
+    """
+    whole = np.asarray(model["half"]).mean(axis=0)
+    sharpened = sharpen_map(
+        whole,
+        pixel_size=spec.crop_pixel_size,
+        fsc=np.clip(model["curves"][CURVES.index("corrected")], 0.0, 1.0),
+        mask=np.asarray(model["fsc_mask"]),
+    )
+    maps = {
+        "volume": model["volume"],
+        "half1": model["half"][0],
+        "half2": model["half"][1],
+        "mask": np.clip(model["fsc_mask"], 0.0, 1.0),
+        "volume_sharpened": sharpened.density,
+    }
+    outputs = {}
+    for name, density in maps.items():
+        full = resize_volume(np.asarray(density, np.float32), spec.box)
+        outputs[name] = folder / f"{name}.mrc"
+        write_volume(outputs[name], full, pixel_size=spec.pixel_size)
+    return outputs
+
+
+def write_fsc(
+    path: Path, curves: NDArray[np.float64], *, extent: float, shells: int, resolution: float
+) -> None:
+    """Write the curves as a STAR file whose first labels are RELION's.
+
+    Parameters
+    ----------
+    path : Path
+    curves : (len(CURVES), s) float64
+        In the order of `dspa.ops.maps.resolution.CURVES`.
+    extent : float
+        Edge of the box, A.
+    shells : int
+        Shells that hold data.
+    resolution : float
+        At 0.143 of the corrected curve, A.
+    """
+    index = np.arange(1, shells + 1)
+    values = {name: curves[number, 1 : shells + 1] for number, name in enumerate(CURVES)}
+    general = {"rlnFinalResolution": np.array([resolution])}
+    table: dict[str, NDArray[Any]] = {
+        "rlnSpectralIndex": index,
+        "rlnResolution": index / extent,
+        "rlnAngstromResolution": extent / index,
+        "rlnFourierShellCorrelationCorrected": values["corrected"],
+        "rlnFourierShellCorrelationUnmaskedMaps": values["no mask"],
+        "rlnFourierShellCorrelationMaskedMaps": values["tight"],
+        "rlnCorrectedFourierShellCorrelationPhaseRandomizedMaskedMaps": values["random phases"],
+        "dspaFscSpherical": values["spherical"],
+        "dspaFscLoose": values["loose"],
+    }
+    write_star(path, [Block("general", general, loop=False), Block("fsc", table)])
+
+
+def write_poses(
+    folder: Path,
+    particles: xr.Dataset,
+    state: Mapping[str, NDArray[Any]],
+    *,
+    rows: Mapping[str, NDArray[Any]],
+    valid: NDArray[np.bool_],
+) -> dict[str, Path]:
+    """Write the particles with their poses, shifts and half sets; those set aside are left out.
+
+    Parameters
+    ----------
+    folder : Path
+    particles : Dataset
+    state : mapping
+        ``pose``, ``shift``, ``half_set`` of all particles.
+    rows : mapping
+        ``log_likelihood`` and ``probability`` of all particles.
+    valid : (n,) bool
+    """
+    done = particles.assign(
+        pose=(("particle", "i", "j"), np.asarray(state["pose"], np.float64)),
+        shift=(("particle", "xy"), np.asarray(state["shift"], np.float64)),
+        half_set=("particle", np.asarray(state["half_set"], np.int8)),
+        posterior=("particle", np.asarray(rows["probability"], np.float32)),
+        log_likelihood=("particle", np.asarray(rows["log_likelihood"], np.float32)),
+    )
+    done = done.isel(particle=np.flatnonzero(valid))
+    write_particles(done, folder / "particles.zarr")
+    write_particles(done, folder / "particles.star")
+    return {"particles": folder / "particles.zarr", "particles_star": folder / "particles.star"}
+
+
+def show_iteration(events: Events, model: Model, spec: ImageSpec, *, iteration: int) -> None:
+    """Emit the pictures of an iteration: central slices and the curves."""
+    pixel_size = spec.crop_pixel_size
+    events.picture(
+        "slices",
+        picture.volume_slices(model["volume"], pixel_size=pixel_size),
+        title=f"map after iteration {iteration}",
+    )
+    draw_fsc(events, model["curves"], extent=spec.extent, shells=spec.radius)
+
+
+def draw_fsc(events: Events, curves: NDArray[np.float64], *, extent: float, shells: int) -> None:
+    """Emit the picture of the FSC curves."""
+    shell = np.arange(1, shells + 1)
+    series = {name: curves[CURVES.index(name), 1 : shells + 1] for name in SHOWN}
+    events.picture(
+        "fsc",
+        picture.curves(
+            shell / extent,
+            series,
+            title="Fourier shell correlation of the half maps",
+            xlabel="resolution (A)",
+            ylabel="FSC",
+            thresholds={"0.143": 0.143, "0.5": 0.5},
+            resolution=True,
+            ylim=(-0.1, 1.05),
+        ),
+        title="gold-standard FSC",
+    )
+
+
+def show_result(
+    events: Events, model: Model, spec: ImageSpec, *, state: Mapping[str, NDArray[Any]]
+) -> None:
+    """Emit the pictures of the end: rendering, mask, views, progress."""
+    events.picture("rendering", volume_rendering(model["volume"]), title="map")
+    events.picture("mask", picture.volume_slices(model["fsc_mask"], mask=True), title="FSC mask")
+    events.picture(
+        "views",
+        picture.angular_distribution(view_direction(state["pose"])),
+        title="viewing directions",
+    )
+    history = np.asarray(model["history"])
+    if len(history) > 1:
+        events.picture(
+            "progress",
+            picture.curves(
+                np.arange(1, len(history) + 1),
+                {
+                    "FSC 0.143": spec.extent / np.maximum(history[:, 0], 1e-3),
+                    "compared to": spec.extent / history[:, 1],
+                },
+                title="resolution per iteration",
+                xlabel="iteration",
+                ylabel="A",
+            ),
+            title="progress",
+        )

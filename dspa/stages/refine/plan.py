@@ -1,0 +1,303 @@
+"""What an iteration of refinement does: radii, angles, shifts. All follow from the resolution.
+
+Everything here is a pure function of the settings and of figures kept in the model, so that a
+resumed job plans the same iterations as an undisturbed one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dspa.ops.poses.pose_search import Level, Shifts
+from dspa.ops.poses.sphere import TURNS, step_of_order
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from dspa.stages.particles.chunks import ImageSpec
+
+COARSE_ORDER = 2  # 15 degrees
+LOCAL_ORDER = 4  # from 3.8 degrees on, searches may be local
+GLOBAL_EVERY = 4
+KEPT = (40, 20)  # most poses that go on from the first and second level
+FEWEST, MOST = 12, 40  # most poses of a posterior, where it is narrow and where it is broad
+BROAD = 30.0  # effective poses of a posterior beyond which a step is finer than images can tell
+NARROW = 5.0  # effective poses up to which a local search loses nothing
+SEEN = 8.5  # coarse radius, in resolution elements across the particle
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What stays the same through a refinement.
+
+    Attributes
+    ----------
+    spec : ImageSpec
+    symmetry : str
+        As in ``symmetry_operators``.
+    initial_radius : float
+        Initial low-pass, Fourier pixels.
+    reach : float
+        Largest shift against where a particle was thought to be, pixels.
+    seed : int
+    local : bool
+        Whether searches may become local.
+    scale : bool
+        Whether every image gets a scale of its own.
+    """
+
+    spec: ImageSpec
+    symmetry: str
+    initial_radius: float
+    reach: float
+    seed: int = 0
+    local: bool = True
+    scale: bool = True
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one iteration does.
+
+    Attributes
+    ----------
+    settings : Settings
+    iteration : int
+        From 1.
+    radius : int
+        Finest shell that images are compared in.
+    insert_radius : int
+        Finest shell that is reconstructed.
+    levels : tuple of Level
+        Of the global search, or of the local one.
+    shifts : Shifts
+    local : bool
+        Start from the poses of the iteration before.
+    profile : bool
+        The grey scale of the model is unknown (the first iteration).
+    """
+
+    settings: Settings
+    iteration: int
+    radius: int
+    insert_radius: int
+    levels: tuple[Level, ...]
+    shifts: Shifts
+    local: bool
+    profile: bool
+
+    @property
+    def spec(self) -> ImageSpec:
+        """Of the images."""
+        return self.settings.spec
+
+    @property
+    def seeds(self) -> tuple[int, int]:
+        """Seed of this iteration's grid."""
+        return (self.settings.seed, self.iteration)
+
+
+def angular_order(radius: float, diameter: float) -> int:
+    """Return the order whose step moves the particle's edge by about a third of a wavelength.
+
+    Parameters
+    ----------
+    radius : float
+        Finest shell, Fourier pixels.
+    diameter : float
+        Of the particle, as a fraction of the box.
+    """
+    step = 2.5 / (np.pi * radius * diameter)
+    return max(COARSE_ORDER + 1, int(np.ceil(np.log2(2.0 * np.pi / TURNS / step) - 1e-6)))
+
+
+@dataclass(frozen=True)
+class Fineness:
+    """The last step of a search, and how many poses it leaves.
+
+    Attributes
+    ----------
+    order : int
+        Of the last level.
+    effective : float
+        Poses per image that the posterior is expected to share.
+    """
+
+    order: int
+    effective: float
+
+    @property
+    def last(self) -> int:
+        """Most poses of a posterior: room for what is expected, twice over."""
+        return int(np.clip(np.ceil(2.5 * self.effective) + 4, FEWEST, MOST))
+
+    @property
+    def parents(self) -> int:
+        """Most poses that go on to the last level."""
+        return max(9, self.last // 2)
+
+
+def choose_fineness(
+    radius: int, diameter: float, model: Mapping[str, NDArray[np.float64]]
+) -> Fineness:
+    """Choose the finest step that resolution calls for and images can tell.
+
+    A posterior that is broad at a step would be cut to a few of its cells, picked by noise, at a
+    finer one. Its width goes down with the radius, so its cells with the cube of that, and up
+    eightfold with each order.
+
+    Parameters
+    ----------
+    radius : int
+        Finest shell compared.
+    diameter : float
+        Of the particle, as a fraction of the box.
+    model : mapping
+        ``effective``, ``order`` and ``radius`` of the iteration before; order 0 for none.
+    """
+    wanted, before = angular_order(radius, diameter), int(model["order"])
+    if before == 0:
+        return Fineness(wanted, BROAD / 2)
+    sharper = (float(model["radius"]) / radius) ** 3
+    at_before = float(model["effective"]) * min(sharper, 4.0)
+    order = wanted
+    while order > COARSE_ORDER + 1 and at_before * 8.0 ** (order - before) > BROAD:
+        order -= 1
+    return Fineness(order, max(1.0, at_before * 8.0 ** (order - before)))
+
+
+def search_levels(
+    radius: int, diameter: float, *, box: int, fineness: Fineness
+) -> tuple[Level, ...]:
+    """Lay out the levels of a global search.
+
+    Parameters
+    ----------
+    radius : int
+        Finest shell compared.
+    diameter : float
+        Of the particle, as a fraction of the box.
+    box : int
+        Pixels.
+    fineness : Fineness
+    """
+    last, first = fineness.order, COARSE_ORDER
+    coarse = min(float(radius), SEEN / diameter)
+    count = last - first
+    steps = shift_steps(coarse, radius, box=box, levels=count + 1)
+    levels = []
+    for number in range(count + 1):
+        grown = coarse * (radius / coarse) ** (number / count)
+        cap = KEPT[0] if number == 0 else max(KEPT[1], fineness.parents)
+        if number == count - 1 and number > 0:
+            cap = fineness.parents
+        if number == count:
+            cap = fineness.last
+        levels.append(Level(first + number, min(radius, round(grown)), steps[number], cap))
+    return tuple(levels)
+
+
+def local_levels(radius: int, *, box: int, fineness: Fineness) -> tuple[Level, ...]:
+    """Lay out the two levels of a local search: the last two of the global one."""
+    last = fineness.order
+    coarse = max(1.0, 0.75 * radius)
+    steps = shift_steps(coarse, radius, box=box, levels=2)
+    return (
+        Level(last - 1, min(radius, round(coarse)), steps[0], fineness.parents),
+        Level(last, radius, steps[1], fineness.last),
+    )
+
+
+def shift_steps(coarse: float, radius: float, *, box: int, levels: int) -> list[float]:
+    """Edges of the cells of shifts, halved from level to level until fine enough.
+
+    Parameters
+    ----------
+    coarse, radius : float
+        Shells seen at the first and at the last level.
+    box : int
+        Pixels.
+    levels : int
+    """
+    first, fine = 0.38 * box / coarse, 0.3 * box / radius
+    halvings = max(0, int(np.ceil(np.log2(first / fine) - 1e-6)))
+    return [first / 2 ** min(number, halvings) for number in range(levels)]
+
+
+def next_radius(settings: Settings, model: Mapping[str, NDArray[np.float64]]) -> int:
+    """Return the finest shell the next iteration compares: a little beyond what is known."""
+    known = float(model["shell_143"])
+    last = float(model["radius"])
+    # At most double: shells that no image was aligned to yet may correlate by chance.
+    wanted = min(1.15 * known + 2.0, 2.0 * last + 2.0)
+    floor = np.ceil(settings.initial_radius)
+    return int(np.clip(round(wanted), min(floor, settings.spec.radius), settings.spec.radius))
+
+
+def plan_iteration(
+    settings: Settings, iteration: int, model: Mapping[str, NDArray[np.float64]]
+) -> Plan:
+    """Plan an iteration.
+
+    Parameters
+    ----------
+    settings : Settings
+    iteration : int
+        From 1.
+    model : mapping
+        What the iteration before left (or the start): ``shell_143``, ``radius``, ``diameter``
+        (fraction of the box), ``shift_sigma`` (pixels), ``order`` and ``effective``.
+    """
+    spec = settings.spec
+    first = iteration == 1
+    radius = int(np.ceil(settings.initial_radius)) if first else next_radius(settings, model)
+    radius = int(np.clip(radius, min(4, spec.radius), spec.radius))
+    diameter = float(np.clip(model["diameter"], 0.2, 1.0))
+    fineness = choose_fineness(radius, diameter, model)
+    told = int(model["order"]) == fineness.order and float(model["effective"]) <= NARROW
+    fine = fineness.order >= LOCAL_ORDER and iteration > 3 and told
+    local = settings.local and fine and iteration % GLOBAL_EVERY != 0
+    if local:
+        levels = local_levels(radius, box=spec.crop, fineness=fineness)
+    else:
+        levels = search_levels(radius, diameter, box=spec.crop, fineness=fineness)
+    draw = np.random.default_rng([settings.seed, iteration, 3]).uniform(-0.5, 0.5, 2)
+    sigma = max(float(model["shift_sigma"]), 0.5 * levels[-1].shift_step)
+    reach = min(settings.reach, max(3.0 * sigma, 3.0)) if iteration > 2 else settings.reach
+    shifts = Shifts(reach, (float(draw[0]), float(draw[1])), sigma)
+    insert_radius = min(spec.radius, max(2 * radius, radius + 8))
+    return Plan(settings, iteration, radius, insert_radius, levels, shifts, local, first)
+
+
+def converged(history: NDArray[np.float64], *, least: int = 5, patience: int = 3) -> bool:
+    """Tell whether resolution has stopped improving.
+
+    Parameters
+    ----------
+    history : (iterations, 3) float64
+        Per iteration: the shell at FSC 0.143, the radius compared, and the sum of the corrected
+        FSC over shells, which still rises when the first cannot (at Nyquist).
+    least : int
+        Iterations that are always made.
+    patience : int
+        Iterations without a gain of a fifth of a shell in either that end it.
+    """
+    if len(history) < least:
+        return False
+    known = history[:, (0, 2)]
+    before = known[:-patience].max(axis=0, initial=0.0)
+    return bool((known[-patience:].max(axis=0) < before + 0.2).all())
+
+
+def describe(plan: Plan) -> dict[str, float]:
+    """Return the figures a user watches."""
+    return {
+        "compared_to": plan.spec.extent / plan.radius,
+        "angular_step": float(np.degrees(step_of_order(plan.levels[-1].order))),
+        "shift_step": plan.levels[-1].shift_step * plan.spec.crop_pixel_size,
+    }

@@ -1,0 +1,181 @@
+"""Post-processing: resolution in a mask, sharpening, weighting of the half maps of a refinement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.data.errors import InputError
+from dspa.io import picture
+from dspa.io.rendering import volume_rendering
+from dspa.io.volumes import Volume, read_volume, write_volume
+from dspa.ops.maps.fsc import resolution_shell
+from dspa.ops.maps.postprocess import SharpenedMap, sharpen_map
+from dspa.ops.maps.resolution import Resolution, measure_resolution
+from dspa.stages.refine.output import draw_fsc, write_fsc
+from dspa.stages.refine.start import resample
+from dspa.stages.stage import Context, Input, Stage, check, param
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class PostprocessParams:
+    """Parameters of `dspa postprocess`."""
+
+    bfactor: float | None = param(
+        None, "B-factor to apply, negative sharpens; fitted if left out",
+        unit="A^2", minimum=-1000.0, maximum=1000.0,
+    )  # fmt: skip
+    fit_from: float = param(
+        10.0, "coarse end of the B-factor fit", unit="A", minimum=4.0, maximum=50.0
+    )
+    lowpass: float = param(
+        0.0, "low-pass; 0: where the corrected FSC falls below 0.143",
+        unit="A", minimum=0.0, maximum=100.0,
+    )  # fmt: skip
+    mask_diameter: float = param(
+        0.0, "diameter of the spherical mask; 0: the whole box",
+        unit="A", minimum=0.0, maximum=5000.0,
+    )  # fmt: skip
+
+
+def run(context: Context, inputs: Mapping[str, Any], params: PostprocessParams) -> dict[str, Path]:
+    """Sharpen a map and measure its resolution.
+
+    Parameters
+    ----------
+    context : Context
+    inputs : mapping
+        ``volume``: a map whose folder holds ``half1.mrc`` and ``half2.mrc``; ``mask``: optional.
+    params : PostprocessParams
+
+    Returns
+    -------
+    outputs : dict of name to path
+    """
+    check(params)
+    first, second = read_halves(Path(inputs["volume"]))
+    pixel_size, box = first.pixel_size, first.density.shape[0]
+    mask = None
+    if inputs.get("mask") is not None:
+        given = resample(read_volume(inputs["mask"]), box=box, pixel_size=pixel_size)
+        mask = np.clip(given, 0.0, 1.0).astype(np.float32)
+        if float(mask.max()) < 0.5:
+            raise InputError(f"{inputs['mask']}: the mask holds no value above 0.5")
+    measured = measure_resolution(
+        first.density,
+        second.density,
+        pixel_size=pixel_size,
+        diameter=params.mask_diameter if params.mask_diameter > 0 else box * pixel_size,
+        seed=context.seed,
+        mask=mask,
+    )
+    sharp = sharpen_map(
+        0.5 * (first.density + second.density),
+        pixel_size=pixel_size,
+        fsc=measured.curve("corrected"),
+        mask=measured.mask,
+        bfactor=params.bfactor,
+        fit_from=params.fit_from,
+        resolution=params.lowpass if params.lowpass > 0 else None,
+    )
+    return _write(context, measured, sharp, halves=first, given=params.bfactor is not None)
+
+
+def read_halves(volume: Path) -> tuple[Volume, Volume]:
+    """Read the half maps that lie beside a map.
+
+    Parameters
+    ----------
+    volume : Path
+        The map of a refinement, or one of its halves.
+    """
+    folder = volume.parent
+    paths = [folder / f"half{number}.mrc" for number in (1, 2)]
+    missing = [path.name for path in paths if not path.exists()]
+    if missing:
+        raise InputError(
+            f"{folder}: {' and '.join(missing)} not found; postprocess needs both half maps of a "
+            "refinement beside the map"
+        )
+    first, second = (read_volume(path) for path in paths)
+    if first.density.shape != second.density.shape or len(set(first.density.shape)) != 1:
+        raise InputError(
+            f"{folder}: half1.mrc is {first.density.shape} and half2.mrc {second.density.shape} "
+            "voxels; both must be one cube"
+        )
+    if abs(first.pixel_size - second.pixel_size) > 1e-3 * first.pixel_size:
+        raise InputError(
+            f"{folder}: the half maps have voxels of {first.pixel_size:g} and "
+            f"{second.pixel_size:g} A; both must be the same"
+        )
+    return first, second
+
+
+def _write(
+    context: Context,
+    measured: Resolution,
+    sharp: SharpenedMap,
+    *,
+    halves: Volume,
+    given: bool,
+) -> dict[str, Path]:
+    """Write maps and curves, draw pictures, and say what was found."""
+    folder, events = context.folder, context.events
+    box, pixel_size = halves.density.shape[0], halves.pixel_size
+    extent, shells = box * pixel_size, (box - 1) // 2
+    shell = min(measured.shell, float(shells))
+    resolution = extent / max(shell, 1e-3)
+    outputs = {name: folder / f"{name}.mrc" for name in ("volume", "volume_masked", "mask")}
+    maps: dict[str, NDArray[np.float32]] = {
+        "volume": sharp.density,
+        "volume_masked": sharp.density * measured.mask,
+        "mask": measured.mask,
+    }
+    for name, density in maps.items():
+        write_volume(outputs[name], density, pixel_size=pixel_size)
+    outputs["fsc"] = folder / "fsc.star"
+    write_fsc(outputs["fsc"], measured.curves, extent=extent, shells=shells, resolution=resolution)
+    how = "fitted" if sharp.fitted else "as given" if given else "too few shells beyond 7 A to fit"
+    events.message(
+        f"B-factor {sharp.bfactor:.0f} A^2 ({how}); low-pass {sharp.resolution:.2f} A; phases "
+        f"random beyond {extent / measured.random_from:.1f} A"
+    )
+    chance = measured.curve("random phases")[int(shell)]
+    if chance > 0.1 and shell >= measured.random_from + 2:
+        events.warning(
+            f"with random phases the masked halves still correlate by {chance:.2f} at "
+            f"{resolution:.1f} A: the mask is too tight; use a wider or softer one"
+        )
+    draw_fsc(events, measured.curves, extent=extent, shells=shells)
+    events.picture(
+        "slices", picture.volume_slices(sharp.density, pixel_size=pixel_size), title="sharpened"
+    )
+    events.picture("rendering", volume_rendering(sharp.density), title="sharpened map")
+    events.emit(
+        "result",
+        resolution=resolution,
+        unmasked_resolution=extent
+        / max(min(resolution_shell(measured.curve("no mask")), float(shells)), 1e-3),
+        bfactor=sharp.bfactor,
+    )
+    return outputs
+
+
+STAGE = Stage(
+    "postprocess",
+    "sharpen a map and measure its resolution in a mask",
+    PostprocessParams,
+    (
+        Input("volume", "volume", help="refinement job, or a map with half1.mrc, half2.mrc beside"),
+        Input("mask", "mask", positional=False, optional=True, help="mask; made if left out"),
+    ),
+    run,
+)

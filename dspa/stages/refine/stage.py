@@ -1,0 +1,331 @@
+"""Homogeneous refinement: one map to high resolution, the two halves of the data kept apart.
+
+Particles are divided once, by the seed, into two half sets that never share anything beyond the
+initial low-pass. Every iteration searches the poses of all particles (branch and bound,
+marginalised over what remains), backprojects them by their posterior, measures the FSC of the
+halves and lets radius, angular step and filters follow it, until the resolution stops improving.
+See ``docs/refinement.md``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.data.errors import InputError
+from dspa.geometry.symmetry import symmetry_operators
+from dspa.io.particles import read_particles
+from dspa.io.volumes import read_volume
+from dspa.ops.maps.fsc import resolution_shell
+from dspa.stages.particles.chunks import (
+    ParticleChunk,
+    image_spec,
+    particle_chunks,
+    with_state,
+)
+from dspa.stages.particles.noise import BackgroundNoise
+from dspa.stages.refine.maps import FIGURES
+from dspa.stages.refine.output import (
+    show_iteration,
+    show_result,
+    write_fsc,
+    write_maps,
+    write_poses,
+)
+from dspa.stages.refine.plan import (
+    Plan,
+    Settings,
+    angular_order,
+    converged,
+    describe,
+    plan_iteration,
+)
+from dspa.stages.refine.reduction import Refinement
+from dspa.stages.refine.start import (
+    WORKING_COPIES,
+    assign_half_sets,
+    check_memory,
+    first_model,
+    first_state,
+    make_settings,
+    map_bytes,
+    place_axes,
+    resample,
+)
+from dspa.stages.stage import Context, Input, Stage, check, param
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import xarray as xr
+    from numpy.typing import NDArray
+
+    from dspa.dataflow.reduction import Model, Rows
+    from dspa.stages.particles.chunks import ImageSpec
+
+State = dict[str, "NDArray[Any]"]
+
+
+@dataclass(frozen=True)
+class RefineParams:
+    """Parameters of `dspa refine`."""
+
+    symmetry: str = param("C1", "point group of the particle: C1, C4, D7, T, O, I ...")
+    initial_lowpass: float = param(
+        30.0, "low-pass of the first reference; the halves share nothing beyond",
+        unit="A", minimum=5.0, maximum=200.0,
+    )  # fmt: skip
+    mask_diameter: float = param(
+        0.0, "diameter of the circular mask on the images; 0: nine tenths of the box",
+        unit="A", minimum=0.0, maximum=5000.0,
+    )  # fmt: skip
+    max_resolution: float = param(
+        0.0, "finest resolution to go to; 0: as far as the pixels allow",
+        unit="A", minimum=0.0, maximum=100.0,
+    )  # fmt: skip
+    max_shift: float = param(
+        0.0, "largest shift against the centre of the box; 0: a tenth of the box",
+        unit="A", minimum=0.0, maximum=1000.0,
+    )  # fmt: skip
+    iterations: int = param(20, "most iterations", minimum=1, maximum=200)
+    half_sets: bool = param(False, "keep the half sets the particles have")
+    global_only: bool = param(False, "search all poses in every iteration, never locally")
+    no_scale: bool = param(False, "do not fit a scale to every image")
+
+
+def run(context: Context, inputs: Mapping[str, Any], params: RefineParams) -> dict[str, Path]:
+    """Refine a map.
+
+    Parameters
+    ----------
+    context : Context
+    inputs : mapping
+        ``particles``, ``volume`` and, if given, ``mask``: paths.
+    params : RefineParams
+
+    Returns
+    -------
+    outputs : dict of name to path
+    """
+    check(params)
+    particles, spec, settings = _prepare(inputs, params, seed=context.seed)
+    check_memory(spec, context.runner.memory)
+    halves = assign_half_sets(particles, context.seed, existing=params.half_sets)
+    state = first_state(particles, halves)
+    chunks = particle_chunks(particles, spec, seed=context.seed)
+    noise = context.runner.run(BackgroundNoise(spec), chunks, {}, name="noise000")
+    order = np.concatenate([chunk.indices for chunk in chunks])
+    valid = np.empty(order.size, bool)
+    valid[order] = noise.rows["valid"]
+    _report_images(context, valid, halves)
+    found = context.runner.checkpoints.latest("it")
+    model: Model
+    rows: Rows
+    if found is None:
+        model = _first(context, inputs, settings, noise.model["noise"])
+        rows, iteration = {}, 0
+    else:
+        iteration, model, rows = found
+        state = _advance(state, rows, halves)
+        context.events.message(f"going on after iteration {iteration}")
+    model, rows, state = _iterate(
+        context, (model, rows, state), chunks, settings,
+        iteration=iteration, most=params.iterations,
+    )  # fmt: skip
+    return _finish(context, particles, spec, (model, rows, state), valid=valid)
+
+
+def _prepare(
+    inputs: Mapping[str, Any], params: RefineParams, *, seed: int
+) -> tuple[xr.Dataset, ImageSpec, Settings]:
+    """Read the particles; choose boxes and settings."""
+    particles = read_particles(inputs["particles"])
+    spec = image_spec(
+        particles,
+        max_resolution=params.max_resolution,
+        mask_diameter=params.mask_diameter if params.mask_diameter > 0 else None,
+    )
+    settings = make_settings(
+        spec,
+        symmetry=params.symmetry,
+        initial_lowpass=params.initial_lowpass,
+        max_shift=params.max_shift,
+        seed=seed,
+        local=not params.global_only,
+        scale=not params.no_scale,
+    )
+    return particles, spec, settings
+
+
+def _report_images(context: Context, valid: NDArray[np.bool_], halves: NDArray[np.int8]) -> None:
+    """Say how many images take part; refuse if a half has none."""
+    bad = np.flatnonzero(~valid)
+    if bad.size:
+        listed = ", ".join(str(i + 1) for i in bad[:20]) + (" ..." if bad.size > 20 else "")
+        context.events.warning(
+            f"{bad.size} of {valid.size} images were set aside (NaN or no variance): {listed}"
+        )
+    sizes = [int(np.sum(valid & (halves == half))) for half in (1, 2)]
+    if min(sizes) < 2:
+        raise InputError(f"the half sets hold {sizes[0]} and {sizes[1]} usable images: too few")
+    context.events.message(f"half sets of {sizes[0]} and {sizes[1]} particles, never mixed")
+
+
+def _first(
+    context: Context, inputs: Mapping[str, Any], settings: Settings, noise: NDArray[np.float64]
+) -> dict[str, NDArray[Any]]:
+    """Read the starting map and the mask, and make the first model."""
+    spec = settings.spec
+    volume = read_volume(inputs["volume"])
+    density = resample(volume, box=spec.crop, pixel_size=spec.crop_pixel_size)
+    if not np.any(density):
+        raise InputError(f"{inputs['volume']}: the map is empty")
+    mask = None
+    if inputs.get("mask") is not None:
+        read = read_volume(inputs["mask"])
+        mask = resample(read, box=spec.crop, pixel_size=spec.crop_pixel_size)
+        mask = np.clip(mask, 0.0, 1.0).astype(np.float32)
+    density = place_axes(density, settings, context.events)
+    context.events.message(
+        f"starting from {inputs['volume']} low-passed to "
+        f"{spec.extent / settings.initial_radius:.1f} A; coarser than that the references of the "
+        "halves share their average, finer they share nothing"
+    )
+    return first_model(settings, density, noise=noise, mask=mask)
+
+
+def _iterate(
+    context: Context,
+    begin: tuple[Model, Rows, State],
+    chunks: tuple[ParticleChunk, ...],
+    settings: Settings,
+    *,
+    iteration: int,
+    most: int,
+) -> tuple[Model, Rows, State]:
+    """Iterate until the resolution stops improving."""
+    model, rows, state = begin
+    while iteration < most and not _done(settings, model):
+        iteration += 1
+        plan = plan_iteration(settings, iteration, model)
+        result = context.runner.run(
+            Refinement(plan), with_state(chunks, state), model, name=f"it{iteration:03d}"
+        )
+        model, rows = result.model, result.rows
+        state = _advance(state, rows, state["half_set"])
+        context.events.emit("iteration", iteration=iteration, **_figures(plan, model))
+        show_iteration(context.events, model, settings.spec, iteration=iteration)
+    return model, rows, state
+
+
+def _done(settings: Settings, model: Model) -> bool:
+    """Tell whether the resolution has stopped improving, at the radius it calls for."""
+    return converged(np.asarray(model["history"]))
+
+
+def _advance(state: State, rows: Rows, halves: NDArray[np.int8]) -> State:
+    """Put the results of a pass in the order of the particles; scales average 1 in each half."""
+    order = rows["indices"]
+    following = dict(state)
+    for name in ("pose", "shift", "scale"):
+        values = np.empty_like(state[name])
+        values[order] = rows[name]
+        following[name] = values
+    scale = following["scale"]
+    for half in (1, 2):
+        scale[halves == half] /= scale[halves == half].mean()
+    return following
+
+
+def _figures(plan: Plan, model: Model) -> dict[str, Any]:
+    """Collect the figures of an iteration."""
+    mean = dict(zip(FIGURES, np.asarray(model["figures"]), strict=True))
+    extent = plan.spec.extent
+    curves = np.asarray(model["curves"])
+    return {
+        "resolution": extent / max(float(model["shell_143"]), 1e-3),
+        "search": "local" if plan.local else "global",
+        "candidates_per_image": mean["candidates"],
+        "poses_per_image": mean["effective"],
+        "accuracy": np.degrees(mean["spread"]),
+        "turned": np.degrees(mean["turned"]),
+        "moved": mean["moved"],
+        "log_likelihood": mean["log_likelihood"],
+        "fsc": curves[-1, : plan.spec.radius + 1],
+        **describe(plan),
+    }
+
+
+def _finish(
+    context: Context,
+    particles: xr.Dataset,
+    spec: ImageSpec,
+    end: tuple[Model, Rows, State],
+    *,
+    valid: NDArray[np.bool_],
+) -> dict[str, Path]:
+    """Write everything."""
+    model, rows, state = end
+    by_particle = {}
+    for name in ("log_likelihood", "probability"):
+        values = np.full(valid.size, np.nan)
+        values[rows["indices"]] = rows[name]
+        by_particle[name] = values
+    outputs = write_maps(context.folder, model, spec)
+    outputs |= write_poses(context.folder, particles, state, rows=by_particle, valid=valid)
+    resolution = spec.extent / max(float(model["shell_143"]), 1e-3)
+    outputs["fsc"] = context.folder / "fsc.star"
+    shells = int(model["radius"]) if model["curves"].shape[1] <= spec.radius else spec.radius
+    write_fsc(
+        outputs["fsc"], model["curves"], extent=spec.extent, shells=shells, resolution=resolution
+    )
+    show_result(context.events, model, spec, state={"pose": state["pose"][valid]})
+    context.events.emit(
+        "result",
+        particles=int(valid.sum()),
+        resolution=resolution,
+        iterations=int(model["iteration"]),
+        unmasked_resolution=_crossing_of(model, spec),
+    )
+    return outputs
+
+
+def _crossing_of(model: Model, spec: ImageSpec) -> float:
+    """Resolution at 0.143 of the curve without a mask, A."""
+    shell = resolution_shell(np.asarray(model["curves"])[0])
+    return spec.extent / max(min(shell, float(spec.radius)), 1e-3)
+
+
+def plan(inputs: Mapping[str, Any], params: RefineParams) -> dict[str, Any]:
+    """Tell what a run would take, for ``--dry-run``."""
+    check(params)
+    particles, spec, settings = _prepare(inputs, params, seed=0)
+    chunks = particle_chunks(particles, spec, seed=0)
+    order = angular_order(spec.radius, 0.7)
+    return {
+        "particles": sum(len(chunk) for chunk in chunks),
+        "chunks": len(chunks),
+        "symmetry": f"{settings.symmetry} ({len(symmetry_operators(settings.symmetry))} operators)",
+        "finest angular step": f"{60.0 / 2**order:.2f} degrees",
+        "maps per worker": f"{WORKING_COPIES * map_bytes(spec.radius) / 2**20:.0f} MiB",
+        "cached bands": f"{12 * spec.band().count * len(particles['particle']) / 2**20:.0f} MiB",
+    }
+
+
+STAGE = Stage(
+    "refine",
+    "refine a map to high resolution, halves kept apart",
+    RefineParams,
+    (
+        Input("particles", "particles", help="job or file with particle images"),
+        Input("volume", "volume", positional=False, help="job or map to begin from"),
+        Input("mask", "mask", positional=False, optional=True, help="mask for the references"),
+    ),
+    run,
+    plan,
+    admit=partial(_prepare, seed=0),
+)

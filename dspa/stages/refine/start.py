@@ -1,0 +1,323 @@
+"""What refinement begins with: half sets, the first reference, the first model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import ndimage
+
+from dspa.data.errors import InputError
+from dspa.geometry.axes import align_to_symmetry, aligned_density
+from dspa.geometry.symmetry import symmetry_operators
+from dspa.ops.images.transform import resize_volume
+from dspa.ops.maps.resolution import CURVES
+from dspa.stages.refine.maps import low_shells, reference_mask
+from dspa.stages.refine.plan import Settings, plan_iteration
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from numpy.typing import NDArray
+
+    from dspa.dataflow.events import Events
+    from dspa.io.volumes import Volume
+    from dspa.stages.particles.chunks import ImageSpec
+
+# A map obeys its symmetry if it correlates with its mates this well, and this much better than
+# with copies turned about any other axis.
+FAITHFUL, DISTINCT = 0.6, 0.15
+IN_PLACE = 0.01  # loss of correlation for which axes are left where they are
+WORKING_COPIES = 4  # of the sums of both maps in a worker while parts are merged or solved
+AXES_BEYOND = 1.6  # axes are looked for in shells up to this multiple of the initial low-pass
+
+
+def assign_half_sets(particles: xr.Dataset, seed: int, *, existing: bool) -> NDArray[np.int8]:
+    """Divide particles into two half sets, once and for all.
+
+    Parameters
+    ----------
+    particles : Dataset
+    seed : int
+    existing : bool
+        Keep the half sets the particles have.
+
+    Returns
+    -------
+    (n,) int8
+        1 or 2.
+    """
+    count = int(particles.sizes["particle"])
+    if existing:
+        if "half_set" not in particles or not np.isin(particles["half_set"].values, (1, 2)).all():
+            raise InputError(
+                "--half-sets: the particles have no half sets (1 or 2) for every image; "
+                "leave the option out to have them assigned"
+            )
+        return np.asarray(particles["half_set"].values, np.int8)
+    if count < 4:
+        raise InputError(f"there are {count} particles; two half sets need at least 4")
+    halves = np.empty(count, np.int8)
+    order = np.random.default_rng([seed, 0x6A1F]).permutation(count)
+    halves[order] = 1 + np.arange(count) % 2
+    return halves
+
+
+def map_bytes(radius: int) -> int:
+    """Bytes of the sums of both half maps out to a radius: what a task hands on."""
+    half = 2 * radius + 1  # of the grid of `dspa.ops.sums.backproject.accumulator`
+    return 2 * 12 * (2 * half + 1) ** 2 * (half + 1)
+
+
+def check_memory(spec: ImageSpec, memory: int) -> None:
+    """Refuse, with the numbers, if the maps do not fit a worker.
+
+    Parameters
+    ----------
+    spec : ImageSpec
+    memory : int
+        Bytes of a worker.
+    """
+    needed = WORKING_COPIES * map_bytes(spec.radius)
+    if needed <= memory:
+        return
+    radius = spec.radius
+    while radius > 4 and WORKING_COPIES * map_bytes(radius) > memory:
+        radius -= 1
+    raise InputError(
+        f"both half maps out to {spec.extent / spec.radius:.2f} A need {needed / 2**30:.1f} GiB "
+        f"and a worker has {memory / 2**30:.1f} GiB; use "
+        f"--max-resolution {spec.extent / radius:.1f}, or fewer workers (--cluster local:N)"
+    )
+
+
+def resample(volume: Volume, *, box: int, pixel_size: float) -> NDArray[np.float32]:
+    """Bring a map to another box and pixel size, its centre to the centre.
+
+    Parameters
+    ----------
+    volume : Volume
+    box : int
+        Voxels of the result.
+    pixel_size : float
+        A per voxel of the result.
+
+    Returns
+    -------
+    (box, box, box) float32
+        Low-passed before it is made coarser; zero beyond the map.
+    """
+    density = np.asarray(volume.density, np.float32)
+    if len(set(density.shape)) != 1:
+        edge = max(density.shape)
+        cube = np.zeros((edge,) * 3, np.float32)
+        corner = [edge // 2 - n // 2 for n in density.shape]
+        window = tuple(slice(c, c + n) for c, n in zip(corner, density.shape, strict=True))
+        cube[window] = density
+        density = cube
+    ratio = pixel_size / volume.pixel_size
+    old = density.shape[0]
+    if old == box and abs(ratio - 1.0) < 1e-4:
+        return density
+    if ratio > 1.0:
+        density = low_shells(density, 0.5 * old / ratio)
+    offset = old // 2 - ratio * (box // 2)
+    moved = ndimage.affine_transform(
+        density, np.full(3, ratio), offset=offset, output_shape=(box,) * 3, order=3
+    )
+    return np.asarray(moved, np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Settings, first model and per-particle state.
+
+    Attributes
+    ----------
+    settings : Settings
+    model : mapping
+        What `plan_iteration` and the first pass take.
+    state : mapping of name to (particles, ...) arrays
+    """
+
+    settings: Settings
+    model: dict[str, NDArray[Any]]
+    state: dict[str, NDArray[Any]]
+
+
+def first_model(
+    settings: Settings,
+    density: NDArray[np.float32],
+    *,
+    noise: NDArray[np.float64],
+    mask: NDArray[np.float32] | None,
+) -> dict[str, NDArray[Any]]:
+    """Make the model of the first iteration: both halves see the same low-passed map.
+
+    Parameters
+    ----------
+    settings : Settings
+    density : (n, n, n) float32
+        On the grid of the cropped images, axes in place.
+    noise : (radius + 1,) float64
+        Of the background.
+    mask : (n, n, n) float32, optional
+        The user's mask.
+    """
+    spec = settings.spec
+    smooth = low_shells(density, settings.initial_radius)
+    start = {
+        "diameter": np.asarray(0.7),
+        "shift_sigma": np.asarray(settings.reach / 1.5),
+        "shell_143": np.asarray(settings.initial_radius),
+        "radius": np.asarray(settings.initial_radius),
+        "iteration": np.asarray(0),
+        "order": np.asarray(0),
+        "effective": np.asarray(0.0),
+        "history": np.zeros((0, 3)),
+        "given_mask": np.zeros(0, np.float32) if mask is None else mask,
+    }
+    plan = plan_iteration(settings, 1, start)
+    made, diameter = reference_mask(plan, smooth, settings.initial_radius, given=mask)
+    reference = (smooth * made).astype(np.float32)
+    if not np.any(reference):
+        raise InputError("the first reference is empty inside its mask; check --volume and --mask")
+    n = spec.crop
+    return start | {
+        "reference": np.stack([reference, reference]),
+        "half": np.zeros((2, n, n, n), np.float32),
+        "volume": reference,
+        "mask": made,
+        "fsc_mask": made,
+        "noise": np.stack([noise, noise]),
+        "background": noise,
+        "curves": np.zeros((len(CURVES), n // 2 + 1)),
+        "diameter": np.asarray(diameter),
+    }
+
+
+def place_axes(
+    density: NDArray[np.float32], settings: Settings, events: Events
+) -> NDArray[np.float32]:
+    """Turn a map so that its symmetry axes lie where the convention has them; average over them.
+
+    Parameters
+    ----------
+    density : (n, n, n) float32
+    settings : Settings
+    events : Events
+        Told how well the map obeys the symmetry, and warned if it does not.
+
+    Returns
+    -------
+    (n, n, n) float32
+        Holds the shells up to 1.6 times the initial low-pass.
+    """
+    operators = symmetry_operators(settings.symmetry)
+    if len(operators) == 1:
+        return density
+    box = density.shape[0]
+    radius = min(AXES_BEYOND * settings.initial_radius, float(settings.spec.radius))
+    # No more voxels than these shells need: the search rotates the map thousands of times.
+    small = min(box, max(32, 2 * int(np.ceil(1.5 * radius))))
+    smooth = resize_volume(low_shells(density, radius), small)
+    found = align_to_symmetry(smooth, settings.symmetry)
+    events.message(
+        f"symmetry {settings.symmetry}: axes found; the map correlates {found.correlation:.2f} "
+        f"with its symmetry mates ({found.typical:.2f} about a typical axis)"
+    )
+    if found.correlation < max(FAITHFUL, found.typical + DISTINCT):
+        events.warning(
+            f"the map obeys {settings.symmetry} poorly (correlation {found.correlation:.2f}; "
+            f"{FAITHFUL} or more, and well above {found.typical:.2f}, is usual): check the "
+            "symmetry, or refine in C1"
+        )
+    turned = aligned_density(smooth, found)
+    # A map whose axes are in place already stays as it is: nobody wants it permuted.
+    as_given, as_found = symmetric_mean(smooth, operators), symmetric_mean(turned, operators)
+    in_place = _likeness(smooth, as_given) >= _likeness(turned, as_found) - IN_PLACE
+    return np.asarray(resize_volume(as_given if in_place else as_found, box), np.float32)
+
+
+def _likeness(density: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Correlate two maps."""
+    return float(np.corrcoef(density.ravel(), other.ravel())[0, 1])
+
+
+def symmetric_mean(
+    density: NDArray[np.float32], operators: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Average a map over a point group whose axes meet at the centre n//2.
+
+    Parameters
+    ----------
+    density : (n, n, n) float32
+    operators : (g, 3, 3) float64
+        On (x, y, z).
+    """
+    centre = np.full(3, density.shape[0] // 2)
+    total = np.zeros(density.shape, np.float64)
+    for operator in operators:
+        matrix = operator[::-1, ::-1]  # arrays are (z, y, x)
+        total += ndimage.affine_transform(density, matrix, offset=centre - matrix @ centre, order=3)
+    return np.asarray(total / len(operators), np.float32)
+
+
+def first_state(particles: xr.Dataset, halves: NDArray[np.int8]) -> dict[str, NDArray[Any]]:
+    """Collect what is known of every particle: shifts if it has them, no pose yet.
+
+    Parameters
+    ----------
+    particles : Dataset
+    halves : (n,) int8
+    """
+    count = int(particles.sizes["particle"])
+    shift = np.zeros((count, 2))
+    if "shift" in particles:
+        known = np.asarray(particles["shift"].values, np.float64)
+        shift = np.where(np.isfinite(known), known, 0.0)
+    return {
+        "pose": np.tile(np.eye(3), (count, 1, 1)),
+        "shift": shift.copy(),
+        "prior_shift": shift,
+        "scale": np.ones(count),
+        "half_set": halves,
+    }
+
+
+def make_settings(
+    spec: ImageSpec,
+    *,
+    symmetry: str,
+    initial_lowpass: float,
+    max_shift: float,
+    seed: int,
+    local: bool,
+    scale: bool,
+) -> Settings:
+    """Turn what the user said in A into pixels of the images.
+
+    Parameters
+    ----------
+    spec : ImageSpec
+    symmetry : str
+    initial_lowpass : float
+        A.
+    max_shift : float
+        A; 0 for a tenth of the box.
+    seed : int
+    local, scale : bool
+        See `Settings`.
+
+    Raises
+    ------
+    InputError
+        If there is no such group.
+    """
+    try:
+        symmetry_operators(symmetry)
+    except ValueError as error:
+        raise InputError(f"--symmetry: {error}") from None
+    radius = float(np.clip(spec.extent / initial_lowpass, 4.0, 0.8 * spec.radius))
+    reach = max_shift / spec.crop_pixel_size if max_shift > 0 else 0.1 * spec.crop
+    return Settings(spec, symmetry, radius, max(reach, 1.0), seed, local, scale)

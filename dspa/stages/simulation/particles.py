@@ -1,0 +1,160 @@
+"""``simulate particles``: stacks of particle images with known poses, shifts and CTF."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.data.schema import make
+from dspa.io.particles import write_particles
+from dspa.io.picture import montage
+from dspa.io.volumes import read_images, write_image_stack, write_volume
+from dspa.ops.simulate.images import particle_diameter
+from dspa.ops.simulate.scene import Portraits, Scene, portray
+from dspa.stages.simulation.scene import (
+    ctf_columns,
+    make_scene,
+    optics_columns,
+    scaled_density,
+    true_density,
+)
+from dspa.stages.stage import Context, Stage, param
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import xarray as xr
+
+_STACK = 1000  # images of one stack, written by one task
+
+
+@dataclass(frozen=True)
+class Params:
+    """Parameters of ``simulate particles``, in the units people type."""
+
+    model: str = param("", "atomic model, PDB or mmCIF (.gz too); the built-in D7 phantom if empty")
+    assembly: str = param("1", "biological assembly of the model to build; empty for none")
+    particles: int = param(2000, "number of images", minimum=1, maximum=100000000)
+    box: int = param(0, "edge of the images; 0: 1.5 diameters", unit="px", minimum=0, maximum=4096)
+    pixel_size: float = param(3.0, "pixel size", unit="A", minimum=0.1, maximum=20.0)
+    snr: float = param(0.05, "signal-to-noise ratio of a pixel", minimum=1e-6, maximum=1e6)
+    shift: float = param(3.0, "spread of the particles' shifts", unit="A", minimum=0, maximum=100)
+    voltage: float = param(300.0, "acceleration voltage", unit="kV", minimum=50, maximum=1000)
+    cs: float = param(2.7, "spherical aberration", unit="mm", minimum=0, maximum=20)
+    amplitude_contrast: float = param(0.1, "amplitude contrast", minimum=0, maximum=0.99)
+    min_defocus: float = param(10000.0, "smallest defocus", unit="A", minimum=0, maximum=100000)
+    max_defocus: float = param(25000.0, "largest defocus", unit="A", minimum=0, maximum=100000)
+    astigmatism: float = param(400.0, "largest astigmatism", unit="A", minimum=0, maximum=20000)
+    bfactor: float = param(60.0, "envelope of the particles", unit="A^2", minimum=0, maximum=1000)
+    views: str = param("random", "preferred view", choices=("random", "top", "side"))
+    thon: float = param(0.35, "share of the noise seen through the CTF", minimum=0, maximum=1)
+    colour: float = param(0.3, "share of the rest that falls with frequency", minimum=0, maximum=1)
+    junk: float = param(0.0, "share of the images that are junk", minimum=0, maximum=1)
+
+
+@dataclass(frozen=True)
+class _Session:
+    """What every task needs; small and picklable."""
+
+    folder: Path
+    scene: Scene
+    box: int
+    shift: float
+    total: int
+    seed: int
+
+
+def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str, Path]:
+    """Simulate stacks one task each; write them, what a user would know, and the truth."""
+    density = true_density(params)
+    volume = context.folder / "volume.mrc"
+    write_volume(volume, density, pixel_size=params.pixel_size)
+    diameter = particle_diameter(density, pixel_size=params.pixel_size)
+    (context.folder / "stacks").mkdir(exist_ok=True)
+    session = _Session(
+        folder=context.folder,
+        scene=make_scene(params),
+        box=params.box or 2 * round(0.75 * diameter / params.pixel_size),
+        shift=params.shift,
+        total=params.particles,
+        seed=context.seed,
+    )
+    stacks = range(-(-params.particles // _STACK))
+    portraits = context.runner.map(partial(_simulate, session), stacks, name="simulate")
+    truth = _table(session, portraits)
+    known = truth.drop_vars(["pose", "shift", "class_index"])
+    for name, dataset in (("particles", known), ("particles_truth", truth)):
+        write_particles(dataset, context.folder / f"{name}.zarr")
+        write_particles(dataset, context.folder / f"{name}.star")
+    junk = int(sum(p.junk.sum() for p in portraits))
+    context.events.message(
+        f"{params.particles} images of {session.box} px, {junk} of them junk "
+        "(class 2 in particles_truth.star)"
+    )
+    context.events.emit("result", particles=params.particles, junk=junk)
+    first = read_images(_path(context.folder, 0)).images[:32]
+    context.events.picture("particles", montage(first), title="first particles")
+    # "truth_volume" is no kind: no later job may find the truth in its lineage by itself.
+    return {
+        "particles": context.folder / "particles.zarr",
+        "truth": context.folder / "particles_truth.zarr",
+        "truth_volume": volume,
+    }
+
+
+def _path(folder: Path, number: int) -> Path:
+    return folder / "stacks" / f"particles_{number:04d}.mrcs"
+
+
+def _simulate(session: _Session, number: int) -> Portraits:
+    """Simulate and write one stack; all but the images travels back."""
+    density = scaled_density(session.folder / "volume.mrc", session.scene)
+    images, portraits = portray(
+        density,
+        session.scene,
+        box=session.box,
+        count=min(_STACK, session.total - number * _STACK),
+        shift=session.shift,
+        rng=np.random.default_rng([session.seed, number]),
+    )
+    path = _path(session.folder, number)
+    write_image_stack(path, images, pixel_size=session.scene.pixel_size)
+    return portraits
+
+
+def _table(session: _Session, portraits: Sequence[Portraits]) -> xr.Dataset:
+    """Make the table of all particles with all that is known of them."""
+    scene, total = session.scene, session.total
+    number = np.arange(total)
+    paths = [str(_path(session.folder, n)) for n in range(len(portraits))]
+    ctf = [ctf_columns(p.ctf) for p in portraits]
+    return make(
+        "particles",
+        {
+            "uid": np.arange(1, total + 1),
+            "optics": np.zeros(total),
+            "image_stack": number // _STACK,
+            "image_index": number % _STACK,
+            "image_sign": np.ones(total),
+            "stack_path": paths,
+            "pose": np.concatenate([p.poses for p in portraits]),
+            "shift": np.concatenate([p.shifts for p in portraits]),
+            "class_index": np.concatenate([p.junk for p in portraits]),
+            **{name: np.concatenate([one[name] for one in ctf]) for name in ctf[0]},
+            "box_size": [session.box],
+            **optics_columns(scene),
+        },
+    )
+
+
+STAGE = Stage(
+    name="simulate particles",
+    summary="simulate stacks of particle images of a model, or of the phantom, with the truth",
+    params=Params,
+    inputs=(),
+    run=run,
+)
