@@ -21,6 +21,7 @@ from dspa.stages.registry import Entry, entries, find_stage
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from click.shell_completion import CompletionItem
     from rich.console import Console
 
     from dspa.project.machines import Machines
@@ -37,6 +38,7 @@ GROUPS = {
 }
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 OWN = ("project", "cluster", "seed", "dry_run", "inputs")
+COMPLETE = "_DSPA_COMPLETE"  # set by the shell that asks how a word may end
 EPILOG = "Inputs are job numbers (J3, or J3.half1 for one output of it) or files."
 CLUSTER_HELP = "local, local:N, cuda, tls://HOST:PORT, FILE.yaml, or inline for debugging"
 
@@ -88,12 +90,14 @@ def build(args: Sequence[str]) -> click.Group:
     args : sequence of str
         The command line.
     """
-    words = [word for word in args if not word.startswith("-")][:2]
+    typed = os.environ.get("COMP_WORDS", "").split()[1:] if COMPLETE in os.environ else args
+    words = [word for word in typed if not word.startswith("-")][:2]
     app = click.Group(
         "dspa",
         help="Distributed single-particle analysis: from micrographs to maps.",
         epilog=EPILOG,
         no_args_is_help=True,
+        context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.params.append(_version_option())
     groups = {name: click.Group(name, help=text) for name, text in GROUPS.items()}
@@ -139,9 +143,13 @@ def _stage_command(name: str, entry: Entry) -> click.Command:
     positional = [item for item in stage.inputs if item.positional]
     if positional:
         label = "|".join(item.kind.upper() for item in positional)
-        params.append(click.Argument(["inputs"], nargs=-1, metavar=f"JOB|{label}"))
-    params += [click.Argument([field.name], required=False, metavar=field.name.upper())
-               for field in fields if field.positional]  # fmt: skip
+        params.append(click.Argument(["inputs"], nargs=-1, metavar=f"JOB|{label}",
+                                     shell_complete=_complete_jobs))  # fmt: skip
+    params += [
+        click.Argument([field.name], required=False, nargs=-1 if field.several else 1,
+                       metavar=field.name.upper() + ("..." if field.several else ""))
+        for field in fields if field.positional
+    ]  # fmt: skip
     for item in stage.inputs:
         if item.name in taken or item.name in OWN:
             continue
@@ -150,7 +158,7 @@ def _stage_command(name: str, entry: Entry) -> click.Command:
         need = "" if item.optional or item.positional else " [required]"
         params.append(click.Option(
             [_flag(item.name), f"input_{item.name}"], multiple=True, help=text + where + need,
-            metavar="JOB|FILE" + (",..." if item.many else ""),
+            metavar="JOB|FILE" + (",..." if item.many else ""), shell_complete=_complete_jobs,
         ))  # fmt: skip
     params += [_option(field) for field in fields if not field.positional]
 
@@ -188,7 +196,26 @@ def _option(field: Field) -> click.Option:
     return click.Option(
         [flag, field.name], metavar=" ".join([metavar] * (field.length or 1)), help=text,
         nargs=field.length or 1, type=str, default=None,
+        shell_complete=lambda _context, _param, begun: [
+            word for word in choices or () if word.startswith(begun)
+        ],
     )  # fmt: skip
+
+
+def _complete_jobs(
+    context: click.Context, param: click.Parameter, begun: str
+) -> list[CompletionItem]:
+    """Say which jobs a word may become; files too where an input is asked for."""
+    from click.shell_completion import CompletionItem
+
+    from dspa.project.show import jobs_named
+
+    project = _find_project(context.params.get("project"), must_exist=False)
+    found = [] if project is None else jobs_named(project, begun)
+    items = [CompletionItem(name, help=stage) for name, stage in found]
+    if param.name != "job":
+        items.insert(0, CompletionItem(begun, type="file"))
+    return items
 
 
 def _common_options() -> list[click.Parameter]:
@@ -202,7 +229,9 @@ def _common_options() -> list[click.Parameter]:
 
 
 def _project_option() -> click.Option:
-    return click.Option(["--project"], metavar="DIR", help="Project folder [default: here]")
+    folder = click.Path(file_okay=False, exists=False)
+    return click.Option(["--project"], metavar="DIR", help="Project folder [default: here]",
+                        type=folder)  # fmt: skip
 
 
 def _run_stage(stage: Stage, fields: Sequence[Field], values: Mapping[str, Any]) -> None:
@@ -210,7 +239,7 @@ def _run_stage(stage: Stage, fields: Sequence[Field], values: Mapping[str, Any])
     from dspa.project.lineage import resolve
     from dspa.project.params import from_plain
 
-    given = {f.name: values[f.name] for f in fields if values.get(f.name) is not None}
+    given = {f.name: values[f.name] for f in fields if values.get(f.name) not in (None, ())}
     params = from_plain(stage.params, given)
     named = {
         item.name: values[f"input_{item.name}"]
@@ -266,7 +295,7 @@ def _print_plan(stage: Stage, figures: Mapping[str, Any], inputs: Mapping[str, A
 
 def _project_commands() -> list[click.Command]:
     as_json = click.Option(["--json", "as_json"], is_flag=True, help="For other programs")
-    job = click.Argument(["job"], metavar="JOB")
+    job = click.Argument(["job"], metavar="JOB", shell_complete=_complete_jobs)
     cluster = click.Option(["--cluster"], default="local", metavar="WHERE", help=CLUSTER_HELP)
     seed = click.Option(["--seed"], type=click.IntRange(0, 2**32 - 1), default=0, help="Seed")
     demo_folder = click.Argument(["folder"], metavar="[DIR]", default="dspa-demo")

@@ -9,12 +9,17 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from dspa import cli
+from dspa.data.errors import InputError
 from dspa.dataflow.cluster import connect
 from dspa.dataflow.dask_runner import DaskRunner
-from dspa.project.params import fields_of
+from dspa.io import mrc
+from dspa.project.job import Record
+from dspa.project.params import convert, fields_of
+from dspa.project.project import init
 from dspa.stages.registry import ENTRIES, entries, find_stage
 from dspa.stages.stage import KINDS
 
@@ -90,3 +95,54 @@ def test_worker_lends_itself_to_a_scheduler(tmp_path, capsys):
         for process in (worker, scheduler):
             process.send_signal(signal.SIGINT)
             process.wait(30)
+
+
+@pytest.mark.parametrize("line", ["", "import", "class2d", "select2d", "status"])
+def test_h_is_help(line, capsys):
+    assert cli.run([*line.split(), "-h"]) == 0
+    assert capsys.readouterr().out.startswith("Usage: dspa")
+
+
+def complete(capsys, monkeypatch, *words):
+    """Return what the shell is offered for the last of the words."""
+    monkeypatch.setenv("_DSPA_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", " ".join(["dspa", *words]))
+    monkeypatch.setenv("COMP_CWORD", str(len(words)))
+    with pytest.raises(SystemExit):
+        cli.run([])
+    return {line.partition(",")[2] for line in capsys.readouterr().out.splitlines()}
+
+
+def test_tab_completes_stages_options_choices_and_jobs(capsys, tmp_path, monkeypatch):
+    project = init(tmp_path)
+    for stage in ("ctf", "pick blob", "extract"):
+        project.new_job(Record(number=0, stage=stage))
+    monkeypatch.chdir(tmp_path)
+    assert complete(capsys, monkeypatch, "class") == {"class2d"}
+    assert complete(capsys, monkeypatch, "import", "p") == {"particles"}
+    assert "--classes" in complete(capsys, monkeypatch, "class2d", "--cl")
+    assert complete(capsys, monkeypatch, "export", "--to", "a") == {"autopick"}
+    assert complete(capsys, monkeypatch, "class2d", "j") >= {"J1", "J2", "J3"}
+    assert complete(capsys, monkeypatch, "class2d", "--start-from", "J3") == {"J3"}
+    assert complete(capsys, monkeypatch, "show", "J") == {"J1", "J2", "J3"}
+
+
+def test_lists_of_numbers_take_ranges():
+    field = next(f for f in fields_of(find_stage("select2d").params) if f.name == "classes")
+    assert convert(field, "1-3,7 9-10") == (1, 2, 3, 7, 9, 10)
+    assert convert(field, ["2-4", 8]) == (2, 3, 4, 8)
+    for wrong in ("5-1", "1-2-3", "1-999999999"):
+        with pytest.raises(InputError, match="--classes"):
+            convert(field, wrong)
+
+
+def test_a_pattern_that_the_shell_expanded(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.mrc", "b.mrc"):
+        image = np.random.default_rng(0).normal(size=(1, 64, 64)).astype(np.float32)
+        mrc.write(tmp_path / name, image, shape=image.shape, pixel_size=1.5)
+    line = "import micrographs a.mrc b.mrc --voltage 300 --cs 2.7 --cluster inline"
+    assert cli.run(line.split()) == 0
+    assert "micrographs 2" in capsys.readouterr().out
+    assert cli.run("import micrographs a.mrc c.mrc --cluster inline".split()) != 0
+    assert "c.mrc" in capsys.readouterr().err

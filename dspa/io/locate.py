@@ -81,14 +81,34 @@ def regular(path: str | Path) -> Path:
     return file
 
 
-def matching(pattern: str) -> list[Path]:
+def spelling(pattern: str | Sequence[str]) -> str:
+    """Return files as a message names them: the one, or the first of several.
+
+    Parameters
+    ----------
+    pattern : str or sequence of str
+        As for `matching`.
+    """
+    if isinstance(pattern, str):
+        return pattern
+    return f"{pattern[0]} and {len(pattern) - 1} more"
+
+
+def matching(pattern: str | Sequence[str]) -> list[Path]:
     """Return the files a pattern names, sorted: a file of that very name, or all that match.
 
     Parameters
     ----------
-    pattern : str
+    pattern : str or sequence of str
         With ``*``, ``?``, ``[...]`` and ``**``, relative to the current folder or absolute.
+        Of several, each file once.
     """
+    if not isinstance(pattern, str):
+        found = {each: matching(each) for each in pattern}
+        missing = next((each for each, files in found.items() if not files), None)
+        if missing is not None:
+            raise InputError(f"{missing}: no such file; check the names")
+        return sorted({path for files in found.values() for path in files})
     path = Path(pattern).expanduser()
     try:
         if path.is_file():

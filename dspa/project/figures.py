@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 # Fields of events that are not figures.
 HIDDEN = frozenset({"time", "kind", "task", "done", "total", "iteration", "iterations", "name"})
 # Words in a figure's name that say it is a length in A.
+LISTED = 100  # values of a setting that are shown
 ANGSTROM = frozenset({"resolution", "defocus", "shift", "diameter", "radius", "gsfsc", "lowpass"})
 
 
@@ -57,7 +58,8 @@ def setting(value: Any, unit: str) -> str:
         As people type it; may be empty.
     """
     if isinstance(value, list | tuple):
-        text = ", ".join(setting(item, "") for item in value)
+        text = ", ".join(setting(item, "") for item in value[:LISTED])
+        text += f", ... ({len(value)} in all)" if len(value) > LISTED else ""
     elif isinstance(value, float):
         text = f"{value:g}"
     else:

@@ -162,11 +162,15 @@ def _call(
         for item in stage.inputs
         if item.name in values and item.name not in taken
     }
-    words = [item.name for item in fields_of(stage.params) if item.positional]
+    words = [item for item in fields_of(stage.params) if item.positional]
     spare = list(given)
-    for name in reversed(words):
-        if name not in values and spare and isinstance(spare[-1], str | Path):
-            values[name] = str(spare.pop())
+    for word in reversed(words):
+        if word.name in values or not spare:
+            continue
+        if isinstance(spare[-1], str | Path):
+            values[word.name] = str(spare.pop())
+        elif word.several and isinstance(spare[-1], list | tuple):
+            values[word.name] = [str(item) for item in spare.pop()]
     params = from_plain(stage.params, values)
     if setting.folder is not None:
         return _job(init(Path(setting.folder)), stage, (params, spare, named), setting)

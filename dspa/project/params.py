@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from dataclasses import dataclass
@@ -14,7 +15,10 @@ from dspa.data.errors import InputError
 from dspa.stages.stage import check
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+
+_RANGE = re.compile(r"(\d{1,9})-(\d{1,9})")
+LONGEST_RANGE = 100_000
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,11 @@ class Field:
         plain = self.type is str and self.length is None
         return self.required and plain and not self.metadata.get("choices")
 
+    @property
+    def several(self) -> bool:
+        """Whether a text may also be a list of texts: the files of an expanded pattern."""
+        return bool(self.metadata.get("several"))
+
 
 @lru_cache(maxsize=64)
 def fields_of(params: type) -> tuple[Field, ...]:
@@ -75,7 +84,11 @@ def _field(item: dataclasses.Field[Any], hint: Any) -> Field:
     options = [hint]
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         options = [each for each in typing.get_args(hint) if each is not type(None)]
-    optional, kind, length = len(options) == 1 and options[0] is not hint, options[0], None
+    optional, kind, length = (
+        hint is not options[0] and type(None) in typing.get_args(hint),
+        options[0],
+        None,
+    )
     if typing.get_origin(kind) is tuple:
         inner = typing.get_args(kind)
         length = 0 if inner[-1] is Ellipsis else len(inner)
@@ -132,14 +145,33 @@ def convert(field: Field, value: Any) -> Any:
     """
     if value is None and (field.optional or field.default is None):
         return None
+    if field.several and isinstance(value, list | tuple) and value:
+        texts = tuple(_scalar(field, item) for item in value)
+        return texts if len(texts) > 1 else texts[0]
     if field.length is None:
         return _scalar(field, value)
     if isinstance(value, str):
         value = [piece for piece in value.replace(",", " ").split() if piece]
     items = list(value) if isinstance(value, list | tuple) else [value]
+    if field.type is int and field.length == 0:
+        items = [number for item in items for number in _range(field, item)]
     if field.length and len(items) != field.length:
         raise InputError(f"{field.option} takes {field.length} values, got {len(items)}")
     return tuple(_scalar(field, item) for item in items)
+
+
+def _range(field: Field, item: Any) -> Iterable[Any]:
+    """Return the numbers of ``3-7``, ends included; anything else as it is."""
+    match = _RANGE.fullmatch(item) if isinstance(item, str) else None
+    if match is None:
+        return (item,)
+    first, last = int(match[1]), int(match[2])
+    if not first <= last < first + LONGEST_RANGE:
+        raise InputError(
+            f"{field.option} is {item!r}; a range goes from the smaller number to the larger, "
+            f"over at most {LONGEST_RANGE}"
+        )
+    return range(first, last + 1)
 
 
 def _scalar(field: Field, value: Any) -> Any:

@@ -122,6 +122,7 @@ def param(
     minimum: float | None = None,
     maximum: float | None = None,
     choices: tuple[str, ...] = (),
+    several: bool = False,
 ) -> Any:
     """Make a dataclass field with what the command line and the checks need to know.
 
@@ -137,6 +138,8 @@ def param(
         Accepted range, checked by `check`.
     choices : tuple of str
         Accepted words.
+    several : bool
+        A text of which several may be given, as when a shell expands a pattern: then a tuple.
     """
     return field(
         default=default,
@@ -146,6 +149,7 @@ def param(
             "minimum": minimum,
             "maximum": maximum,
             "choices": choices,
+            "several": several,
         },
     )
 

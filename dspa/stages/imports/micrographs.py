@@ -14,7 +14,7 @@ import numpy as np
 from dspa.data import schema
 from dspa.data.errors import InputError
 from dspa.io.epu import find_epu, read_epu
-from dspa.io.locate import matching
+from dspa.io.locate import matching, spelling
 from dspa.io.micrographs import (
     SUFFIXES,
     micrograph_info,
@@ -44,7 +44,9 @@ _FEW = 16
 class Params:
     """Parameters of ``dspa import micrographs``."""
 
-    files: str = param(help="Image files as a quoted pattern, or a STAR file.")
+    files: str | tuple[str, ...] = param(
+        help="Image files, or a pattern of them, or a STAR file.", several=True
+    )
     pixel_size: float | None = param(None, "Pixel size of the micrographs.", unit="A", minimum=0.01)
     voltage: float | None = param(None, "Acceleration voltage.", unit="kV", minimum=10)
     cs: float | None = param(None, "Spherical aberration.", unit="mm", minimum=0)
@@ -57,6 +59,11 @@ class Params:
     check: str = param(
         "full", "Look at every pixel, or at headers only.", choices=("full", "headers")
     )
+
+    @property
+    def named(self) -> str:
+        """The files, as messages name them."""
+        return spelling(self.files)
 
 
 @dataclass(frozen=True)
@@ -158,7 +165,7 @@ def run_movies(
 
 
 def _import(context: Context, params: Params, *, kind: str) -> xr.Dataset:
-    if params.files.endswith(".star"):
+    if isinstance(params.files, str) and params.files.endswith(".star"):
         table = read_star_micrographs(
             params.files, roots=_roots(params), pixel_size=params.pixel_size
         )
@@ -174,7 +181,7 @@ def _import(context: Context, params: Params, *, kind: str) -> xr.Dataset:
     _report(context, table["micrograph_name"].values[~good], [f.fault for f in found if f.fault])
     if not good.any():
         raise InputError(
-            f"{params.files}: none of {len(found)} files can be used; the first: {found[0].fault}"
+            f"{params.named}: none of {len(found)} files can be used; the first: {found[0].fault}"
         )
     table = table.isel(micrograph=np.flatnonzero(good))
     kept = [f for f in found if not f.fault]
@@ -199,7 +206,7 @@ def _check_presence(table: xr.Dataset, params: Params) -> None:
     if not any(Path(path).exists() for path in paths):
         shown = ", ".join(paths[:3]) + (", ..." if len(paths) > 3 else "")
         raise InputError(
-            f"{params.files}: none of its {len(paths)} files is there ({shown}); run from the "
+            f"{params.named}: none of its {len(paths)} files is there ({shown}); run from the "
             "folder their paths are relative to, or give it with --images-root"
         )
 
@@ -213,9 +220,9 @@ def _from_pattern(context: Context, params: Params) -> xr.Dataset:
     matched = matching(params.files)
     files = [str(p) for p in matched if p.suffix.lower() in SUFFIXES]
     if not files:
-        if Path(params.files).is_dir():
+        if isinstance(params.files, str) and Path(params.files).is_dir():
             raise InputError(f"{params.files} is a folder; give a pattern: '{params.files}/*.mrc'")
-        raise InputError(f"{params.files} matches no image file ({', '.join(SUFFIXES)})")
+        raise InputError(f"{params.named} matches no image file ({', '.join(SUFFIXES)})")
     if len(files) < len(matched):
         others = Counter(p.suffix for p in matched if p.suffix.lower() not in SUFFIXES)
         kinds = ", ".join(f"{n} {suffix or 'without suffix'}" for suffix, n in others.items())
@@ -275,7 +282,7 @@ def _with_optics(
             there = np.where(np.isnan(there), 0.1, there)
         elif np.isnan(there).any():
             raise InputError(
-                f"{params.files}: the {name.replace('_', ' ')} is unknown; give {option}"
+                f"{params.named}: the {name.replace('_', ' ')} is unknown; give {option}"
             )
         table = table.assign({name: ("optics", there)})
     size = table["pixel_size"].values if "pixel_size" in table.variables else np.array([np.nan])
@@ -284,15 +291,15 @@ def _with_optics(
         size = np.full(groups, params.pixel_size)
     elif np.isnan(size).any():
         if not math.isfinite(header):
-            raise InputError(f"{params.files}: the pixel size is unknown; give --pixel-size")
+            raise InputError(f"{params.named}: the pixel size is unknown; give --pixel-size")
         context.events.message(f"pixel size {header:.4g} A, from the headers")
         size = np.where(np.isnan(size), header, size)
     if not ((size > 0.01) & (size < 1000)).all():
-        raise InputError(f"{params.files}: a pixel size of {size.max():.4g} A; give --pixel-size")
+        raise InputError(f"{params.named}: a pixel size of {size.max():.4g} A; give --pixel-size")
     if np.ptp(size) > _SAME_SIZE * size.max():
         sizes = ", ".join(f"{s:.4g}" for s in np.unique(size))
         raise InputError(
-            f"{params.files}: mixed pixel sizes ({sizes} A); import each size as a job of its own"
+            f"{params.named}: mixed pixel sizes ({sizes} A); import each size as a job of its own"
         )
     if math.isfinite(header) and abs(header - size[0]) > 0.01 * size[0]:
         context.events.warning(f"the headers say {header:.4g} A per pixel; {size[0]:.4g} A is used")
@@ -310,7 +317,7 @@ def _header_size(params: Params, found: Sequence[Found]) -> float:
         values, counts = np.unique(np.round(sizes, 3), return_counts=True)
         text = ", ".join(f"{v:g} A: {n}" for v, n in zip(values[:5], counts[:5], strict=True))
         raise InputError(
-            f"{params.files}: mixed pixel sizes in the headers ({text}); import each size as a job "
+            f"{params.named}: mixed pixel sizes in the headers ({text}); import each size as a job "
             "of its own, or give --pixel-size"
         )
     return float(np.median(sizes))

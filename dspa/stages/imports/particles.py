@@ -12,7 +12,7 @@ import numpy as np
 from dspa.data.errors import InputError
 from dspa.io.cs_particles import Orientation, read_cs_particles
 from dspa.io.images import ParticleImages, StackInfo, stack_info
-from dspa.io.locate import matching
+from dspa.io.locate import matching, spelling
 from dspa.io.particles import read_particles, write_particles
 from dspa.io.picks import read_picks
 from dspa.io.picture import montage
@@ -43,7 +43,10 @@ _CORRECTIONS = frozenset(
 class Params:
     """Parameters of ``dspa import particles``."""
 
-    file: str = param(help="STAR or .cs file; pick files (.box, .cbox, .csv) as a quoted pattern.")
+    file: str | tuple[str, ...] = param(
+        help="STAR or .cs file; of pick files (.box, .cbox, .csv) several, or a pattern.",
+        several=True,
+    )
     images_root: str | None = param(
         None, "Folder that stack paths are relative to (the RELION or cryoSPARC project)."
     )
@@ -79,6 +82,11 @@ class Params:
         "full", "Look at every pixel, or at headers only.", choices=("full", "headers")
     )
 
+    @property
+    def named(self) -> str:
+        """The files, as messages name them."""
+        return spelling(self.file)
+
 
 def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[str, Path]:
     """Import particles or picks."""
@@ -103,11 +111,11 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
 
 def _read(params: Params, known_size: float | None) -> xr.Dataset:
     files = matching(params.file)
-    if Path(params.file).suffix == ".zarr":
-        return read_particles(params.file)
+    if Path(params.named).suffix == ".zarr":
+        return read_particles(params.named)
     if not files:
-        what = "a folder" if Path(params.file).is_dir() else "no such file"
-        raise InputError(f"{params.file}: {what}; name a .star or .cs file")
+        what = "a folder" if Path(params.named).is_dir() else "no such file"
+        raise InputError(f"{params.named}: {what}; name a .star or .cs file")
     suffix = files[0].suffix.lower()
     roots = [] if params.images_root is None else [params.images_root]
     if suffix == ".cs":
@@ -127,14 +135,14 @@ def _read(params: Params, known_size: float | None) -> xr.Dataset:
             return table
     if suffix in (".box", ".cbox", ".csv", ".star"):
         if size is None:
-            raise InputError(f"{params.file}: picks in pixels; give --micrographs or --pixel-size")
+            raise InputError(f"{params.named}: picks in pixels; give --micrographs or --pixel-size")
         return read_picks(files, pixel_size=size)
-    raise InputError(f"{params.file}: particles are imported from .star or .cs files")
+    raise InputError(f"{params.named}: particles are imported from .star or .cs files")
 
 
 def _only(params: Params, files: Sequence[Path]) -> Path:
     if len(files) > 1:
-        raise InputError(f"{params.file} matches {len(files)} files; import one at a time")
+        raise InputError(f"{params.named} matches {len(files)} files; import one at a time")
     return files[0]
 
 
@@ -158,7 +166,7 @@ def _with_optics(context: Context, table: xr.Dataset, params: Params) -> xr.Data
     for name in ("voltage", "spherical_aberration"):
         if np.isnan(table[name].values).any():
             raise InputError(
-                f"{params.file}: the {name.replace('_', ' ')} is unknown; give {given[name][2]}"
+                f"{params.named}: the {name.replace('_', ' ')} is unknown; give {given[name][2]}"
             )
     contrast = table["amplitude_contrast"].values
     if np.isnan(contrast).any():
@@ -197,14 +205,14 @@ def _check_stacks(table: xr.Dataset, params: Params) -> dict[str, StackInfo]:
     if missing:
         shown = ", ".join(missing[:_LISTED]) + (", ..." if len(missing) > _LISTED else "")
         raise InputError(
-            f"{params.file}: {len(missing)} of {len(paths)} stacks are not there ({shown}); "
+            f"{params.named}: {len(missing)} of {len(paths)} stacks are not there ({shown}); "
             "run from the folder their paths are relative to, or give it with --images-root"
         )
     infos = {path: stack_info(path) for path in paths}
     shapes = {(i.rows, i.columns): path for path, i in reversed(infos.items())}
     if len(shapes) > 1:
         text = "; ".join(f"{c} x {r} in {Path(p).name}" for (r, c), p in list(shapes.items())[:4])
-        raise InputError(f"{params.file}: mixed image sizes ({text}); import one size at a time")
+        raise InputError(f"{params.named}: mixed image sizes ({text}); import one size at a time")
     rows, columns = next(iter(shapes))
     if rows != columns:
         raise InputError(f"{paths[0]}: images of {columns} x {rows} pixels; they must be square")
@@ -214,7 +222,7 @@ def _check_stacks(table: xr.Dataset, params: Params) -> dict[str, StackInfo]:
     if beyond.size:
         path = paths[stack[beyond[0]]]
         raise InputError(
-            f"{params.file}: row {beyond[0] + 1} wants image {index[beyond[0]] + 1} of {path}, "
+            f"{params.named}: row {beyond[0] + 1} wants image {index[beyond[0]] + 1} of {path}, "
             f"which holds {infos[path].count}"
         )
     return infos
@@ -291,7 +299,7 @@ def _look(context: Context, table: xr.Dataset, params: Params) -> xr.Dataset:
         _set_aside(context, table, chosen, what)
         bad |= chosen
     if bad.all():
-        raise InputError(f"{params.file}: no image can be used")
+        raise InputError(f"{params.named}: no image can be used")
     table = _signed(table, _sign(context, table, reports, params))
     return table.isel(particle=np.flatnonzero(~bad))
 
