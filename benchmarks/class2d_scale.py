@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import resource
 import shutil
 import subprocess
@@ -48,8 +47,6 @@ class Outcome:
         among those who share them, bytes.
     phases : dict of str to float
         Seconds of wall time.
-    expected : float
-        Seconds that ``--dry-run`` said.
     largest : int
         Largest resident memory of one process, bytes.
     """
@@ -59,7 +56,6 @@ class Outcome:
     resident: int = 0
     shared: int = 0
     phases: dict[str, float] = field(default_factory=dict)
-    expected: float = float("nan")
     largest: int = 0
 
 
@@ -137,23 +133,9 @@ def classify(table: Path, folder: Path, *, classes: int, workers: int) -> Outcom
     command(["init", "."], folder)
     command(["import", "particles", str(table), "--check", "headers"], folder)
     arguments = ["class2d", "J1", "--classes", str(classes), "--cluster", f"local:{workers}"]
-    expected = expect(arguments, folder)
     outcome = command(arguments, folder)
-    outcome.expected = expected
     outcome.phases = phases(next(folder.glob("jobs/J002*")), wall=outcome.wall)
     return outcome
-
-
-def expect(arguments: list[str], project: Path) -> float:
-    """Seconds that ``--dry-run`` says a command takes on all cores of this machine."""
-    tool = str(Path(sys.executable).with_name("dspa"))
-    said = subprocess.run(
-        [tool, *arguments, "--dry-run"], cwd=project, check=True, capture_output=True, text=True
-    )
-    found = re.search(r"cores here\W+([\d.]+) (min|h)", said.stdout + said.stderr)
-    if found is None:
-        return float("nan")
-    return float(found[1]) * (60.0 if found[2] == "min" else 3600.0)
 
 
 def part(table: Path, count: int) -> Path:
@@ -168,7 +150,6 @@ def rows(what: str, outcome: Outcome) -> Iterator[Row]:
     """Turn a run into figures."""
     yield Row(f"{what} (cold)", outcome.wall, "s")
     yield Row(f"{what}, CPU", outcome.cpu, "s")
-    yield Row(f"{what}, as --dry-run said", outcome.expected, "s")
     yield Row(f"{what}, peak resident memory of all processes", outcome.resident / GIBIBYTE, "GiB")
     yield Row(f"{what}, the same, shared pages once", outcome.shared / GIBIBYTE, "GiB")
     yield Row(f"{what}, peak of the largest process", outcome.largest / GIBIBYTE, "GiB")

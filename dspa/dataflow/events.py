@@ -112,6 +112,35 @@ class Events:
         self.emit("warning", text=text)
 
 
+class Pace:
+    """Measures how fast items pass, to say how long those to come will take.
+
+    Recent passes count most: later ones may search longer than the first did. Nothing is said
+    before three of them, because the first waits for workers and compilers.
+    """
+
+    FADE, FEWEST = 0.9, 3  # weight of a pass against the one after it; passes before a figure
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+        self._items = self._seconds = 0.0
+        self._passes = 0
+
+    def passed(self, items: int) -> None:
+        """Count the items of a pass that has just ended."""
+        now = time.monotonic()
+        fade = self.FADE if self._passes > 1 else 0.0
+        self._items = fade * self._items + items
+        self._seconds = fade * self._seconds + now - self._last
+        self._passes, self._last = self._passes + 1, now
+
+    def remaining(self, items: int) -> float | None:
+        """Seconds that so many items to come will take; None while that is not known."""
+        if self._passes < self.FEWEST or self._items <= 0.0:
+            return None
+        return items * self._seconds / self._items
+
+
 def read_events(path: Path, *, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield ``(offset after the event, event)`` from an ``events.jsonl``, skipping torn lines.
 

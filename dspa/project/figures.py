@@ -13,6 +13,8 @@ HIDDEN = frozenset({"time", "kind", "task", "done", "total", "iteration", "itera
 LISTED = 100  # values of a setting that are shown
 ANGSTROM = frozenset({"resolution", "defocus", "shift", "diameter", "radius", "gsfsc", "lowpass"})
 
+SECONDS = frozenset({"remaining"})
+
 
 def figures_of(event: Mapping[str, Any]) -> dict[str, Any]:
     """Return the figures an event carries: its plain numbers and words.
@@ -35,11 +37,13 @@ def figure(name: str, value: Any) -> str:
     Parameters
     ----------
     name : str
-        ``resolution_masked``; the names of lengths tell their unit.
+        ``resolution_masked``; the names of lengths and of times tell their unit.
     value : Any
     """
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if name in SECONDS and isinstance(value, int | float):
+        return duration(value)
     if isinstance(value, float):
         text = f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
         return f"{text} A" if ANGSTROM.intersection(name.split("_")) else text

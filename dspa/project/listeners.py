@@ -166,6 +166,6 @@ class Screen:
 
 
 def _leading(figures: dict[str, Any]) -> dict[str, Any]:
-    """Return the few figures that fit beside a bar: resolution, and the next two."""
-    names = sorted(figures, key=lambda name: "resolution" not in name)[:3]
+    """Return the few figures that fit beside a bar: time to go, resolution, and the next one."""
+    names = sorted(figures, key=lambda name: (name != "remaining", "resolution" not in name))[:3]
     return {name: figures[name] for name in names}

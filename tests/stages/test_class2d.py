@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -173,6 +174,16 @@ def test_plan_tells_the_size_of_the_work(tiny):
     found = class2d.plan({"particles": tiny[0]}, PARAMS)
     assert found["particles"] == COUNT
     assert found["image visits"] == 10 * 64 + 2 * COUNT  # no step below four chunks
+    assert found["passes"] == 12
+    few, many = (class2d.plan({"particles": tiny[0]}, replace(PARAMS, classes=n)) for n in (4, 120))
+    assert few["memory per worker"] < many["memory per worker"]
+
+
+def test_the_time_to_go_is_told_after_the_first_passes(reference):
+    steps = [event for event in reference[1] if event["kind"] == "iteration"]
+    told = [event["remaining"] for event in steps]
+    assert told[:2] == [None, None]
+    assert min(told[2:]) > 0.0
 
 
 def select(outputs, folder, **params):

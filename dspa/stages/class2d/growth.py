@@ -18,12 +18,11 @@ import numpy as np
 
 from dspa.dataflow.runner import Result
 from dspa.stages.class2d.controls import weigh
-from dspa.stages.class2d.estimate import Pass
 from dspa.stages.class2d.folds import draw_folds, draw_unseen, fold_chunks, unseen_count
 from dspa.stages.class2d.mstep import FOLDS
 from dspa.stages.class2d.noise import noise_groups
 from dspa.stages.class2d.reduction import Class2D
-from dspa.stages.class2d.schedule import nothing_to_see
+from dspa.stages.class2d.schedule import Workload, nothing_to_see, workload
 from dspa.stages.class2d.state import Classification
 from dspa.stages.particles.chunks import minibatch
 
@@ -157,7 +156,7 @@ def grow(
     particles: xr.Dataset,
     growth: Growth,
     *,
-    report: Callable[[int], Report],
+    report: Callable[[Sequence[int], int], Report],
 ) -> Classification:
     """Take up particles: those of the table that a classification does not know by their uid.
 
@@ -170,7 +169,8 @@ def grow(
         Old and new ones, or new ones alone.
     growth : Growth
     report : callable
-        ``report(passes)`` gives what is called after each pass.
+        ``report(visits, after)`` gives what is called after each pass, from the images of each and
+        those looked at after the last.
 
     Returns
     -------
@@ -202,6 +202,8 @@ def grow(
     schedule = _schedule(growth.schedule, known, founding.classes, founders=founding.rows.size)
     size = schedule.chunk_size(known.spec) if founding.classes else None
     passed = chunks(np.arange(uid.size) if everything else new)
+    unseen = np.flatnonzero(left_out)
+    full = sum(len(chunk) for chunk in passed)
     result = _course(
         context,
         known,
@@ -209,14 +211,13 @@ def grow(
         founders=chunks(founding.rows, size) if founding.classes else (),
         chunks=passed,
         step=1.0 if everything else images / max(images + known.images, 1),
-        report=report,
+        report=report(schedule.visits(full=full), full + unseen.size),
     )
     result = replace(result, model={**result.model, "noise_names": np.array(names)})
     grown = _grown(known, result, uid, fold, forget=everything)
     last = schedule.plan(known.spec, result.model, schedule.passes)
     grown = weigh(context, grown, last, passed)
-    rows = np.flatnonzero(left_out)
-    return judge_unseen(context, grown, growth.schedule, chunks(rows) if rows.size else ())
+    return judge_unseen(context, grown, growth.schedule, chunks(unseen) if unseen.size else ())
 
 
 def look(
@@ -247,27 +248,10 @@ def look_plan(
     return replace(once.plan(spec, model, 1), blind=False, recentre=False)
 
 
-@dataclass(frozen=True)
-class Expected:
-    """Passes that particles which arrive will take.
-
-    Attributes
-    ----------
-    least : tuple of Pass
-        If no class is founded, or as many as were asked for.
-    most : tuple of Pass
-        If as many classes are founded as may be.
-    founded : int
-        How many that are.
-    """
-
-    least: tuple[Pass, ...]
-    most: tuple[Pass, ...]
-    founded: int
-
-
-def expect(known: Classification, uid: NDArray[np.uint64], growth: Growth) -> Expected:
-    """List the passes of `grow` before anything is known of the new particles.
+def expect(
+    known: Classification, uid: NDArray[np.uint64], growth: Growth
+) -> tuple[Workload, Workload]:
+    """Add up the passes of `grow` before anything is known of the new particles.
 
     Parameters
     ----------
@@ -275,31 +259,28 @@ def expect(known: Classification, uid: NDArray[np.uint64], growth: Growth) -> Ex
     uid : (n,) uint64
         Particles of the table.
     growth : Growth
+
+    Returns
+    -------
+    least, most : Workload
+        If no class is founded (or as many as were asked for), and if as many as may be.
     """
     place = known.find(uid)
     new = int((place < 0).sum())
     everything = growth.everything and new < uid.size
-    left_out = int(np.isfinite(known.unseen[place[place >= 0]]).sum()) + unseen_count(new)
+    unseen = int(np.isfinite(known.unseen[place[place >= 0]]).sum()) + unseen_count(new)
     wanted = growth.new_classes
     if wanted is None:
         able = np.isfinite(known.unseen).sum() >= FEWEST
         wanted = _needed(known, new) if able else 0
     wanted = min(wanted, new // FEWEST)
-    looked = Pass(look_plan(growth.schedule, known.spec, None, classes=known.classes), new)
 
-    def passes(classes: int) -> tuple[Pass, ...]:
+    def add_up(classes: int) -> Workload:
         schedule = _schedule(growth.schedule, known, classes, founders=new)
-        plans = [schedule.plan(known.spec, None, n) for n in range(1, schedule.passes + 1)]
-        steps = [
-            Pass(replace(plan, update_noise=False), round(plan.share * new))
-            for plan in plans[: schedule.steps]
-        ]
-        full = [Pass(plan, uid.size if everything else new) for plan in plans[schedule.steps :]]
-        last = look_plan(growth.schedule, known.spec, None, classes=schedule.classes)
-        return (looked, *steps, *full, Pass(last, left_out))
+        made = workload(schedule, full=uid.size if everything else new, unseen=unseen)
+        return replace(made, passes=made.passes + (new > 0), visits=made.visits + new)  # the look
 
-    least = 0 if growth.new_classes is None else wanted
-    return Expected(passes(least), passes(wanted), wanted)
+    return add_up(0 if growth.new_classes is None else wanted), add_up(wanted)
 
 
 def judge_unseen(
@@ -377,7 +358,7 @@ def _course(
     founders: Sequence[ParticleChunk],
     chunks: Sequence[ParticleChunk],
     step: float,
-    report: Callable[[int], Report],
+    report: Report,
 ) -> Result:
     """Make the passes: online steps beside classes that hold still, then full ones."""
     runner, spec, old = context.runner, known.spec, known.classes
@@ -398,7 +379,6 @@ def _course(
             plan = schedule.plan(spec, None, 0)
             start = {**known.model, **base}
             result = runner.run(Class2D(plan), founders, start, name="it000")
-    tell = report(schedule.passes)
     for number in range(done + 1, schedule.passes + 1):
         plan, model = schedule.plan(spec, result.model, number), result.model
         if number <= schedule.steps:
@@ -411,7 +391,7 @@ def _course(
             # New sums on top of the old ones, every time: what founded classes counts once.
             plan, part, model = replace(plan, step=step, share=step), chunks, {**model, **base}
         result = runner.run(Class2D(plan), part, model, name=f"it{number:03d}")
-        tell(number, plan, result)
+        report(number, plan, result)
     return result
 
 

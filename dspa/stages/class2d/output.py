@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dspa.data.errors import InputError
+from dspa.dataflow.events import Pace
 from dspa.geometry.rotation import matrix_from_euler
 from dspa.io.images import ParticleImages
 from dspa.io.particles import write_particles
@@ -21,6 +22,7 @@ from dspa.stages.class2d.state import FILE, save_classification
 from dspa.stages.particles.duplicates import single, write_split
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import xarray as xr
@@ -107,11 +109,23 @@ def sorted_montage(
 
 @dataclass(frozen=True)
 class Progress:
-    """Tells the stream of every pass."""
+    """Tells the stream of every pass.
+
+    Attributes
+    ----------
+    events : Events
+    spec : ImageSpec
+    visits : sequence of int
+        Images of each pass.
+    after : int
+        Images looked at after the last pass.
+    """
 
     events: Events
     spec: ImageSpec
-    passes: int
+    visits: Sequence[int]
+    after: int = 0
+    pace: Pace = field(default_factory=Pace)
 
     def __call__(self, iteration: int, plan: ClassPlan, result: Result) -> None:
         """Emit the figures and the class averages of one pass."""
@@ -120,10 +134,14 @@ class Progress:
         share = count / max(float(count.sum()), 1e-12)
         resolution = self.spec.extent / model["shell"]
         images = max(float(model["total"][0]), 1.0)
+        passes = len(self.visits)
+        self.pace.passed(self.visits[iteration - 1])
+        to_come = sum(self.visits[iteration:]) + self.after
         self.events.emit(
             "iteration",
             iteration=iteration,
-            iterations=self.passes,
+            iterations=passes,
+            remaining=self.pace.remaining(to_come),
             particles=int(model["total"][0]),
             resolution=weighted_quantile(resolution, count, 0.5),
             alive=int(np.sum(share > ALIVE / share.size)),
@@ -136,9 +154,9 @@ class Progress:
             searched_to=self.spec.extent / plan.radius,
         )
         # Others wait for this process meanwhile.
-        if iteration % PICTURED == 0 or iteration in (1, self.passes):
+        if iteration % PICTURED == 0 or iteration in (1, passes):
             picture = sorted_montage(model["averages"], count, resolution)
-            title = f"class averages, pass {iteration} of {self.passes}"
+            title = f"class averages, pass {iteration} of {passes}"
             self.events.picture("class_averages", picture, title=title)
 
 

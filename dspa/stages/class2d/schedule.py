@@ -53,6 +53,8 @@ SMALL_CHUNK, LARGE_CHUNK = 16, 256
 # Steps that one online iteration is made in. What counts is how often the averages are made anew:
 # small steps on other images each time find classes that few large ones or passes over all miss.
 STEPS_EACH = 5
+REACHED = 13.0  # A: the resolution that a search is taken to reach, for its memory
+PROCESS = 380 << 20  # bytes of a worker that holds nothing
 # Passes from one centring to the next: it costs another solution of all averages.
 RECENTRE = 3
 
@@ -127,6 +129,10 @@ class Schedule:
     def passes(self) -> int:
         """Number of passes after the random start: online steps and full passes."""
         return self.steps + self.full
+
+    def visits(self, *, full: int) -> tuple[int, ...]:
+        """Images of every pass after the random start; of a full pass as many as ``full``."""
+        return (self.step_size,) * self.steps + (full,) * self.full
 
     def noise_factor(self, number: int) -> float:
         """Factor on the noise power in pass ``number`` (1, 2, ...)."""
@@ -204,6 +210,56 @@ class Schedule:
             pruning=SWIFT if number <= self.steps else DEFAULT_PRUNING,
             held=self.held if number <= self.steps else 0,
         )
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What the passes of a classification add up to.
+
+    Attributes
+    ----------
+    passes, visits : int
+        Passes after the random start, and images looked at in all of them.
+    classes : int
+        Largest number of classes.
+    """
+
+    passes: int
+    visits: int
+    classes: int
+
+
+def workload(schedule: Schedule, *, full: int, unseen: int) -> Workload:
+    """Add up the passes of a schedule, the weighing and the look at unseen particles at the end.
+
+    Parameters
+    ----------
+    schedule : Schedule
+    full : int
+        Images of a full pass, and of the weighing.
+    unseen : int
+        Particles that the online steps leave out.
+    """
+    visits = (*schedule.visits(full=full), full, unseen)
+    classes = schedule.level(1) if schedule.steps else schedule.classes
+    return Workload(sum(v > 0 for v in visits), sum(visits), classes)
+
+
+def worker_bytes(spec: ImageSpec, *, classes: int, run: int) -> int:
+    """Largest memory of a worker beside its cache: the averages, a run of images, its sums.
+
+    Parameters
+    ----------
+    spec : ImageSpec
+    classes : int
+    run : int
+        Images of a task.
+    """
+    reach = min(spec.radius, max(START_RADIUS, round(spec.extent / REACHED)) + MARGIN)
+    grid = (4 * reach + 3) * (2 * reach + 2) * 12  # of one class in one fold
+    sums = FOLDS * (classes + max(1, classes // 5)) * grid
+    averages = FOLDS * classes * (grid + 8 * spec.crop**2)
+    return PROCESS + 12 * sums + 6 * averages + run * 72 * spec.band().count
 
 
 def coarse_radius(spec: ImageSpec) -> int:

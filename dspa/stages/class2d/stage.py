@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,29 +11,19 @@ import numpy as np
 from dspa.dataflow.worker_setup import SHARE
 from dspa.device import memory_budget
 from dspa.stages.class2d.controls import weigh
-from dspa.stages.class2d.estimate import (
-    Pass,
-    duration,
-    estimate,
-    gain_of_set,
-    miniature,
-    passes_of,
-    stored_bytes,
-    worker_bytes,
-)
 from dspa.stages.class2d.folds import draw_folds, draw_unseen, fold_chunks, unseen_count
-from dspa.stages.class2d.growth import Expected, Growth, expect, grow, judge_unseen, look_plan
+from dspa.stages.class2d.growth import Growth, expect, grow, judge_unseen
 from dspa.stages.class2d.inputs import FEW, Params, Work, admit
 from dspa.stages.class2d.mstep import FOLDS
 from dspa.stages.class2d.noise import noise_groups
 from dspa.stages.class2d.output import Progress, in_order, write_results
-from dspa.stages.class2d.schedule import STEPS_EACH, Schedule, classify
+from dspa.stages.class2d.schedule import STEPS_EACH, Schedule, classify, worker_bytes, workload
 from dspa.stages.class2d.state import Classification
 from dspa.stages.particles.chunks import ctf_arguments, join_chunks, particle_chunks
 from dspa.stages.stage import Context, Input, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import xarray as xr
@@ -153,7 +142,8 @@ def _begin(context: Context, work: Work, params: Params) -> Classification:
         f"{schedule.online} online iterations of {STEPS_EACH} steps and {schedule.full} over all "
         f"particles, counted as {schedule.passes} below"
     )
-    report = Progress(events, spec, schedule.passes)
+    visits = schedule.visits(full=count)
+    report = Progress(events, spec, visits, after=count + unseen.size)
     result = classify(context, chunks + rest, schedule, report=report, left_out=len(rest))
     rows = in_order(result.rows, count)
     images = int(rows["valid"].sum())
@@ -175,8 +165,8 @@ def _continue(
     """Take up particles that an earlier classification has not seen."""
     growth = make_growth(known, params, particles=particles.sizes["particle"], seed=context.seed)
 
-    def report(passes: int) -> Progress:
-        return Progress(context.events, known.spec, passes)
+    def report(visits: Sequence[int], after: int) -> Progress:
+        return Progress(context.events, known.spec, visits, after=after)
 
     return grow(context, known, particles, growth, report=report)
 
@@ -193,48 +183,38 @@ def make_growth(known: Classification, params: Params, *, particles: int, seed: 
 
 
 def plan(inputs: Mapping[str, Any], params: Params) -> dict[str, Any]:
-    """Say what a run would take: particles, chunks, memory, an estimate of the time."""
+    """Say what a run would take: particles, passes, chunks, memory.
+
+    How long an image takes depends on the images: the events of a run tell the time to go.
+    """
     work = admit(inputs, params)
-    spec, count = work.spec, work.count
-    expected, schedule = _expected(work, params)
+    spec, count, known = work.spec, work.count, work.known
+    if known is None:
+        schedule = make_schedule(params, spec, particles=count, seed=0)
+        least = most = workload(schedule, full=count, unseen=unseen_count(count))
+    else:
+        growth = make_growth(known, params, particles=count, seed=0)
+        schedule = growth.schedule
+        uid = np.asarray(work.particles["uid"].values, np.uint64)
+        least, most = expect(known, uid, growth)
     chunks = particle_chunks(work.particles, spec, size=schedule.chunk_size(spec), multiple=FOLDS)
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     share = int(SHARE * memory_budget() / workers)  # of a worker's memory, for bands
-    each = 12 * spec.band().count
-    most = max(one.plan.classes for one in expected.most)
-    tiny = miniature(spec, most, gain=gain_of_set(work.particles, spec))
-    price = partial(estimate, tiny, particles=count, cached=workers * share // each)
-    cost = price(expected.least)
-    peak = min(share, each * -(-count // workers)) + worker_bytes(spec, expected.most, chunks)
+    kept = min(share, 12 * spec.band().count * -(-count // workers))
+    run = max(len(chunk) for chunk in join_chunks(chunks, stride=FOLDS))
+    peak = kept + worker_bytes(spec, classes=most.classes, run=run)
     told = {
         "particles": count,
         "chunks": len(chunks),
-        "passes": len(expected.least),
-        "image visits": cost.visits,
+        "passes": least.passes,
+        "image visits": least.visits,
         "band": f"{spec.band().count} coefficients to {spec.extent / spec.radius:.3g} A",
-        "multiplications and additions": f"{cost.operations:.2g}",
-        "read": f"{cost.prepared * stored_bytes(work.particles) / 2**30:.2f} GiB",
         "memory per worker": f"{peak / 2**30:.2f} GiB",
-        "time on one core": duration(cost.seconds(1)),
-        f"time on the {workers} cores here": duration(cost.seconds(workers)),
     }
-    if len(expected.most) > len(expected.least):
-        longest = duration(price(expected.most).seconds(workers))
-        told[f"if new views found {expected.founded} classes"] = longest
+    if most.visits > least.visits:
+        new = most.classes - least.classes
+        told[f"image visits if new views found {new} classes"] = most.visits
     return told
-
-
-def _expected(work: Work, params: Params) -> tuple[Expected, Schedule]:
-    """Say which passes will be made, and by which schedule chunks are cut."""
-    spec, known, count = work.spec, work.known, work.count
-    if known is not None:
-        growth = make_growth(known, params, particles=count, seed=0)
-        uid = np.asarray(work.particles["uid"].values, np.uint64)
-        return expect(known, uid, growth), growth.schedule
-    schedule = make_schedule(params, spec, particles=count, seed=0)
-    last = look_plan(schedule, spec, None, classes=schedule.classes)
-    passes = (*passes_of(schedule, spec), Pass(last, unseen_count(count)))
-    return Expected(passes, passes, 0), schedule
 
 
 STAGE = Stage(
