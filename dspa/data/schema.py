@@ -89,6 +89,9 @@ PARTICLES = Schema(
             ("particle",), "int32", "", "index into the optics table", required=True
         ),
         "coordinate": Variable(("particle", "xy"), "float64", "A", "from the first pixel's centre"),
+        "coordinate_pixels": Variable(
+            ("particle", "xy"), "float64", "px", "coordinate where its pixel size is unknown"
+        ),
         "image_stack": Variable(("particle",), "int32", "", "index into stack_path"),
         "image_index": Variable(("particle",), "int64", "", "0-based image in the stack"),
         "image_sign": Variable(("particle",), "int8", "", "-1: particles dark in the stack"),

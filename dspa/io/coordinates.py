@@ -1,12 +1,20 @@
-"""Coordinates of picks, as the readers of pick files give them."""
+"""Coordinates of picks: as readers give them, and the pixels that they are counted in.
+
+Every other program counts pixels of the micrograph; dspa has A. Where no pixel size is given none
+is guessed: such coordinates stay in pixels (``coordinate_pixels``) until micrographs tell it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Mapping
+
+    import xarray as xr
     from numpy.typing import NDArray
 
 
@@ -29,3 +37,62 @@ class Coordinates:
     score: NDArray[np.float64]
     diameter: NDArray[np.float64]
     micrograph: NDArray[Any] | None
+
+
+def place_variables(
+    pixels: NDArray[np.float64], size: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
+    """Return the variables that coordinates in pixels become.
+
+    Parameters
+    ----------
+    pixels : (n, 2) float64
+    size : (n,) float64
+        Pixel size of the micrograph, A; NaN where it is unknown.
+
+    Returns
+    -------
+    dict
+        ``coordinate``, A, if any size is known; ``coordinate_pixels`` if any is not, NaN elsewhere.
+    """
+    known = np.isfinite(size)
+    made = {}
+    if known.any() or not size.size:
+        made["coordinate"] = pixels * size[:, None]
+    if not known.all():
+        made["coordinate_pixels"] = np.where(known[:, None], np.nan, pixels)
+    return made
+
+
+def pixel_coordinates(particles: xr.Dataset) -> NDArray[np.float64] | None:
+    """Return coordinates in pixels of the micrographs, (n, 2) float64; None if there are none.
+
+    Parameters
+    ----------
+    particles : Dataset
+    """
+    pixels = None
+    if "coordinate" in particles.variables:
+        size = np.asarray(particles["micrograph_pixel_size"].values, np.float64)
+        size = size[particles["optics"].values]
+        pixels = np.asarray(particles["coordinate"].values / size[:, None])
+    if "coordinate_pixels" in particles.variables:
+        counted = np.asarray(particles["coordinate_pixels"].values, np.float64)
+        pixels = counted if pixels is None else np.where(np.isfinite(counted), counted, pixels)
+    return pixels
+
+
+def place_of_uid(variables: Mapping[str, Any], count: int) -> NDArray[np.float64]:
+    """Return what tells picks of one micrograph apart, (n, 2): coordinates, in whatever unit.
+
+    Parameters
+    ----------
+    variables : mapping
+        As `place_variables` returns them.
+    count : int
+        Picks.
+    """
+    nothing = np.full((count, 2), np.nan)
+    place = np.asarray(variables.get("coordinate", nothing))
+    counted = np.asarray(variables.get("coordinate_pixels", nothing))
+    return np.where(np.isfinite(place), place, counted)

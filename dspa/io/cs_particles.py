@@ -17,8 +17,9 @@ from dspa.data import schema
 from dspa.data.errors import InputError
 from dspa.data.schema import EXTRA
 from dspa.geometry.rotation import matrix_from_euler, matrix_from_rotvec
+from dspa.io.coordinates import place_variables
 from dspa.io.cs import read_cs
-from dspa.io.locate import locate
+from dspa.io.locate import locate_all
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -77,7 +78,7 @@ def read_cs_particles(
     variables = interpret(str(path), fields, orientation or Orientation())
     if "stack_name" in variables:
         names = variables["stack_name"]
-        found = [locate(n, path, roots=roots) for n in names]
+        found = locate_all(names, path, roots=roots)
         variables["stack_path"] = [
             n if f is None else str(f) for n, f in zip(names, found, strict=True)
         ]
@@ -203,7 +204,6 @@ class _Fields:
         if len(set(names)) != len(names):
             names = [f"{name}_{i + 1}" for i, name in enumerate(names)]
         single = {k: _exact(table[k].to_numpy()) for k in table.columns}
-        coordinate = single["micrograph"]
         return {
             "optics": index,
             "optics_name": names,
@@ -211,7 +211,7 @@ class _Fields:
             "spherical_aberration": single["cs"] * MM,
             "amplitude_contrast": single["contrast"],
             "pixel_size": single["pixel"],
-            "micrograph_pixel_size": np.where(np.isnan(coordinate), single["pixel"], coordinate),
+            "micrograph_pixel_size": single["micrograph"],
             "box_size": table["box"].to_numpy(),
         }
 
@@ -338,9 +338,9 @@ class _Fields:
             return made
         size = variables["micrograph_pixel_size"][variables["optics"]]
         y = 1.0 - y if self.orientation.bottom_left else y
-        place = np.stack([x * shape[:, 1], y * shape[:, 0]], 1) * size[:, None]
+        place = np.stack([x * shape[:, 1], y * shape[:, 0]], 1)
         if np.isfinite(place).all():
-            made["coordinate"] = place
+            made |= place_variables(place, size)
         if paths is not None:
             first = np.unique(codes, return_index=True)[1]
             made["micrograph_shape"] = np.clip(np.nan_to_num(shape[first]), 0, 1 << 20)

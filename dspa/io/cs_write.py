@@ -10,6 +10,7 @@ import numpy as np
 from dspa.data.errors import InputError
 from dspa.data.store import extra_columns
 from dspa.geometry.rotation import rotvec_from_matrix
+from dspa.io.coordinates import pixel_coordinates
 from dspa.io.cs import write_cs
 from dspa.io.cs_particles import MM, PICKS, Orientation, interpret, mirror
 from dspa.io.images import SHARD, stack_link
@@ -227,15 +228,17 @@ def _alignment_fields(
 
 def _location_fields(dataset: xr.Dataset, orientation: Orientation) -> dict[str, NDArray[Any]]:
     """Return places on micrographs; they are fractions, so the shape must be known."""
-    needed = ("coordinate", "micrograph", "micrograph_shape", "micrograph_name")
-    if not all(name in dataset.variables for name in needed):
+    needed = ("micrograph", "micrograph_shape", "micrograph_name")
+    pixels = pixel_coordinates(dataset)
+    if pixels is None or not all(name in dataset.variables for name in needed):
         return {}
     optics, index = dataset["optics"].values, dataset["micrograph"].values
     shape = np.vstack([dataset["micrograph_shape"].values, [[1, 1]]])[index]
     names = [str(n) for n in dataset["micrograph_name"].values]
     size = dataset["micrograph_pixel_size"].values[optics]
-    place = dataset["coordinate"].values / size[:, None] / np.maximum(shape[:, ::-1], 1)
+    place = pixels / np.maximum(shape[:, ::-1], 1)
     y = 1.0 - place[:, 1] if orientation.bottom_left else place[:, 1]
+    known = {"location/micrograph_psize_A": size.astype(_F)} if np.isfinite(size).all() else {}
     return {
         "location/micrograph_uid": image_uids(names, np.arange(len(names)), np.arange(len(names)))[
             index
@@ -245,7 +248,7 @@ def _location_fields(dataset: xr.Dataset, orientation: Orientation) -> dict[str,
         "location/micrograph_shape": shape.astype(_U),
         "location/center_x_frac": place[:, 0].astype(_F),
         "location/center_y_frac": y.astype(_F),
-        "location/micrograph_psize_A": size.astype(_F),
+        **known,
     }
 
 
@@ -253,8 +256,11 @@ def _changed(
     dataset: xr.Dataset, before: dict[str, Any], prefix: str
 ) -> dict[str, NDArray[np.bool_]]:
     """Return, by field, the rows whose interpreted value is no longer that of the kept field."""
-    changed = {}
+    changed: dict[str, NDArray[np.bool_]] = {}
     for name, (fields, tolerance) in _SHOWS_IN.items():
+        if name == "coordinate" and name in dataset.variables and "coordinate_pixels" in before:
+            # Micrographs have told the pixel size since, and boxes may have moved.
+            changed |= dict.fromkeys(fields, np.ones(dataset.sizes["particle"], np.bool_))
         if name not in dataset.variables or name not in before:
             continue
         now = np.asarray(dataset[name].values, np.float64)

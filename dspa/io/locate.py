@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING
 from dspa.data.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
 # RELION names files from the project folder, some levels above the STAR file.
 _LEVELS = 6
+_LONGEST = 4096
+_COMPARED = 1 << 16  # bytes at both ends of files that may be copies
 
 
 def locate(name: str, source: str | Path, *, roots: Sequence[str | Path] = ()) -> Path | None:
     """Find a file as it is named inside another file.
-
-    Looked for under the given roots, beside the source, in the folders above it, in the current
-    folder, and last by its bare name under the roots and beside the source.
 
     Parameters
     ----------
@@ -34,29 +33,145 @@ def locate(name: str, source: str | Path, *, roots: Sequence[str | Path] = ()) -
     Returns
     -------
     Path or None
-        Absolute, or None if it is in none of these places.
+        Absolute, or None if it is in none of the places that `locate_all` looks in.
     """
-    if not name or len(name) > 4096:
-        return None
-    for candidate in _candidates(name, Path(source).absolute(), [Path(r) for r in roots]):
-        try:
-            if candidate.exists():
-                return Path(os.path.normpath(candidate.absolute()))
-        except (OSError, ValueError):
+    return locate_all([name], source, roots=roots)[0]
+
+
+def locate_all(
+    names: Sequence[str], source: str | Path, *, roots: Sequence[str | Path] = ()
+) -> list[Path | None]:
+    """Find files as they are named inside another file.
+
+    A name is tried whole under the given roots, beside the source, in the folders above it and in
+    the current folder. What is nowhere may have moved: ever shorter ends of its name are tried
+    under the roots and beside the source, down to the bare file name.
+
+    Parameters
+    ----------
+    names : sequence of str
+        As spelt in the source, relative or absolute.
+    source : path
+        The file that names them.
+    roots : sequence of path
+        Folders to try first.
+
+    Returns
+    -------
+    list of Path or None
+        Absolute; None for a name that is in none of these places.
+
+    Raises
+    ------
+    InputError
+        If a name fits two different files, or two names one file by their ends alone.
+    """
+    search = _Search(Path(source).absolute(), tuple(Path(root).absolute() for root in roots))
+    found = [search.find(name) for name in names]
+    whole = {path for path, cut in found if path is not None and not cut}
+    owners: dict[Path, tuple[str, int]] = {}
+    for name, (path, cut) in zip(names, found, strict=True):
+        if path is None or not cut or path in whole:
             continue
-    return None
+        owner, least = owners.setdefault(path, (name, cut))
+        if cut == least and os.path.normpath(owner) != os.path.normpath(name):
+            raise InputError(
+                f"{source}: {owner} and {name} are not there, and both may be {path}; "
+                "give the folder their paths are relative to with --images-root"
+            )
+        if cut < least:
+            owners[path] = (name, cut)
+    # A file that fits one name whole, or better, is not the file of another name.
+    return [
+        path if path is None or not cut or owners.get(path, ("", -1))[1] == cut else None
+        for path, cut in found
+    ]
 
 
-def _candidates(name: str, source: Path, roots: list[Path]) -> Iterable[Path]:
-    given = Path(name).expanduser() if name.startswith("~/") else Path(name)
-    if given.is_absolute():
-        yield given
-    else:
-        yield from (root / given for root in roots)
-        yield from (folder / given for folder in list(source.parents)[:_LEVELS])
-        yield Path.cwd() / given
-    yield from (root / given.name for root in roots)
-    yield source.parent / given.name
+class _Search:
+    """Looks for files that one source names."""
+
+    def __init__(self, source: Path, roots: tuple[Path, ...]) -> None:
+        self.source, self.roots = source, roots
+        above = list(source.parents)[:_LEVELS]
+        # A link to the source leads to the project that the source was written in.
+        real = list(Path(os.path.realpath(source)).parents)[:_LEVELS]
+        self.places = tuple(dict.fromkeys([*above, *real, Path.cwd()]))
+        self.folders: dict[Path, bool] = {}
+
+    def find(self, name: str) -> tuple[Path | None, int]:
+        """Return a file, and how many folders of its name had to be left out."""
+        if not name or len(name) > _LONGEST:
+            return None, 0
+        given = Path(name).expanduser() if name.startswith("~/") else Path(name)
+        if given.is_absolute() and self.there(given):
+            return _physical(given), 0
+        whole = [] if given.is_absolute() else [*self.roots, *self.places]
+        found = self.only(name, [place / given for place in whole])
+        if found is not None:
+            return found, 0
+        parts = [part for part in given.parts if part not in ("/", "..")]
+        shorter = int(len(parts) == len(given.parts))
+        for cut in range(shorter, len(parts)):
+            end = Path(*parts[cut:])
+            found = self.only(name, [p / end for p in (*self.roots, self.source.parent)])
+            if found is not None:
+                return found, cut + 1
+        return None, 0
+
+    def only(self, name: str, candidates: list[Path]) -> Path | None:
+        """Return the one file among the candidates; the given roots go before all others."""
+        there = [c for c in candidates if self.there(c)]
+        if not there:
+            return None
+        if any(there[0].is_relative_to(root) for root in self.roots):
+            return _physical(there[0])
+        for other in there[1:]:
+            if not _same_file(there[0], other):
+                raise InputError(
+                    f"{self.source}: {name} may be {_physical(there[0])} or {_physical(other)}; "
+                    "give the folder its paths are relative to with --images-root"
+                )
+        return _physical(there[0])
+
+    def there(self, path: Path) -> bool:
+        """Whether a file exists; folders that do not are asked for once."""
+        folder = path.parent
+        try:
+            known = self.folders.get(folder)
+            if known is None:
+                known = self.folders[folder] = folder.is_dir()
+            return known and path.exists()
+        except (OSError, ValueError):
+            return False
+
+
+def _physical(path: Path) -> Path:
+    """Return a path without ``..``, which after a symbolic link leads out of the link's target."""
+    parts = path.parts
+    if ".." not in parts:
+        return path
+    last = len(parts) - parts[::-1].index("..")
+    return Path(os.path.realpath(Path(*parts[:last])), *parts[last:])
+
+
+def _same_file(first: Path, second: Path) -> bool:
+    """Whether two paths lead to one file, or to copies of it as far as their ends tell."""
+    try:
+        if first.samefile(second):
+            return True
+        sizes = {first.stat().st_size, second.stat().st_size}
+        if len(sizes) > 1 or not (first.is_file() and second.is_file()):
+            return False
+        ends = []
+        for path in (first, second):
+            with path.open("rb") as stream:
+                head = stream.read(_COMPARED)
+                stream.seek(-min(_COMPARED, sizes.copy().pop()), os.SEEK_END)
+                ends.append(head + stream.read())
+    except (OSError, ValueError):
+        return False
+    return ends[0] == ends[1]
 
 
 def regular(path: str | Path) -> Path:

@@ -11,7 +11,7 @@ import numpy as np
 from dspa.data.errors import InputError
 from dspa.io.box import write_box
 from dspa.io.cbox import write_cbox
-from dspa.io.coordinates import Coordinates
+from dspa.io.coordinates import Coordinates, pixel_coordinates
 from dspa.io.star import Block, write_star
 from dspa.io.star_picks import write_star_picks
 
@@ -43,10 +43,9 @@ def write_pick_folder(
     box : float
         Edge of the boxes in pixels of the micrographs, for ``box`` and ``cbox``.
     """
-    needed = ("coordinate", "micrograph", "micrograph_name", "micrograph_pixel_size")
-    missing = [name for name in needed if name not in dataset.variables]
-    if missing:
-        raise InputError(f"{folder}: the picks have no {missing[0]}")
+    missing = [n for n in ("micrograph", "micrograph_name") if n not in dataset.variables]
+    if missing or pixel_coordinates(dataset) is None:
+        raise InputError(f"{folder}: the picks have no {[*missing, 'coordinate'][0]}")
     names = [str(n) for n in dataset["micrograph_name"].values]
     places = _places(names, Path(folder), _SUFFIX[form])
     columns = _columns(dataset)
@@ -84,17 +83,24 @@ def _places(names: list[str], folder: Path, suffix: str) -> list[Path]:
 
 def _columns(dataset: xr.Dataset) -> dict[str, NDArray[np.float64]]:
     """Return centres, scores and diameters in pixels."""
-    size = dataset["micrograph_pixel_size"].values[dataset["optics"].values]
-    place = np.asarray(dataset["coordinate"].values, np.float64)
+    place = pixel_coordinates(dataset)
+    assert place is not None
+    size = np.asarray(dataset["micrograph_pixel_size"].values[dataset["optics"].values])
     if "shift" in dataset.variables:
-        place = place - np.nan_to_num(dataset["shift"].values)
+        moved = np.nan_to_num(dataset["shift"].values)
+        if moved.any() and not np.isfinite(size).all():
+            raise InputError(
+                "the particles have shifts, but the pixel size of their coordinates is unknown; "
+                "import them with --micrograph-pixel-size or --micrographs"
+            )
+        place = place - np.where(moved == 0.0, 0.0, moved / size[:, None])
     unknown = np.full(len(place), np.nan)
     diameter, score = unknown, unknown
     if "pick_diameter" in dataset.variables:
         diameter = dataset["pick_diameter"].values.astype(np.float64) / size
     if "ncc" in dataset.variables:
         score = dataset["ncc"].values.astype(np.float64)
-    x, y = (place / size[:, None]).T
+    x, y = place.T
     return {"x": x, "y": y, "score": score, "diameter": diameter}
 
 

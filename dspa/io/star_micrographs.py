@@ -10,7 +10,7 @@ from dspa.data import schema
 from dspa.data.errors import InputError
 from dspa.data.schema import EXTRA
 from dspa.data.store import extra_columns
-from dspa.io.locate import locate
+from dspa.io.locate import locate_all
 from dspa.io.star import Block, find_block, numbers, read_star, text, write_star
 from dspa.io.star_optics import read_optics, write_optics
 
@@ -21,10 +21,9 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-_SIZES = {
-    "pixel_size": ("rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize", "rlnPixelSize"),
-}
-_MOVIE_SIZES = {"pixel_size": ("rlnMicrographOriginalPixelSize", "rlnMicrographPixelSize")}
+# Motion correction may bin: movies and micrographs have pixel sizes of their own.
+_SIZES = {"pixel_size": ("rlnMicrographPixelSize", "rlnPixelSize")}
+_MOVIE_SIZES = {"pixel_size": ("rlnMicrographOriginalPixelSize",)}
 _DEGREE = np.pi / 180.0
 _PLAIN = (
     ("rlnDefocusU", "defocus_u", 1.0),
@@ -75,12 +74,11 @@ def read_star_micrographs(
     if not rows.rows:
         raise InputError(f"{path}: no micrographs in block data_{rows.name}; is the file whole?")
     movies = label == _MOVIE
-    optics = read_optics(path, blocks, rows, sizes=_MOVIE_SIZES if movies else _SIZES)
+    sizes = _MOVIE_SIZES if movies else _SIZES
+    optics = read_optics(path, blocks, rows, sizes=sizes, given={"pixel_size": pixel_size})
     variables: dict[str, Any] = dict(optics.variables)
-    if pixel_size is not None:
-        variables["pixel_size"] = np.full_like(variables["pixel_size"], pixel_size)
     names = text(rows.columns[label])
-    found = [locate(str(name), path, roots=roots) for name in names]
+    found = locate_all([str(name) for name in names], path, roots=roots)
     variables |= {
         "optics": optics.index,
         "micrograph_name": names,

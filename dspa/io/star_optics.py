@@ -27,6 +27,8 @@ SHARED = (
     ("rlnAmplitudeContrast", "amplitude_contrast", 1.0),
 )
 _GROUP, _GROUP_NAME = "rlnOpticsGroup", "rlnOpticsGroupName"
+_MAGNIFIED = {"rlnDetectorPixelSize", "rlnMagnification"}
+_SAME_SIZE = 0.01  # of the pixel size: figures of one size, rounded differently
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +51,12 @@ class OpticsGroups:
 
 
 def read_optics(
-    path: str | Path, blocks: list[Block], rows: Block, *, sizes: Mapping[str, tuple[str, ...]]
+    path: str | Path,
+    blocks: list[Block],
+    rows: Block,
+    *,
+    sizes: Mapping[str, tuple[str, ...]],
+    given: Mapping[str, float | None] | None = None,
 ) -> OpticsGroups:
     """Find the optics of each row: its own value first, then its group's, else unknown.
 
@@ -63,9 +70,17 @@ def read_optics(
         Particles or micrographs.
     sizes : mapping of variable to labels
         Further numbers of the group (pixel sizes, box) and the labels that give them, best first.
+    given : mapping of variable to float or None, optional
+        Numbers to use instead of the file's.
+
+    Raises
+    ------
+    InputError
+        If labels of one number deny each other, or one given number would stand for several.
     """
     table = find_block(blocks, "optics")
-    own, used = _own_columns(path, rows, table, sizes)
+    settled = {name: value for name, value in (given or {}).items() if value is not None}
+    own, used = _own_columns(path, rows, table, sizes, settled)
     if table is None:
         group = np.zeros(rows.rows, np.int64)
         columns: dict[str, NDArray[Any]] = {}
@@ -75,6 +90,10 @@ def read_optics(
         group, columns, names, length = _table(path, table, rows)
         used |= {_GROUP}
     variables = _group_values(path, columns, length, sizes)
+    for name, (best, *_) in sizes.items():
+        if name in own and best in columns and best not in rows.columns:
+            said = {f"{best} of its group": variables[name][group], "its own columns": own[name]}
+            own[name] = _agreed(path, said, denied=name in settled)
     extras = {
         f"{EXTRA}{label}": ("optics", values)
         for label, values in columns.items()
@@ -82,9 +101,36 @@ def read_optics(
     }
     if own:
         group, names, variables, extras = _split(own, group, names, variables, extras)
+    for name, value in settled.items():
+        variables[name] = one_for_all(path, name, variables[name], value)
     return OpticsGroups(
         group.astype(np.int32), {"optics_name": names, **variables, **extras}, frozenset(used)
     )
+
+
+def one_for_all(
+    path: str | Path, name: str, values: NDArray[np.float64], given: float
+) -> NDArray[np.float64]:
+    """Return a given number for every group; refuse it where the file has several that differ.
+
+    Parameters
+    ----------
+    path : path
+        For the message.
+    name : str
+        Variable.
+    values : (groups,) float64
+        What the file says.
+    given : float
+    """
+    known = values[np.isfinite(values)]
+    if known.size and np.ptp(known) > _SAME_SIZE * np.abs(known).max():
+        text = ", ".join(f"{value:.4g}" for value in np.unique(known))
+        raise InputError(
+            f"{path}: its optics groups differ in {name.replace('_', ' ')} ({text}), and one given "
+            "value would stand for all; import each group as a job of its own"
+        )
+    return np.full_like(values, given)
 
 
 def _interpreted(sizes: Mapping[str, tuple[str, ...]]) -> set[str]:
@@ -104,6 +150,12 @@ def _table(
         ids = np.arange(1, table.rows + 1)
     if len(np.unique(ids)) != len(ids):
         raise InputError(f"{path}: _{_GROUP} has the same number twice in data_optics")
+    missing = [b.name for b in (table, rows) if _GROUP not in b.columns]
+    if missing and table.rows > 1:
+        raise InputError(
+            f"{path}: data_optics has {table.rows} groups but data_{missing[0]} has no _{_GROUP}, "
+            "so the group of a row is unknown; add the column, or leave one group"
+        )
     wanted = np.full(rows.rows, ids[0])
     if _GROUP in rows.columns:
         wanted = integers(path, _GROUP, rows.columns[_GROUP])
@@ -148,7 +200,11 @@ def _numbers_or_nan(
 
 
 def _own_columns(
-    path: str | Path, rows: Block, table: Block | None, sizes: Mapping[str, tuple[str, ...]]
+    path: str | Path,
+    rows: Block,
+    table: Block | None,
+    sizes: Mapping[str, tuple[str, ...]],
+    settled: Mapping[str, float],
 ) -> tuple[dict[str, NDArray[np.float64]], set[str]]:
     """Return what the rows say themselves, by variable, and the labels used up."""
     own, used = {}, set()
@@ -157,18 +213,45 @@ def _own_columns(
             own[name] = numbers(path, label, rows.columns[label]) * factor
             used.add(label)
     for name, labels in sizes.items():
-        if labels[0] in rows.columns:
-            given = numbers(path, labels[0], rows.columns[labels[0]])
-            own[name] = np.where(given > 0, given, np.nan)
-            used.add(labels[0])
-    magnified = {"rlnMagnification", "rlnDetectorPixelSize"} <= set(rows.columns)
-    if table is None and "pixel_size" not in own and magnified:
-        magnification = numbers(path, "rlnMagnification", rows.columns["rlnMagnification"])
-        detector = numbers(path, "rlnDetectorPixelSize", rows.columns["rlnDetectorPixelSize"])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            size = detector * 1e4 / magnification  # um at the detector -> A at the specimen
-        own["pixel_size"] = np.where(np.isfinite(size) & (size > 0), size, np.nan)
+        said = {label: _positive(path, label, rows) for label in labels if label in rows.columns}
+        used.update(said)
+        if name == "pixel_size" and table is None and _MAGNIFIED <= set(rows.columns):
+            said["rlnDetectorPixelSize / rlnMagnification"] = _magnified(path, rows)
+        if said:
+            own[name] = _agreed(path, said, denied=name in settled)
     return own, used
+
+
+def _positive(path: str | Path, label: str, rows: Block) -> NDArray[np.float64]:
+    """Return a size, NaN where it is none."""
+    given = numbers(path, label, rows.columns[label])
+    return np.where(given > 0, given, np.nan)
+
+
+def _magnified(path: str | Path, rows: Block) -> NDArray[np.float64]:
+    """Return pixel sizes as RELION 3.0 and earlier have them."""
+    detector, magnification = (_positive(path, k, rows) for k in sorted(_MAGNIFIED))
+    return detector * 1e4 / magnification  # um at the detector -> A at the specimen
+
+
+def _agreed(
+    path: str | Path, said: Mapping[str, NDArray[np.float64]], *, denied: bool
+) -> NDArray[np.float64]:
+    """Return the value of each row by the first label that has one; others may only agree.
+
+    Unless ``denied``, where all of them are replaced anyway.
+    """
+    (first, agreed), *others = said.items()
+    for label, values in others:
+        apart = np.flatnonzero(np.abs(values - agreed) > _SAME_SIZE * agreed)
+        if apart.size and not denied:
+            row = int(apart[0])
+            raise InputError(
+                f"{path}: row {row + 1} has {agreed[row]:.4g} A by {first} and "
+                f"{values[row]:.4g} A by {label}; remove the column that is wrong"
+            )
+        agreed = np.where(np.isnan(agreed), values, agreed)
+    return agreed
 
 
 def _split(

@@ -18,7 +18,8 @@ from dspa.data import schema
 from dspa.data.errors import InputError
 from dspa.data.schema import EXTRA
 from dspa.geometry.rotation import matrix_from_euler
-from dspa.io.locate import locate
+from dspa.io.coordinates import place_of_uid, place_variables
+from dspa.io.locate import locate_all
 from dspa.io.star import Block, find_block, integers, numbers, read_star, text
 from dspa.io.star_optics import read_optics
 from dspa.io.uids import image_uids, pick_uids
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 
 SIZES = {
     "pixel_size": ("rlnImagePixelSize", "rlnPixelSize"),
-    "micrograph_pixel_size": ("rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize"),
+    # Not that of the movie, whose frames may have been binned.
+    "micrograph_pixel_size": ("rlnMicrographPixelSize",),
     "box_size": ("rlnImageSize",),
 }
 EULER = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
@@ -103,19 +105,12 @@ def read_star_particles(
         rows = _particle_block(path, blocks)
     if not rows.rows:
         raise InputError(f"{path}: no particles in block data_{rows.name}; is the file whole?")
-    optics = read_optics(path, blocks, rows, sizes=SIZES)
+    if "rlnImageName" not in rows.columns and micrograph_pixel_size is None:
+        micrograph_pixel_size = pixel_size  # of picks there is no other
+    given = {"pixel_size": pixel_size, "micrograph_pixel_size": micrograph_pixel_size}
+    optics = read_optics(path, blocks, rows, sizes=SIZES, given=given)
     variables = dict(optics.variables)
-    for name, given in (
-        ("pixel_size", pixel_size),
-        ("micrograph_pixel_size", micrograph_pixel_size),
-    ):
-        if given is not None:
-            variables[name] = np.full_like(variables[name], given)
     variables["optics"] = optics.index
-    unknown = np.isnan(variables["micrograph_pixel_size"])
-    variables["micrograph_pixel_size"] = np.where(
-        unknown, variables["pixel_size"], variables["micrograph_pixel_size"]
-    )
     variables["box_size"] = np.nan_to_num(np.clip(variables["box_size"], 0, 1 << 20)).astype("i4")
     reader = _Rows(path, dict(rows.columns), variables, used=set(optics.used))
     reader.images(roots)
@@ -149,8 +144,9 @@ def _read_listing(path: str | Path, listing: Block) -> Block:
     if not all(label in listing.columns for label in needed):
         raise InputError(f"{path}: data_coordinate_files lacks _{needed[0]} or _{needed[1]}")
     frames = []
-    for micrograph, name in zip(*(text(listing.columns[k]) for k in needed), strict=True):
-        found = locate(name, path)
+    micrographs, files = (text(listing.columns[k]).tolist() for k in needed)
+    places = locate_all(files, path)
+    for micrograph, name, found in zip(micrographs, files, places, strict=True):
         if found is None or not found.is_file():
             raise InputError(f"{path}: the coordinate file {name} is not there; check the path")
         block = _particle_block(found, read_star(found))
@@ -221,7 +217,7 @@ class _Rows:
             raise InputError(
                 f"{self.path}: rlnImageName in row {row + 1} has image 0; they count from 1"
             )
-        found = [locate(name, self.path, roots=roots) for name in stacks]
+        found = locate_all(list(stacks), self.path, roots=roots)
         paths = [name if f is None else str(f) for name, f in zip(stacks, found, strict=True)]
         self.variables |= {
             "image_stack": stack,
@@ -242,27 +238,23 @@ class _Rows:
         """Read coordinates (pixels of the micrograph) and origins (pixels or A)."""
         x, y = self.take("rlnCoordinateX"), self.take("rlnCoordinateY")
         if x is not None and y is not None:
+            pixels = np.stack([x, y], 1)
             size = self.of_group("micrograph_pixel_size")
-            if not np.isfinite(size).all():
-                raise InputError(
-                    f"{self.path}: coordinates in pixels but no pixel size in the file; "
-                    "give --pixel-size"
-                )
-            self.variables["coordinate"] = np.stack([x, y], 1) * size[:, None]
-        pixels = [self.take(f"rlnOrigin{axis}") for axis in "XY"]
+            self.variables |= place_variables(pixels, size)
+        origin = [self.take(f"rlnOrigin{axis}") for axis in "XY"]
         angstrom = [self.take(f"rlnOrigin{axis}Angst") for axis in "XY"]
         if angstrom[0] is not None and angstrom[1] is not None:
             self.variables["shift"] = np.stack([angstrom[0], angstrom[1]], 1)
             for axis in "XY":
                 self.keep(f"rlnOrigin{axis}")
-        elif pixels[0] is not None and pixels[1] is not None:
+        elif origin[0] is not None and origin[1] is not None:
             size = self.of_group("pixel_size")
             if not np.isfinite(size).all():
                 raise InputError(
                     f"{self.path}: origins in pixels but no pixel size in the file; "
                     "give --pixel-size"
                 )
-            self.variables["shift"] = np.stack([pixels[0], pixels[1]], 1) * size[:, None]
+            self.variables["shift"] = np.stack([origin[0], origin[1]], 1) * size[:, None]
 
     def poses(self) -> None:
         """Read Euler angles; the originals stay, for those that are not canonical."""
@@ -314,7 +306,7 @@ class _Rows:
         else:
             names = self.variables.get("micrograph_name", [""])
             index = self.variables.get("micrograph", np.zeros(self.count, np.int32))
-            place = self.variables.get("coordinate", np.zeros((self.count, 2)))
+            place = place_of_uid(self.variables, self.count)
             self.variables["uid"] = pick_uids(names, index, place)
 
     def extras(self) -> None:

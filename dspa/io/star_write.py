@@ -11,6 +11,7 @@ from dspa.data.errors import InputError
 from dspa.data.schema import EXTRA
 from dspa.data.store import extra_columns
 from dspa.geometry.rotation import euler_from_matrix, matrix_from_euler
+from dspa.io.coordinates import pixel_coordinates
 from dspa.io.images import SHARD, stack_info, stack_link
 from dspa.io.star import Block, write_star
 from dspa.io.star_optics import write_optics
@@ -147,17 +148,17 @@ def _linked(paths: list[str], names: list[str], target: Path) -> list[str]:
 def _places(dataset: xr.Dataset, extras: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     columns: dict[str, NDArray[Any]] = {}
     optics = dataset["optics"].values
-    if "coordinate" in dataset.variables:
-        size = dataset["micrograph_pixel_size"].values[optics]
-        pixels = np.round(dataset["coordinate"].values / size[:, None], _DIGITS)
+    pixels = pixel_coordinates(dataset)
+    if pixels is not None:
+        pixels = np.round(pixels, _DIGITS)
         columns |= {"rlnCoordinateX": pixels[:, 0], "rlnCoordinateY": pixels[:, 1]}
     if "shift" in dataset.variables:
         shift = np.round(dataset["shift"].values, _DIGITS)
         columns |= {"rlnOriginXAngst": shift[:, 0], "rlnOriginYAngst": shift[:, 1]}
         for axis, label in enumerate(("rlnOriginX", "rlnOriginY")):
             if label in extras:
-                pixels = shift[:, axis] / dataset["pixel_size"].values[optics]
-                columns[label] = _kept(extras[label], np.round(pixels, _DIGITS), 1e-4)
+                origin = shift[:, axis] / dataset["pixel_size"].values[optics]
+                columns[label] = _kept(extras[label], np.round(origin, _DIGITS), 1e-4)
     return columns
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from dspa.data.errors import InputError
 from dspa.io.micrographs import read_micrographs, write_micrographs
+from dspa.io.names import match_names
 from dspa.io.particles import read_particles, write_particles
 from dspa.io.picture import histogram, scatter
 from dspa.io.star import find_block, read_star
@@ -21,7 +22,7 @@ from dspa.stages.exposures.figures import (
     exposure_figures,
     mean_intensity,
 )
-from dspa.stages.exposures.tasks import match_names, micrograph_tasks
+from dspa.stages.exposures.tasks import micrograph_tasks
 from dspa.stages.extraction.tables import find_micrographs
 from dspa.stages.picks.tables import write_picks
 from dspa.stages.stage import Context, Input, Stage, param
@@ -212,7 +213,7 @@ def names_of(given: Sequence[str], table: xr.Dataset, option: str) -> NDArray[np
     """
     words = [name for word in given for name in _listed(word)]
     known = [str(name) for name in table["micrograph_name"].values]
-    found = match_names(words, known)
+    found = match_names(words, known, source=option, exclusive=False)
     if (found < 0).any():
         lost = [word for word, at in zip(words, found, strict=True) if at < 0]
         shown = ", ".join(lost[:LISTED]) + (", ..." if len(lost) > LISTED else "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -162,39 +161,21 @@ def micrograph_tasks(micrographs: xr.Dataset, *, limit: int = 0) -> list[Microgr
     ]
 
 
+def names_and_paths(tasks: Sequence[MicrographTask]) -> tuple[list[str], list[str]]:
+    """Return the names of micrographs, and where they are.
+
+    Parameters
+    ----------
+    tasks : sequence of MicrographTask
+    """
+    return [task.name for task in tasks], [task.path for task in tasks]
+
+
 def local_surfaces(micrographs: xr.Dataset) -> NDArray[np.float64]:
     """Local defocus of each micrograph, (m, 6); zeros where flat or unknown."""
     if "defocus_surface" not in micrographs:
         return np.zeros((int(micrographs.sizes["micrograph"]), TERMS))
     return np.nan_to_num(np.asarray(micrographs["defocus_surface"].values, np.float64))
-
-
-def match_names(names: Sequence[str], among: Sequence[str]) -> NDArray[np.int64]:
-    """Find micrographs by name: (n,) position in ``among``, or -1.
-
-    Names are compared as they are, then by file name, then by file name without its suffix (which
-    the name looked for may lack: pickers name their files so); the last two only where unique.
-
-    Parameters
-    ----------
-    names, among : sequence of str
-    """
-    lookup: dict[tuple[str, str], int] = {}
-    repeated: set[tuple[str, str]] = set()
-    for position, name in enumerate(among):
-        path = PurePath(name)
-        for key in (("name", name), ("file", path.name), ("stem", path.stem)):
-            if lookup.setdefault(key, position) != position:
-                repeated.add(key)
-    found = np.full(len(names), -1, np.int64)
-    for i, name in enumerate(names):
-        path = PurePath(name)
-        known = (("name", name), ("file", path.name), ("stem", path.name), ("stem", path.stem))
-        for key in known:
-            if key in lookup and key not in repeated:
-                found[i] = lookup[key]
-                break
-    return found
 
 
 def contained(function: Callable[[], T]) -> T | str:

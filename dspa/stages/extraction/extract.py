@@ -18,13 +18,26 @@ from dspa.ops.images.extract import extract_boxes
 from dspa.ops.images.filter import low_pass
 from dspa.ops.images.normalise import normalise_background
 from dspa.ops.images.transform import resize_images
-from dspa.stages.exposures.tasks import MicrographTask, contained, micrograph_tasks
-from dspa.stages.extraction.tables import Boxes, Placement, particle_table, place_boxes
+from dspa.stages.exposures.tasks import (
+    MicrographTask,
+    contained,
+    micrograph_tasks,
+    names_and_paths,
+)
+from dspa.stages.extraction.tables import (
+    Boxes,
+    Placement,
+    doubt_of_scale,
+    find_micrographs,
+    particle_table,
+    place_boxes,
+    with_pixel_size,
+)
 from dspa.stages.particles.duplicates import DISTANCE
 from dspa.stages.stage import Context, Input, Stage, param
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import xarray as xr
@@ -207,6 +220,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     tasks = _tasks(micrographs, params)
     source = _source(inputs)
     recipe = _recipe(params, tasks[0].pixel_size, context.seed)
+    _check_scale(context, source, tasks)
     boxes = place_boxes(source, tasks, _placement(params))
     for note in boxes.set_aside:
         context.events.warning(f"picks set aside: {note}")
@@ -242,6 +256,25 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
         "result", particles=int(valid.sum()), box=recipe.size, pixel_size=pixel_size
     )
     return {"particles": context.folder / "particles.zarr"}
+
+
+def _check_scale(context: Context, source: xr.Dataset, tasks: Sequence[MicrographTask]) -> None:
+    """Say whose pixels coordinates are taken for; refuse where they cannot be these."""
+    where = find_micrographs(source, *names_and_paths(tasks))
+    doubt = doubt_of_scale(with_pixel_size(source, where, tasks), where, tasks)
+    if "coordinate_pixels" not in source:
+        if doubt:
+            context.events.warning(f"{doubt}; check the pixel size of the coordinates")
+        return
+    if doubt:
+        raise InputError(
+            f"{doubt}, and the file they came from does not tell the pixel size of the "
+            "coordinates; import it with --micrograph-pixel-size"
+        )
+    context.events.message(
+        f"the pixel size of the coordinates is unknown; they are taken as pixels of the "
+        f"micrographs ({tasks[0].pixel_size:.4g} A)"
+    )
 
 
 def _show(context: Context, table: xr.Dataset) -> None:

@@ -10,8 +10,9 @@ import xarray as xr
 
 from dspa.data.errors import InputError
 from dspa.data.schema import EXTRA
+from dspa.io.names import match_names
 from dspa.ops.images.extract import cut_boxes
-from dspa.stages.exposures.tasks import match_names
+from dspa.stages.exposures.tasks import names_and_paths
 from dspa.stages.particles.duplicates import true_positions, without_duplicates
 
 if TYPE_CHECKING:
@@ -52,7 +53,9 @@ class Boxes:
     set_aside: tuple[str, ...]
 
 
-def find_micrographs(particles: xr.Dataset, names: Sequence[str]) -> NDArray[np.int64]:
+def find_micrographs(
+    particles: xr.Dataset, names: Sequence[str], paths: Sequence[str] = ()
+) -> NDArray[np.int64]:
     """Find each particle's micrograph by name: position in ``names`` or -1.
 
     Parameters
@@ -61,12 +64,97 @@ def find_micrographs(particles: xr.Dataset, names: Sequence[str]) -> NDArray[np.
         Picks or particles.
     names : sequence of str
         Of the micrographs.
+    paths : sequence of str, optional
+        Where the micrographs are.
     """
     if "micrograph" not in particles or "micrograph_name" not in particles:
         raise InputError("the picks do not say which micrographs they lie on")
-    found = match_names([str(name) for name in particles["micrograph_name"].values], names)
     index = np.asarray(particles["micrograph"].values)
-    return np.asarray(np.append(found, -1)[index], np.int64)
+    used = np.unique(index[index >= 0])
+    called = particles["micrograph_name"].values
+    found = np.full(len(called) + 1, -1, np.int64)
+    found[used] = match_names([str(name) for name in called[used]], names, paths=paths)
+    return np.asarray(found[index], np.int64)
+
+
+def with_pixel_size(
+    particles: xr.Dataset, where: NDArray[np.integer[Any]], tasks: Sequence[MicrographTask]
+) -> xr.Dataset:
+    """Turn coordinates whose pixel size the source did not tell into A, by their micrographs.
+
+    Parameters
+    ----------
+    particles : Dataset
+    where : (n,) int
+        Micrograph of each, position in ``tasks`` or -1.
+    tasks : sequence of MicrographTask
+
+    Returns
+    -------
+    Dataset
+        ``coordinate_pixels`` is left for particles on none of the micrographs.
+    """
+    if "coordinate_pixels" not in particles:
+        return particles
+    sizes = np.append([task.pixel_size for task in tasks], np.nan)[where]
+    counted = np.asarray(particles["coordinate_pixels"].values, np.float64)
+    place = counted * sizes[:, None]
+    if "coordinate" in particles:
+        known = np.asarray(particles["coordinate"].values, np.float64)
+        place = np.where(np.isfinite(place), place, known)
+    counted = np.where(np.isfinite(place), np.nan, counted)
+    of_group = np.array(particles["micrograph_pixel_size"].values, np.float64)
+    optics = np.asarray(particles["optics"].values)
+    for group in np.flatnonzero(np.isnan(of_group)):
+        here = np.unique(sizes[(optics == group) & np.isfinite(sizes)])
+        if here.size:
+            of_group[group] = here[0]
+    settled = particles.drop_vars("coordinate_pixels").assign(
+        coordinate=(("particle", "xy"), place), micrograph_pixel_size=("optics", of_group)
+    )
+    if np.isfinite(counted).any():
+        settled["coordinate_pixels"] = (("particle", "xy"), counted)
+    return settled
+
+
+# Coordinates that reach no further than this across their micrographs may be of binned ones.
+FAR, MANY = 0.55, 200
+# More picks than this outside their micrographs are no accident.
+FEW_OUTSIDE = 0.02
+
+
+def doubt_of_scale(
+    particles: xr.Dataset, where: NDArray[np.integer[Any]], tasks: Sequence[MicrographTask]
+) -> str:
+    """Say why the pixel size of coordinates is in doubt, by where they lie; nothing if it is not.
+
+    Parameters
+    ----------
+    particles : Dataset
+    where : (n,) int
+        Micrograph of each, position in ``tasks`` or -1.
+    tasks : sequence of MicrographTask
+    """
+    rows = np.flatnonzero(where >= 0)
+    if "coordinate" not in particles or not rows.size:
+        return ""
+    used = np.unique(where[rows])
+    shapes, pixels = np.ones((len(tasks), 2)), np.ones(len(tasks))
+    shapes[used] = [tasks[n].shape for n in used]
+    pixels[used] = [tasks[n].pixel_size for n in used]
+    place = particles["coordinate"].values[rows] / pixels[where[rows]][:, None]
+    part = place / shapes[where[rows]][:, ::-1]
+    outside = ((place < -0.5) | (place > shapes[where[rows]][:, ::-1] - 0.5)).any(axis=1)
+    if outside.mean() > FEW_OUTSIDE:
+        return f"{int(outside.sum())} of {outside.size} picks lie outside their micrographs"
+    if np.nanmax(place) <= 1.0 and len(place) > 1:
+        return "no coordinate is above 1 pixel, as if they were fractions of the micrographs"
+    if len(place) >= MANY and np.nanmax(part) < FAR:
+        return (
+            f"no pick lies beyond {np.nanmax(part):.0%} of its micrograph in x or y, as if they "
+            "were of binned micrographs"
+        )
+    return ""
 
 
 @dataclass(frozen=True)
@@ -103,11 +191,12 @@ def place_boxes(
     tasks : sequence of MicrographTask
     placement : Placement
     """
+    where = find_micrographs(particles, *names_and_paths(tasks))
+    particles = with_pixel_size(particles, where, tasks)
     truth = true_positions(particles)
     coordinate = np.asarray(particles["coordinate"].values, np.float64)
     if placement.recenter and not np.any(np.nan_to_num(truth - coordinate)):
         raise InputError("--recenter: the particles have no shifts; classify or refine them first")
-    where = find_micrographs(particles, [task.name for task in tasks])
     known = where >= 0
     shapes, pixels = np.zeros((len(tasks), 2), np.int64), np.ones(len(tasks))
     for position in np.unique(where[known]):
@@ -178,7 +267,7 @@ def particle_table(
     # Columns of the old images do not describe the new ones.
     gone = ("image_stack", "image_index", "image_sign", "stack_path", "stack_name")
     extra_images = [EXTRA + name for name in ("rlnImageName", "rlnOriginXAngst", "rlnOriginYAngst")]
-    dropped = [name for name in (*gone, *extra_images) if name in source]
+    dropped = [name for name in (*gone, "coordinate_pixels", *extra_images) if name in source]
     table = source.drop_vars(dropped).isel(particle=boxes.row)
     count = boxes.row.size
     picks = "image_stack" not in source

@@ -21,8 +21,10 @@ from dspa.io.micrographs import (
     read_micrograph_image,
     write_micrographs,
 )
+from dspa.io.names import match_names
 from dspa.io.picture import image
 from dspa.io.star_micrographs import read_star_micrographs
+from dspa.io.star_optics import one_for_all
 from dspa.io.volumes import write_image_stack
 from dspa.stages.stage import Context, Stage, param
 
@@ -274,7 +276,7 @@ def _with_optics(
     for name, (value, factor, option) in given.items():
         there = table[name].values if name in table.variables else np.full(groups, np.nan)
         if value is not None:
-            there = np.full(groups, value * factor)
+            there = one_for_all(params.named, name, there, value * factor)
         elif name == "amplitude_contrast" and np.isnan(there).any():
             context.events.message(
                 "amplitude contrast is taken as 0.1; --amplitude-contrast sets it"
@@ -288,7 +290,7 @@ def _with_optics(
     size = table["pixel_size"].values if "pixel_size" in table.variables else np.array([np.nan])
     header = _header_size(params, found)
     if params.pixel_size is not None:
-        size = np.full(groups, params.pixel_size)
+        size = one_for_all(params.named, "pixel size", size, params.pixel_size)
     elif np.isnan(size).any():
         if not math.isfinite(header):
             raise InputError(f"{params.named}: the pixel size is unknown; give --pixel-size")
@@ -328,15 +330,19 @@ def _with_ctf(context: Context, table: xr.Dataset, path: str) -> xr.Dataset:
     source = read_star_micrographs(path)
     if "defocus_u" not in source.variables:
         raise InputError(f"{path}: no _rlnDefocusU; give a STAR file with the CTF of micrographs")
-    names = [str(n) for n in source["micrograph_name"].values]
-    lookup: dict[tuple[int, str], int] = {}
-    for row, name in enumerate(names):
-        for key in enumerate(_forms(name)):
-            lookup.setdefault(key, row)
+    names = [str(name) for name in source["micrograph_name"].values]
     rows = np.full(table.sizes["micrograph"], -1)
-    for i, name in enumerate(table["micrograph_name"].values):
-        keys = enumerate(_forms(str(name)))
-        rows[i] = next((lookup[key] for key in keys if key in lookup), -1)
+    wanted = [str(name) for name in table["micrograph_name"].values]
+    found = match_names(
+        names, wanted, paths=[str(path) for path in table["path"].values], source=path
+    )
+    for row in np.flatnonzero(found >= 0).tolist():
+        first = rows[found[row]]
+        if first >= 0 and not _same_ctf(source, int(first), row):
+            raise InputError(
+                f"{path}: lists {names[row]} twice, with different CTFs; leave one of them out"
+            )
+        rows[found[row]] = row
     if (rows < 0).all():
         raise InputError(f"{path}: none of its micrographs has the name of an imported one")
     if (rows < 0).any():
@@ -348,9 +354,9 @@ def _with_ctf(context: Context, table: xr.Dataset, path: str) -> xr.Dataset:
     return table
 
 
-def _forms(name: str) -> tuple[str, str, str]:
-    """Return a name as it is, without folders, and without its suffix."""
-    return name, Path(name).name, Path(name).stem
+def _same_ctf(table: xr.Dataset, first: int, second: int) -> bool:
+    columns = [table[name].values for name in _CTF if name in table.variables]
+    return all(np.array_equal(c[first], c[second], equal_nan=True) for c in columns)
 
 
 def _read_gain(path: str) -> NDArray[np.float32]:

@@ -10,14 +10,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.data.errors import InputError
+from dspa.io.coordinates import pixel_coordinates
 from dspa.io.cs_particles import Orientation, read_cs_particles
 from dspa.io.images import ParticleImages, StackInfo, stack_info
 from dspa.io.locate import matching, spelling
 from dspa.io.particles import read_particles, write_particles
 from dspa.io.picks import read_picks
 from dspa.io.picture import montage
+from dspa.io.star_optics import one_for_all
 from dspa.io.star_particles import read_star_particles
-from dspa.stages.imports.picks import common_pixel_size, place_on_micrographs
+from dspa.stages.imports.picks import (
+    common_pixel_size,
+    place_on_micrographs,
+    scaled_by_micrographs,
+    warn_of_other_size,
+)
 from dspa.stages.particles.checks import ImageReport, examine, judge_contrast
 from dspa.stages.stage import Context, Input, Stage, param
 
@@ -91,11 +98,22 @@ class Params:
 def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[str, Path]:
     """Import particles or picks."""
     micrographs = inputs.get("micrographs")
-    table = _read(params, common_pixel_size(micrographs) if micrographs else None)
+    known = common_pixel_size(micrographs) if micrographs else None
+    table = _read(params, known)
+    given = params.micrograph_pixel_size
+    if known is not None and given is None and "micrograph_pixel_size" in table.variables:
+        warn_of_other_size(context, table, known)
     if "image_stack" not in table.variables:
         if micrographs:
             table = place_on_micrographs(context, table, micrographs)
+        elif "coordinate_pixels" in table.variables:
+            raise InputError(
+                f"{params.named}: coordinates in pixels of unknown size; give --micrographs or "
+                "--micrograph-pixel-size"
+            )
         return _finish(context, table, "picks")
+    if micrographs:
+        table = scaled_by_micrographs(context, table, micrographs)
     table = _with_optics(context, table, params)
     _name_unused(context, table)
     infos = _check_stacks(table, params)
@@ -112,7 +130,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
 def _read(params: Params, known_size: float | None) -> xr.Dataset:
     files = matching(params.file)
     if Path(params.named).suffix == ".zarr":
-        return read_particles(params.named)
+        return _rescaled(read_particles(params.named), params)
     if not files:
         what = "a folder" if Path(params.named).is_dir() else "no such file"
         raise InputError(f"{params.named}: {what}; name a .star or .cs file")
@@ -121,14 +139,15 @@ def _read(params: Params, known_size: float | None) -> xr.Dataset:
     if suffix == ".cs":
         corner = params.coordinate_origin == "bottom-left"
         orientation = Orientation(bottom_left=corner, mirrored=params.mirror_y)
-        return read_cs_particles(_only(params, files), roots=roots, orientation=orientation)
+        table = read_cs_particles(_only(params, files), roots=roots, orientation=orientation)
+        return _rescaled(table, params)
     size = params.micrograph_pixel_size or params.pixel_size or known_size
     if suffix == ".star" and len(files) == 1:
         table = read_star_particles(
             files[0],
             roots=roots,
             pixel_size=params.pixel_size,
-            micrograph_pixel_size=params.micrograph_pixel_size or known_size,
+            micrograph_pixel_size=params.micrograph_pixel_size,
         )
         # A file of picks that names no micrograph is named after it.
         if size is None or {"micrograph", "image_stack"} & set(table.variables):
@@ -140,6 +159,24 @@ def _read(params: Params, known_size: float | None) -> xr.Dataset:
     raise InputError(f"{params.named}: particles are imported from .star or .cs files")
 
 
+def _rescaled(table: xr.Dataset, params: Params) -> xr.Dataset:
+    """Count coordinates and shifts, which are in pixels, in pixels of the given sizes."""
+    size = params.pixel_size
+    if size is not None and "shift" in table.variables and "pixel_size" in table.variables:
+        factor = size / table["pixel_size"].values[table["optics"].values]
+        shift = table["shift"].values * np.where(np.isfinite(factor), factor, 1.0)[:, None]
+        table = table.assign(shift=(("particle", "xy"), shift))
+    size, pixels = params.micrograph_pixel_size, pixel_coordinates(table)
+    if size is None or pixels is None:
+        return table
+    there = table["micrograph_pixel_size"].values
+    one = one_for_all(params.named, "micrograph_pixel_size", there, size)
+    table = table.drop_vars("coordinate_pixels", errors="ignore")
+    return table.assign(
+        coordinate=(("particle", "xy"), pixels * size), micrograph_pixel_size=("optics", one)
+    )
+
+
 def _only(params: Params, files: Sequence[Path]) -> Path:
     if len(files) > 1:
         raise InputError(f"{params.named} matches {len(files)} files; import one at a time")
@@ -148,17 +185,17 @@ def _only(params: Params, files: Sequence[Path]) -> Path:
 
 def _with_optics(context: Context, table: xr.Dataset, params: Params) -> xr.Dataset:
     """Put given optics in place of the file's; refuse a CTF whose optics are unknown."""
-    count = table.sizes["optics"]
     given = {
         "pixel_size": (params.pixel_size, 1.0, "--pixel-size"),
-        "micrograph_pixel_size": (params.micrograph_pixel_size, 1.0, ""),
         "voltage": (params.voltage, 1.0, "--voltage"),
         "spherical_aberration": (params.cs, MM, "--cs"),
         "amplitude_contrast": (params.amplitude_contrast, 1.0, "--amplitude-contrast"),
     }
     for name, (value, factor, _) in given.items():
-        if value is not None:
-            table = table.assign({name: ("optics", np.full(count, value * factor))})
+        if value is not None and name in table.variables:
+            there = table[name].values.astype(np.float64)
+            one = one_for_all(params.named, name, there, value * factor)
+            table = table.assign({name: ("optics", one)})
     if "defocus_u" not in table.variables or np.isnan(table["defocus_u"].values).all():
         context.events.warning("the file has no defocus: particles are used without a CTF")
         names = ("defocus_u", "defocus_v", "defocus_angle", "phase_shift")

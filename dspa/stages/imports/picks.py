@@ -8,8 +8,13 @@ import numpy as np
 
 from dspa.data.errors import InputError
 from dspa.io.micrographs import read_micrographs
-from dspa.stages.exposures.tasks import micrograph_tasks
-from dspa.stages.extraction.tables import find_micrographs, on_micrographs
+from dspa.stages.exposures.tasks import micrograph_tasks, names_and_paths
+from dspa.stages.extraction.tables import (
+    doubt_of_scale,
+    find_micrographs,
+    on_micrographs,
+    with_pixel_size,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,9 +23,8 @@ if TYPE_CHECKING:
 
     from dspa.stages.stage import Context
 
-# More picks than this outside their micrographs are no accident.
-FEW_OUTSIDE = 0.02
 LISTED = 3
+SAME_SIZE = 0.01  # relative difference of pixel sizes that are one
 
 
 def common_pixel_size(path: str | Path) -> float:
@@ -37,6 +41,47 @@ def common_pixel_size(path: str | Path) -> float:
     return sizes.pop()
 
 
+def scaled_by_micrographs(context: Context, particles: xr.Dataset, path: str | Path) -> xr.Dataset:
+    """Take the pixel size of particles' coordinates from micrographs, where their file has none.
+
+    Parameters
+    ----------
+    context : Context
+    particles : Dataset
+        With images: they keep their own names and optics.
+    path : path
+        Table of micrographs.
+    """
+    tasks = micrograph_tasks(read_micrographs(path))
+    where = find_micrographs(
+        particles, [task.name for task in tasks], [task.path for task in tasks]
+    )
+    scaled = with_pixel_size(particles, where, tasks)
+    doubt = doubt_of_scale(scaled, where, tasks)
+    if doubt:
+        context.events.warning(f"{doubt}; check the pixel size of the coordinates")
+    return scaled
+
+
+def warn_of_other_size(context: Context, table: xr.Dataset, known: float) -> None:
+    """Tell if a file's coordinates are in pixels of other micrographs than those given.
+
+    Parameters
+    ----------
+    context : Context
+    table : Dataset
+    known : float
+        Pixel size of the micrographs, A.
+    """
+    sizes = np.asarray(table["micrograph_pixel_size"].values, np.float64)
+    other = sizes[np.abs(sizes - known) > SAME_SIZE * known]
+    if other.size:
+        context.events.warning(
+            f"the file's coordinates are in pixels of {other[0]:.4g} A, the micrographs have "
+            f"{known:.4g} A: they are scaled; --micrograph-pixel-size {known:.4g} keeps the pixels"
+        )
+
+
 def place_on_micrographs(context: Context, picks: xr.Dataset, path: str | Path) -> xr.Dataset:
     """Find the micrograph of every pick; what lies on none is set aside.
 
@@ -49,7 +94,7 @@ def place_on_micrographs(context: Context, picks: xr.Dataset, path: str | Path) 
     """
     micrographs = read_micrographs(path)
     tasks = micrograph_tasks(micrographs)
-    where = find_micrographs(picks, [task.name for task in tasks])
+    where = find_micrographs(picks, *names_and_paths(tasks))
     lost = np.unique(picks["micrograph"].values[where < 0])
     if lost.size:
         names = [str(n) for n in picks["micrograph_name"].values[lost[lost >= 0]][:LISTED]]
@@ -63,18 +108,9 @@ def place_on_micrographs(context: Context, picks: xr.Dataset, path: str | Path) 
             f"set aside {int((where < 0).sum())} picks on micrographs that are not there ({shown})"
         )
     rows = np.flatnonzero(where >= 0)
-    kept, where = picks.isel(particle=rows), where[rows]
-    if "coordinate" in kept:
-        used = np.unique(where)
-        shapes = np.zeros((len(tasks), 2))
-        shapes[used] = [tasks[n].shape for n in used]
-        pixels = np.array([task.pixel_size for task in tasks])
-        place = kept["coordinate"].values / pixels[where][:, None]
-        outside = ((place < -0.5) | (place > shapes[where][:, ::-1] - 0.5)).any(axis=1)
-        if outside.mean() > FEW_OUTSIDE:
-            context.events.warning(
-                f"{int(outside.sum())} of {outside.size} picks lie outside their micrographs; "
-                "check the pixel size of the coordinates"
-            )
+    kept, where = with_pixel_size(picks.isel(particle=rows), where[rows], tasks), where[rows]
+    doubt = doubt_of_scale(kept, where, tasks)
+    if doubt:
+        context.events.warning(f"{doubt}; check the pixel size of the coordinates")
     index = np.array([task.index for task in tasks])[where]
     return on_micrographs(kept, index, micrographs)

@@ -44,6 +44,11 @@ def true_positions(particles: xr.Dataset) -> NDArray[np.float64]:
     particles : Dataset
     """
     if "coordinate" not in particles:
+        if "coordinate_pixels" in particles:
+            raise InputError(
+                "the pixel size of the particles' coordinates is unknown; import them with "
+                "--micrograph-pixel-size or --micrographs"
+            )
         raise InputError("the particles have no coordinates in their micrographs")
     coordinate = np.asarray(particles["coordinate"].values, np.float64)
     if "shift" not in particles:
@@ -88,6 +93,11 @@ def require_positions(table: xr.Dataset, path: Path) -> None:
         Of the table, for the message.
     """
     for name, what in (("coordinate", "coordinates"), ("micrograph", "micrographs")):
+        if name == "coordinate" and "coordinate_pixels" in table and name not in table:
+            raise InputError(
+                f"{path}: the pixel size of the particles' coordinates is unknown; import them "
+                "with --micrograph-pixel-size or --micrographs"
+            )
         if name not in table:
             raise InputError(
                 f"{path}: the particles have no {what}, so duplicates cannot be told; import "

@@ -11,7 +11,7 @@ import numpy as np
 from dspa.data.errors import InputError
 from dspa.io.micrographs import read_micrographs
 from dspa.io.particles import read_particles
-from dspa.stages.exposures.tasks import MicrographTask, micrograph_tasks
+from dspa.stages.exposures.tasks import MicrographTask, micrograph_tasks, names_and_paths
 from dspa.stages.extraction.tables import find_micrographs
 from dspa.stages.picks.topaz_files import FIELD, coordinate_table, write_table
 
@@ -68,7 +68,7 @@ def training_set(
     places = np.array(picks["coordinate"].values, np.float64)
     if "shift" in picks:
         places -= np.nan_to_num(np.asarray(picks["shift"].values, np.float64))
-    where = find_micrographs(picks, [task.name for task in tasks])
+    where = find_micrographs(picks, *names_and_paths(tasks))
     where[~np.isfinite(places).all(axis=1)] = -1
     found = np.unique(where[where >= 0])
     if not found.size:

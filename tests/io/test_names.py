@@ -1,0 +1,97 @@
+"""Names of files: the longest common end of the path decides, a bare name never between two."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dspa.data.errors import InputError
+from dspa.io.locate import locate, locate_all
+from dspa.io.names import match_names
+
+
+@pytest.mark.parametrize(
+    ("names", "among", "found"),
+    [
+        (["MotionCorr/job002/g1/m.mrc", "MotionCorr/job003/g2/m.mrc"], ["g2/m.mrc"], [-1, 0]),
+        (["job2/g1/m.mrc", "job3/g2/m.mrc"], ["g2/m.mrc", "g1/m.mrc"], [1, 0]),
+        (["m.mrc"], ["m.mrc", "x/m.mrc"], [0]),
+        (["./a//m.mrc", "a/m.mrc"], ["a/m.mrc"], [0, 0]),
+        (["job/a/m.mrc"], ["m.mrc"], [0]),  # one candidate, one claim
+        (["a/m.tif"], ["a/m.mrc", "b/m.mrc"], [0]),  # the suffix counts less than a folder
+        (["m.tif"], ["m.mrc", "m.tif"], [1]),
+        (["mic.1"], ["mic.mrc", "mic.1.mrc"], [1]),  # a picker's name has no suffix
+        (["mic"], ["mic.1.mrc", "mic.mrc"], [1]),
+        (["other.mrc"], ["m.mrc"], [-1]),
+        (["/data/s1/m.mrc", "/data/s2/m.mrc"], ["s1/m.mrc", "s2/m.mrc"], [0, 1]),
+    ],
+)
+def test_the_longest_common_end_decides(
+    names: list[str], among: list[str], found: list[int]
+) -> None:
+    assert match_names(names, among).tolist() == found
+
+
+def test_folders_of_paths_count_too() -> None:
+    paths = ["/data/g1/m.mrc", "/data/g2/m.mrc"]
+    assert match_names(["x/g2/m.mrc"], ["one.mrc", "two.mrc"], paths=paths).tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("names", "among", "complaint"),
+    [
+        (["m.mrc"], ["a/m.mrc", "b/m.mrc"], "m.mrc may be a/m.mrc or b/m.mrc"),
+        (["001"], ["D1/001.mrc", "D2/001.mrc"], "001 may be D1/001.mrc or D2/001.mrc"),
+        (["j1/m.mrc", "j2/m.mrc"], ["m.mrc"], "j1/m.mrc and j2/m.mrc may both be m.mrc"),
+    ],
+)
+def test_what_names_do_not_tell_is_refused(
+    names: list[str], among: list[str], complaint: str
+) -> None:
+    with pytest.raises(InputError, match=f"p.star: {complaint}"):
+        match_names(names, among, source="p.star")
+
+
+def _file(path: Path, text: str = "") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text or str(path))
+    return path
+
+
+def test_dots_after_a_link_lead_where_the_system_leads(tmp_path: Path) -> None:
+    real = _file(tmp_path / "scratch" / "stacks" / "p.mrcs")
+    _file(tmp_path / "project" / "stacks" / "p.mrcs")
+    (tmp_path / "scratch" / "Extract").mkdir()
+    (tmp_path / "project" / "Extract").symlink_to(tmp_path / "scratch" / "Extract")
+    source = tmp_path / "project" / "Extract" / "p.star"
+    assert locate("../stacks/p.mrcs", source) == real
+
+
+def test_two_different_files_of_one_name_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    near, far = _file(tmp_path / "sub" / "s.mrcs"), _file(tmp_path / "s.mrcs")
+    source = tmp_path / "sub" / "p.star"
+    with pytest.raises(InputError, match=r"s.mrcs may be .*--images-root"):
+        locate("s.mrcs", source)
+    assert locate("s.mrcs", source, roots=[tmp_path]) == far
+    far.write_text(near.read_text())  # a copy is the same images
+    assert locate("s.mrcs", source) == near
+
+
+def test_moved_stacks_are_found_by_the_longest_end(tmp_path: Path) -> None:
+    source = tmp_path / "new" / "p.star"
+    first = _file(tmp_path / "new" / "g1" / "s.mrcs")
+    second = _file(tmp_path / "new" / "g2" / "s.mrcs")
+    names = ["Extract/job002/g1/s.mrcs", "/gone/Extract/job003/g2/s.mrcs"]
+    assert locate_all(names, source) == [first, second]
+
+
+def test_one_moved_stack_is_not_two(tmp_path: Path) -> None:
+    source, only = tmp_path / "p.star", _file(tmp_path / "s.mrcs")
+    with pytest.raises(InputError, match=r"job2/s.mrcs and job3/s.mrcs are not there, and both"):
+        locate_all(["job2/s.mrcs", "job3/s.mrcs"], source)
+    assert locate_all(["s.mrcs", "job3/s.mrcs"], source) == [only, None]
+    assert locate_all(["job3/s.mrcs"], source) == [only]
