@@ -37,7 +37,7 @@ from dspa.dataflow.worker_setup import size_cache
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from dspa.dataflow.reduction import Chunk, Model, Reduction
+    from dspa.dataflow.reduction import Bound, Chunk, Model, Reduction
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -48,7 +48,7 @@ SLOW_CHUNK = 1.0
 # A function beyond this travels once to a worker, not with every task.
 LARGE_FUNCTION = 2**12
 # Reductions bound to a model in this process, newest last: two, for the two half sets.
-_BOUND: dict[str, Reduction] = {}
+_BOUND: dict[str, Bound] = {}
 
 
 @dataclass
@@ -209,7 +209,7 @@ class DaskRunner:
 
         def node(parts: list[Future]) -> Future:
             key = ("merge-" + turn, next(merges))
-            return client.submit(merge_parts, reduction, *parts, key=key, pure=False)
+            return client.submit(merge_parts, *parts, key=key, pure=False)
 
         total = fold_tree(plan.chunks, leaf, node, leaf_size=group)
         folder, key = self._checkpoints.folder, ("finish-" + turn, 0)
@@ -298,7 +298,7 @@ class _Watch:
         return sum(self.times.values()) / len(self.times) if self.times else SLOW_CHUNK
 
 
-def _bound(turn: str, reduction: Reduction, model: Model) -> Reduction:
+def _bound(turn: str, reduction: Reduction, model: Model) -> Bound:
     """Bind once per pass and process; the last two stay."""
     if turn not in _BOUND:
         while len(_BOUND) > 1:

@@ -1,21 +1,25 @@
 """The one contract between an algorithm and the machinery that spreads it over workers.
 
-Every stage is a reduction over chunks. It states five methods and nothing else; the runner knows
-nothing of what they mean. See ``docs/reductions.md``.
+Every stage is a reduction over chunks, stated as two types: a `Reduction`, which is small and
+travels, and what it becomes when it is bound to a model, which stays in a process and does the
+work. The runner knows nothing of what they mean. See ``docs/reductions.md``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    import numpy as np
+
 # A model is plain named arrays (scalars are 0-d), so that a checkpoint needs no pickle.
 Model = Mapping[str, NDArray[Any]]
-# Per-item results of one batch: every array has the items of the batch as its first axis.
+# Results per item: every array has the items as its first axis.
 Rows = Mapping[str, NDArray[Any]]
-Partial = Any
+Sums = dict[str, Any]
 Batch = Any
 
 
@@ -25,6 +29,11 @@ class Chunk(Protocol):
     @property
     def number(self) -> int:
         """Position of the chunk in its set; the tree of merges is built over these numbers."""
+        ...
+
+    @property
+    def items(self) -> NDArray[np.int64]:
+        """Which items of the set these are: rows come back in this order."""
         ...
 
     def __len__(self) -> int:
@@ -37,28 +46,28 @@ class Chunk(Protocol):
 
 
 class Reduction(Protocol):
-    """start, add, merge, finish: one pass over a chunked set, and the memory an item takes."""
+    """What travels to the workers."""
 
-    def bind(self, model: Model) -> Reduction:
-        """Return a reduction that works with this model. Called once per task; may precompute."""
-        ...
-
-    def start(self) -> Partial:
-        """Return an empty partial result (zeros)."""
-        ...
-
-    def add(self, partial: Partial, batch: Batch) -> tuple[Partial, Rows]:
-        """Add one batch of items; return the partial and the per-item results."""
-        ...
-
-    def merge(self, a: Partial, b: Partial) -> Partial:
-        """Join two partials. Must not change its arguments; ``a`` comes before ``b``."""
-        ...
-
-    def finish(self, partial: Partial) -> Model:
-        """Turn the sum over all chunks into the next model (the M-step, the gradient step)."""
+    def bind(self, model: Model) -> Bound:
+        """Make ready for this model: once per pass and process, so it may precompute."""
         ...
 
     def bytes_per_item(self) -> int:
         """Peak working memory of ``add`` per item, so that the runner can size batches."""
+        ...
+
+
+class Bound(Protocol):
+    """A reduction with its model: start, add, finish. It does not change while it works."""
+
+    def start(self) -> Sums:
+        """Return empty sums."""
+        ...
+
+    def add(self, sums: Sums, batch: Batch) -> Rows:
+        """Add one batch of items to ``sums``, in place; return the results of the items."""
+        ...
+
+    def finish(self, sums: Sums) -> Model:
+        """Turn the sums over all chunks into the next model (the M-step, the gradient step)."""
         ...

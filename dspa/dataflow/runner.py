@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dspa.dataflow.reduction import Chunk, Model, Reduction, Rows
+    from dspa.dataflow.reduction import Bound, Chunk, Model, Reduction, Rows, Sums
 
 FAN_IN = 4
+ITEM = "item"  # among rows: which item of the set each is
 # Working memory of one batch. A constant, not what this machine has free: the order of float32
 # sums follows from it, and so do the bits of the result.
 BATCH_BYTES = 256 * 2**20
@@ -53,7 +54,7 @@ class Result:
     model : mapping of str to array
         What ``finish`` returned.
     rows : mapping of str to array
-        Per-item results of all chunks, in chunk order.
+        Results of the items, in the order of ``item``: which items of the set they are.
     """
 
     model: Model
@@ -95,14 +96,14 @@ class Runner(Protocol):
 
 @dataclass(frozen=True)
 class Part:
-    """What a task hands on: the partial of a run of chunks, and their rows in order."""
+    """What a task hands on: the sums of a run of chunks, and their rows."""
 
-    partial: Any
+    sums: Sums
     rows: tuple[Rows, ...]
 
     def __sizeof__(self) -> int:
         """Bytes of the arrays, so that Dask sees what it holds."""
-        return size_of(self.partial) + size_of(self.rows)
+        return size_of(self.sums) + size_of(self.rows)
 
 
 @dataclass(frozen=True)
@@ -164,41 +165,52 @@ def make_plan(reduction: Reduction, chunks: Sequence[Chunk], *, name: str, memor
     return Plan(reduction, tuple(chunks), batch, name)
 
 
-def reduce_chunk(bound: Reduction, chunk: Chunk, batch: int) -> Part:
+def reduce_chunk(bound: Bound, chunk: Chunk, batch: int) -> Part:
     """Add all batches of one chunk; the result is in host memory."""
-    partial = bound.start()
-    rows = []
+    sums, rows, items = bound.start(), [], chunk.items
     for start in range(0, len(chunk), batch):
-        piece = chunk.batch(start, min(start + batch, len(chunk)))
-        partial, new = bound.add(partial, piece)
-        rows.append({name: np.asarray(host(value)) for name, value in new.items()})
-    return Part(host(partial), tuple(rows))
+        stop = min(start + batch, len(chunk))
+        new = bound.add(sums, chunk.batch(start, stop))
+        row = {name: np.asarray(host(value)) for name, value in new.items()}
+        rows.append({ITEM: np.asarray(items[start:stop], np.int64)} | row)
+    return Part(host(sums), tuple(rows))
 
 
-def merge_parts(reduction: Reduction, *parts: Part) -> Part:
+def merge_sums(a: Sums, b: Sums) -> Sums:
+    """Join two sums, name by name; what one of them lacks is nothing."""
+    both = {name: a[name] + b[name] for name in a if name in b}
+    return {**a, **b, **both}
+
+
+def merge_parts(*parts: Part) -> Part:
     """Merge the parts of one node of the tree, left to right."""
-    partial = parts[0].partial
+    sums = parts[0].sums
     for part in parts[1:]:
-        partial = reduction.merge(partial, part.partial)
-    return Part(host(partial), tuple(row for part in parts for row in part.rows))
+        sums = merge_sums(sums, part.sums)
+    return Part(host(sums), tuple(row for part in parts for row in part.rows))
 
 
-def finish_part(bound: Reduction, part: Part, folder: Path) -> tuple[Stored, Stored]:
+def finish_part(bound: Bound, part: Part, folder: Path) -> tuple[Stored, Stored]:
     """Make the model from the sum, and write it and the rows; only handles travel on."""
-    model = {name: np.asarray(host(value)) for name, value in bound.finish(part.partial).items()}
+    model = {name: np.asarray(host(value)) for name, value in bound.finish(part.sums).items()}
     folder.mkdir(parents=True, exist_ok=True)
     return store(model, folder), store(join_rows(part.rows), folder, prefix="rows")
 
 
 def join_rows(rows: Sequence[Rows]) -> dict[str, NDArray[Any]]:
-    """Concatenate the rows of batches along their first axis."""
+    """Put the rows of batches together, in the order of their items."""
     if not rows:
         return {}
     names = set(rows[0])
     for row in rows:
         if set(row) != names:
             raise ValueError(f"batches gave different rows: {sorted(names)} and {sorted(row)}")
-    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+        for name, values in row.items():
+            if len(values) != len(row[ITEM]):
+                wrong = f"{len(values)} rows {name!r} for {len(row[ITEM])} items"
+                raise ValueError(f"a batch gave {wrong}")
+    order = np.argsort(np.concatenate([row[ITEM] for row in rows]), kind="stable")
+    return {name: np.concatenate([row[name] for row in rows])[order] for name in rows[0]}
 
 
 def fold_tree(leaves: Sequence[S], leaf: Callable[[Sequence[S]], T], node: Callable[[list[T]], T],
@@ -231,12 +243,12 @@ def fold_tree(leaves: Sequence[S], leaf: Callable[[Sequence[S]], T], node: Calla
     return evaluate(0, span)
 
 
-def reduce_group(bound: Reduction, chunks: Sequence[Chunk], batch: int) -> Part:
+def reduce_group(bound: Bound, chunks: Sequence[Chunk], batch: int) -> Part:
     """Evaluate a subtree in one place: exactly the merges the whole tree would make there."""
     return fold_tree(
         chunks,
         lambda run: reduce_chunk(bound, run[0], batch),
-        lambda parts: merge_parts(bound, *parts),
+        lambda parts: merge_parts(*parts),
     )
 
 
@@ -251,8 +263,8 @@ class InlineRunner:
     events : Events
         Told of progress.
     strict : bool
-        Refuse reductions whose ``merge`` changes its arguments or whose ``add`` changes the
-        reduction: on a cluster, where tasks share and repeat, those give other results.
+        Refuse reductions whose ``add`` changes them: on a cluster, where tasks share and repeat,
+        those give other results.
     """
 
     folder: Path | None = None
@@ -306,11 +318,10 @@ class InlineRunner:
             return part
 
         def node(parts: list[Part]) -> Part:
-            return travel(self._unchanged(merge_parts, unbound, *parts))
+            return travel(merge_parts(*parts))
 
         with one_thread():
             bound = travel(reduction).bind(load(self._checkpoints.store(model)))
-            unbound = travel(reduction)
             part = fold_tree(plan.chunks, leaf, node)
             stored, rows = finish_part(bound, part, self._checkpoints.folder)
         self._checkpoints.record(name, stored, rows, **plan.about())

@@ -94,7 +94,7 @@ def test_killed_client_resumes_to_the_same_bits(tmp_path, make_runner):
 
 
 def test_short_tasks_are_joined_without_changing_bits(make_runner, monkeypatch):
-    many = [toy.ToyChunk(i, items=4) for i in range(40)]
+    many = [toy.ToyChunk(i, 4) for i in range(40)]
     inline, _ = toy.passes(make_runner("inline"), many)
     for group in (4, 16, 64):
         runner = make_runner(2)

@@ -29,7 +29,7 @@ def test_tree_has_one_shape_whatever_is_grouped(leaves):
 def test_group_gives_the_bits_of_single_chunks(tmp_path):
     chunks = [toy.ToyChunk(i) for i in range(9)]
     bound = toy.ToyReduction().bind({"volume": np.ones(512, np.float32)})
-    one = reduce_group(bound, chunks, 42).partial["sum"]
+    one = reduce_group(bound, chunks, 42).sums["sum"]
     runner = InlineRunner(tmp_path)
     result = runner.run(
         toy.ToyReduction(), chunks, {"volume": np.ones(512, np.float32)}, name="it1"
@@ -71,14 +71,19 @@ def test_map_keeps_order_and_pickles(tmp_path):
 
 
 class Careless(toy.ToyReduction):
-    def merge(self, a, b):
-        a["sum"] += b["sum"]
-        return a
+    def bind(self, model):
+        return CarelessBound(self.size, np.array(model["volume"]))
 
 
-def test_strict_runner_finds_a_merge_that_changes_its_arguments(tmp_path):
+class CarelessBound(toy.BoundToy):
+    def add(self, sums, batch):
+        self.model[0] += 1
+        return super().add(sums, batch)
+
+
+def test_strict_runner_finds_an_add_that_changes_its_reduction(tmp_path):
     start = {"volume": np.zeros(512, np.float32)}
     chunks = [toy.ToyChunk(i) for i in range(3)]
     InlineRunner(tmp_path, strict=True).run(toy.ToyReduction(), chunks, start, name="it1")
-    with pytest.raises(AssertionError, match="merge_parts changed its Part"):
+    with pytest.raises(AssertionError, match="reduce_chunk changed its CarelessBound"):
         InlineRunner(tmp_path, strict=True).run(Careless(), chunks, start, name="it1")

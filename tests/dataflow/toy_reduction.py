@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from dataclasses import dataclass
 
@@ -14,49 +13,53 @@ from dspa.data.errors import InputError
 @dataclass(frozen=True)
 class ToyChunk:
     number: int
-    items: int = 96
+    items_per_chunk: int = 96
     delay: float = 0.0
 
+    @property
+    def items(self):
+        return np.arange(self.items_per_chunk) + self.number * self.items_per_chunk
+
     def __len__(self):
-        return self.items
+        return self.items_per_chunk
 
     def batch(self, start, stop):
         time.sleep(self.delay)
         rng = np.random.default_rng([7, self.number])
-        return rng.standard_normal((self.items, 16), dtype=np.float32)[start:stop] * 1e3
+        return rng.standard_normal((self.items_per_chunk, 16), dtype=np.float32)[start:stop] * 1e3
 
 
 @dataclass(frozen=True)
 class ToyReduction:
     size: int = 512
     item_bytes: int = 6 * 2**20
-    model: object = None
 
     def bind(self, model):
-        return dataclasses.replace(self, model=np.array(model["volume"]))
-
-    def start(self):
-        return {"sum": np.zeros(self.size, np.float32), "items": 0}
-
-    def add(self, partial, batch):
-        out = partial["sum"].copy()
-        index = np.abs(batch * 7.0 + self.model[:16]).astype(np.int64) % self.size
-        np.add.at(out, index, batch + self.model[index])
-        out += batch.sum(dtype=np.float32) * np.float32(1e-3)
-        rows = {"best": index[:, 0], "value": batch[:, 0] + self.model[0]}
-        return {"sum": out, "items": partial["items"] + len(batch)}, rows
-
-    def merge(self, a, b):
-        if self.model is not None and self.model.size == 0:
-            raise AssertionError
-        return {"sum": a["sum"] + b["sum"], "items": a["items"] + b["items"]}
-
-    def finish(self, partial):
-        model = self.model * np.float32(0.9) + partial["sum"] / np.float32(partial["items"])
-        return {"volume": model, "items": np.asarray(partial["items"])}
+        return BoundToy(self.size, np.array(model["volume"]))
 
     def bytes_per_item(self):
         return self.item_bytes
+
+
+@dataclass(frozen=True)
+class BoundToy:
+    size: int
+    model: object
+
+    def start(self):
+        return {"sum": np.zeros(self.size, np.float32), "items": np.zeros((), np.int64)}
+
+    def add(self, sums, batch):
+        out = sums["sum"]
+        index = np.abs(batch * 7.0 + self.model[:16]).astype(np.int64) % self.size
+        np.add.at(out, index, batch + self.model[index])
+        out += batch.sum(dtype=np.float32) * np.float32(1e-3)
+        sums["items"] += len(batch)
+        return {"best": index[:, 0], "value": batch[:, 0] + self.model[0]}
+
+    def finish(self, sums):
+        model = self.model * np.float32(0.9) + sums["sum"] / np.float32(sums["items"])
+        return {"volume": model, "items": np.asarray(sums["items"])}
 
 
 def passes(runner, chunks, *, count=3, size=512):

@@ -8,6 +8,7 @@ import pytest
 
 from dspa.data.errors import InputError
 from dspa.dataflow.events import Events
+from dspa.dataflow.runner import merge_sums
 from dspa.geometry.band import band
 from dspa.geometry.rotation import random_rotations
 from dspa.io.particles import read_particles
@@ -119,13 +120,20 @@ def test_a_batch_may_be_cut_anywhere(stack, iteration):
     (chunk,) = particle_chunks(particles, spec)
     noise = np.ones(spec.radius + 1)
     random = AbInitioStep(plan_step(settings, 0)).bind({"noise": noise})
-    model = random.finish(random.add(random.start(), chunk.batch(0, 60))[0])
+
+    def added(bound, *cuts):
+        sums = bound.start()
+        for cut in cuts:
+            bound.add(sums, chunk.batch(*cut))
+        return sums
+
+    model = random.finish(added(random, (0, 60)))
     step = AbInitioStep(plan_step(settings, iteration))
     bound = step.bind(model)
-    whole, _ = bound.add(bound.start(), chunk.batch(0, 60))
-    parts = [bound.add(bound.start(), chunk.batch(a, b))[0] for a, b in ((0, 25), (25, 60))]
+    whole = added(bound, (0, 60))
+    parts = [added(bound, (0, 25)), added(bound, (25, 60))]
     before = parts[0]["sums"].copy()
-    merged = step.merge(*parts)
+    merged = merge_sums(*parts)
     assert np.array_equal(parts[0]["sums"], before)
     assert merged["figures"][0] == 59
     scale = np.abs(whole["sums"]).max()

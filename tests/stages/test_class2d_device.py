@@ -73,7 +73,7 @@ def steps(runs):
     """Plan, model that it meets, and what the CPU makes of it, for every kind of step."""
     spec = runs[0].parts[0].spec
     noise = BackgroundNoise(spec).bind({})
-    model = dict(noise.finish(reduce_group(noise, runs, BATCH).partial))
+    model = dict(noise.finish(reduce_group(noise, runs, BATCH).sums))
     made = {}
     for name, number in STEPS.items():
         plan = SCHEDULE.plan(spec, model if number else None, number)
@@ -82,7 +82,7 @@ def steps(runs):
         bound = Class2D(plan).bind(model)
         part = reduce_group(bound, runs, BATCH)
         made[name] = plan, model, part
-        model = dict(bound.finish(part.partial))
+        model = dict(bound.finish(part.sums))
         # Two groups that differ and two classes to be halved, whatever so few images say. Pairs are
         # made between passes, on the host; of four classes they would leave two views.
         model["slots"] = np.array([0, 1, -1, -1], np.int32)
@@ -138,21 +138,20 @@ def test_steps_are_what_their_names_say(steps):
     assert not plans["candidates"].soft
     assert plans["candidates"].update_noise
     assert plans["candidates"].slots
-    assert steps["candidates"][2].partial["poor_counts"].sum() > 1
+    assert steps["candidates"][2].sums["poor_counts"].sum() > 1
     assert plans["last"].blind
     assert plans["last"].image_scale
 
 
 def rows_of(part):
-    joined = join_rows(part.rows)
-    return {name: values[np.argsort(joined["index"])] for name, values in joined.items()}
+    return join_rows(part.rows)
 
 
 def agree(found, expected):
     """Sums and rows that agree in single precision, all of them on the host."""
-    assert found.partial.keys() == expected.partial.keys()
-    for name, values in expected.partial.items():
-        got = found.partial[name]
+    assert found.sums.keys() == expected.sums.keys()
+    for name, values in expected.sums.items():
+        got = found.sums[name]
         assert isinstance(got, np.ndarray)
         assert got.dtype == values.dtype
         assert np.abs(got - values).max(initial=0) <= WITHIN * np.abs(values).max(initial=0), name
@@ -176,7 +175,7 @@ def test_a_step_on_the_device_gives_the_sums_of_the_cpu(name, steps, runs, card)
     # and once a pass the spectra of the classes.
     count = plan.spec.band().size(plan.radius)
     for shape in card.fetched:
-        grids = shape == found.partial["fold0"].shape
+        grids = shape == found.sums["fold0"].shape
         rows = len(shape) <= 2 and shape[-1] <= 24 and shape[0] <= COUNT
         assert grids or rows or len(shape) == 1 or shape == (CLASSES, count), shape
     lists = sum(shape[0] for shape in card.fetched if len(shape) == 1)

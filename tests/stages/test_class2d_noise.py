@@ -78,12 +78,18 @@ def images():
     return batch, contrast, averages.astype(np.float32)
 
 
+def added(task, batch):
+    """Sums and rows of one batch."""
+    sums = task.start()
+    return sums, task.add(sums, batch)
+
+
 def start(batch, averages):
     """Model of the random start, with the true averages to compare with."""
     noise = BackgroundNoise(SPEC)
-    sums, _ = noise.add(noise.start(), batch)
+    sums, _ = added(noise, batch)
     task = Class2D(replace(PLAN, iteration=0)).bind(noise.finish(sums))
-    model = task.finish(task.add(task.start(), batch)[0])
+    model = task.finish(added(task, batch)[0])
     return {**model, "references": np.stack([averages] * FOLDS)}
 
 
@@ -113,7 +119,7 @@ def after(images):
     model = start(batch, averages)
     for _ in range(5):
         task = Class2D(PLAN).bind(model)
-        partial, rows = task.add(task.start(), batch)
+        partial, rows = added(task, batch)
         found = task.finish(partial)
         model |= {name: found[name] for name in KEPT}
     return rows, model
@@ -148,7 +154,7 @@ def test_contrast_of_every_image_is_found(images, after):
     assert level + slope == pytest.approx(1.0, abs=0.06)
     # Off, every image counts the same.
     task = Class2D(replace(PLAN, image_scale=False)).bind(start(batch, images[2]))
-    assert np.all(task.add(task.start(), batch)[1]["scale"] == 1.0)
+    assert np.all(added(task, batch)[1]["scale"] == 1.0)
 
 
 def test_how_much_contrast_varies_is_read_above_its_median(images, rng):
@@ -178,7 +184,7 @@ def test_a_pass_blends_its_noise_with_what_was_known(images, after):
     known["noise_sums"] = model["noise_sums"][:, :5]
     known["noise_moments"] = 2.0 * model["noise_moments"]
     task = Class2D(replace(PLAN, step=0.25, share=0.5)).bind(known)
-    found = task.finish(task.add(task.start(), batch)[0])
+    found = task.finish(added(task, batch)[0])
     assert found["noise_moments"][0, 3] == pytest.approx(SHOWN, abs=1)
     assert np.allclose(found["noise"], model["noise"], rtol=0.02)
     # Three groups are new: they begin as the mean of all, and hold the images of this pass alone.
@@ -187,7 +193,7 @@ def test_a_pass_blends_its_noise_with_what_was_known(images, after):
     )
     assert np.allclose(found["noise_ratio"][:, 8:], model["noise_ratio"][:, 8:], atol=0.1)
     still = Class2D(replace(PLAN, update_noise=False)).bind(known)
-    kept = still.finish(still.add(still.start(), batch)[0])
+    kept = still.finish(added(still, batch)[0])
     assert np.array_equal(kept["noise"], model["noise"])
 
 

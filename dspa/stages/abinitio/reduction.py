@@ -8,8 +8,8 @@ the sums by their weights preconditions the step: all shells converge alike.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -36,11 +36,11 @@ from dspa.stages.abinitio.search import FineModel, fine_model, fine_sums
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dspa.dataflow.reduction import Model, Rows
+    from dspa.dataflow.reduction import Model, Rows, Sums
     from dspa.stages.abinitio.schedule import StepPlan
+    from dspa.stages.abinitio.search import FineResult
     from dspa.stages.particles.chunks import ParticleBatch
 
-Sums = dict[str, Any]
 PADDING = 2
 EPSILON = 1e-3  # guard on the weights; no Wiener shrinkage
 CENTRE_EVERY = 5
@@ -91,25 +91,50 @@ def coarse_model(plan: StepPlan, density: NDArray[np.float32]) -> CoarseModel:
     )
 
 
+class Outcome(NamedTuple):
+    """What a step says of its images."""
+
+    log_likelihood: NDArray[np.float64]
+    class_posterior: NDArray[np.float64]
+    sample_size: NDArray[np.float64]
+
+
 @dataclass(frozen=True, eq=False)
 class AbInitioStep:
     """Reduction of one step (see ``dspa.dataflow.reduction``)."""
 
     plan: StepPlan
-    model: Model | None = None
-    coarse: CoarseModel | None = None
-    fine: FineModel | None = None
 
-    def bind(self, model: Model) -> AbInitioStep:
+    def bind(self, model: Model) -> BoundStep:
         """Slice the volumes for this step."""
         if self.plan.act == "start":
-            return replace(self, model=model)
+            return RandomStep(self.plan, model)
         if self.plan.act == "coarse":
-            return replace(self, model=model, coarse=coarse_model(self.plan, model["density"]))
+            return CoarseStep(self.plan, model, coarse_model(self.plan, model["density"]))
         last = min(self.plan.settings.coarse_steps, len(model["history"]) - 1)
         spread = float(model["history"][last, 2])
         fine = fine_model(self.plan, model["density"], sample_size=spread)
-        return replace(self, model=model, fine=fine)
+        return FineStep(self.plan, model, fine)
+
+    def bytes_per_item(self) -> int:
+        """Memory per image: its band several times over, and scores or candidates."""
+        spec = self.plan.settings.spec
+        return 64 * spec.band().count + (40_000 if self.plan.act == "coarse" else 1_500_000)
+
+
+@dataclass(frozen=True, eq=False)
+class BoundStep:
+    """A step with its model; how images are compared with it is up to the act.
+
+    Attributes
+    ----------
+    plan : StepPlan
+    model : Model
+        Of the step before.
+    """
+
+    plan: StepPlan
+    model: Model
 
     def start(self) -> Sums:
         """Return empty sums."""
@@ -123,65 +148,88 @@ class AbInitioStep:
             "figures": np.zeros(3),
         }
 
-    def bytes_per_item(self) -> int:
-        """Memory per image: its band several times over, and scores or candidates."""
-        spec = self.plan.settings.spec
-        return 64 * spec.band().count + (40_000 if self.plan.act == "coarse" else 1_500_000)
-
-    def add(self, partial: Sums, batch: ParticleBatch) -> tuple[Sums, Rows]:
+    def add(self, sums: Sums, batch: ParticleBatch) -> Rows:
         """Compare a batch with the volumes and add it to the sums."""
-        model = _known(self.model)
         chosen = np.flatnonzero(batch.valid)
-        if self.plan.act == "final":
-            rows = empty_rows(batch)
-        else:
-            rows = {}
+        rows = empty_rows(batch) if self.plan.act == "final" else {}
         if chosen.size == 0:
-            return partial, rows
-        noise = spread_shells(np.asarray(model["noise"], np.float32), batch.band)
+            return rows
+        noise = spread_shells(np.asarray(self.model["noise"], np.float32), batch.band)
         y = np.conj(batch.images[chosen]) * (batch.ctf[chosen] / noise)
         c2 = batch.ctf[chosen] ** 2 / noise
-        if self.plan.act == "start":
-            self._add_random(partial, batch, chosen, y=y, c2=c2)
-        elif self.coarse is not None:
-            self._add_coarse(partial, y, c2)
-        else:
-            found = fine_sums(_known(self.fine), partial["sums"], y, c2)
-            _count(partial, found.log_likelihood, found.class_posterior, found.sample_size)
-            if self.plan.act == "final":
-                _fill_rows(rows, chosen, found, pixel_size=self.plan.settings.spec.crop_pixel_size)
-        return partial, rows
+        found = self._compare(sums, batch.indices[chosen], y, c2)
+        _count(sums, found.log_likelihood, found.class_posterior, found.sample_size)
+        if self.plan.act == "final":
+            _fill_rows(rows, chosen, found, pixel_size=self.plan.settings.spec.crop_pixel_size)
+        return rows
 
-    def _add_random(
-        self, partial: Sums, batch: ParticleBatch, chosen: NDArray[np.int64], *, y: Any, c2: Any
-    ) -> None:
+    def _compare(self, sums: Sums, indices: NDArray[np.int64], y: Any, c2: Any) -> Any:
+        """Add images to the sums of the classes; return what was found of each."""
+        raise NotImplementedError
+
+    def _target(self, sums: Sums, k: int) -> Accumulator:
+        """View the sums of a class as an accumulator: insertion changes the partial."""
+        box = self.plan.settings.spec.crop
+        return Accumulator(sums["sums"][k], box, self.plan.sums_radius, PADDING)
+
+    def finish(self, sums: Sums) -> Model:
+        """Blend the sums into those so far and make the next volumes."""
+        model, plan = self.model, self.plan
+        images = max(1.0, float(sums["figures"][0]))
+        fresh = sums["sums"] / np.float32(images)
+        share = sums["occupancy"] / images
+        if plan.act in ("start", "final"):
+            blend, occupancy = fresh, share
+        else:
+            step = np.float32(plan.step)
+            blend = (1 - step) * widen_sums(model["sums"], fresh.shape) + step * fresh
+            occupancy = (1.0 - plan.step) * model["occupancy"] + plan.step * share
+        density = volumes(plan, blend)
+        if plan.act != "start" and plan.iteration % CENTRE_EVERY == 0:
+            density, blend = recentre(plan, density, blend)
+        return {
+            "density": density,
+            "sums": np.asarray(blend, np.float32),
+            "occupancy": occupancy,
+            "noise": model["noise"],
+            "start": np.asarray(plan.settings.start),
+            "history": _history(model, plan, sums["figures"]),
+            "iteration": np.asarray(plan.iteration),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class RandomStep(BoundStep):
+    """The start: no volumes yet."""
+
+    def _compare(self, sums: Sums, indices: NDArray[np.int64], y: Any, c2: Any) -> Outcome:
         """Put every image into every class at a random pose of its own."""
-        settings = self.plan.settings
-        size = batch.band.size(self.plan.radius)
-        for k in range(settings.classes):
-            poses = np.concatenate(
-                [
-                    random_rotations(1, seed=[settings.seed, settings.start, k, int(index)])
-                    for index in batch.indices[chosen]
-                ]
-            )
+        settings, classes = self.plan.settings, self.plan.settings.classes
+        members = settings.spec.band()
+        size = members.size(self.plan.radius)
+        for k in range(classes):
+            seeds = ([settings.seed, settings.start, k, int(index)] for index in indices)
+            poses = np.concatenate([random_rotations(1, seed=seed) for seed in seeds])
             insert_into(
-                self._target(partial, k),
+                self._target(sums, k),
                 poses,
                 np.conj(y[:, :size]),
                 weights=c2[:, :size],
-                band=batch.band,
+                band=members,
             )
-        _count(
-            partial,
-            np.zeros(chosen.size),
-            np.full((chosen.size, settings.classes), 1.0 / settings.classes),
-            np.ones(chosen.size),
-        )
+        count = indices.size
+        return Outcome(np.zeros(count), np.full((count, classes), 1.0 / classes), np.ones(count))
 
-    def _add_coarse(self, partial: Sums, y: Any, c2: Any) -> None:
+
+@dataclass(frozen=True, eq=False)
+class CoarseStep(BoundStep):
+    """The coarse act: every image at all poses of a grid."""
+
+    coarse: CoarseModel
+
+    def _compare(self, sums: Sums, indices: NDArray[np.int64], y: Any, c2: Any) -> Any:
         """Marginalise over the coarse grid."""
-        coarse, plan = _known(self.coarse), self.plan
+        coarse, plan = self.coarse, self.plan
         size = coarse.phases.shape[1]
         found = expectation(
             coarse.slices,
@@ -195,47 +243,24 @@ class AbInitioStep:
         members = band(plan.settings.spec.crop, plan.settings.spec.radius)
         for k in range(plan.settings.classes):
             insert_into(
-                self._target(partial, k),
+                self._target(sums, k),
                 poses,
                 found.numerators[k],
                 weights=found.weights[k],
                 band=members,
             )
-        _count(partial, found.log_likelihood, found.class_posterior, found.sample_size)
+        return found
 
-    def _target(self, partial: Sums, k: int) -> Accumulator:
-        """View the sums of a class as an accumulator: insertion changes the partial."""
-        box = self.plan.settings.spec.crop
-        return Accumulator(partial["sums"][k], box, self.plan.sums_radius, PADDING)
 
-    def merge(self, a: Sums, b: Sums) -> Sums:
-        """Add up two partial results."""
-        return {name: a[name] + b[name] for name in a}
+@dataclass(frozen=True, eq=False)
+class FineStep(BoundStep):
+    """The fine act and the last pass: branch and bound."""
 
-    def finish(self, partial: Sums) -> Model:
-        """Blend the sums into those so far and make the next volumes."""
-        model, plan = _known(self.model), self.plan
-        images = max(1.0, float(partial["figures"][0]))
-        fresh = partial["sums"] / np.float32(images)
-        share = partial["occupancy"] / images
-        if plan.act in ("start", "final"):
-            sums, occupancy = fresh, share
-        else:
-            step = np.float32(plan.step)
-            sums = (1 - step) * widen_sums(model["sums"], fresh.shape) + step * fresh
-            occupancy = (1.0 - plan.step) * model["occupancy"] + plan.step * share
-        density = volumes(plan, sums)
-        if plan.act != "start" and plan.iteration % CENTRE_EVERY == 0:
-            density, sums = recentre(plan, density, sums)
-        return {
-            "density": density,
-            "sums": np.asarray(sums, np.float32),
-            "occupancy": occupancy,
-            "noise": model["noise"],
-            "start": np.asarray(plan.settings.start),
-            "history": _history(model, plan, partial["figures"]),
-            "iteration": np.asarray(plan.iteration),
-        }
+    fine: FineModel
+
+    def _compare(self, sums: Sums, indices: NDArray[np.int64], y: Any, c2: Any) -> FineResult:
+        """Search the poses of images in every class."""
+        return fine_sums(self.fine, sums["sums"], y, c2)
 
 
 def _history(model: Model, plan: StepPlan, figures: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -281,7 +306,6 @@ def empty_rows(batch: ParticleBatch) -> dict[str, NDArray[Any]]:
     """Rows of the final pass, for images that were set aside."""
     count = len(batch)
     return {
-        "indices": batch.indices,
         "class_index": np.full(count, -1, np.int32),
         "pose": np.full((count, 3, 3), np.nan),
         "shift": np.full((count, 2), np.nan),
@@ -303,19 +327,13 @@ def _fill_rows(
 
 
 def _count(
-    partial: Sums,
+    sums: Sums,
     evidence: NDArray[np.float64],
     membership: NDArray[np.float64],
     sample_size: NDArray[np.float64],
 ) -> None:
     """Add the figures of a batch."""
-    partial["occupancy"] += membership.sum(axis=0)
-    partial["figures"] += [
+    sums["occupancy"] += membership.sum(axis=0)
+    sums["figures"] += [
         len(evidence), float(evidence.sum()), float(np.log(np.maximum(sample_size, 1.0)).sum()),
     ]  # fmt: skip
-
-
-def _known(value: Any) -> Any:
-    if value is None:
-        raise RuntimeError("an ab initio step must be bound to a model before it works")
-    return value

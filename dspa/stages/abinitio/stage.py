@@ -294,15 +294,13 @@ def _finish(
         model, rows = result.model, result.rows
     else:
         model, rows = found.model, found.rows
-    order = np.argsort(rows["indices"], kind="stable")
-    rows = {name: np.asarray(values)[order] for name, values in rows.items()}
     outputs = write_volumes(context.folder, model["density"], settings.spec)
     outputs |= write_particle_results(context.folder, particles, rows)
     show_result(context.events, model, rows, settings.spec)
     used = int((rows["class_index"] >= 0).sum())
-    if used < order.size:
+    if used < rows["item"].size:
         context.events.warning(
-            f"{order.size - used} of {order.size} images were set aside: "
+            f"{rows['item'].size - used} of {rows['item'].size} images were set aside: "
             "they hold NaN, do not vary, or have no usable CTF"
         )
     context.events.emit(

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dspa.dataflow.reduction import Chunk, Model, Rows
+    from dspa.dataflow.reduction import Chunk, Model, Rows, Sums
     from dspa.ops.poses.search2d import Searcher
     from dspa.stages.class2d.plan import ClassPlan
     from dspa.stages.class2d.state import Classification
@@ -63,17 +63,13 @@ class Weighing:
         Classes that show a particle: an edge of ice is no particle for matching a class of edges.
     every : int
         One of so many images gets a control.
-    model, searchers
-        From `bind`.
     """
 
     plan: ClassPlan
     showing: NDArray[np.bool_]
     every: int
-    model: Model | None = None
-    searchers: Searchers | None = None
 
-    def bind(self, model: Model) -> Weighing:
+    def bind(self, model: Model) -> BoundWeighing:
         """Prepare the averages of the classes that show a particle."""
         averages = model["references"][:, self.showing]
         if self.plan.high_pass > 0.0:
@@ -81,26 +77,42 @@ class Weighing:
             averages = averages - low_pass(averages, self.plan.high_pass, pixel_size=pixel_size)
         count = model["counts"].sum(axis=0)[self.showing]
         share = np.maximum(count / max(float(count.sum()), 1.0), FAINTEST)
-        return replace(
-            self, model=model, searchers=Searchers(averages, self.plan.grid(), np.log(share))
-        )
-
-    def start(self) -> NDArray[np.float64]:
-        """Return the number of images weighed so far."""
-        return np.zeros(1)
+        searchers = Searchers(averages, self.plan.grid(), np.log(share))
+        return BoundWeighing(self, model, searchers)
 
     def bytes_per_item(self) -> int:
         """Memory per particle: its band several times over."""
         return 48 * self.plan.spec.band().count + 40_000
 
-    def add(
-        self, partial: NDArray[np.float64], batch: ParticleBatch
-    ) -> tuple[NDArray[np.float64], Rows]:
+
+@dataclass(frozen=True, eq=False)
+class BoundWeighing:
+    """Weighing with the averages.
+
+    Attributes
+    ----------
+    task : Weighing
+    model : Model
+    searchers : Searchers
+        The averages that show a particle.
+    """
+
+    task: Weighing
+    model: Model
+    searchers: Searchers
+
+    @property
+    def plan(self) -> ClassPlan:
+        """Of the pass."""
+        return self.task.plan
+
+    def start(self) -> Sums:
+        """Return the number of images weighed so far."""
+        return {"weighed": np.zeros(1)}
+
+    def add(self, sums: Sums, batch: ParticleBatch) -> Rows:
         """Weigh the images of a batch."""
-        if self.model is None or self.searchers is None:
-            raise RuntimeError("the reduction is not bound to a model")
         rows: dict[str, NDArray[Any]] = {
-            "index": batch.indices.copy(),
             "gain": np.full(len(batch), np.nan, np.float32),
             "control": np.full(len(batch), np.nan, np.float32),
         }
@@ -109,17 +121,18 @@ class Weighing:
         searchers = self.searchers.beside(batch.images)
         for number in np.unique(batch.state["fold"][valid]).tolist():
             place = valid[batch.state["fold"][valid] == number]
-            drawn = place[batch.indices[place] % self.every == 0]
+            drawn = place[batch.indices[place] % self.task.every == 0]
             images = take_rows(batch.images[:, :count], place)
             rows["gain"][place] = self._gain(searchers[number], batch, place, images=images)
             if drawn.size:
                 images = self._controls(batch, drawn, count)
                 rows["control"][drawn] = self._gain(searchers[number], batch, drawn, images=images)
-        return partial + valid.size, rows
+        sums["weighed"] += valid.size
+        return rows
 
     def _noise(self, batch: ParticleBatch, place: NDArray[np.int64], count: int) -> Any:
         """Noise power of images at ``place`` of a batch: (1, count) or (n, count) float32."""
-        shells = image_noise(self.model or {}, batch_groups(batch, place))
+        shells = image_noise(self.model, batch_groups(batch, place))
         power = like(shells.astype(np.float32), reference=batch.images)
         return spread_shells(power, batch.band)[:, :count]
 
@@ -142,7 +155,7 @@ class Weighing:
         noise, transfer = self._noise(batch, place, count), take_rows(batch.ctf[:, :count], place)
         y = namespace(images).conj(images) * (transfer / noise)
         c2 = transfer * transfer / noise
-        deviation = contrast_deviation(self.model or {}) if self.plan.image_scale else 0.0
+        deviation = contrast_deviation(self.model) if self.plan.image_scale else 0.0
         found = marginalise(searcher, y, c2, deviation=deviation)
         scaled = transfer * like(found.scale[:, None], reference=transfer)
         rest = residual(searcher, found.best, images, scaled, radius=EDGE_RADIUS)
@@ -154,13 +167,9 @@ class Weighing:
         edge = edge_evidence(seen, power, edges) - edge_evidence(rest, power, edges)
         return found.log_likelihood - field - edge
 
-    def merge(self, a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Join two counts."""
-        return a + b
-
-    def finish(self, partial: NDArray[np.float64]) -> Model:
+    def finish(self, sums: Sums) -> Model:
         """Return how many images were weighed: the classes stay as they are."""
-        return {"weighed": partial}
+        return {"weighed": sums["weighed"]}
 
 
 @lru_cache(maxsize=4)
@@ -234,7 +243,7 @@ def weigh(
     rows = dict(known.rows)
     for name in ("gain", "control"):
         column = np.array(rows.get(name, np.full(known.uid.size, np.nan, np.float32)))
-        column[found["index"]] = found[name]
+        column[found["item"]] = found[name]
         rows[name] = column
     return replace(known, rows=rows)
 

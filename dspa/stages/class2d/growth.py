@@ -235,8 +235,7 @@ def look(
     else:
         plan = look_plan(schedule, known.spec, known.model, classes=known.classes)
         rows = context.runner.run(Class2D(plan), chunks, known.model, name=name).rows
-    order = np.argsort(rows["index"], kind="stable")
-    return {name: values[order] for name, values in rows.items()}
+    return dict(rows)
 
 
 def look_plan(
@@ -304,7 +303,7 @@ def judge_unseen(
         return known
     rows = look(context, known, schedule, chunks, name="unseen001")
     fits = known.unseen.copy()
-    fits[rows["index"]] = np.where(rows["valid"], rows[MEASURE], np.nan)
+    fits[rows["item"]] = np.where(rows["valid"], rows[MEASURE], np.nan)
     return replace(known, unseen=fits)
 
 
@@ -406,7 +405,7 @@ def _grown(
     """Put together what is known now: the table's particles, then others whose sums are kept."""
     place = known.find(uid)
     others = np.setdiff1d(np.arange(known.uid.size), place) if not forget else place[:0]
-    index = result.rows["index"]
+    index = result.rows["item"]
     rows = {}
     for name, values in known.rows.items():
         column = values[place]

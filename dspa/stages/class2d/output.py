@@ -250,13 +250,13 @@ def _draw(events: Events, known: Classification, table: ClassTable, judged: Evid
     events.picture("class_frc", frc, title="ring correlation")
 
 
-def in_order(rows: Rows, count: int) -> dict[str, NDArray[Any]]:
-    """Put rows of chunks into the order of the particles table."""
+def whole_table(rows: Rows, count: int) -> dict[str, NDArray[Any]]:
+    """Return rows with zeros for the particles of the table that no chunk held."""
     ordered = {}
     for name, values in rows.items():
-        if name != "index":
+        if name != "item":
             ordered[name] = np.zeros((count, *values.shape[1:]), values.dtype)
-            ordered[name][rows["index"]] = values
+            ordered[name][rows["item"]] = values
     return ordered
 
 

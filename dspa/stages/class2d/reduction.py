@@ -10,7 +10,7 @@ Folds 0 and 1 against 2 and 3 are the halves whose correlation measures resoluti
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,7 +41,6 @@ from dspa.stages.class2d.sums import (
     insert_found,
     insert_random,
     insert_soft,
-    merge_sums,
     outcome_of_search,
     outcome_of_soft,
     record,
@@ -61,13 +60,11 @@ class Class2D:
     """Reduction of one pass (see ``dspa.dataflow.reduction``)."""
 
     plan: ClassPlan
-    model: Model | None = None
-    searchers: Searchers | None = None
 
-    def bind(self, model: Model) -> Class2D:
+    def bind(self, model: Model) -> BoundPass:
         """Prepare the class averages for the search."""
         if self.plan.iteration == 0:
-            return replace(self, model=model)
+            return RandomPass(self.plan, model)
         averages = model["references"]
         if self.plan.high_pass > 0.0:
             pixel_size = self.plan.spec.crop_pixel_size
@@ -75,23 +72,38 @@ class Class2D:
         owned = model["tally"][2] if self.plan.settled else None
         prior = class_prior(model["counts"].sum(axis=0), owned)
         made = Searchers(averages, self.plan.grid(), prior)
-        return replace(self, model=model, searchers=made)
-
-    def start(self) -> Sums:
-        """Return empty statistics."""
-        return empty(self.plan)
+        return SearchPass(self.plan, model, made)
 
     def bytes_per_item(self) -> int:
         """Memory per particle: its band several times over, and its candidates."""
         return 48 * self.plan.spec.band().count + 40_000
 
-    def add(self, partial: Sums, batch: ParticleBatch) -> tuple[Sums, Rows]:
+
+@dataclass(frozen=True, eq=False)
+class BoundPass:
+    """A pass with its model: what the random start and the searches have in common.
+
+    Attributes
+    ----------
+    plan : ClassPlan
+    model : Model
+        Of the pass before.
+    """
+
+    plan: ClassPlan
+    model: Model
+
+    def start(self) -> Sums:
+        """Return empty statistics."""
+        return empty(self.plan)
+
+    def add(self, sums: Sums, batch: ParticleBatch) -> Rows:
         """Find classes and poses of a batch and add it to the statistics."""
-        model, plan = _bound(self.model), self.plan
+        model, plan = self.model, self.plan
         valid = np.flatnonzero(batch.valid)
         rows = empty_rows(batch)
         if valid.size == 0:
-            return partial, rows
+            return rows
         count = batch.band.size(plan.reach)  # nothing beyond is looked at or added up
         shells = image_noise(model, batch_groups(batch, valid)) * plan.uncertainty
         # From here on everything of the size of images lies where they lie.
@@ -101,108 +113,27 @@ class Class2D:
         images = take_rows(batch.images[:, :count], valid)
         y = namespace(images).conj(images) * (transfer / noise)
         c2 = transfer * transfer / noise
-        fold = batch.state["fold"][valid]
-        if self.searchers is None:
-            insert_random(partial, batch.indices[valid], fold, plan=plan, y=y, c2=c2)
-            return partial, rows
-        searchers = self.searchers.beside(y)
-        for number in np.unique(fold).tolist():
-            mine = np.flatnonzero(fold == number)
-            whole = mine.size == valid.size  # as most chunks are: nothing to copy
-            place, searcher = valid[mine], searchers[number]
-            self._add_fold(
-                (partial, rows),
-                (number, searcher),
-                batch,
-                place=place,
-                y=y if whole else take_rows(y, mine),
-                c2=c2 if whole else take_rows(c2, mine),
-            )
-        return partial, rows
+        self._add_images(sums, rows, batch, valid, y=y, c2=c2)
+        return rows
 
-    def _add_fold(
+    def _add_images(
         self,
-        made: tuple[Sums, dict[str, NDArray[Any]]],
-        one: tuple[int, Searcher],
+        sums: Sums,
+        rows: dict[str, NDArray[Any]],
         batch: ParticleBatch,
+        valid: NDArray[np.int64],
         *,
-        place: NDArray[np.int64],
         y: Any,
         c2: Any,
     ) -> None:
-        """Search the images of one fold, at ``place`` of the batch, and add them up."""
-        fold, searcher = one
-        partial, rows = made
-        plan, model = self.plan, _bound(self.model)
-        if plan.soft:
-            lattice = soft_sums(searcher, y, c2)
-            insert_soft(partial, lattice, fold=fold, plan=plan, searcher=searcher)
-            outcome = outcome_of_soft(lattice, searcher)
-        else:
-            seen = search(searcher, y, c2, pruning=plan.pruning)
-            scores, scales = fitted(seen, plan, model)
-            found = posterior(seen.cells, scores, place.size, prior=seen.prior, hard=plan.hard)
-            outcome = outcome_of_search(seen, found, scales)
-            if plan.update_noise:
-                at = drawing_places(batch.indices[place], plan.iteration)
-                cells = draw_cells(seen.cells.image, scores + seen.prior, at)
-                few = np.flatnonzero(at < 1.0)
-                add_residuals(
-                    partial,
-                    (batch, place[few]),
-                    plan=plan,
-                    model=model,
-                    searcher=searcher,
-                    cells=seen.cells.take(cells[few]),
-                    scale=scales[cells[few]],
-                    y=take_rows(y, few),
-                    c2=take_rows(c2, few),
-                )
-            shares = self._blind(seen, (scores, scales), batch.indices[place], searcher, y=y, c2=c2)
-            if plan.image_scale:
-                partial["contrast"] += tally_contrast(outcome.score, outcome.norm)
-                contrast = like(outcome.scale[:, None], reference=y)
-                y, c2 = y * contrast, c2 * (contrast * contrast)
-            insert_found(
-                partial,
-                found,
-                outcome.fit,
-                shares,
-                fold=fold,
-                plan=plan,
-                model=model,
-                searcher=searcher,
-                y=y,
-                c2=c2,
-            )
-        record(partial, rows, outcome, place=place, searcher=searcher)
+        """Add the images at ``valid`` of a batch."""
+        raise NotImplementedError
 
-    def _blind(
-        self,
-        seen: Found,
-        fit: tuple[NDArray[np.float32], NDArray[np.float32]],
-        indices: NDArray[np.int64],
-        searcher: Searcher,
-        *,
-        y: Any,
-        c2: Any,
-    ) -> tuple[Share, ...]:
-        """Shares of images under which no coefficient decides where it is added up."""
-        plan = self.plan
-        if plan.hard or not plan.blind:
-            return ()
-        at = drawn_at(indices, plan.iteration)
-        return blind_shares(searcher, seen, *fit, at=at, y=y, c2=c2)
-
-    def merge(self, a: Sums, b: Sums) -> Sums:
-        """Join two statistics."""
-        return merge_sums(a, b)
-
-    def finish(self, partial: Sums) -> Model:
+    def finish(self, sums: Sums) -> Model:
         """Blend the statistics into those so far and make the class averages (M-step)."""
-        model, plan = _bound(self.model), self.plan
+        model, plan = self.model, self.plan
         band, mask = plan.spec.band(), plan.spec.crop_mask()
-        state, seeded = regrouped(blended(partial, model, plan), plan)
+        state, seeded = regrouped(blended(sums, model, plan), plan)
         statistics = state.all
         if plan.held:
             statistics = statistics.hold(model["sums"], plan.held)
@@ -225,8 +156,8 @@ class Class2D:
             "references": references(shown, solved.prior, band, mask=mask),
             "sums": statistics.sums,
             "counts": statistics.counts,
-            **next_noise(plan, model, partial),
-            "contrast": blend_sums(model.get("contrast"), partial["contrast"], step=plan.step),
+            **next_noise(plan, model, sums),
+            "contrast": blend_sums(model.get("contrast"), sums["contrast"], step=plan.step),
             "frc": own.curve,
             "shell": crossing(own.curve, 0.5),
             "slots": state.slots,
@@ -237,7 +168,7 @@ class Class2D:
             "age": state.census.age,
             "partner": partner,
             "seeded": seeded,
-            "total": partial["total"],
+            "total": sums["total"],
             "iteration": np.asarray(plan.iteration),
         }
 
@@ -253,7 +184,131 @@ class Class2D:
         return solve(statistics, spec.band(), mask=spec.crop_mask(), reach=self.plan.reach)
 
 
-def _bound(value: Any) -> Any:
-    if value is None:
-        raise RuntimeError("the reduction is not bound to a model")
-    return value
+@dataclass(frozen=True, eq=False)
+class RandomPass(BoundPass):
+    """The random start: there are no averages yet."""
+
+    def _add_images(
+        self,
+        sums: Sums,
+        rows: dict[str, NDArray[Any]],
+        batch: ParticleBatch,
+        valid: NDArray[np.int64],
+        *,
+        y: Any,
+        c2: Any,
+    ) -> None:
+        fold = batch.state["fold"][valid]
+        insert_random(sums, batch.indices[valid], fold, plan=self.plan, y=y, c2=c2)
+
+
+@dataclass(frozen=True, eq=False)
+class SearchPass(BoundPass):
+    """A pass that compares images with the averages.
+
+    Attributes
+    ----------
+    searchers : Searchers
+        The averages, ready, for every fold.
+    """
+
+    searchers: Searchers
+
+    def _add_images(
+        self,
+        sums: Sums,
+        rows: dict[str, NDArray[Any]],
+        batch: ParticleBatch,
+        valid: NDArray[np.int64],
+        *,
+        y: Any,
+        c2: Any,
+    ) -> None:
+        fold = batch.state["fold"][valid]
+        searchers = self.searchers.beside(y)
+        for number in np.unique(fold).tolist():
+            mine = np.flatnonzero(fold == number)
+            whole = mine.size == valid.size  # as most chunks are: nothing to copy
+            place, searcher = valid[mine], searchers[number]
+            self._add_fold(
+                (sums, rows),
+                (number, searcher),
+                batch,
+                place=place,
+                y=y if whole else take_rows(y, mine),
+                c2=c2 if whole else take_rows(c2, mine),
+            )
+
+    def _add_fold(
+        self,
+        made: tuple[Sums, dict[str, NDArray[Any]]],
+        one: tuple[int, Searcher],
+        batch: ParticleBatch,
+        *,
+        place: NDArray[np.int64],
+        y: Any,
+        c2: Any,
+    ) -> None:
+        """Search the images of one fold, at ``place`` of the batch, and add them up."""
+        fold, searcher = one
+        sums, rows = made
+        plan, model = self.plan, self.model
+        if plan.soft:
+            lattice = soft_sums(searcher, y, c2)
+            insert_soft(sums, lattice, fold=fold, plan=plan, searcher=searcher)
+            outcome = outcome_of_soft(lattice, searcher)
+        else:
+            seen = search(searcher, y, c2, pruning=plan.pruning)
+            scores, scales = fitted(seen, plan, model)
+            found = posterior(seen.cells, scores, place.size, prior=seen.prior, hard=plan.hard)
+            outcome = outcome_of_search(seen, found, scales)
+            if plan.update_noise:
+                at = drawing_places(batch.indices[place], plan.iteration)
+                cells = draw_cells(seen.cells.image, scores + seen.prior, at)
+                few = np.flatnonzero(at < 1.0)
+                add_residuals(
+                    sums,
+                    (batch, place[few]),
+                    plan=plan,
+                    model=model,
+                    searcher=searcher,
+                    cells=seen.cells.take(cells[few]),
+                    scale=scales[cells[few]],
+                    y=take_rows(y, few),
+                    c2=take_rows(c2, few),
+                )
+            shares = self._blind(seen, (scores, scales), batch.indices[place], searcher, y=y, c2=c2)
+            if plan.image_scale:
+                sums["contrast"] += tally_contrast(outcome.score, outcome.norm)
+                contrast = like(outcome.scale[:, None], reference=y)
+                y, c2 = y * contrast, c2 * (contrast * contrast)
+            insert_found(
+                sums,
+                found,
+                outcome.fit,
+                shares,
+                fold=fold,
+                plan=plan,
+                model=model,
+                searcher=searcher,
+                y=y,
+                c2=c2,
+            )
+        record(sums, rows, outcome, place=place, searcher=searcher)
+
+    def _blind(
+        self,
+        seen: Found,
+        fit: tuple[NDArray[np.float32], NDArray[np.float32]],
+        indices: NDArray[np.int64],
+        searcher: Searcher,
+        *,
+        y: Any,
+        c2: Any,
+    ) -> tuple[Share, ...]:
+        """Shares of images under which no coefficient decides where it is added up."""
+        plan = self.plan
+        if plan.hard or not plan.blind:
+            return ()
+        at = drawn_at(indices, plan.iteration)
+        return blind_shares(searcher, seen, *fit, at=at, y=y, c2=c2)

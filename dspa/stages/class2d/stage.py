@@ -16,7 +16,7 @@ from dspa.stages.class2d.growth import Growth, expect, grow, judge_unseen
 from dspa.stages.class2d.inputs import FEW, Params, Work, admit
 from dspa.stages.class2d.mstep import FOLDS
 from dspa.stages.class2d.noise import noise_groups
-from dspa.stages.class2d.output import Progress, in_order, write_results
+from dspa.stages.class2d.output import Progress, whole_table, write_results
 from dspa.stages.class2d.schedule import STEPS_EACH, Schedule, classify, worker_bytes, workload
 from dspa.stages.class2d.state import Classification
 from dspa.stages.particles.chunks import ctf_arguments, join_chunks, particle_chunks
@@ -145,7 +145,7 @@ def _begin(context: Context, work: Work, params: Params) -> Classification:
     visits = schedule.visits(full=count)
     report = Progress(events, spec, visits, after=count + unseen.size)
     result = classify(context, chunks + rest, schedule, report=report, left_out=len(rest))
-    rows = in_order(result.rows, count)
+    rows = whole_table(result.rows, count)
     images = int(rows["valid"].sum())
     uid = np.asarray(particles["uid"].values, np.uint64)
     model = {**result.model, "noise_names": np.array(names)}

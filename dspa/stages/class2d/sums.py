@@ -67,17 +67,10 @@ def all_grids(partial: Sums, plan: ClassPlan) -> tuple[NDArray[np.float32], NDAr
     )
 
 
-def merge_sums(a: Sums, b: Sums) -> Sums:
-    """Join two statistics, which may have met different folds."""
-    both = {name: a[name] + b[name] for name in a if name in b}
-    return {**a, **b, **both}
-
-
 def empty_rows(batch: ParticleBatch) -> dict[str, NDArray[Any]]:
     """Rows of a batch before anything is known of its images."""
     count = len(batch)
     return {
-        "index": batch.indices.copy(),
         "valid": batch.valid.copy(),
         "class_index": np.full(count, -1, np.int32),
         "angle": np.zeros(count),

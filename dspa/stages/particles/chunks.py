@@ -246,6 +246,11 @@ class ParticleChunk:
     state: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     resident: bool = False
 
+    @property
+    def items(self) -> NDArray[np.int64]:
+        """Rows of the particles dataset."""
+        return self.indices
+
     def __len__(self) -> int:
         """Return the number of particles."""
         return int(self.indices.size)
@@ -385,7 +390,6 @@ def minibatch(
     mean = sum(len(chunk) for chunk in chunks) / len(chunks)
     run = min(len(chunks), multiple * max(1, round(size / mean / multiple)))
     first = (turn * run) % len(chunks)
-    # In the order of their numbers, which the tree of merges follows.
     return tuple(chunks[i] for i in sorted((first + j) % len(chunks) for j in range(run)))
 
 
@@ -405,6 +409,11 @@ class ChunkRun:
     def number(self) -> int:
         """Position of the first chunk in its set."""
         return self.parts[0].number
+
+    @property
+    def items(self) -> NDArray[np.int64]:
+        """Rows of the particles dataset."""
+        return np.concatenate([part.indices for part in self.parts])
 
     def __len__(self) -> int:
         """Return the number of particles."""

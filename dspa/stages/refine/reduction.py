@@ -6,7 +6,7 @@ only the reference of its own half, and the noise is estimated for each.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -35,11 +35,10 @@ from dspa.stages.refine.maps import FIGURES, solve
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dspa.dataflow.reduction import Model, Rows
+    from dspa.dataflow.reduction import Model, Rows, Sums
     from dspa.stages.particles.chunks import ParticleBatch
     from dspa.stages.refine.plan import Plan
 
-Sums = dict[str, Any]
 HALVES = (1, 2)
 SCALE_PRIOR = 1.0 / 0.3**2  # inverse variance of the scale of an image about 1
 
@@ -91,52 +90,13 @@ class Refinement:
     """Reduction of one iteration (see ``dspa.dataflow.reduction``)."""
 
     plan: Plan
-    model: Model | None = None
-    halves: tuple[Half, ...] = ()
 
-    def bind(self, model: Model) -> Refinement:
+    def bind(self, model: Model) -> BoundRefinement:
         """Make the references of both halves ready."""
         halves = tuple(
             _make_half(self.plan, model["reference"][h], model["noise"][h]) for h in (0, 1)
         )
-        return replace(self, model=model, halves=halves)
-
-    def start(self) -> Sums:
-        """Return empty sums of both halves."""
-        plan = self.plan
-        sums: Sums = {}
-        for half in HALVES:
-            sums[f"map{half}"] = accumulator(plan.spec.crop, plan.insert_radius)
-            sums[f"noise{half}"] = np.zeros(plan.spec.radius + 1)
-            sums[f"figures{half}"] = np.zeros(len(FIGURES))
-        return sums
-
-    def add(self, partial: Sums, batch: ParticleBatch) -> tuple[Sums, Rows]:
-        """Search the poses of a batch, add its images to the maps of their halves."""
-        rows = {
-            "pose": np.array(batch.state["pose"], np.float64),
-            "shift": np.array(batch.state["shift"], np.float64),
-            "scale": np.array(batch.state["scale"], np.float64),
-            "log_likelihood": np.full(len(batch), np.nan),
-            "probability": np.full(len(batch), np.nan),
-            "spread": np.full(len(batch), np.nan),
-            "indices": batch.indices,
-        }
-        for half in HALVES:
-            chosen = np.flatnonzero(batch.valid & (batch.state["half_set"] == half))
-            if chosen.size:
-                _add_half(self, partial, rows, batch, half=half, chosen=chosen)
-        return partial, rows
-
-    def merge(self, a: Sums, b: Sums) -> Sums:
-        """Add up two partial results."""
-        return {name: a[name] + b[name] for name in a}
-
-    def finish(self, partial: Sums) -> Model:
-        """Reconstruct the halves, measure their resolution, make the next references."""
-        if self.model is None:
-            raise RuntimeError("refinement must be bound to a model before it can finish")
-        return solve(self.plan, partial, self.model)
+        return BoundRefinement(self.plan, model, halves)
 
     def bytes_per_item(self) -> int:
         """Memory per image: its bands, and the largest level of its candidates."""
@@ -149,16 +109,64 @@ class Refinement:
         return 40 * members.count + scored + inserted
 
 
+@dataclass(frozen=True, eq=False)
+class BoundRefinement:
+    """An iteration with its references.
+
+    Attributes
+    ----------
+    plan : Plan
+    model : Model
+        Of the iteration before.
+    halves : tuple of Half
+        Of half sets 1 and 2.
+    """
+
+    plan: Plan
+    model: Model
+    halves: tuple[Half, ...]
+
+    def start(self) -> Sums:
+        """Return empty sums of both halves."""
+        plan = self.plan
+        sums: Sums = {}
+        for half in HALVES:
+            sums[f"map{half}"] = accumulator(plan.spec.crop, plan.insert_radius)
+            sums[f"noise{half}"] = np.zeros(plan.spec.radius + 1)
+            sums[f"figures{half}"] = np.zeros(len(FIGURES))
+        return sums
+
+    def add(self, sums: Sums, batch: ParticleBatch) -> Rows:
+        """Search the poses of a batch, add its images to the maps of their halves."""
+        rows = {
+            "pose": np.array(batch.state["pose"], np.float64),
+            "shift": np.array(batch.state["shift"], np.float64),
+            "scale": np.array(batch.state["scale"], np.float64),
+            "log_likelihood": np.full(len(batch), np.nan),
+            "probability": np.full(len(batch), np.nan),
+            "spread": np.full(len(batch), np.nan),
+        }
+        for half in HALVES:
+            chosen = np.flatnonzero(batch.valid & (batch.state["half_set"] == half))
+            if chosen.size:
+                _add_half(self, sums, rows, batch, half=half, chosen=chosen)
+        return rows
+
+    def finish(self, sums: Sums) -> Model:
+        """Reconstruct the halves, measure their resolution, make the next references."""
+        return solve(self.plan, sums, self.model)
+
+
 def _add_half(
-    task: Refinement,
-    partial: Sums,
+    task: BoundRefinement,
+    sums: Sums,
     rows: dict[str, NDArray[Any]],
     batch: ParticleBatch,
     *,
     half: int,
     chosen: NDArray[np.int64],
 ) -> None:
-    """Add the images of one half set; ``rows`` and ``partial`` are changed."""
+    """Add the images of one half set; ``rows`` and ``sums`` are changed."""
     plan, model = task.plan, task.halves[half - 1]
     members, pixel_size = plan.spec.band(), plan.spec.crop_pixel_size
     images = batch.images[chosen]
@@ -171,9 +179,9 @@ def _add_half(
     found, spread = _find(task, seen, model, rows=rows, prior=prior, chosen=chosen)
     peak = estimate(spread, 2.5 * np.pi * 2.0 / (TURNS << plan.levels[-1].order))
     shift = prior + peak.shift * pixel_size
-    cross, norm = _insert(task, partial, (centred, seen), spread, half=half)
-    _count(partial[f"figures{half}"], task, found, spread, peak)
-    partial[f"figures{half}"][5:7] += _changes(task, rows, chosen, peak.pose, shift)
+    cross, norm = _insert(task, sums, (centred, seen), spread, half=half)
+    _count(sums[f"figures{half}"], task, found, spread, peak)
+    sums[f"figures{half}"][5:7] += _changes(task, rows, chosen, peak.pose, shift)
     rows["pose"][chosen], rows["shift"][chosen] = peak.pose, shift
     rows["log_likelihood"][chosen] = spread.evidence
     rows["probability"][chosen], rows["spread"][chosen] = peak.probability, peak.spread
@@ -184,7 +192,7 @@ def _add_half(
 
 
 def _find(
-    task: Refinement,
+    task: BoundRefinement,
     seen: SearchImages,
     model: Half,
     *,
@@ -207,8 +215,8 @@ def _find(
 
 
 def _insert(
-    task: Refinement,
-    partial: Sums,
+    task: BoundRefinement,
+    sums: Sums,
     images: tuple[NDArray[np.complex64], SearchImages],
     spread: Posterior,
     *,
@@ -230,14 +238,14 @@ def _insert(
     numerators = np.conj(seen.y[spread.image, :size]) * phases
     share = spread.pose_weight.astype(np.float32)
     weights = seen.c2[spread.image, :size] * share[:, None]
-    insert_into(partial[f"map{half}"], spread.rotations, numerators, weights=weights, band=members)
+    insert_into(sums[f"map{half}"], spread.rotations, numerators, weights=weights, band=members)
     slices = project(model.reference, spread.rotations, members, count=compared)
     product = (numerators[:, :compared] * np.conj(slices)).real
     power = weights[:, :compared] * np.abs(slices) ** 2
     residual = np.square(np.abs(centred), dtype=np.float64).sum(axis=0)
     noise = model.noise[:compared].astype(np.float64)
     residual[:compared] += noise * (power - 2.0 * product).sum(axis=0, dtype=np.float64)
-    partial[f"noise{half}"] += shell_sums(residual, members)
+    sums[f"noise{half}"] += shell_sums(residual, members)
     first = np.flatnonzero(np.r_[True, spread.image[1:] != spread.image[:-1]])
     cross = np.add.reduceat(product.sum(axis=1, dtype=np.float64), first)
     norm = np.add.reduceat(power.sum(axis=1, dtype=np.float64), first)
@@ -246,7 +254,7 @@ def _insert(
 
 def _count(
     figures: NDArray[np.float64],
-    task: Refinement,
+    task: BoundRefinement,
     found: Candidates,
     spread: Posterior,
     peak: Estimate,
@@ -266,7 +274,7 @@ def _effective(spread: Posterior) -> float:
 
 
 def _changes(
-    task: Refinement,
+    task: BoundRefinement,
     rows: dict[str, NDArray[Any]],
     chosen: NDArray[np.int64],
     pose: NDArray[np.float64],

@@ -118,9 +118,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: RefineParams) -> di
     state = first_state(particles, halves)
     chunks = particle_chunks(particles, spec, seed=context.seed)
     noise = context.runner.run(BackgroundNoise(spec), chunks, {}, name="noise000")
-    order = np.concatenate([chunk.indices for chunk in chunks])
-    valid = np.empty(order.size, bool)
-    valid[order] = noise.rows["valid"]
+    valid = noise.rows["valid"]
     _report_images(context, valid, halves)
     found = context.runner.checkpoints.latest("it")
     model: Model
@@ -229,7 +227,7 @@ def _done(settings: Settings, model: Model) -> bool:
 
 def _advance(state: State, rows: Rows, halves: NDArray[np.int8]) -> State:
     """Put the results of a pass in the order of the particles; scales average 1 in each half."""
-    order = rows["indices"]
+    order = rows["item"]
     following = dict(state)
     for name in ("pose", "shift", "scale"):
         values = np.empty_like(state[name])
@@ -273,7 +271,7 @@ def _finish(
     by_particle = {}
     for name in ("log_likelihood", "probability"):
         values = np.full(valid.size, np.nan)
-        values[rows["indices"]] = rows[name]
+        values[rows["item"]] = rows[name]
         by_particle[name] = values
     outputs = write_maps(context.folder, model, spec)
     outputs |= write_poses(context.folder, particles, state, rows=by_particle, valid=valid)
