@@ -6,28 +6,29 @@ for. What is heavy is imported where it is needed, so that help comes at once.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from dspa import __version__
-from dspa.data.errors import InputError
+from dspa.cli_project import project_commands
+from dspa.cli_session import (
+    CLUSTER_HELP,
+    Session,
+    complete_jobs,
+    find_project,
+    new_project,
+    project_option,
+)
+from dspa.data.errors import InputError, OutOfSpace
 from dspa.stages.registry import Entry, entries, find_stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from click.shell_completion import CompletionItem
-    from rich.console import Console
-
-    from dspa.project.machines import Machines
     from dspa.project.params import Field
-    from dspa.project.project import Project
-    from dspa.project.running import Options
     from dspa.stages.stage import Stage
 
 GROUPS = {
@@ -40,7 +41,6 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_
 OWN = ("project", "cluster", "seed", "dry_run", "inputs")
 COMPLETE = "_DSPA_COMPLETE"  # set by the shell that asks how a word may end
 EPILOG = "Inputs are job numbers (J3, or J3.half1 for one output of it) or files."
-CLUSTER_HELP = "local, local:N, cuda, tls://HOST:PORT, FILE.yaml, or inline for debugging"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -71,6 +71,8 @@ def run(args: list[str]) -> int:
         return _complain(str(error.__cause__ or error) or "stopped", 130)
     except BrokenPipeError:
         return 1
+    except OutOfSpace as error:
+        return _complain(str(error), 1)
     except Exception as error:
         first = (str(error).splitlines() or [""])[0]
         notes = "; ".join(["", *getattr(error, "__notes__", [])])
@@ -113,7 +115,7 @@ def build(args: Sequence[str]) -> click.Group:
         if second:
             app.add_command(groups[first])
         (groups[first] if second else app).add_command(command)
-    for command in _project_commands():
+    for command in project_commands():
         app.add_command(command)
     # In the order of the work, not of the alphabet.
     app.list_commands = lambda context: list(app.commands)  # type: ignore[assignment, method-assign]
@@ -144,7 +146,7 @@ def _stage_command(name: str, entry: Entry) -> click.Command:
     if positional:
         label = "|".join(item.kind.upper() for item in positional)
         params.append(click.Argument(["inputs"], nargs=-1, metavar=f"JOB|{label}",
-                                     shell_complete=_complete_jobs))  # fmt: skip
+                                     shell_complete=complete_jobs))  # fmt: skip
     params += [
         click.Argument([field.name], required=False, nargs=-1 if field.several else 1,
                        metavar=field.name.upper() + ("..." if field.several else ""))
@@ -158,7 +160,7 @@ def _stage_command(name: str, entry: Entry) -> click.Command:
         need = "" if item.optional or item.positional else " [required]"
         params.append(click.Option(
             [_flag(item.name), f"input_{item.name}"], multiple=True, help=text + where + need,
-            metavar="JOB|FILE" + (",..." if item.many else ""), shell_complete=_complete_jobs,
+            metavar="JOB|FILE" + (",..." if item.many else ""), shell_complete=complete_jobs,
         ))  # fmt: skip
     params += [_option(field) for field in fields if not field.positional]
 
@@ -202,36 +204,14 @@ def _option(field: Field) -> click.Option:
     )  # fmt: skip
 
 
-def _complete_jobs(
-    context: click.Context, param: click.Parameter, begun: str
-) -> list[CompletionItem]:
-    """Say which jobs a word may become; files too where an input is asked for."""
-    from click.shell_completion import CompletionItem
-
-    from dspa.project.show import jobs_named
-
-    project = _find_project(context.params.get("project"), must_exist=False)
-    found = [] if project is None else jobs_named(project, begun)
-    items = [CompletionItem(name, help=stage) for name, stage in found]
-    if param.name != "job":
-        items.insert(0, CompletionItem(begun, type="file"))
-    return items
-
-
 def _common_options() -> list[click.Parameter]:
     return [
-        _project_option(),
+        project_option(),
         click.Option(["--cluster"], default="local", metavar="WHERE", help=CLUSTER_HELP),
         click.Option(["--seed"], type=click.IntRange(0, 2**32 - 1), default=0, metavar="N",
                      help="All randomness follows from it [default 0]"),
         click.Option(["--dry-run"], is_flag=True, help="Say what would run, and how large it is"),
     ]  # fmt: skip
-
-
-def _project_option() -> click.Option:
-    folder = click.Path(file_okay=False, exists=False)
-    return click.Option(["--project"], metavar="DIR", help="Project folder [default: here]",
-                        type=folder)  # fmt: skip
 
 
 def _run_stage(stage: Stage, fields: Sequence[Field], values: Mapping[str, Any]) -> None:
@@ -246,39 +226,15 @@ def _run_stage(stage: Stage, fields: Sequence[Field], values: Mapping[str, Any])
         for item in stage.inputs
         if values.get(f"input_{item.name}")
     }
-    project = _find_project(values["project"], must_exist=False)
+    project = find_project(values["project"], must_exist=False)
     inputs = resolve(project, stage, values.get("inputs", ()), named)
     if values["dry_run"]:
         _print_plan(stage, running.plan(stage, inputs, params), inputs)
         return
-    project = project or _new_project(values["project"])
-    with _Session(values["cluster"], values["seed"]) as session:
+    project = project or new_project(values["project"])
+    with Session(values["cluster"], values["seed"]) as session:
         job = running.start(project, stage, inputs, params, options=session.options)
         session.tell(running.closing_lines(job))
-
-
-class _Session:
-    """The machines of one command, closed when it ends."""
-
-    def __init__(self, cluster: str, seed: int) -> None:
-        from dspa.project.machines import Machines
-        from dspa.project.running import Options
-
-        self.machines: Machines = Machines(cluster)
-        self.console = _console()
-        self.options: Options = Options(
-            self.machines.make_runner, cluster=cluster, seed=seed, console=self.console
-        )
-
-    def __enter__(self) -> _Session:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.machines.close()
-
-    def tell(self, lines: Sequence[str]) -> None:
-        for text in lines:
-            click.echo(text)
 
 
 def _print_plan(stage: Stage, figures: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
@@ -291,149 +247,6 @@ def _print_plan(stage: Stage, figures: Mapping[str, Any], inputs: Mapping[str, A
                 click.echo(f"  {name:<20} {each.path}")
     for name, value in figures.items():
         click.echo(f"  {words(name):<20} {figure(name, value)}")
-
-
-def _project_commands() -> list[click.Command]:
-    as_json = click.Option(["--json", "as_json"], is_flag=True, help="For other programs")
-    job = click.Argument(["job"], metavar="JOB", shell_complete=_complete_jobs)
-    cluster = click.Option(["--cluster"], default="local", metavar="WHERE", help=CLUSTER_HELP)
-    seed = click.Option(["--seed"], type=click.IntRange(0, 2**32 - 1), default=0, help="Seed")
-    demo_folder = click.Argument(["folder"], metavar="[DIR]", default="dspa-demo")
-    micrographs = click.Option(["--micrographs"], type=click.IntRange(5, 1000), default=24,
-                               metavar="N", help="How many to simulate [default 24]")  # fmt: skip
-    port = click.Option(["--port"], type=click.IntRange(0, 65535), default=0, metavar="N",
-                        help="Port on this machine [default: a free one]")  # fmt: skip
-    table: list[tuple[str, Callable[..., None], list[click.Parameter]]] = [
-        ("init", _init, [click.Argument(["folder"], metavar="DIR")]),
-        ("status", _status, [as_json, _project_option()]),
-        ("show", _show, [job, as_json, _project_option()]),
-        ("resume", _resume, [job, cluster, _project_option()]),
-        ("run", _workflow, [click.Argument(["workflow"]), cluster, seed, _project_option()]),
-        ("demo", _demo, [demo_folder, micrographs, cluster, seed]),
-        ("worker", _worker, [click.Argument(["address"]), *_worker_options()]),
-        ("app", _app, [port, _project_option()]),
-    ]
-    return [
-        click.Command(name, callback=function, params=params, help=function.__doc__)
-        for name, function, params in table
-    ]
-
-
-def _init(folder: str) -> None:
-    """Make a project folder."""
-    from dspa.project.project import init
-
-    click.echo(f"project {init(Path(folder)).folder}")
-
-
-def _status(project: str | None, *, as_json: bool) -> None:
-    """List the jobs of the project."""
-    from dspa.project import show
-
-    found = _must(_find_project(project))
-    if as_json:
-        click.echo(json.dumps(show.status(found), indent=1))
-    else:
-        show.print_status(found, _console(stderr=False))
-
-
-def _show(job: str, project: str | None, *, as_json: bool) -> None:
-    """Show everything about a job."""
-    from dspa.project import show
-    from dspa.project.lineage import find_job
-
-    found = find_job(_must(_find_project(project)), job)
-    if as_json:
-        click.echo(json.dumps(show.describe(found), indent=1))
-    else:
-        show.print_job(found, _console(stderr=False))
-
-
-def _resume(job: str, cluster: str, project: str | None) -> None:
-    """Go on with a killed or failed job."""
-    from dspa.project import running
-    from dspa.project.lineage import find_job
-
-    found = find_job(_must(_find_project(project)), job)
-    with _Session(cluster, 0) as session:
-        running.resume(found, options=session.options)
-        session.tell(running.closing_lines(found))
-
-
-def _workflow(workflow: str, cluster: str, seed: int, project: str | None) -> None:
-    """Run the stages that a YAML file lists."""
-    from dspa.project.running import closing_lines
-    from dspa.project.workflow import read_workflow, run_workflow
-
-    steps = read_workflow(Path(workflow))
-    found = _find_project(project, must_exist=False) or _new_project(project)
-    with _Session(cluster, seed) as session:
-        run_workflow(found, steps, session.options,
-                     told=lambda job: session.tell(closing_lines(job)))  # fmt: skip
-
-
-def _demo(folder: str, micrographs: int, cluster: str, seed: int) -> None:
-    """Simulate a small session and take it to a map."""
-    from dspa.project.demo import demo
-
-    demo(Path(folder), cluster=cluster, seed=seed, micrographs=micrographs)
-
-
-def _worker_options() -> list[click.Parameter]:
-    return [
-        click.Option(["--workers"], type=click.IntRange(1, 4096), default=1, metavar="N",
-                     help="Worker processes, one thread each [default 1]"),
-        click.Option(["--memory"], default="auto", metavar="SIZE",
-                     help="Memory of each, as 8GB [default: its share of the machine]"),
-        click.Option(["--scratch"], metavar="DIR", help="Local disk for what does not fit"),
-        click.Option(["--ca-file"], metavar="PEM", help="For tls://: who signed the scheduler"),
-        click.Option(["--certificate"], metavar="PEM", help="For tls://: certificate"),
-        click.Option(["--key"], metavar="PEM", help="For tls://: its key"),
-    ]  # fmt: skip
-
-
-def _worker(address: str, **options: Any) -> None:
-    """Lend this machine to a scheduler."""
-    from dspa.dataflow.worker import serve
-
-    serve(address, **options)
-
-
-def _app(port: int, project: str | None) -> None:
-    """Show the project in the browser."""
-    from dspa.app.serve import serve
-
-    serve(_must(_find_project(project)), port=port, told=click.echo)
-
-
-def _find_project(folder: str | None, *, must_exist: bool = True) -> Project | None:
-    from dspa.project.project import find
-
-    found = find(None if folder is None else Path(folder))
-    if found is None and must_exist:
-        where = folder or Path.cwd()
-        raise InputError(f"{where} is not a dspa project; make one with dspa init DIR")
-    return found
-
-
-def _new_project(folder: str | None) -> Project:
-    from dspa.project.project import init
-
-    project = init(Path(folder or Path.cwd()))
-    click.echo(f"new project {project.folder}", err=True)
-    return project
-
-
-def _must(project: Project | None) -> Project:
-    assert project is not None
-    return project
-
-
-def _console(*, stderr: bool = True) -> Console:
-    from rich.console import Console
-
-    terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    return Console(stderr=stderr, width=None if terminal else 160)
 
 
 def _complain(sentence: str, status: int) -> int:

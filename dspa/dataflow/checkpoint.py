@@ -7,6 +7,8 @@ flushed to disk and renamed, so a reader sees a whole file or none.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -22,6 +24,8 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dspa.data.errors import InputError
+
 Arrays = Mapping[str, NDArray[Any]]
 
 # What NumPy and zipfile raise on damaged files.
@@ -29,6 +33,12 @@ DAMAGE = (
     OSError, ValueError, EOFError, KeyError, MemoryError, NotImplementedError, RuntimeError,
     zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
+# What a file system says when it is away or closed for a moment: no sign of damage.
+AWAY = frozenset({
+    errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM, errno.ETIMEDOUT, errno.EMFILE,
+    errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN, errno.EBUSY, errno.ENOTCONN,
+    errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ENODEV,
+})  # fmt: skip
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -120,13 +130,30 @@ def store(arrays: Arrays, folder: Path, *, prefix: str = "model") -> Stored:
         plain[name] = array
     sha256 = content_hash(plain)
     path = folder / f"{prefix}-{sha256[:24]}.npz"
-    if not path.exists():
+    stored = Stored(str(path.resolve()), sha256)
+    if not path.exists() or not _is_sound(stored):
         write_atomically(path, lambda stream: np.savez(stream, allow_pickle=False, **plain))
-    return Stored(str(path.resolve()), sha256)
+    return stored
+
+
+def _is_sound(stored: Stored) -> bool:
+    try:
+        load(stored)
+    except CheckpointError:
+        return False
+    return True
 
 
 def load(stored: Stored) -> dict[str, NDArray[Any]]:
-    """Read the arrays of a handle and check that they are the ones that were written."""
+    """Read the arrays of a handle and check that they are the ones that were written.
+
+    Raises
+    ------
+    CheckpointError
+        If they are damaged or gone.
+    InputError
+        If the file cannot be read now, which says nothing of what it holds.
+    """
     try:
         with (
             Path(stored.path).open("rb") as stream,
@@ -134,6 +161,7 @@ def load(stored: Stored) -> dict[str, NDArray[Any]]:
         ):
             arrays = {name: archive[name] for name in archive.files}
     except DAMAGE as error:
+        _refuse_if_away(Path(stored.path), error)
         raise CheckpointError(f"cannot read checkpoint {stored.path}: {error}") from error
     if content_hash(arrays) != stored.sha256:
         raise CheckpointError(f"checkpoint {stored.path} was altered or damaged: its hash differs")
@@ -150,11 +178,16 @@ class Checkpoints:
     keep : int
         How many checkpoints of one name prefix are kept, the newest; models that no checkpoint
         names go with them.
+    told : callable, optional
+        Told in a sentence of damaged checkpoints and of what is done without them.
     """
 
-    def __init__(self, folder: Path, *, keep: int = 2) -> None:
+    def __init__(
+        self, folder: Path, *, keep: int = 2, told: Callable[[str], object] | None = None
+    ) -> None:
         self.folder = Path(folder)
         self.keep = keep
+        self.told = told
 
     def store(self, arrays: Arrays, *, prefix: str = "model") -> Stored:
         """Write arrays by content and return their handle."""
@@ -206,7 +239,8 @@ class Checkpoints:
                 for key in ("model", "rows")
             ]
             iteration = int(record["iteration"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            _refuse_if_away(path, error)
             raise CheckpointError(f"cannot read checkpoint {path}: {error}") from error
         return Checkpoint(iteration, load(stored[0]), load(stored[1]))
 
@@ -222,18 +256,28 @@ class Checkpoints:
     def latest(self, prefix: str = "it") -> Checkpoint | None:
         """Return the newest whole checkpoint with that prefix, or None.
 
-        A damaged one is passed over for the one before it: iterations are repeatable, so going
-        back costs time and not truth.
+        A damaged one is set aside, as ``NAME.json.damaged``, for the one before it: iterations
+        are repeatable, so going back costs time and not truth. Where none is whole the work
+        starts again.
         """
-        damage: CheckpointError | None = None
+        damage = ""
         for name in reversed(self.names(prefix)):
             try:
-                return self.load(name)
+                found = self.load(name)
             except CheckpointError as error:
-                damage = error
-        if damage is not None:
-            raise damage
+                damage = str(error)
+                path = self.folder / f"{name}.json"
+                with contextlib.suppress(FileNotFoundError):
+                    path.replace(path.with_name(f"{path.name}.damaged"))
+            else:
+                self._tell(damage, f"going on from {name}, the one before")
+                return found
+        self._tell(damage, "no sound checkpoint is left, so this part starts again")
         return None
+
+    def _tell(self, damage: str, then: str) -> None:
+        if damage and self.told is not None:
+            self.told(f"{damage}; {then}")
 
     def _sweep(self, prefix: str) -> None:
         """Delete old checkpoints of the prefix, and array files that none names."""
@@ -244,11 +288,36 @@ class Checkpoints:
             try:
                 record = json.loads(path.read_text(encoding="utf-8"))
                 needed |= {record["model"]["file"], record["rows"]["file"]}
-            except (ValueError, KeyError, TypeError):
+            except OSError:  # what it needs is unknown: delete nothing
+                return
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue
         for path in self.folder.glob("*.npz"):
             if path.name not in needed:
                 path.unlink(missing_ok=True)
+
+
+def _refuse_if_away(path: Path, error: BaseException) -> None:
+    """Raise InputError if an error says that a file cannot be read now, not that it is damaged."""
+    if isinstance(error, MemoryError) and _is_whole(path):
+        raise InputError(
+            f"{path}: there is too little memory to read this checkpoint; "
+            "use fewer workers (--cluster local:N) or a larger machine"
+        ) from error
+    if isinstance(error, OSError) and error.errno in AWAY:
+        raise InputError(
+            f"{path} cannot be read now ({error.strerror}); nothing was deleted: "
+            "see to the file system and resume the job again"
+        ) from error
+
+
+def _is_whole(path: Path) -> bool:
+    """Tell whether every file of an archive has the checksum it was written with."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except DAMAGE:
+        return False
 
 
 def split_name(name: str) -> tuple[str, int]:

@@ -70,7 +70,8 @@ class DaskRunner:
     events: Events = field(default_factory=Events)
 
     def __post_init__(self) -> None:
-        self._checkpoints = Checkpoints(Path(self.folder).resolve() / "checkpoints")
+        folder = Path(self.folder).resolve() / "checkpoints"
+        self._checkpoints = Checkpoints(folder, told=self.events.warning)
         self._id = new_run_id()
         self._calls = 0
         self._seconds: dict[str, float] = {}

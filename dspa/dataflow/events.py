@@ -161,7 +161,7 @@ def read_events(path: Path, *, offset: int = 0) -> Iterator[tuple[int, dict[str,
             offset += len(line)
             try:
                 event = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(event, dict) and isinstance(event.get("kind"), str):
                 yield offset, event

@@ -275,7 +275,8 @@ class InlineRunner:
         if self.folder is None:
             self.folder = Path(tempfile.mkdtemp(prefix="dspa-"))
             self._clean = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
-        self._checkpoints = Checkpoints(Path(self.folder) / "checkpoints")
+        folder = Path(self.folder) / "checkpoints"
+        self._checkpoints = Checkpoints(folder, told=self.events.warning)
 
     @property
     def checkpoints(self) -> Checkpoints:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import platform
-import socket
 import time
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -16,9 +14,12 @@ from typing import Any
 from dspa.data.errors import InputError
 from dspa.dataflow.checkpoint import write_atomically
 from dspa.dataflow.events import plain
+from dspa.project.lease import holder
 
 LAYOUT_VERSION = 1
-STATES = ("created", "running", "completed", "failed", "killed")
+# What a damaged record raises on the way to being one.
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
+STATES = ("created", "running", "completed", "failed", "killed", "cleared")
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Job:
         """Read ``job.json``; a job whose process has gone without a word reads as killed."""
         path = self.folder / "job.json"
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
+            fields = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
             known = {item.name for item in dataclasses.fields(Record)}
             if fields["layout_version"] > LAYOUT_VERSION:
                 raise InputError(f"{path} was written by a newer dspa; update this one")
@@ -115,12 +116,12 @@ class Job:
             _check_types(record)
         except InputError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except DAMAGE as error:
             raise InputError(f"{path} is not a readable job record ({error})") from error
         if record.state not in STATES:
             raise InputError(f"{path}: state {record.state!r} is none of {', '.join(STATES)}")
-        if record.state == "running" and not is_alive(record.process):
-            return dataclasses.replace(record, state="killed", error="its process has gone")
+        if record.state == "running" and (gone := holder(self.folder, record.process).gone):
+            return dataclasses.replace(record, state="killed", error=gone)
         return record
 
     def write(self, record: Record) -> None:
@@ -159,6 +160,14 @@ class Job:
         return used
 
 
+def _is_time(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) < 1e15
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number")
+
+
 def _check_types(record: Record) -> None:
     """Raise TypeError if a field of a record is not of the type that all else relies on."""
     for item in dataclasses.fields(Record):
@@ -166,8 +175,8 @@ def _check_types(record: Record) -> None:
         wanted = str(item.type).partition("[")[0]
         right = {
             "int": isinstance(value, int),
-            "float": isinstance(value, int | float),
-            "float | None": value is None or isinstance(value, int | float),
+            "float": _is_time(value),
+            "float | None": value is None or _is_time(value),
             "str": isinstance(value, str),
             "dict": isinstance(value, dict),
         }[wanted]
@@ -176,7 +185,8 @@ def _check_types(record: Record) -> None:
     for given in record.inputs.values():
         for one in given if isinstance(given, list) else [given]:
             if one is not None and not (
-                isinstance(one.get("given"), str)
+                isinstance(one, dict)
+                and isinstance(one.get("given"), str)
                 and isinstance(one.get("path"), str)
                 and isinstance(one.get("job"), int | None)
             ):
@@ -184,23 +194,6 @@ def _check_types(record: Record) -> None:
     texts = [*record.outputs.values(), *record.units.values(), *record.versions.values()]
     if not all(isinstance(text, str) for text in texts):
         raise TypeError("outputs, units and versions must be texts")
-
-
-def this_process() -> dict[str, Any]:
-    """Describe this process so that another can tell whether it still lives."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "start": _start_of(os.getpid())}
-
-
-def is_alive(process: dict[str, Any]) -> bool:
-    """Tell whether a described process lives; one on another host is taken to."""
-    if process.get("host") != socket.gethostname():
-        return bool(process)
-    pid = process.get("pid", 0)
-    try:
-        os.kill(int(pid), 0)
-    except (OSError, ValueError, OverflowError):
-        return False
-    return _start_of(int(pid)) == process.get("start")
 
 
 def versions() -> dict[str, str]:
@@ -217,12 +210,3 @@ def versions() -> dict[str, str]:
 def now() -> float:
     """Seconds since the epoch."""
     return time.time()
-
-
-def _start_of(pid: int) -> str:
-    """When a process started, in the kernel's ticks; empty where /proc is not there."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    return text.rpartition(")")[2].split()[19]

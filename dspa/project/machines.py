@@ -83,7 +83,8 @@ class LazyRunner:
     _checkpoints: Checkpoints = field(init=False)
 
     def __post_init__(self) -> None:
-        self._checkpoints = Checkpoints(self.folder.resolve() / "checkpoints")
+        folder = self.folder.resolve() / "checkpoints"
+        self._checkpoints = Checkpoints(folder, told=self.events.warning)
 
     @property
     def checkpoints(self) -> Checkpoints:

@@ -32,7 +32,7 @@ class Project:
         """All jobs, by number."""
         found = {}
         for path in (self.folder / "jobs").glob("J*-*"):
-            if re.fullmatch(r"J\d{3,}-[a-z0-9-]+", path.name) and (path / "job.json").exists():
+            if re.fullmatch(r"J\d{3,}-[a-z0-9-]+", path.name):
                 job = Job(path)
                 found[job.number] = job
         return [found[number] for number in sorted(found)]
@@ -40,8 +40,7 @@ class Project:
     def job(self, number: int) -> Job:
         """Return a job by its number."""
         for path in (self.folder / "jobs").glob(f"J{number:03d}-*"):
-            if (path / "job.json").exists():
-                return Job(path)
+            return Job(path)
         jobs = self.jobs
         have = f"the last is {jobs[-1].name}" if jobs else "there are none yet"
         raise InputError(f"there is no job J{number} in {self.folder}; {have}")

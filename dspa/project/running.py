@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
+import os
 import shutil
 import signal
 import threading
@@ -15,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from dspa.data.errors import InputError
+from dspa.data.errors import InputError, OutOfSpace
 from dspa.dataflow.events import Event, Events, Listener, plain
+from dspa.dataflow.process import this_process
 from dspa.project.figures import duration, figures_of, line
-from dspa.project.job import Job, Record, now, this_process, versions
+from dspa.project.job import Job, Record, now, versions
+from dspa.project.lease import Lease, claim, stopper
 from dspa.project.lineage import Resolved, paths
 from dspa.project.listeners import LogFile, Refresher, Screen
 from dspa.project.params import from_plain
@@ -35,8 +39,12 @@ RECORDS = ("job.json", "log.txt", "events.jsonl", "report.html", "pictures")
 RunnerFactory = Callable[[Path, Events], "Runner"]
 
 
+# What a file system says that takes no more.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
 class Killed(BaseException):
-    """The process was told to end (SIGTERM, SIGHUP)."""
+    """The process was told to end (SIGTERM, SIGHUP, ``dspa kill``)."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,8 @@ class Options:
         Where progress goes.
     listeners : tuple
         Further listeners of the events.
+    alone : bool
+        Whether the process does nothing but run jobs, so that killing a job may end it.
     """
 
     make_runner: RunnerFactory
@@ -61,6 +71,7 @@ class Options:
     seed: int = 0
     console: Console = field(default_factory=lambda: Console(stderr=True, quiet=True))
     listeners: tuple[Listener, ...] = ()
+    alone: bool = False
 
 
 def start(
@@ -107,7 +118,7 @@ def start(
     return job
 
 
-def resume(job: Job, *, options: Options) -> Job:
+def resume(job: Job, *, options: Options, force: bool = False) -> Job:
     """Go on with a job that was killed or failed, from its last checkpoint.
 
     Parameters
@@ -115,24 +126,35 @@ def resume(job: Job, *, options: Options) -> Job:
     job : Job
     options : Options
         The seed is the job's own.
+    force : bool
+        Take it from a process on another machine that is gone.
     """
     record = job.read()
     if record.state == "completed":
         raise InputError(f"{job.name} is completed; there is nothing to resume")
-    if record.state == "running":
-        raise InputError(f"{job.name} is running (process {record.process.get('pid')})")
     stage = find_stage(record.stage)
     params = from_plain(stage.params, record.params)
     inputs: dict[str, Any] = {}
     for name, given in record.inputs.items():
         if isinstance(given, list):
-            inputs[name] = tuple(Path(item["path"]) for item in given)
+            inputs[name] = tuple(_present(job, name, item["path"]) for item in given)
         else:
-            inputs[name] = Path(given["path"]) if given else None
+            inputs[name] = _present(job, name, given["path"]) if given else None
     place = record.folder if Path(record.folder).is_dir() else Path.cwd()
     with contextlib.chdir(place):
-        _run(job, stage, inputs, params, dataclasses.replace(options, seed=record.seed))
+        own = dataclasses.replace(options, seed=record.seed)
+        _run(job, stage, inputs, params, own, force=force)
     return job
+
+
+def _present(job: Job, name: str, path: str) -> Path:
+    """Return the path of an input of a job that is to go on, or say that it is not there."""
+    if not os.path.lexists(path):
+        raise InputError(
+            f"{path}, the {name} of {job.name}, is not there; bring it back, or say where it is "
+            "now: dspa relink OLD NEW"
+        )
+    return Path(path)
 
 
 def plan(stage: Stage, inputs: Resolved, params: Any) -> dict[str, Any]:
@@ -146,53 +168,82 @@ def plan(stage: Stage, inputs: Resolved, params: Any) -> dict[str, Any]:
     params : dataclass
     """
     check(params)
+    if stage.admit is not None:
+        stage.admit(paths(inputs), params)
     return dict(stage.plan(paths(inputs), params)) if stage.plan is not None else {}
 
 
-def _run(job: Job, stage: Stage, inputs: Mapping[str, Any], params: Any, options: Options) -> None:
-    before = job.read()
-    record = dataclasses.replace(
-        before,
-        state="running",
-        started=now(),
-        finished=None,
-        error="",
-        attempts=before.attempts + 1,
-        process=this_process(),
-        versions=versions(),
-        cluster=options.cluster,
-    )
-    job.write(record)
-    screen = Screen(options.console, f"{job.name} {stage.name}")
-    figures: dict[str, Any] = {}
-    own = (LogFile(job.folder), screen, Refresher(job.folder), _Keep(figures))
-    events = Events(job.folder, own + options.listeners)
-    events.emit("state", state="running")
-    end = _End(job, record, events, figures)
+def _run(
+    job: Job,
+    stage: Stage,
+    inputs: Mapping[str, Any],
+    params: Any,
+    options: Options,
+    *,
+    force: bool = False,
+) -> None:
+    with _told_to_end(), _held(job, options, force=force) as lease:
+        before = job.read()
+        record = dataclasses.replace(
+            before,
+            state="running",
+            started=now(),
+            finished=None,
+            error="",
+            attempts=before.attempts + 1,
+            process=this_process(),
+            versions=versions(),
+            cluster=options.cluster,
+        )
+        job.write(record)
+        screen = Screen(options.console, f"{job.name} {stage.name}")
+        figures: dict[str, Any] = {}
+        work = _Work()
+        own = (LogFile(job.folder), screen, Refresher(job.folder), _Keep(figures), work)
+        events = Events(job.folder, own + options.listeners)
+        events.emit("state", state="running")
+        if record.attempts > 1 and not _has_checkpoints(job.folder):
+            events.message("there is no checkpoint to go on from; starting from the beginning")
+        end = _End(job, record, events, figures, lease)
+        try:
+            with end.recorded(work):
+                runner = options.make_runner(job.folder, events)
+                try:
+                    context = Context(job.folder, runner, events, options.seed)
+                    outputs = stage.run(context, inputs, params)
+                finally:
+                    runner.close()
+                end.completed(outputs)
+        finally:
+            screen.close()
+
+
+@contextlib.contextmanager
+def _held(job: Job, options: Options, *, force: bool) -> Iterator[Lease]:
+    """Hold the right to run a job; no other process has it meanwhile."""
     try:
-        with _told_to_end():
-            runner = options.make_runner(job.folder, events)
-            try:
-                context = Context(job.folder, runner, events, options.seed)
-                outputs = stage.run(context, inputs, params)
-            finally:
-                runner.close()
-            end.completed(outputs)
-    except (KeyboardInterrupt, Killed) as error:
-        sentence = f"stopped; dspa resume {job.name} goes on from the last checkpoint"
-        end.broken("killed", sentence)
-        raise type(error)(sentence) from error
-    except InputError as error:
-        end.broken("failed", str(error))
-        _empty(job.folder)
-        raise
-    except BaseException as error:
-        (job.folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        end.broken("failed", f"{type(error).__name__}: {error}".splitlines()[0])
-        error.add_note(f"the whole story is in {job.folder / 'traceback.txt'}")
-        raise
+        before = job.read()
+        process = before.process if before.state == "running" else {}
+        lease = claim(job.folder, process, stop=stopper(Killed), alone=options.alone,
+                      force=force)  # fmt: skip
+    except OSError as error:
+        raise InputError(f"{job.folder}: cannot write there ({error.strerror})") from error
+    try:
+        if job.read().state == "completed":
+            raise InputError(f"{job.name} was completed by another process at this moment")
+        yield lease
     finally:
-        screen.close()
+        lease.release()
+
+
+@dataclass
+class _Work:
+    """Listens whether anything was computed: what is refused before leaves no job."""
+
+    begun: bool = False
+
+    def __call__(self, event: Event) -> None:
+        self.begun |= event["kind"] in ("progress", "iteration", "picture", "result")
 
 
 @dataclass(frozen=True)
@@ -203,6 +254,53 @@ class _End:
     record: Record
     events: Events
     figures: dict[str, Any]
+    lease: Lease
+
+    @contextlib.contextmanager
+    def recorded(self, work: _Work) -> Iterator[None]:
+        """Record what ends the job before its time, and say it in one sentence."""
+        try:
+            yield
+        except (KeyboardInterrupt, Killed) as error:
+            sentence = f"stopped; dspa resume {self.job.name} goes on from the last checkpoint"
+            if self.lease.lost:
+                sentence = f"stopped: another process took {self.job.name} over"
+            self._broken("killed", sentence)
+            raise type(error)(sentence) from error
+        except InputError as error:
+            self._refused(str(error), work)
+            raise
+        except OSError as error:
+            if error.errno not in FULL:
+                self._failed(error)
+                raise
+            sentence = (
+                f"{error.strerror or 'the disk is full'} ({error.filename or self.job.folder}): "
+                f"make room, then dspa resume {self.job.name} goes on from the last checkpoint"
+            )
+            self._broken("failed", sentence)
+            raise OutOfSpace(sentence) from error
+        except BaseException as error:
+            self._failed(error)
+            raise
+
+    def _refused(self, sentence: str, work: _Work) -> None:
+        """Take a refused job back; keep all that a job which has begun can go on from."""
+        folder = self.job.folder
+        if self.record.attempts == 1 and not work.begun:
+            self.lease.release()
+            shutil.rmtree(folder, ignore_errors=True)
+            return
+        self._broken("failed", sentence)
+        if self.record.attempts == 1 and not _has_checkpoints(folder):
+            _empty(folder)
+
+    def _failed(self, error: BaseException) -> None:
+        path = self.job.folder / "traceback.txt"
+        with contextlib.suppress(OSError):
+            path.write_text(traceback.format_exc(), encoding="utf-8")
+            error.add_note(f"the whole story is in {path}")
+        self._broken("failed", f"{type(error).__name__}: {error}".splitlines()[0])
 
     def completed(self, outputs: Mapping[str, Path]) -> None:
         """Record the outputs, relative to the job; RuntimeError if one was not written."""
@@ -215,8 +313,11 @@ class _End:
         self._write(state="completed", outputs=found)
         shutil.rmtree(self.job.folder / "checkpoints", ignore_errors=True)
 
-    def broken(self, state: str, error: str) -> None:
-        self._write(state=state, error=error)
+    def _broken(self, state: str, error: str) -> None:
+        """Record it, unless another process has the job now or the disk takes nothing."""
+        if not self.lease.lost:
+            with contextlib.suppress(OSError):
+                self._write(state=state, error=error)
 
     def _write(self, **fields: Any) -> None:
         end = now()
@@ -224,6 +325,8 @@ class _End:
         done = dataclasses.replace(
             self.record, finished=end, seconds=seconds, figures=dict(self.figures), **fields
         )
+        if self.lease.lost:
+            raise Killed(f"another process took {self.job.name} over")
         self.job.write(done)
         self.events.emit("state", state=done.state, error=done.error, seconds=seconds)
         write_report(self.job.folder)
@@ -248,20 +351,30 @@ def _told_to_end() -> Iterator[None]:
         return
 
     def end(number: int, _frame: Any) -> None:
+        for each in before:  # once: the record must still be written
+            signal.signal(each, signal.SIG_IGN)
         raise Killed(signal.Signals(number).name)
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    # What is ignored stays so: nohup has a job outlive its terminal.
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        signal.signal(number, end)
     try:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _has_checkpoints(folder: Path) -> bool:
+    return any((folder / "checkpoints").glob("*.json"))
 
 
 def _empty(folder: Path) -> None:
     """Leave only the records of a job that bad input ended: nothing half written."""
     for path in folder.iterdir():
-        if path.name in RECORDS:
+        if path.name in RECORDS or path.name.startswith(".lease-"):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

@@ -14,7 +14,8 @@ from tornado.websocket import websocket_connect
 
 from dspa.app.monitor import Monitor
 from dspa.dataflow.events import Events
-from dspa.project.job import Record, this_process
+from dspa.dataflow.process import this_process
+from dspa.project.job import Record
 from dspa.project.project import init
 from dspa.project.report import write_report
 

@@ -44,7 +44,9 @@ def test_scalars_and_shapes_survive(tmp_path):
 
 
 def test_damage_falls_back_or_is_told(tmp_path):
+    told = []
     checkpoints = saved(tmp_path, 2)
+    checkpoints.told = told.append
     newest = max(tmp_path.glob("model-*.npz"), key=lambda p: "2" in str(np.load(p)["v"][0]))
     chance = random.Random(3)
     whole = newest.read_bytes()
@@ -53,8 +55,12 @@ def test_damage_falls_back_or_is_told(tmp_path):
         for _ in range(chance.randint(1, 5)):
             raw[chance.randrange(len(raw))] = chance.randrange(256)
         newest.write_bytes(raw[: chance.randrange(1, len(raw) + 1)])
+        told.clear()
         iteration, model, _ = checkpoints.latest()
         assert model["v"][0] == iteration  # the damaged one as it was, or the one before
+        if iteration == 1:  # which is kept, out of the way
+            assert "going on from it001" in told[0]
+            (tmp_path / "it002.json.damaged").rename(tmp_path / "it002.json")
     stored = checkpoints.store({"v": np.arange(5)})
     np.savez(stored.path.removesuffix(".npz"), v=np.arange(1, 6))
     with pytest.raises(Exception, match="altered"):

@@ -15,7 +15,8 @@ import pytest
 
 from dspa import cli
 from dspa.data.errors import InputError
-from dspa.project.job import Record, is_alive, this_process
+from dspa.dataflow.process import is_alive, this_process
+from dspa.project.job import Record
 from dspa.project.project import find, init
 from dspa.stages import registry
 
@@ -121,10 +122,11 @@ def test_dry_run_starts_nothing(dspa):
     assert len(find().jobs) == 1
 
 
-def test_what_a_stage_refuses_takes_no_number(dspa):
-    status, _, err = dspa("toy make refused")
-    assert status == 2 and "use another" in err
-    assert find().jobs == []
+@pytest.mark.parametrize("word", ["refused", "wrong"])  # by admit, by run before it works
+def test_what_a_stage_refuses_takes_no_number(dspa, word):
+    status, _, err = dspa(f"toy make {word}")
+    assert status == 2 and ("use another" in err or "--pixel-size" in err)
+    assert not list((find().folder / "jobs").iterdir())
     assert dspa("toy make one")[0] == 0
     assert job(1).read().state == "completed"
 

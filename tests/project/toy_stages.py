@@ -7,6 +7,7 @@ import importlib.util
 import os
 import signal
 import sys
+import time
 import types
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,11 @@ class MakeParams:
 
 
 def make(context, inputs, params):
+    if params.source == "wrong":
+        (context.folder / "half.zarr").mkdir()
+        raise InputError("wrong: give --pixel-size")
     if params.source == "broken":
+        context.events.emit("progress", task="make", done=1, total=3)
         (context.folder / "half.zarr").mkdir()
         raise InputError("broken: line 3 has no pixel size; give --pixel-size")
     if params.source == "crash":
@@ -57,6 +62,7 @@ class IterateParams:
     auto: bool = param(False, "choose")
     mode: str = param("fast", "mode", choices=("fast", "slow"))
     suicide: int = param(0, "iteration after which the process kills itself")
+    pause: float = param(0.0, "seconds between passes")
 
 
 def iterate(context, inputs, params):
@@ -67,6 +73,7 @@ def iterate(context, inputs, params):
         chunks = [toy.ToyChunk(i) for i in range(5)]
         model = context.runner.run(toy.ToyReduction(), chunks, model, name=f"it{number:03d}").model
         context.events.emit("iteration", iteration=number, resolution=10.0 / number)
+        time.sleep(params.pause)
         if params.suicide == number and first == 0:
             os.kill(os.getpid(), signal.SIGKILL)
     path = context.folder / "volume.npy"
@@ -126,6 +133,8 @@ def install():
 if __name__ == "__main__":
     install()
     from dspa import cli
+    from dspa.project import lease
 
+    lease.BEAT = float(os.environ.get("TOY_BEAT", lease.BEAT))
     cli.GROUPS["toy"] = "Toys."
     sys.exit(cli.run(sys.argv[1:]))

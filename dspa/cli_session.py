@@ -1,0 +1,139 @@
+"""What every command does: find the project, open the machines, write to the terminal."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dspa.data.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from click.shell_completion import CompletionItem
+    from rich.console import Console
+
+    from dspa.project.machines import Machines
+    from dspa.project.project import Project
+    from dspa.project.running import Options
+
+CLUSTER_HELP = "local, local:N, cuda, tls://HOST:PORT, FILE.yaml, or inline for debugging"
+
+
+def project_option() -> click.Option:
+    """Return the option that names the project."""
+    folder = click.Path(file_okay=False, exists=False)
+    return click.Option(["--project"], metavar="DIR", help="Project folder [default: here]",
+                        type=folder)  # fmt: skip
+
+
+def complete_jobs(
+    context: click.Context, param: click.Parameter, begun: str
+) -> list[CompletionItem]:
+    """Say which jobs a word may become; files too where an input is asked for.
+
+    Parameters
+    ----------
+    context : click.Context
+    param : click.Parameter
+    begun : str
+        What was typed of the word.
+    """
+    from click.shell_completion import CompletionItem
+
+    from dspa.project.show import jobs_named
+
+    project = find_project(context.params.get("project"), must_exist=False)
+    found = [] if project is None else jobs_named(project, begun)
+    items = [CompletionItem(name, help=stage) for name, stage in found]
+    if param.name != "job":
+        items.insert(0, CompletionItem(begun, type="file"))
+    return items
+
+
+class Session:
+    """The machines of one command, closed when it ends.
+
+    Parameters
+    ----------
+    cluster : str
+        As for ``--cluster``.
+    seed : int
+    """
+
+    def __init__(self, cluster: str, seed: int) -> None:
+        from dspa.project.machines import Machines
+        from dspa.project.running import Options
+
+        self.machines: Machines = Machines(cluster)
+        self.console = console()
+        self.options: Options = Options(
+            self.machines.make_runner, cluster=cluster, seed=seed, console=self.console, alone=True
+        )
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.machines.close()
+
+    def tell(self, lines: Sequence[str]) -> None:
+        """Print lines.
+
+        Parameters
+        ----------
+        lines : sequence of str
+        """
+        for text in lines:
+            click.echo(text)
+
+
+def find_project(folder: str | None, *, must_exist: bool = True) -> Project | None:
+    """Return the project of a folder, or the one here or above.
+
+    Parameters
+    ----------
+    folder : str or None
+        As for ``--project``.
+    must_exist : bool
+        Raise InputError where there is none.
+    """
+    from dspa.project.project import find
+
+    found = find(None if folder is None else Path(folder))
+    if found is None and must_exist:
+        where = folder or Path.cwd()
+        raise InputError(f"{where} is not a dspa project; make one with dspa init DIR")
+    return found
+
+
+def new_project(folder: str | None) -> Project:
+    """Make a project, and say so.
+
+    Parameters
+    ----------
+    folder : str or None
+        Here if None.
+    """
+    from dspa.project.project import init
+
+    project = init(Path(folder or Path.cwd()))
+    click.echo(f"new project {project.folder}", err=True)
+    return project
+
+
+def must(project: Project | None) -> Project:
+    """Return a project that is known to exist."""
+    assert project is not None
+    return project
+
+
+def console(*, stderr: bool = True) -> Console:
+    """Return the terminal, or lines of 160 characters where there is none."""
+    from rich.console import Console
+
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(stderr=stderr, width=None if terminal else 160)

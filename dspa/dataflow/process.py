@@ -1,0 +1,97 @@
+"""Which process is meant, told from another with the same number, host name or start."""
+
+from __future__ import annotations
+
+import os
+import socket
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+GONE = (psutil.NoSuchProcess, psutil.AccessDenied, OSError)
+
+
+def this_process() -> dict[str, Any]:
+    """Describe this process so that another can tell whether it still lives."""
+    return _machine() | {"pid": os.getpid(), "start": _start_of(os.getpid())}
+
+
+def is_alive(process: dict[str, Any]) -> bool | None:
+    """Tell whether a described process lives; None if that cannot be told from here.
+
+    Parameters
+    ----------
+    process : dict
+        From `this_process`. Of another machine, or of another container on this one, nothing is
+        known. A process that has ended and is not yet collected by its parent does not live.
+    """
+    if not process or any(process.get(key, here) != here for key, here in _machine().items()):
+        return None
+    if "host" not in process:
+        return None
+    try:
+        pid = int(process.get("pid", 0))
+        found = psutil.Process(pid)
+        if found.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+            return False
+    except (*GONE, TypeError, ValueError, OverflowError):
+        return False
+    return _start_of(pid) == process.get("start")
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """Return the processes that a process started, and those that they did.
+
+    Parameters
+    ----------
+    pid : int
+    """
+    try:
+        return list(psutil.Process(pid).children(recursive=True))
+    except GONE:
+        return []
+
+
+def end(processes: list[psutil.Process], *, patience: float = 5.0) -> None:
+    """End processes: ask, wait, then force. Those that ended long ago are not confused with others.
+
+    Parameters
+    ----------
+    processes : list of psutil.Process
+    patience : float
+        Seconds between asking and forcing.
+    """
+    for forced in (False, True):
+        for process in processes:
+            try:
+                process.kill() if forced else process.terminate()
+            except GONE:
+                continue
+        _, processes = psutil.wait_procs(processes, timeout=patience)
+
+
+@lru_cache(maxsize=1)
+def _machine() -> dict[str, str]:
+    """Name the machine, its boot, and the numbering of processes: containers have their own."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    try:
+        started = boot.read_text(encoding="ascii").strip()
+        space = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        started, space = "", ""
+    return {"host": socket.gethostname(), "boot": started, "space": space}
+
+
+def _start_of(pid: int) -> str:
+    """When a process started: in the kernel's ticks, or as near as the system tells."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return text.rpartition(")")[2].split()[19]
+    except OSError:
+        pass
+    try:
+        return f"{psutil.Process(pid).create_time():.2f}"
+    except GONE:
+        return ""
