@@ -1,7 +1,7 @@
 """The schema of every dataset: names, dims, dtypes, units, meaning, layout version.
 
 One table is the truth; `validate` holds a dataset against it on open and on write.
-See ``docs/data-model.md``.
+See ``docs/method/code/data-model.md``.
 """
 
 from __future__ import annotations

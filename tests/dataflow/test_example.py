@@ -1,11 +1,11 @@
-"""The example of docs/reductions.md runs."""
+"""The example of docs/method/code/reductions.md runs."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "reductions.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "method" / "code" / "reductions.md"
 
 
 def test_the_page_tells_the_truth():

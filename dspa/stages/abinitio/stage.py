@@ -3,7 +3,7 @@
 Stochastic EM over mini-batches of a random order of the particles, from images at random poses;
 the resolution grows while the noise is annealed. What each step does is planned in
 `dspa.stages.abinitio.schedule`; the work is the reduction of `dspa.stages.abinitio.reduction`.
-See ``docs/abinitio.md``.
+See ``docs/method/abinitio.md``.
 """
 
 from __future__ import annotations

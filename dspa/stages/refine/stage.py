@@ -4,7 +4,7 @@ Particles are divided once, by the seed, into two half sets that never share any
 initial low-pass. Every iteration searches the poses of all particles (branch and bound,
 marginalised over what remains), backprojects them by their posterior, measures the FSC of the
 halves and lets radius, angular step and filters follow it, until the resolution stops improving.
-See ``docs/refinement.md``.
+See ``docs/method/refinement.md``.
 """
 
 from __future__ import annotations
