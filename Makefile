@@ -1,6 +1,7 @@
 # Everything here works on a fresh machine with Python 3.11 or newer and make: no compiler, no system packages.
 #   make demo        simulate a small session, process it, write demo/report.html
 #   make test        the quick tests (make test-slow: the long ones)
+#   make docs        the site of the documentation, build/docs/html/index.html
 # Variables: PYTHON (interpreter for the venv), VENV, JOBS (pytest workers), DEMO (folder of the demo).
 
 VENV   ?= .venv
@@ -16,7 +17,7 @@ export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 export NUMBA_NUM_THREADS ?= 1
 
-.PHONY: help setup test test-slow demo lint format types bench bench-class2d wheel constraints clean
+.PHONY: help setup test test-slow docs demo lint format types bench bench-class2d wheel constraints clean
 .DEFAULT_GOAL := help
 
 help:
@@ -43,6 +44,14 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m slow --timeout=1800
+
+$(VENV)/.docs: $(VENV)/.runtime
+	$(PIP) install -q -c constraints.txt -e '.[docs]' || $(PIP) install -q -e '.[docs]'
+	@touch $@
+
+# A warning is an error: a link that leads nowhere, a docstring that does not parse.
+docs: $(VENV)/.docs
+	$(BIN)/python docs/site/build.py
 
 demo: $(VENV)/.runtime
 	$(BIN)/dspa demo $(DEMO)
