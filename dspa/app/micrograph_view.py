@@ -134,4 +134,4 @@ def _middle(image: NDArray[np.float32]) -> tuple[float, float]:
     """Median and robust standard deviation, of every fourth pixel."""
     some = image[::2, ::2]
     low, middle, high = np.percentile(some, (15.87, 50.0, 84.13))
-    return float(middle), max(0.5 * float(high - low), 1e-6)
+    return float(middle), 0.5 * float(high - low) or 1.0

@@ -87,7 +87,8 @@ class _Comparison:
         total = 0.0
         for operator in operators:
             other = self.sample(self.points @ operator.T + centre)
-            total += float(own @ other) / max(norm * float(np.linalg.norm(other)), 1e-30)
+            size = norm * float(np.linalg.norm(other))
+            total += float(own @ other) / size if size > 0.0 else 0.0
         return total / len(operators)
 
 

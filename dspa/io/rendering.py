@@ -39,6 +39,9 @@ def volume_rendering(density: ArrayLike, *, level: float | None = None, size: in
         A PNG.
     """
     volume = _cropped(np.nan_to_num(np.asarray(density, np.float32)))
+    peak = float(np.abs(volume).max()) or 1.0  # what follows knows nothing of grey scales
+    volume = volume / np.float32(peak)
+    level = None if level is None else level / peak
     if level is None:
         level = surface_level(volume)
     volume = _without_dust(volume, level)

@@ -209,6 +209,19 @@ def test_a_turned_map_has_its_axes_found(tiny, tmp_path):
     )
 
 
+@pytest.mark.parametrize("unit", [1e-10, 1e6])
+def test_the_grey_scale_of_the_first_map_does_not_matter(tiny, tmp_path, unit):
+    once, maps = RefineParams(symmetry="C1", iterations=1, initial_lowpass=24.0), []
+    for number, scale in enumerate((1.0, unit)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        write_volume(folder / "truth.mrc", tiny[1] * np.float32(scale), pixel_size=PIXEL)
+        write_particles(read_particles(tiny[0] / "particles.zarr"), folder / "particles.zarr")
+        outputs = refine((folder,), InlineRunner(folder / "r"), folder / "job", once)
+        maps.append(read_volume(outputs["half1"]).density)
+    assert fsc(*maps)[1:11].min() > 0.99
+
+
 def test_a_map_without_the_symmetry_is_warned_about(tiny, tmp_path):
     events = []
     once = RefineParams(symmetry="C5", iterations=1, initial_lowpass=24.0)
@@ -251,10 +264,12 @@ def test_maps_that_do_not_fit_are_refused_with_a_resolution_that_does(tiny):
 def test_bad_input_is_one_sentence(tiny, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
-    write_volume(empty / "truth.mrc", np.zeros((BOX,) * 3, np.float32), pixel_size=PIXEL)
     write_particles(read_particles(tiny[0] / "particles.zarr"), empty / "particles.zarr")
-    with pytest.raises(InputError, match="empty"):
-        refine((empty,), InlineRunner(tmp_path / "r"), tmp_path / "job")
+    for grey in (0.0, 3.3):
+        density = np.full((BOX,) * 3, grey, np.float32)
+        write_volume(empty / "truth.mrc", density, pixel_size=PIXEL)
+        with pytest.raises(InputError, match="empty"):
+            refine((empty,), InlineRunner(tmp_path / "r"), tmp_path / "job")
     with pytest.raises(ValueError, match="Q9"):
         refine(tiny, InlineRunner(tmp_path / "s"), tmp_path / "job2", RefineParams(symmetry="Q9"))
     assert STAGE.plan is not None

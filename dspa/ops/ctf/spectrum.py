@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.device import fft, like, namespace, to_host
+from dspa.ops.images.normalise import FLAT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -223,16 +224,18 @@ def _periodograms(image: Any, tile: int) -> Iterator[tuple[tuple[float, float], 
     axis = like(np.hanning(tile + 2)[1:-1].astype(np.float32), reference=image)
     window = axis[:, None] * axis[None, :]
     high = like(_outer_ring(tile), reference=image)
-    count = float(xp.sum(high))
+    count, rounding = float(xp.sum(high)), FLAT**2 * float(xp.sum(window * window))
     transform = fft(image)
     used = 0
     for top in tile_starts(height, tile):
         for left in tile_starts(width, tile):
             piece = image[top : top + tile, left : left + tile]
-            spectrum = transform.rfftn((piece - xp.mean(piece)) * window, axes=(-2, -1))
+            mean = xp.mean(piece)
+            spectrum = transform.rfftn((piece - mean) * window, axes=(-2, -1))
             power = xp.real(spectrum) ** 2 + xp.imag(spectrum) ** 2
             level = float(xp.sum(power * high)) / count
-            if math.isfinite(level) and level > 0:
+            # A tile of one value holds what rounding made of it.
+            if math.isfinite(level) and level > rounding * float(mean) ** 2:
                 used += 1
                 yield (left + 0.5 * (tile - 1), top + 0.5 * (tile - 1)), power / level
     if not used:

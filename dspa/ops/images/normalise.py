@@ -12,8 +12,54 @@ from dspa.device import like, namespace
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Below this standard deviation relative to the values' size, an image is flat.
-FLAT = 1e-6
+# Rounding alone, in float32, makes a constant or a plane vary by about one part in 2^23 of its
+# values. What varies by less than four such parts holds nothing, whatever its unit.
+FLAT = 4.0 * float(np.finfo(np.float32).eps)
+
+
+def is_flat(values: NDArray[Any]) -> bool:
+    """Tell whether finite values (a map, a micrograph) are constant up to rounding."""
+    middle = float(np.median(values))
+    return not float(np.std(values - middle, dtype=np.float64)) > FLAT * abs(middle)
+
+
+def level_background(flat: Any, *, fit: Any, plane: Any, ring: Any) -> tuple[Any, Any]:
+    """Bring backgrounds to zero mean (and slope) and unit deviation, whatever the grey scale.
+
+    Parameters
+    ----------
+    flat : (n, pixels) float32
+        Images.
+    fit : (pixels, terms) float32
+        Least-squares fit of a plane to the background; 0 elsewhere.
+    plane : (terms, pixels) float32
+    ring : (pixels,) float32
+        Mean over the background: its share on each of its pixels, 0 elsewhere.
+
+    Returns
+    -------
+    level : (n, pixels) float32
+        Zero where an image is not valid.
+    valid : (n,) bool
+        False where an image holds NaN or infinity, or its background does not vary.
+    """
+    xp = namespace(flat)
+    with np.errstate(invalid="ignore", over="ignore"):
+        # The offset first: what is left of a constant is then exactly constant, and small.
+        offset = flat @ ring
+        flat = flat - offset[:, None]
+        peak = xp.max(xp.abs(flat), axis=1)  # a pixel that is no number makes it none
+        valid = xp.isfinite(peak) & (peak > FLAT * xp.abs(offset))
+        scale = xp.where(valid, 1.0 / xp.where(valid, peak, xp.ones_like(peak)), 0.0)
+        valid = valid & xp.isfinite(scale)
+        flat = xp.where(valid[:, None], flat * xp.astype(scale, xp.float32)[:, None], 0.0)
+        offset = xp.where(valid, offset * scale, 0.0)
+    size = offset * offset + (flat * flat) @ ring
+    flat = flat - (flat @ fit) @ plane
+    variance = (flat * flat) @ ring
+    valid = valid & (variance > FLAT**2 * size)
+    scale = xp.where(valid, 1.0 / xp.sqrt(xp.where(valid, variance, xp.ones_like(variance))), 0.0)
+    return flat * xp.astype(scale, xp.float32)[:, None], valid
 
 
 @lru_cache(maxsize=16)
@@ -34,12 +80,39 @@ def background_region(box: int, diameter: float) -> NDArray[np.bool_]:
 
 
 @lru_cache(maxsize=16)
-def _plane_fit(box: int, diameter: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Plane basis (3, pixels) and the least-squares solver (background pixels, 3)."""
+def _plane_fit(
+    box: int, diameter: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Fit of a plane to the background, the plane, the mean: as `level_background` takes them."""
+    return background_fit(background_region(box, diameter), slope=True)
+
+
+def background_fit(
+    region: NDArray[np.bool_], *, slope: bool
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Prepare what `level_background` takes.
+
+    Parameters
+    ----------
+    region : (y, x) bool
+        The background of a square image.
+    slope : bool
+        Whether a plane is fitted, or only its mean.
+
+    Returns
+    -------
+    fit : (y * x, terms) float32
+    plane : (terms, y * x) float32
+    ring : (y * x,) float32
+    """
+    box, inside = region.shape[-1], region.ravel()
     axis = (np.arange(box) - box // 2) / box
-    basis = np.stack([np.ones(box * box), np.tile(axis, box), np.repeat(axis, box)])
-    inside = background_region(box, diameter).ravel()
-    return basis.astype(np.float32), np.linalg.pinv(basis[:, inside]).astype(np.float32)
+    plane = np.stack([np.ones(box * box), np.tile(axis, box), np.repeat(axis, box)])
+    plane = plane if slope else plane[:1]
+    fit = np.zeros((box * box, len(plane)))
+    fit[inside] = np.linalg.pinv(plane[:, inside])
+    ring = inside / max(1, int(inside.sum()))
+    return fit.astype(np.float32), plane.astype(np.float32), ring.astype(np.float32)
 
 
 def normalise_background(
@@ -68,18 +141,9 @@ def normalise_background(
     """
     xp = namespace(images)
     count, box = int(images.shape[0]), int(images.shape[-1])
-    basis, solver = (like(a, reference=images) for a in _plane_fit(box, diameter))
-    outside = like(np.flatnonzero(background_region(box, diameter).ravel()), reference=images)
+    fit, plane, ring = (like(a, reference=images) for a in _plane_fit(box, diameter))
     flat = xp.reshape(xp.astype(images, xp.float32), (count, box * box))
-    valid = xp.all(xp.isfinite(flat), axis=1)
-    flat = xp.where(valid[:, None], flat, xp.zeros_like(flat))
-    size = xp.max(xp.abs(flat), axis=1)
-    flat = flat - (xp.take(flat, outside, axis=1) @ solver) @ basis
-    ring = xp.take(flat, outside, axis=1)
-    deviation = xp.std(ring, axis=1)
-    valid = valid & (deviation > FLAT * size) & (deviation > 0)
-    scale = xp.where(valid, 1.0 / xp.where(valid, deviation, xp.ones_like(deviation)), 0.0)
-    flat = flat * xp.astype(scale, xp.float32)[:, None]
+    flat, valid = level_background(flat, fit=fit, plane=plane, ring=ring)
     if dust > 0:
         noise = np.random.default_rng(seed).standard_normal((count, box * box), np.float32)
         flat = xp.where(xp.abs(flat) > dust, like(noise, reference=images), flat)

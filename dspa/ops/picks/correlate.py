@@ -18,6 +18,7 @@ import numpy as np
 
 from dspa.device import fft, is_host, like, namespace
 from dspa.ops.images.filter import good_length
+from dspa.ops.images.normalise import FLAT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -64,7 +65,8 @@ def normalise_templates(
     mean = np.sum(templates * weight, axis=(-2, -1), keepdims=True) / weight.sum()
     centred = (templates - mean) * weight
     norm = np.sqrt(np.sum(centred * centred, axis=(-2, -1), keepdims=True))
-    if not np.all(norm > 0):
+    size = np.sqrt(np.sum((templates * weight) ** 2, axis=(-2, -1), keepdims=True))
+    if not np.all(norm > FLAT * size):
         raise ValueError("a template is flat within its mask")
     result: NDArray[np.float32] = (centred / norm).astype(np.float32)
     return result

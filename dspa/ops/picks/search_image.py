@@ -19,6 +19,7 @@ from scipy.ndimage import median as labeled_median
 
 from dspa.device import fft, like, namespace, to_host
 from dspa.ops.images.filter import frequency_radius, gaussian_smooth, good_length
+from dspa.ops.images.normalise import FLAT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -81,7 +82,7 @@ def clip_outliers(image: Any, *, limit: float = OUTLIER) -> Any:
     middle, spread = float(np.median(sample)), robust_deviation(sample)
     if not spread > 0:
         spread = float(np.std(sample.astype(np.float64)))
-    if not spread > 0:
+    if not spread > FLAT * abs(middle):
         raise ValueError("the micrograph has no variance")
     finite = xp.where(xp.isfinite(image), image, xp.asarray(middle, dtype=image.dtype))
     return xp.clip(finite, middle - limit * spread, middle + limit * spread)
@@ -212,7 +213,7 @@ def junk_mask(coarse: NDArray[Any], *, diameter: float) -> NDArray[np.bool_]:
     window = max(3, 2 * round(0.75 * width) + 1)
     median = median_filter(blocks, size=window, mode="nearest")
     rest = blocks - median
-    spread = max(robust_deviation(rest), 1e-12)
+    spread = robust_deviation(rest) or 1.0  # 0 where most of it is of one value
     rest = rest / spread
     extreme = np.abs(rest) > EXTREME
     energy = np.log(gaussian_filter(np.square(np.clip(rest, -4.0, 4.0)), 0.35 * width) + 1e-6)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from dspa.data.errors import InputError
 from dspa.io.picture import volume_slices
 from dspa.io.volumes import read_volume, write_volume
+from dspa.ops.images.normalise import is_flat
 from dspa.stages.stage import Context, Stage, param
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
         raise InputError(
             f"{params.file}: {shape[2]} x {shape[1]} x {shape[0]} voxels; give a cubic map"
         )
-    if float(np.ptp(volume.density)) == 0.0:
+    if is_flat(volume.density):
         raise InputError(f"{params.file}: every voxel is {float(volume.density.flat[0]):g}")
     target = context.folder / "volume.mrc"
     write_volume(target, volume.density, pixel_size=volume.pixel_size)

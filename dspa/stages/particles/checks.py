@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dspa.data.errors import InputError
+from dspa.ops.images.normalise import FLAT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,9 +68,11 @@ def examine(images: ParticleImages) -> ImageReport:
             pixels = images.read(rows)
             finite = np.isfinite(pixels).all((1, 2))
             spread = np.where(finite, np.nan_to_num(pixels).std((1, 2), dtype=np.float64), 1.0)
-            good = finite & (spread > 0)
+            middle = np.abs(np.where(finite, np.nan_to_num(pixels).mean((1, 2)), 0.0))
+            level = spread <= FLAT * middle
+            good = finite & ~level
             bad.append(rows[~finite])
-            flat.append(rows[finite & (spread == 0)])
+            flat.append(rows[finite & level])
             excess.append(_excess(pixels[good], spread[good]))
     except InputError as error:
         return ImageReport(nothing, nothing, excess[0], str(error))

@@ -10,6 +10,7 @@ import numpy as np
 from dspa.geometry.band import band
 from dspa.ops.ctf.model import ctf_band
 from dspa.ops.images.noise import background_power, shell_mean
+from dspa.ops.images.normalise import background_fit, level_background
 from dspa.ops.images.transform import images_to_band
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from dspa.stages.particles.chunks import ImageSpec
 
 EDGE = 5.0  # soft edge of the mask, in pixels of the image as stored
-FAINT = 1e-12  # variance of the background below which an image holds nothing
 POWER_BLOCK = 64
 BLOCK_BYTES = 1 << 21  # images prepared at a time: what several steps go over stays in the cache
 
@@ -100,16 +100,7 @@ def _background_fit(
     spec: ImageSpec,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Fit of a plane to the background (pixels, terms), the plane (terms, pixels), the ring."""
-    box = spec.box
-    ring = (_background(spec) > 0.5).ravel()
-    axis = (np.arange(box) - box // 2) / box
-    plane = np.stack([np.ones(box * box), np.tile(axis, box), np.repeat(axis, box)])
-    if not spec.ramp:
-        plane = plane[:1]
-    fit = np.zeros((box * box, len(plane)))
-    fit[ring] = np.linalg.pinv(plane[:, ring])
-    mean = ring / max(1, int(ring.sum()))
-    return fit.astype(np.float32), plane.astype(np.float32), mean.astype(np.float32)
+    return background_fit(_background(spec) > 0.5, slope=spec.ramp)
 
 
 def _normalised(
@@ -125,21 +116,12 @@ def _normalised(
     valid : (m,) bool
         False where an image holds NaN or infinity, or its background does not vary.
     """
-    fit, plane, mean = _background_fit(spec)
+    fit, plane, ring = _background_fit(spec)
     block = max(1, BLOCK_BYTES // (4 * spec.box**2))
     for first in range(0, len(images), block):
         rows = slice(first, min(len(images), first + block))
         flat = images[rows].reshape(-1, spec.box**2).astype(np.float32)
-        with np.errstate(invalid="ignore", over="ignore"):
-            terms = flat @ fit  # a pixel that is no number makes all terms of its image so
-            good = np.isfinite(terms).all(axis=1)
-            flat[~good] = 0.0
-            flat -= np.where(good[:, None], terms, np.float32(0.0)) @ plane
-            variance = (flat * flat) @ mean
-            good &= np.isfinite(variance) & (variance > FAINT)
-            scale = np.where(good, 1.0 / np.sqrt(np.maximum(variance, FAINT)), 0.0)
-        flat[~good] = 0.0
-        flat *= scale[:, None].astype(np.float32)
+        flat, good = level_background(flat, fit=fit, plane=plane, ring=ring)
         yield rows, flat.reshape(-1, spec.box, spec.box), good
 
 

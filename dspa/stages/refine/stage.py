@@ -19,6 +19,7 @@ from dspa.data.errors import InputError
 from dspa.geometry.symmetry import symmetry_operators
 from dspa.io.particles import read_particles
 from dspa.io.volumes import read_volume
+from dspa.ops.images.normalise import is_flat
 from dspa.ops.maps.fsc import resolution_shell
 from dspa.stages.particles.chunks import (
     ParticleChunk,
@@ -180,8 +181,9 @@ def _first(
     spec = settings.spec
     volume = read_volume(inputs["volume"])
     density = resample(volume, box=spec.crop, pixel_size=spec.crop_pixel_size)
-    if not np.any(density):
-        raise InputError(f"{inputs['volume']}: the map is empty")
+    if is_flat(volume.density) or not np.any(density):
+        raise InputError(f"{inputs['volume']}: the map is empty (one value everywhere)")
+    density = density / density.std()  # any grey scale will do: the first iteration fits its own
     mask = None
     if inputs.get("mask") is not None:
         read = read_volume(inputs["mask"])
