@@ -12,7 +12,15 @@ import numpy as np
 from dspa.data.errors import InputError
 from dspa.io.images import ParticleImages
 from dspa.io.particles import read_particles
-from dspa.stages.class2d.select2d import Params, judge, needed_evidence, read_classes, weaker
+from dspa.ops.images.filter import low_pass
+from dspa.stages.class2d.select2d import (
+    TRIM,
+    Params,
+    judge,
+    needed_evidence,
+    read_classes,
+    weaker,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,9 +31,11 @@ if TYPE_CHECKING:
 
     from dspa.ops.images.class_quality import ClassQuality
     from dspa.project.job import Job
+    from dspa.stages.class2d.select2d import Classes
 
 SIDE = 96  # px: larger averages are shown reduced
 MEMBERS = 24  # particles of a class that are shown
+VISIBLE = 20.0  # A: what is finer is noise in one particle
 GOOD = Params().threshold  # the score from which --auto keeps a class
 # How classes can be put in order: what is written, the figure, and whether more is better.
 ORDERS = {
@@ -64,7 +74,7 @@ class ClassSet:
     Attributes
     ----------
     averages : (k, y, x) float32
-        Reduced, rows from the bottom as plots have them.
+        Low-passed to what each resolves, reduced, rows from the bottom as plots have them.
     figures : dict of str to (k,) array
         ``count``, ``resolution`` (A), ``score`` (0 to 1), ``noise`` (share, NaN where it is not
         known) and ``number`` (from 1).
@@ -109,13 +119,21 @@ class ClassSet:
                 found.append(Ranked(words, plain(float(values[number])), plain(middle), lost))
         return found
 
-    def automatic(self) -> tuple[NDArray[np.bool_], int]:
-        """Return the classes that ``--auto`` keeps, and how many of their particles."""
-        keep = (self.figures["score"] >= GOOD) & (self.figures["count"] > 0)
+    def automatic(self) -> NDArray[np.bool_]:
+        """Return the classes that ``--auto`` keeps."""
+        return (self.figures["score"] >= GOOD) & (self.figures["count"] > 0)
+
+    def trimmed(self, keep: NDArray[np.bool_]) -> int:
+        """Count the particles of classes that ``--trim`` leaves, at the share of ``--auto``.
+
+        Parameters
+        ----------
+        keep : (k,) bool
+        """
         member = np.asarray(self.particles["class_index"].values, np.int64)
         inside = (member >= 0) & keep[np.clip(member, 0, None)]
-        least = needed_evidence(self.particles, inside, Params().trim)
-        return keep, int(np.sum(inside & ~weaker(self.particles, least)))
+        least = needed_evidence(self.particles, inside, TRIM)
+        return int(np.sum(inside & ~weaker(self.particles, least)))
 
     def members(self, number: int) -> NDArray[np.float32]:
         """Return some particles of a class, evenly spread over the table: (m, y, x), reduced.
@@ -129,7 +147,10 @@ class ClassSet:
         if not rows.size:
             return np.zeros((0, 1, 1), np.float32)
         spread = np.unique(np.linspace(0, rows.size - 1, min(MEMBERS, rows.size)).astype(int))
-        return _small(ParticleImages(self.particles).read(rows[spread]))
+        images = ParticleImages(self.particles)
+        resolution = max(VISIBLE, float(self.figures["resolution"][number]))
+        shown = low_pass(images.read(rows[spread]), resolution, pixel_size=images.pixel_size)
+        return _small(shown)
 
 
 def read_class_set(job: Job) -> ClassSet:
@@ -158,7 +179,20 @@ def _read(classes: Path, particles: Path) -> ClassSet:
         "noise": unknown if found.noise is None else np.asarray(found.noise, np.float64),
         "number": np.arange(1.0, len(found.count) + 1),
     }
-    return ClassSet(_small(found.averages), figures, quality, table)
+    return ClassSet(_small(filtered(found)), figures, quality, table)
+
+
+def filtered(classes: Classes) -> NDArray[np.float32]:
+    """Low-pass class averages to what each resolves: finer is noise, or what a filter left.
+
+    Parameters
+    ----------
+    classes : Classes
+    """
+    if not math.isfinite(classes.pixel_size):
+        return classes.averages
+    pairs = zip(classes.averages, classes.resolution, strict=True)
+    return np.stack([low_pass(a, r, pixel_size=classes.pixel_size) for a, r in pairs])
 
 
 def _small(images: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -17,6 +17,7 @@ from dspa.app.class_set import ORDERS, ClassSet, read_class_set
 from dspa.app.commands import Command
 from dspa.app.later import Later
 from dspa.project.lineage import find_job
+from dspa.stages.class2d.select2d import TRIM
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -29,9 +30,11 @@ if TYPE_CHECKING:
 
 STAGE = "class2d"
 RIGHT, MEMBER_COLUMNS = 380, 6
+LINE = 0.38  # below the middle of a class: where its picture ends and its line begins
 HINT = (
-    "A click chooses a class or lets it go and shows some of its particles; Shift and a click: all "
-    "from the class clicked before. Under each: number, particles, resolution in Å, score."
+    "A click on a picture chooses the class or lets it go; Shift and a click: all from the class "
+    "clicked before. A click on the line under it shows some of its particles and what its score "
+    "is made of. The line: number, particles, resolution in Å, score."
 )
 
 
@@ -57,7 +60,7 @@ class ClassPage:
         self.chosen: NDArray[np.bool_] = np.zeros(0, bool)
         self.order: NDArray[np.int64] = np.zeros(0, np.int64)
         self.last: int | None = None  # place clicked before
-        self.automatic: int | None = None  # particles kept, where the choice is that of --auto
+        self.trim = False  # after Auto: particles that noise explains go, whatever is clicked
         self._widgets()
         self._plots()
         for event in (Tap, DoubleTap):  # the second of two quick clicks is a double tap
@@ -105,10 +108,11 @@ class ClassPage:
         self.plot.rect("x", "y", 0.97, 1.13, source=self.frames, fill_alpha=0.0, line_width=4,
                        line_color=frame.KEPT, line_alpha="line")  # fmt: skip
         self.plot.text("x", "foot", "label", source=self.frames, text_align="center",
-                       text_font_size="11px", text_color=frame.TEXT, anchor="center")  # fmt: skip
+                       text_font_size="11px", text_color=frame.BLUE, anchor="center")  # fmt: skip
         self.strip = figure(width=RIGHT, height=RIGHT * 4 // MEMBER_COLUMNS + 30, tools="",
                             match_aspect=True, toolbar_location=None, min_border=0,
-                            title="click on a class to see particles", name="strip")  # fmt: skip
+                            name="strip",
+                            title="click on the line under a class to see particles")  # fmt: skip
         self.strip.axis.visible = self.strip.grid.visible = False
         self.grey = LinearColorMapper(palette="Greys256", low=0, high=1)
         self.strip.image("image", x="x", y="y", dw=0.95, dh=0.95, source=self.members,
@@ -141,7 +145,7 @@ class ClassPage:
         self.limit.end = len(found.averages)
         self.members.data = {"image": [], "x": [], "y": []}
         self.figures.text = ""
-        self.automatic = None
+        self.trim = False
         self.sort()
 
     def sort(self) -> None:
@@ -164,13 +168,19 @@ class ClassPage:
         self.show()
 
     def tap(self, event: Any) -> None:
-        """Choose the class under the mouse, or let it go; with Shift all from the one before."""
+        """Look at the class whose line is under the mouse, or choose the one whose picture is.
+
+        With Shift all from the picture clicked before are chosen, or let go.
+        """
         if self.set is None or not len(self.order):
             return
-        distance = np.abs(np.array(self.frames.data["x"]) - event.x)
-        distance = np.maximum(distance, np.abs(np.array(self.frames.data["y"]) - event.y))
+        below = np.array(self.frames.data["y"]) - event.y
+        distance = np.maximum(np.abs(np.array(self.frames.data["x"]) - event.x), np.abs(below))
         place = int(np.argmin(distance))
         if distance[place] > 0.57:
+            return
+        if below[place] > LINE:
+            self._look(int(self.order[place]))
             return
         modifiers = getattr(event, "modifiers", None)
         shift = modifiers["shift"] if isinstance(modifiers, dict) else False
@@ -179,9 +189,8 @@ class ClassPage:
             self.chosen[self.order[low : high + 1]] = self.chosen[self.order[self.last]]
         else:
             self.chosen[self.order[place]] ^= True
-        self.last, self.automatic = place, None
+        self.last = place
         self.show()
-        self._look(int(self.order[place]))
 
     def _look(self, number: int) -> None:
         """Show particles of a class, and what its score is made of."""
@@ -209,7 +218,7 @@ class ClassPage:
         """
         if self.set is None:
             return
-        self.chosen[:], self.automatic = False, None
+        self.chosen[:], self.trim = False, False
         self.chosen[self.order[:count]] = True
         name, _ = ORDERS[self.by.value]
         to = f"{self.set.figures[name][self.order[count - 1]]:.4g}" if count else "none"
@@ -226,9 +235,9 @@ class ClassPage:
         """
         if self.set is None:
             return
-        self.automatic = None
+        self.trim = name == "auto" or (name == "invert" and self.trim)
         if name == "auto":
-            self.chosen, self.automatic = self.set.automatic()
+            self.chosen = self.set.automatic()
         elif name == "invert":
             self.chosen = ~self.chosen
         else:
@@ -242,7 +251,7 @@ class ClassPage:
         self.frames.patch({"line": [(slice(len(chosen)), [float(each) for each in chosen])]})
         count = self.set.figures["count"]
         kept, total = int(count[self.chosen].sum()), int(count.sum())
-        kept = kept if self.automatic is None else self.automatic
+        kept = self.set.trimmed(self.chosen) if self.trim else kept
         number, words = f"font-size:22px;color:{frame.KEPT}", f"color:{frame.DIM}"
         self.counts.text = (
             f"<span style='{number}'>{int(chosen.sum())}</span> "
@@ -251,7 +260,10 @@ class ClassPage:
             f"particles</span>"
         )
         numbers = ",".join(str(each + 1) for each in np.flatnonzero(self.chosen))
-        choice = ["--classes", numbers] if self.automatic is None else ["--auto"]
+        choice = ["--classes", numbers]
+        if self.trim:
+            as_found = np.array_equal(self.chosen, self.set.automatic())
+            choice = ["--auto"] if as_found else [*choice, "--trim", f"{TRIM:g}"]
         words_of = ["select2d", self.jobs.value, *choice]
         self.command.show(words_of if numbers else [])
 

@@ -77,6 +77,13 @@ def press(page, number):
     page.mouse(page.place("classes", x, y))
 
 
+def look(page, number):
+    """Click on the line under a class."""
+    place = numbers(page).index(number)
+    x, y = page.of("frames", "return [model.data.x[argument], model.data.foot[argument]]", place)
+    page.mouse(page.place("classes", x, y))
+
+
 def chosen(page):
     found = re.search(r"--classes ([\d,]+)", page.value("command", "text"))
     return [int(each) for each in found.group(1).split(",")] if found else []
@@ -86,7 +93,10 @@ def test_classes_are_clicked_sorted_and_saved(page, project):
     assert numbers(page) == [1, 5, 3, 2, 4, 6]
     press(page, 5)
     page.until(lambda: chosen(page) == [5], 3)
+    assert page.of("members", "return model.data.x.length") == 0  # choosing is not looking
+    look(page, 5)
     page.until(lambda: page.of("members", "return model.data.x.length") == 24)
+    assert chosen(page) == [5]  # and looking is not choosing
     assert page.of("strip", "return model.title.text") == "class 5: 24 of 30 particles"
     figures = page.value("figures", "text")
     assert figures.startswith("class 5: score")
@@ -114,7 +124,7 @@ def test_classes_are_clicked_sorted_and_saved(page, project):
     assert read_particles(job.output("rejected")).sizes["particle"] == 40
 
 
-def test_auto_is_saved_as_auto_until_a_class_is_clicked(page):
+def test_a_click_after_auto_keeps_the_trim(page):
     page.click("auto", "button")
     page.until(lambda: "select2d J1 --auto" in page.value("command", "text"), 3)
     counts = page.value("counts", "text")
@@ -122,4 +132,11 @@ def test_auto_is_saved_as_auto_until_a_class_is_clicked(page):
     assert ">84</span>" in counts  # one of their 85 particles is noise
     press(page, 3)
     page.until(lambda: "--classes" in page.value("command", "text"), 3)
-    assert 3 in chosen(page)
+    assert chosen(page) == [1, 2, 3, 4, 5]
+    assert "--trim 0.04" in page.value("command", "text")
+    assert ">109</span>" in page.value("counts", "text")  # of 110
+    press(page, 3)
+    page.until(lambda: "select2d J1 --auto" in page.value("command", "text"), 3)
+    page.click("all", "button")
+    page.until(lambda: ">110</span>" in page.value("counts", "text"), 3)
+    assert "--trim" not in page.value("command", "text")

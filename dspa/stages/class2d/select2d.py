@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+TRIM = 0.04  # of the particles that are not noise: what --auto gives up to be rid of noise
 DOUBTFUL = 0.1  # probability of being noise below which nothing is trimmed
 NOISE = 0.5  # share that noise explains from which a class is one of noise
 
@@ -39,11 +40,11 @@ class Params:
     threshold: float = param(
         GOOD, "With --auto: lowest score (0 to 1) that is kept.", minimum=0, maximum=1
     )
-    trim: float = param(
-        0.04,
-        "With --auto: also reject the particles of good classes that noise explains, those with "
-        "the least evidence, as long as this and what is lost in classes of noise give up no more "
-        "than this share of the others (0: none).",
+    trim: float | None = param(
+        None,
+        "Also reject the particles of good classes that noise explains, those with the least "
+        "evidence, as long as this and what is lost in classes of noise give up no more than this "
+        f"share of the others (0: none; left out: {TRIM:g} with --auto, 0 with --classes).",
         minimum=0,
         maximum=1,
     )
@@ -160,7 +161,7 @@ def choose(classes: Classes, quality: ClassQuality, params: Params) -> NDArray[n
     if bool(params.classes) == params.auto:
         raise InputError("give either --classes with numbers such as 3,7,9, or --auto")
     for item in fields(params):
-        if not params.auto and item.name not in {"classes", "auto"}:
+        if not params.auto and item.name not in {"classes", "auto", "trim"}:
             value = getattr(params, item.name)
             if value != item.default:
                 option = "--" + item.name.replace("_", "-")
@@ -244,7 +245,8 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
     quality, keep = choice.quality, choice.keep
     member = np.asarray(particles["class_index"].values, np.int64)
     good = (member >= 0) & keep[np.clip(member, 0, None)]
-    least = needed_evidence(particles, good, params.trim) if params.auto else -np.inf
+    trim = (TRIM if params.auto else 0.0) if params.trim is None else params.trim
+    least = needed_evidence(particles, good, trim)
     trimmed = good & weaker(particles, least)
     inside = good & ~trimmed
     _pictures(context, classes, quality, keep)
@@ -259,7 +261,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
         keep,
         trimmed=np.bincount(member[trimmed], minlength=keep.size),
     )
-    if params.auto:
+    if params.auto or trim > 0.0:
         _tell(context, particles, good, least)
     context.events.emit(
         "result",
