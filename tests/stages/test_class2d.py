@@ -203,8 +203,6 @@ def test_selection_by_number_splits_the_particles(reference, tmp_path):
     stack = read_images(outputs["classes"]).images
     assert np.array_equal(stack, read_images(reference[0]["classes"]).images[[1, 3]])
     assert np.array_equal(kept["class_index"].values, before["class_index"].values[chosen] // 2)
-    trimmed = select(reference[0], tmp_path / "trimmed", classes=(2, 4), trim=0.5)
-    assert read_particles(trimmed["particles"]).sizes["particle"] < kept.sizes["particle"]
     again = select(outputs, tmp_path / "again", classes=(1,))
     assert read_particles(again["particles"]).sizes["particle"] < kept.sizes["particle"]
 

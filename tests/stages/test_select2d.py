@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
+from dspa.dataflow.events import Events
+from dspa.dataflow.runner import InlineRunner
+from dspa.io.particles import read_particles, write_particles
+from dspa.io.volumes import write_image_stack
 from dspa.ops.poses.evidence import noise_probability
-from dspa.stages.class2d.select2d import least_evidence
+from dspa.stages.class2d.select2d import Params, least_evidence, run
+from dspa.stages.stage import Context
+from tests.stages.stack_table import write_stack_table
 
 
 def mixture(rng, noise=500, particles=4500, gain=13.0):
@@ -51,3 +58,22 @@ def test_what_classes_of_noise_give_up_counts(rng):
 def test_without_noise_nothing_is_trimmed(rng):
     evidence, probability, real = mixture(rng, noise=0, gain=40.0)
     assert least_evidence(evidence, probability, np.ones(real.size, bool), share=0.04) == -np.inf
+
+
+@pytest.mark.parametrize(("trim", "kept"), [(None, 30), (0.04, 29)])
+def test_named_classes_are_trimmed_only_when_asked(tmp_path, rng, trim, kept):
+    path = write_stack_table(tmp_path, rng.standard_normal((40, 16, 16)), pixel_size=3.0)
+    member = np.repeat([0, 1, 2, 3], 10)
+    faint = np.arange(40) == 12  # noise explains this one
+    table = read_particles(path).assign(
+        class_index=("particle", member.astype(np.int32)),
+        evidence=("particle", np.where(faint, -1.0, 20.0).astype(np.float32)),
+        noise_probability=("particle", np.where(faint, 1.0, 0.0).astype(np.float32)),
+    )
+    write_particles(table, path)
+    write_image_stack(tmp_path / "c.mrcs", rng.random((4, 16, 16), np.float32), pixel_size=3.0)
+    context = Context(tmp_path, InlineRunner(tmp_path / "runner"), Events(tmp_path, ()), seed=0)
+    inputs = {"particles": path, "averages": tmp_path / "c.mrcs"}
+    outputs = run(context, inputs, Params(classes=(1, 2, 4), trim=trim))
+    assert read_particles(outputs["particles"]).sizes["particle"] == kept
+    assert read_particles(outputs["rejected"]).sizes["particle"] == 40 - kept
