@@ -9,6 +9,7 @@ import numpy as np
 from dspa.data.errors import InputError
 from dspa.io.coordinates import Coordinates
 from dspa.io.locate import regular
+from dspa.io.star import number
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,18 +23,16 @@ def read_box(path: Path) -> Coordinates:
     path : path
     """
     rows = []
-    for number, line in enumerate(read_lines(path), 1):
+    for line_number, line in enumerate(read_lines(path), 1):
         words = line.replace(",", " ").split()
         if not words or words[0].startswith("#"):
             continue
         try:
-            x, y, width, height = (float(word) for word in words[:4])
+            x, y, width, height = (number(word) for word in words[:4])
         except ValueError as error:
             raise InputError(
-                f"{path}: line {number} is {line[:40]!r}, not the four numbers of a box"
+                f"{path}: line {line_number} is {line[:40]!r}, not the four numbers of a box"
             ) from error
-        if not all(np.isfinite([x, y, width, height])):
-            raise InputError(f"{path}: line {number} holds numbers that are not finite")
         rows.append((x + width / 2, y + height / 2, max(width, height)))
     table = np.array(rows, np.float64).reshape(-1, 3)
     diameter = np.where(table[:, 2] > 0, table[:, 2], np.nan)

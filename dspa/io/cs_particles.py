@@ -7,6 +7,7 @@ since, so that rotation vectors longer than pi and figures of other jobs survive
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from dspa.data.errors import InputError
 from dspa.data.schema import EXTRA
 from dspa.geometry.rotation import matrix_from_euler, matrix_from_rotvec
 from dspa.io.coordinates import place_variables
-from dspa.io.cs import read_cs
+from dspa.io.cs_join import read_joined
 from dspa.io.locate import locate_all
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MM = 1e7  # mm to A
+_CLASS_POSE = re.compile(r"alignments_class_(\d{1,4})/pose")
 # Fields of the family pick_stats, and what they are here.
 PICKS = {
     "ncc_score": "ncc",
@@ -56,13 +58,18 @@ class Orientation:
 
 
 def read_cs_particles(
-    path: str | Path, *, roots: Sequence[str | Path] = (), orientation: Orientation | None = None
+    path: str | Path,
+    *more: str | Path,
+    roots: Sequence[str | Path] = (),
+    orientation: Orientation | None = None,
 ) -> xr.Dataset:
-    """Read particles from a ``.cs`` file.
+    """Read particles from the ``.cs`` file, or files, of a job.
 
     Parameters
     ----------
     path : path
+    *more : path
+        The passthrough file of the same job: its fields are joined by uid.
     roots : sequence of path
         Folders where stacks are looked for first (the cryoSPARC project folder).
     orientation : Orientation, optional
@@ -70,9 +77,9 @@ def read_cs_particles(
     Returns
     -------
     Dataset
-        Particles.
+        Particles; ``attrs["set_aside"]`` says in a phrase what was not taken up.
     """
-    fields = read_cs(path)
+    fields = read_joined([path, *more])
     if not len(fields["uid"]):
         raise InputError(f"{path}: no particles; is the file whole?")
     variables = interpret(str(path), fields, orientation or Orientation())
@@ -86,7 +93,11 @@ def read_cs_particles(
         if name == "uid":
             continue
         variables[f"{EXTRA}cs:{name}:{type_code(values)}"] = ("particle", decoded(path, values))
-    return schema.make("particles", variables)
+    lost = "pose" not in variables and _class_numbers(fields)
+    note = (
+        {"set_aside": f"the poses of {len(lost)} classes without class_posterior"} if lost else {}
+    )
+    return schema.make("particles", variables, **note)
 
 
 def type_code(values: NDArray[Any]) -> str:
@@ -150,16 +161,14 @@ class _Fields:
         self.count = len(fields["uid"])
 
     def number(self, name: str, *shape: int) -> NDArray[np.float64] | None:
-        """Return a numeric field as float64, None if it is absent."""
+        """Return a numeric field as float64, infinite values as NaN; None if it is absent."""
         values = self.fields.get(name)
         if values is None:
             return None
         if values.shape[1:] != shape or values.dtype.kind not in "iufb":
             raise InputError(f"{self.path}: the field {name} has shape {values.shape[1:]}")
         result = values.astype(np.float64)
-        if np.isinf(result).any():
-            raise InputError(f"{self.path}: the field {name} holds infinite values")
-        return result
+        return np.where(np.isfinite(result), result, np.nan)
 
     def or_nan(self, name: str) -> NDArray[np.float64]:
         """Return a numeric field, NaN if it is absent."""
@@ -190,7 +199,7 @@ class _Fields:
         frame = pd.DataFrame(
             {
                 "group": np.zeros(self.count, np.int64) if group is None else group,
-                "voltage": self.or_nan("ctf/accel_kv"),
+                "voltage": self._size("ctf/accel_kv"),
                 "cs": self.or_nan("ctf/cs_mm"),
                 "contrast": self.or_nan("ctf/amp_contrast"),
                 "pixel": self._size("blob/psize_A"),
@@ -216,7 +225,7 @@ class _Fields:
         }
 
     def _size(self, name: str) -> NDArray[np.float64]:
-        """Return a pixel size, NaN where it is none."""
+        """Return a pixel size or a voltage, NaN where it is none."""
         values = self.or_nan(name)
         return np.where(values > 0, values, np.nan)
 
@@ -274,18 +283,23 @@ class _Fields:
             assert pose is not None
             return self._placed("alignments3D", pose_matrices(pose))
         if "alignments3D_multi/pose" in self.fields:
-            return self._best_of_classes()
-        elif "alignments2D/pose" in self.fields:
+            return self._best_of_classes(self.fields)
+        numbers = _class_numbers(self.fields)
+        best = self._best_of_classes(_stacked(self.path, self.fields, numbers)) if numbers else {}
+        if best:
+            return best
+        if "alignments2D/pose" in self.fields:
             angle = self.or_nan("alignments2D/pose")
             return self._placed("alignments2D", matrix_from_euler(0.0, 0.0, angle))
         return {}
 
-    def _best_of_classes(self) -> dict[str, Any]:
-        """Return the pose in the most probable class of a heterogeneous refinement."""
+    def _best_of_classes(self, fields: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+        """Return the pose in the most probable class of several maps."""
+        of = _Fields(self.path, {**fields, "uid": self.fields["uid"]}, self.orientation)
         prefix = "alignments3D_multi"
-        classes = self.fields[f"{prefix}/pose"].shape[1] if self.count else 0
-        pose = self.number(f"{prefix}/pose", classes, 3)
-        posterior = self.number(f"{prefix}/class_posterior", classes)
+        classes = of.fields[f"{prefix}/pose"].shape[1] if self.count else 0
+        pose = of.number(f"{prefix}/pose", classes, 3)
+        posterior = of.number(f"{prefix}/class_posterior", classes)
         if pose is None or posterior is None or not classes:
             return {}
         best = np.nan_to_num(posterior).argmax(1)
@@ -295,8 +309,8 @@ class _Fields:
             "class_index": best,
             "posterior": posterior[rows, best],
         }
-        shift = self.number(f"{prefix}/shift", classes, 2)
-        size = self.number(f"{prefix}/psize_A", classes)
+        shift = of.number(f"{prefix}/shift", classes, 2)
+        size = of.number(f"{prefix}/psize_A", classes)
         if shift is not None:
             pixel = self.or_nan("blob/psize_A") if size is None else size[rows, best]
             made["shift"] = shift[rows, best] * pixel[:, None]
@@ -339,7 +353,7 @@ class _Fields:
         size = variables["micrograph_pixel_size"][variables["optics"]]
         y = 1.0 - y if self.orientation.bottom_left else y
         place = np.stack([x * shape[:, 1], y * shape[:, 0]], 1)
-        if np.isfinite(place).all():
+        if np.isfinite(place).any():
             made |= place_variables(place, size)
         if paths is not None:
             first = np.unique(codes, return_index=True)[1]
@@ -359,6 +373,28 @@ def pose_matrices(rotvec: NDArray[np.float64]) -> NDArray[np.float64]:
     matrices = np.full((len(rotvec), 3, 3), np.nan)
     matrices[finite] = np.swapaxes(matrix_from_rotvec(rotvec[finite]), -1, -2)
     return matrices
+
+
+def _class_numbers(fields: Mapping[str, NDArray[Any]]) -> list[int]:
+    """Return the K of ``alignments_class_K``, the alignments of ab initio jobs."""
+    matches = map(_CLASS_POSE.fullmatch, fields)
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def _stacked(
+    path: str, fields: Mapping[str, NDArray[Any]], numbers: Sequence[int]
+) -> dict[str, NDArray[Any]]:
+    """Return ``alignments_class_K`` as the fields of ``alignments3D_multi``, classes second."""
+    made = {}
+    for name in ("pose", "shift", "psize_A", "class_posterior"):
+        each = [fields.get(f"alignments_class_{k}/{name}") for k in numbers]
+        there = [values for values in each if values is not None]
+        if len(there) < len(each):
+            continue
+        if len({values.shape for values in there}) > 1:
+            raise InputError(f"{path}: alignments_class_K/{name} differ in shape; export it again")
+        made[f"alignments3D_multi/{name}"] = np.stack(there, axis=1)
+    return made
 
 
 def _exact(values: NDArray[Any]) -> NDArray[np.float64]:

@@ -10,6 +10,7 @@ import numpy as np
 from dspa.data.errors import InputError
 from dspa.io.box import read_lines
 from dspa.io.coordinates import Coordinates
+from dspa.io.star import number
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,7 +47,7 @@ def read_csv_picks(path: Path) -> Coordinates:
         if at is None:
             return np.full(len(rows) - 1, np.nan)
         try:
-            return np.array([float(row[at] or "nan") for row in rows[1:]])
+            return np.array([number(row[at]) for row in rows[1:]])
         except ValueError as error:
             raise InputError(f"{path}: column {header[at]}: {error}") from error
 

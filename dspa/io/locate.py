@@ -212,6 +212,9 @@ def spelling(pattern: str | Sequence[str]) -> str:
 def matching(pattern: str | Sequence[str]) -> list[Path]:
     """Return the files a pattern names, sorted: a file of that very name, or all that match.
 
+    Folders that are there by the very name they are given (``grid[1]``) are no patterns, and
+    brackets that match nothing as a pattern are taken as they are.
+
     Parameters
     ----------
     pattern : str or sequence of str
@@ -229,9 +232,16 @@ def matching(pattern: str | Sequence[str]) -> list[Path]:
         if path.is_file():
             return [path]
         start = Path(path.anchor) if path.is_absolute() else Path()
-        relative = str(path.relative_to(start))
-        if relative in ("", "."):
+        parts = list(path.relative_to(start).parts)
+        while len(parts) > 1 and (start / parts[0]).is_dir():
+            start /= parts.pop(0)
+        if not parts:
             return []
-        return sorted(p for p in start.glob(relative) if p.is_file())
-    except (OSError, ValueError, IndexError):
-        return []
+        relative = str(Path(*parts))
+        for spelt in (relative, relative.replace("[", "[[]")):
+            files = sorted(p for p in start.glob(spelt) if p.is_file())
+            if files:
+                return files
+    except (OSError, ValueError, IndexError, NotImplementedError):
+        pass
+    return []

@@ -50,15 +50,13 @@ def read_picks(paths: Sequence[str | Path], *, pixel_size: float) -> xr.Dataset:
     Returns
     -------
     Dataset
-        Particles without images.
+        Particles without images; coordinates are NaN where a file has no numbers.
     """
     joined = _join([(Path(p), _read(Path(p))) for p in paths])
     frame = joined.frame
     if frame.empty:
         raise InputError(f"{paths[0]}: no picks in it")
     place = frame[["x", "y"]].to_numpy(np.float64)
-    if not np.isfinite(place).all():
-        raise InputError(f"{paths[0]}: coordinates that are no numbers")
     micrograph = frame["micrograph"].to_numpy(np.int32)
     variables: dict[str, Any] = {
         "uid": pick_uids(joined.names, micrograph, place * pixel_size),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 import re
 import uuid
@@ -30,12 +31,22 @@ if TYPE_CHECKING:
 
 MAXIMUM_LABELS = 2048
 MAXIMUM_LABEL = 180
-MISSING = ("<NA>", "None", "nan", "NaN", "")
+# What programs write for no number, in lower case and without a sign: failed fits, empty cells.
+MISSING = frozenset(
+    ("", "<na>", "none", "null", "nil", "n/a", "na", "?", ".", "*", "inf", "infinity", "1.#inf")
+    + ("nan", "nan(ind)", "1.#qnan", "1.#ind")
+)
+_NAMELESS = {"NaN"}.union(*({w.lower(), w.upper(), w.title()} for w in MISSING))
 # Labels of text that may look like numbers.
 _TEXT = re.compile(r"(Name|File|Path|Coordinates|Label|Star|Metadata|Spectrum|Alias|CtfImage)$")
-_BLOCK = re.compile(rb"^[ \t]*data_([^\s]*)[ \t]*\r?$", re.MULTILINE)
+_BLOCK = re.compile(rb"^[ \t]*data_(\S*)[ \t]*(?:#[^\n]*)?$", re.MULTILINE | re.IGNORECASE)
 _COMMENT = re.compile(rb"^[ \t]*#[^\n]*$", re.MULTILINE)
-_LOOP = re.compile(rb"^[ \t]*loop_[ \t]*\r?$", re.MULTILINE)
+_LOOP = re.compile(rb"^[ \t]*loop_[ \t]*(?:#[^\n]*)?$", re.MULTILINE | re.IGNORECASE)
+# Of a line with values: all that stands before a word that begins with #.
+_BEFORE_COMMENT = re.compile(rb'^((?:[^"#\n]|"[^"\n]*"|(?<=\S)#)*)(?<=\s)#[^\n]*$', re.MULTILINE)
+_TEXT_BLOCK = re.compile(rb"^;(.*?)^;", re.MULTILINE | re.DOTALL)
+_APOSTROPHES = re.compile(rb"(?<!\S)'([^'\"\n]*)'(?!\S)")
+_LABEL = re.compile(rb"_(\S+)\s*(#.*)?")
 _ODD_QUOTES = re.compile(rb'^[^"\n]*"(?:[^"\n]*"[^"\n]*")*[^"\n]*$', re.MULTILINE)
 _LEADING_ZERO = re.compile(r"[+-]?0\d+$")
 _PEEK_ROWS = 64
@@ -80,19 +91,7 @@ def read_star(path: str | Path) -> list[Block]:
     InputError
         If the file is not a STAR file; the message names the block and the row.
     """
-    file = regular(path)
-    try:
-        raw = file.read_bytes()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{path}: cannot be read ({reason}); check the path") from error
-    raw = raw.removeprefix(b"\xef\xbb\xbf")
-    if b"\0" in raw:
-        raise InputError(f"{path}: not a text file, so not a STAR file")
-    try:
-        raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text near byte {error.start}") from error
+    raw = _plain(path, _read_text(path))
     starts = list(_BLOCK.finditer(raw))
     if not starts:
         raise InputError(f"{path}: no data_ block; not a STAR file")
@@ -103,35 +102,84 @@ def read_star(path: str | Path) -> list[Block]:
     ]
 
 
+def _read_text(path: str | Path) -> bytes:
+    """Return the text of a file as UTF-8."""
+    file = regular(path)
+    try:
+        raw = file.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{path}: cannot be read ({reason}); check the path") from error
+    raw = raw.removeprefix(b"\xef\xbb\xbf")
+    try:
+        if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):  # what editors of Windows call Unicode
+            raw = raw.decode("utf-16").encode()
+        else:
+            raw.decode("utf-8")
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        raise InputError(
+            f"{path}: not UTF-8 text near byte {error.start}; not a STAR file, or save it as UTF-8"
+        ) from error
+    if b"\0" in raw:
+        raise InputError(f"{path}: not a text file, so not a STAR file")
+    return raw
+
+
+def _plain(path: str | Path, raw: bytes) -> bytes:
+    """Reduce what STAR allows to what tables are made of: lines, words, double quotes."""
+    if b"\r" in raw:
+        raw = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    if b"\n;" in raw:  # text over several lines, between lines that begin with a semicolon
+        raw = _TEXT_BLOCK.sub(_as_one_word, raw)
+    if b"'" in raw:
+        raw = _APOSTROPHES.sub(rb'"\1"', raw)
+    return raw
+
+
+def _as_one_word(match: re.Match[bytes]) -> bytes:
+    return b'"' + b" ".join(match[1].replace(b'"', b"'").split()) + b'"'
+
+
 def _read_block(path: str, name: str, segment: bytes) -> Block:
     where = f"{path}: block data_{name}"
     if b"#" in segment:
         segment = _COMMENT.sub(b"", segment)
-    position, loop = 0, False
+    start = _LOOP.match(segment.lstrip())
+    if start is None:
+        return Block(name, _read_singles(where, segment), loop=False)
+    segment = segment.lstrip()
+    position, numbered = start.end(), False
     labels: list[str] = []
-    singles: dict[str, str] = {}
     while position < len(segment):
         end = segment.find(b"\n", position)
         end = len(segment) if end < 0 else end
         line = segment[position:end].strip()
-        if line == b"loop_" and not loop and not singles:
-            loop = True
-        elif line.startswith(b"_") and (len(line) > 1):
-            label, _, rest = line.decode().partition(" ")
-            label, _, tabbed = label.partition("\t")
-            labels.append(_check_label(where, label[1:], labels))
-            if not loop:
-                singles[labels[-1]] = _unquote((tabbed + " " + rest).strip())
-        elif line:
+        match = _LABEL.fullmatch(line)
+        # A value may begin with _ too; labels stand alone on their lines, numbered all or none.
+        if line and (match is None or (numbered and match[2] is None)):
             break
+        if match is not None:
+            numbered = numbered or match[2] is not None
+            labels.append(_check_label(where, match[1].decode(), labels))
         position = end + 1
-    body = segment[position:]
-    if not loop:
-        if body.strip():
+    return Block(name, _read_rows(where, labels, segment[position:]))
+
+
+def _read_singles(where: str, segment: bytes) -> dict[str, NDArray[Any]]:
+    """Read a block of labels with a value each: on the same line, or on the next."""
+    values: dict[str, str] = {}
+    label = ""
+    for line in segment.split(b"\n"):
+        text = _BEFORE_COMMENT.sub(rb"\1", line).decode().strip()
+        if text.startswith("_") and len(text) > 1:
+            label, _, rest = text.replace("\t", " ").partition(" ")
+            label = _check_label(where, label[1:], list(values))
+            values[label] = _unquote(rest.strip())
+        elif text and label and not values[label]:
+            values[label] = _unquote(text)
+        elif text:
             raise InputError(f"{where}: values without a loop_; the file is damaged")
-        columns = {label: _single(label, value) for label, value in singles.items()}
-        return Block(name, columns, loop=False)
-    return Block(name, _read_rows(where, labels, body))
+    return {label: _single(label, value) for label, value in values.items()}
 
 
 def _check_label(where: str, label: str, before: list[str]) -> str:
@@ -149,7 +197,7 @@ def _unquote(value: str) -> str:
 
 
 def _single(label: str, value: str) -> NDArray[Any]:
-    if not _TEXT.search(label) and not _LEADING_ZERO.match(value):
+    if not _TEXT.search(label) and not _LEADING_ZERO.match(value) and "_" not in value:
         for kind in (int, float):
             try:
                 return np.array([kind(value)])
@@ -165,6 +213,8 @@ def _read_rows(where: str, labels: list[str], body: bytes) -> dict[str, NDArray[
         return {}
     if _LOOP.search(body):
         raise InputError(f"{where}: a second loop_ in one block; the file is damaged")
+    if b"#" in body:
+        body = _BEFORE_COMMENT.sub(rb"\1", body)
     if not body.strip():
         return {label: np.empty(0) for label in labels}
     quoted = b'"' in body
@@ -232,7 +282,9 @@ def find_block(blocks: Iterable[Block], *names: str) -> Block | None:
 
 
 def numbers(path: str | Path, label: str, values: NDArray[Any]) -> NDArray[np.float64]:
-    """Turn a column into numbers; what STAR writers use for nothing becomes NaN.
+    """Turn a column into numbers; infinite ones and what stands for nothing become NaN.
+
+    One fit that failed says nothing of the other rows: who uses the column decides on its row.
 
     Parameters
     ----------
@@ -244,23 +296,39 @@ def numbers(path: str | Path, label: str, values: NDArray[Any]) -> NDArray[np.fl
     Raises
     ------
     InputError
-        Naming the first row that is no number, or is infinite.
+        Naming the first row that is no number.
     """
     if values.dtype == object:
         text = pd.Series(values, dtype=object)
-        text = text.where(~text.isin(MISSING), "nan")
         parsed = pd.to_numeric(text, errors="coerce").to_numpy(np.float64)
-        bad = np.flatnonzero(np.isnan(parsed) & (text.str.lower() != "nan").to_numpy(bool))
+        odd = np.flatnonzero(np.isnan(parsed))
+        words = text.iloc[odd].str.lower().str.lstrip("+-")
+        bad = odd[~(words.isin(MISSING) | (words.str.strip("*") == "")).to_numpy(bool)]
         if bad.size:
             raise InputError(
                 f"{path}: {label} in row {bad[0] + 1} is {values[bad[0]]!r}, not a number"
             )
     else:
         parsed = values.astype(np.float64)
-    if np.isinf(parsed).any():
-        row = int(np.flatnonzero(np.isinf(parsed))[0])
-        raise InputError(f"{path}: {label} in row {row + 1} is infinite")
-    return parsed
+    return np.where(np.isfinite(parsed), parsed, np.nan)
+
+
+def number(word: str) -> float:
+    """Return the number that a word spells; NaN for infinity and what stands for nothing.
+
+    Parameters
+    ----------
+    word : str
+
+    Raises
+    ------
+    ValueError
+        If it is something else.
+    """
+    if word.strip().lstrip("+-").lower() in MISSING:
+        return math.nan
+    value = float(word)
+    return value if math.isfinite(value) else math.nan
 
 
 def integers(path: str | Path, label: str, values: NDArray[Any]) -> NDArray[np.int64]:
@@ -276,6 +344,48 @@ def integers(path: str | Path, label: str, values: NDArray[Any]) -> NDArray[np.i
     if (np.abs(parsed) >= 2**31).any():
         raise InputError(f"{path}: {label} holds numbers beyond 2^31")
     return np.asarray(np.rint(parsed), np.int64)
+
+
+def nameless(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Tell which texts stand for no name (``None``, ``nan``, ``N/A``), (n,) bool.
+
+    Parameters
+    ----------
+    values : (n,) object
+    """
+    return pd.Series(values, dtype=object).isin(_NAMELESS).to_numpy(bool)
+
+
+def sound_rows(path: str | Path, block: Block, name: str) -> tuple[Block, dict[str, str]]:
+    """Leave out rows that name nothing, or no optics group where there are several.
+
+    Parameters
+    ----------
+    path : path
+        For messages.
+    block : Block
+    name : str
+        Label of what each row is about.
+
+    Returns
+    -------
+    block : Block
+    note : dict
+        ``set_aside``: a phrase with the count, if there are such rows.
+    """
+    bad = np.zeros(block.rows, bool)
+    if name in block.columns:
+        bad |= nameless(text(block.columns[name]))
+    group = "rlnOpticsGroup"
+    if group in block.columns:
+        bad |= np.isnan(numbers(path, group, block.columns[group]))
+    if bad.all():
+        raise InputError(f"{path}: every row of data_{block.name} lacks _{name} or _{group}")
+    if not bad.any():
+        return block, {}
+    columns = {label: values[~bad] for label, values in block.columns.items()}
+    note = f"{int(bad.sum())} rows without {name} or {group}"
+    return Block(block.name, columns, block.loop), {"set_aside": note}
 
 
 def text(values: NDArray[Any]) -> NDArray[Any]:

@@ -11,7 +11,8 @@ from dspa.data.errors import InputError
 from dspa.data.schema import EXTRA
 from dspa.data.store import extra_columns
 from dspa.io.locate import locate_all
-from dspa.io.star import Block, find_block, numbers, read_star, text, write_star
+from dspa.io.star import Block, find_block, numbers, read_star, sound_rows, text, write_star
+from dspa.io.star_kinds import refuse_tomograms
 from dspa.io.star_optics import read_optics, write_optics
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def read_star_micrographs(
     rows, label = _block(path, blocks)
     if not rows.rows:
         raise InputError(f"{path}: no micrographs in block data_{rows.name}; is the file whole?")
+    rows, note = sound_rows(path, rows, label)
     movies = label == _MOVIE
     sizes = _MOVIE_SIZES if movies else _SIZES
     optics = read_optics(path, blocks, rows, sizes=sizes, given={"pixel_size": pixel_size})
@@ -102,12 +104,13 @@ def read_star_micrographs(
     for column, values in rows.columns.items():
         if column not in used:
             variables[f"{EXTRA}{column}"] = ("micrograph", values)
-    return schema.make("movies" if movies else "micrographs", variables)
+    return schema.make("movies" if movies else "micrographs", variables, **note)
 
 
 def _block(path: str | Path, blocks: list[Block]) -> tuple[Block, str]:
+    refuse_tomograms(path, blocks)
     named = find_block(blocks, "micrographs", "movies")
-    fitting = [named] if named else [b for b in blocks if b.loop and b.name != "optics"]
+    fitting = [named] if named else [b for b in blocks if b.name != "optics"]
     for block in fitting:
         for label in (_NAME, _MOVIE):
             if label in block.columns and "rlnImageName" not in block.columns:

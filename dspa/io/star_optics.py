@@ -181,7 +181,8 @@ def _group_values(
 ) -> dict[str, NDArray[np.float64]]:
     values = {}
     for label, name, factor in SHARED:
-        values[name] = _numbers_or_nan(path, label, columns, length) * factor
+        there = _numbers_or_nan(path, label, columns, length) * factor
+        values[name] = _known(name, there)
     for name, labels in sizes.items():
         found = np.full(length, np.nan)
         for label in labels:
@@ -189,6 +190,11 @@ def _group_values(
             found = np.where(np.isnan(found), np.where(there > 0, there, np.nan), found)
         values[name] = found
     return values
+
+
+def _known(name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return values with NaN for a voltage of 0, which programs write that do not know."""
+    return np.where(values > 0, values, np.nan) if name == "voltage" else values
 
 
 def _numbers_or_nan(
@@ -210,7 +216,7 @@ def _own_columns(
     own, used = {}, set()
     for label, name, factor in SHARED:
         if label in rows.columns:
-            own[name] = numbers(path, label, rows.columns[label]) * factor
+            own[name] = _known(name, numbers(path, label, rows.columns[label]) * factor)
             used.add(label)
     for name, labels in sizes.items():
         said = {label: _positive(path, label, rows) for label in labels if label in rows.columns}

@@ -20,7 +20,17 @@ from dspa.data.schema import EXTRA
 from dspa.geometry.rotation import matrix_from_euler
 from dspa.io.coordinates import place_of_uid, place_variables
 from dspa.io.locate import locate_all
-from dspa.io.star import Block, find_block, integers, numbers, read_star, text
+from dspa.io.star import (
+    Block,
+    find_block,
+    integers,
+    nameless,
+    numbers,
+    read_star,
+    sound_rows,
+    text,
+)
+from dspa.io.star_kinds import refuse_numberless, refuse_particles, refuse_tomograms
 from dspa.io.star_optics import read_optics
 from dspa.io.uids import image_uids, pick_uids
 
@@ -105,6 +115,8 @@ def read_star_particles(
         rows = _particle_block(path, blocks)
     if not rows.rows:
         raise InputError(f"{path}: no particles in block data_{rows.name}; is the file whole?")
+    rows, note = sound_rows(path, rows, "rlnImageName")
+    refuse_particles(path, blocks, rows)
     if "rlnImageName" not in rows.columns and micrograph_pixel_size is None:
         micrograph_pixel_size = pixel_size  # of picks there is no other
     given = {"pixel_size": pixel_size, "micrograph_pixel_size": micrograph_pixel_size}
@@ -121,16 +133,17 @@ def read_star_particles(
     reader.classes()
     reader.identities()
     reader.extras()
-    return schema.make("particles", variables)
+    return schema.make("particles", variables, **note)
 
 
 def _particle_block(path: str | Path, blocks: list[Block]) -> Block:
     block = find_block(blocks, "particles", "images")
     if block is None:
         keys = ("rlnImageName", "rlnCoordinateX")
-        fitting = [b for b in blocks if b.loop and any(k in b.columns for k in keys)]
+        fitting = [b for b in blocks if any(k in b.columns for k in keys)]
         block = fitting[0] if fitting else None
-    if block is None or not block.loop:
+    if block is None:
+        refuse_tomograms(path, blocks)
         if find_block(blocks, "micrographs", "movies"):
             raise InputError(f"{path}: a STAR file of micrographs; use import micrographs")
         names = ", ".join(f"data_{b.name}" for b in blocks[:5])
@@ -199,6 +212,7 @@ class _Rows:
         self.used.add("rlnImageName")
         names = text(self.columns["rlnImageName"])
         stacks: dict[str, int] = {}
+        numberless: dict[str, None] = {}
         stack = np.empty(self.count, np.int32)
         index = np.empty(self.count, np.int64)
         for row, name in enumerate(names.tolist()):
@@ -211,6 +225,7 @@ class _Rows:
                 )
             else:
                 index[row], file = 0, name
+                numberless[name] = None
             stack[row] = stacks.setdefault(file, len(stacks))
         if (index < 0).any():
             row = int(np.flatnonzero(index < 0)[0])
@@ -218,7 +233,9 @@ class _Rows:
                 f"{self.path}: rlnImageName in row {row + 1} has image 0; they count from 1"
             )
         found = locate_all(list(stacks), self.path, roots=roots)
-        paths = [name if f is None else str(f) for name, f in zip(stacks, found, strict=True)]
+        places = dict(zip(stacks, found, strict=True))
+        refuse_numberless(self.path, {name: places[name] for name in numberless})
+        paths = [name if f is None else str(f) for name, f in places.items()]
         self.variables |= {
             "image_stack": stack,
             "image_index": index,
@@ -231,7 +248,9 @@ class _Rows:
         if "rlnMicrographName" not in self.columns:
             return
         self.used.add("rlnMicrographName")
-        codes, names = pd.factorize(text(self.columns["rlnMicrographName"]))
+        column = text(self.columns["rlnMicrographName"])
+        # What stands for no name becomes -1, no micrograph.
+        codes, names = pd.factorize(pd.Series(column, dtype=object).mask(nameless(column)))
         self.variables |= {"micrograph": codes, "micrograph_name": names}
 
     def coordinates(self) -> None:
@@ -273,8 +292,8 @@ class _Rows:
             if values is None:
                 continue
             values = values * factor
-            if name in _DEFAULTS:
-                values = np.where(np.isnan(values), _DEFAULTS[name], values)
+            if name in _DEFAULTS and np.isnan(values).all():
+                values = np.full_like(values, _DEFAULTS[name])
             dtype = np.dtype(schema.PARTICLES.variables[name].dtype)
             if dtype.kind == "i":
                 values = integers(self.path, label, values).astype(dtype)

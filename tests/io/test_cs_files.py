@@ -235,3 +235,82 @@ def test_cs_and_star_of_the_same_particles_agree(data_dir: Path) -> None:
     for name in ("defocus_u", "defocus_v", "pixel_size", "voltage", "image_index"):
         np.testing.assert_allclose(one[name], other[name], rtol=1e-6, err_msg=name)
     np.testing.assert_allclose(one["defocus_angle"], other["defocus_angle"], atol=1e-4)
+
+
+def _halves() -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a refinement writes, and what passes through it, in another order."""
+    fields = _fields()
+    place = {k: v[::-1] for k, v in fields.items() if k.startswith("location/") or k == "uid"}
+    return {k: v for k, v in fields.items() if not k.startswith("location/")}, place
+
+
+def test_the_two_files_of_a_job_are_joined_by_uid(tmp_path: Path) -> None:
+    made, passed = _halves()
+    write_cs(tmp_path / "J5_particles.cs", made)
+    # What the job wrote itself counts more than what passed through it.
+    write_cs(tmp_path / "J5_passthrough.cs", {**passed, "ctf/df1_A": np.zeros(COUNT, "f4")})
+    write_cs(tmp_path / "whole.cs", _fields())
+    paths = [tmp_path / "J5_passthrough.cs", tmp_path / "J5_particles.cs"]
+    joined, whole = read_cs_particles(*paths), read_cs_particles(tmp_path / "whole.cs")
+    for name in ("uid", "coordinate", "defocus_u", "pose"):
+        np.testing.assert_array_equal(joined[name], whole[name], err_msg=name)
+    other = {**passed, "uid": passed["uid"] + np.uint64(1)}
+    write_cs(tmp_path / "J6_passthrough.cs", other)
+    with pytest.raises(InputError, match=r"J6_passthrough\.cs holds 0 of the 12 particles of"):
+        read_cs_particles(paths[1], tmp_path / "J6_passthrough.cs")
+
+
+def test_half_of_a_job_says_what_is_missing(tmp_path: Path) -> None:
+    made, passed = _halves()
+    bare = {k: v for k, v in made.items() if not k.startswith("blob/")}
+    write_cs(tmp_path / "refined.cs", bare)
+    write_cs(tmp_path / "J5_passthrough.cs", passed)
+    with pytest.raises(InputError, match=r"no blob/path.*give the passthrough file"):
+        read_cs_particles(tmp_path / "refined.cs")
+    with pytest.raises(InputError, match=r"no blob/path.*give the particles file"):
+        read_cs_particles(tmp_path / "J5_passthrough.cs")
+    with pytest.raises(InputError, match="no blob/path, so no images; export"):
+        read_cs_particles(tmp_path / "refined.cs", tmp_path / "J5_passthrough.cs")
+    write_cs(tmp_path / "picked.cs", passed)
+    assert "coordinate" in read_cs_particles(tmp_path / "picked.cs")
+
+
+def test_alignments_of_ab_initio_classes(tmp_path: Path) -> None:
+    fields = {k: v for k, v in _fields().items() if not k.startswith("alignments")}
+    poses = Rotation.random(3 * COUNT, random_state=2).as_rotvec().reshape(3, COUNT, 3)
+    best = np.arange(COUNT) % 3
+    for k in range(3):
+        fields |= {
+            f"alignments_class_{k}/pose": poses[k].astype("f4"),
+            f"alignments_class_{k}/shift": np.full((COUNT, 2), k + 1, "f4"),
+            f"alignments_class_{k}/psize_A": np.full(COUNT, 2.0, "f4"),
+            f"alignments_class_{k}/class_posterior": np.where(best == k, 0.9, 0.05).astype("f4"),
+        }
+    write_cs(tmp_path / "p.cs", fields)
+    table = read_cs_particles(tmp_path / "p.cs")
+    assert table["class_index"].values.tolist() == best.tolist()
+    expected = Rotation.from_rotvec(poses[best, np.arange(COUNT)]).as_matrix()
+    np.testing.assert_allclose(table["pose"], np.swapaxes(expected, 1, 2), atol=1e-6)
+    np.testing.assert_allclose(table["shift"][:, 0], 2.0 * (best + 1))
+    for k in range(3):
+        del fields[f"alignments_class_{k}/class_posterior"]
+    write_cs(tmp_path / "p.cs", fields)
+    table = read_cs_particles(tmp_path / "p.cs")
+    assert "pose" not in table
+    assert table.attrs["set_aside"] == "the poses of 3 classes without class_posterior"
+
+
+def test_infinite_and_missing_values_spare_the_others(tmp_path: Path) -> None:
+    fields = _fields(**{"pick_stats/power": np.full(COUNT, np.inf, "f4")})
+    fields["ctf/df1_A"][3] = np.inf
+    fields["location/center_x_frac"][4] = np.nan
+    write_cs(tmp_path / "p.cs", fields)
+    table = read_particles(tmp_path / "p.cs")
+    assert np.flatnonzero(np.isnan(table["defocus_u"])).tolist() == [3]
+    assert np.flatnonzero(np.isnan(table["coordinate"]).any(axis=1)).tolist() == [4]
+    assert np.isnan(table["power"]).all()
+
+
+def test_a_voltage_of_zero_is_unknown(tmp_path: Path) -> None:
+    write_cs(tmp_path / "p.cs", _fields(**{"ctf/accel_kv": np.zeros(COUNT, "f4")}))
+    assert np.isnan(read_particles(tmp_path / "p.cs")["voltage"]).all()

@@ -171,6 +171,9 @@ def _import(context: Context, params: Params, *, kind: str) -> xr.Dataset:
         table = read_star_micrographs(
             params.files, roots=_roots(params), pixel_size=params.pixel_size
         )
+        note = table.attrs.pop("set_aside", "")
+        if note:
+            context.events.warning(f"set aside {note}")
     else:
         table = _from_pattern(context, params)
     _check_presence(table, params)

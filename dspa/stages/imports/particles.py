@@ -39,7 +39,8 @@ RUN = 1024  # images a task looks at
 FEW_RUNS = 4
 _LISTED = 3
 _SMALLEST, _LARGEST = 0.01, 1000.0  # A; what is beyond is no pixel size
-_PREMULTIPLIED = ("rlnCtfDataAreCtfPremultiplied",)
+# Without one of these an image is of no use.
+_PER_IMAGE = "defocus_u defocus_v defocus_angle phase_shift bfactor ctf_scale pose shift".split()
 _CORRECTIONS = frozenset(
     "rlnBeamTiltX rlnBeamTiltY rlnOddZernike rlnEvenZernike rlnMagMat00 rlnMagMat01 rlnMagMat10 "
     "rlnMagMat11 ctf/tilt_A ctf/shift_A ctf/trefoil_A ctf/tetra_A ctf/anisomag".split()
@@ -51,7 +52,8 @@ class Params:
     """Parameters of ``dspa import particles``."""
 
     file: str | tuple[str, ...] = param(
-        help="STAR or .cs file; of pick files (.box, .cbox, .csv) several, or a pattern.",
+        help="STAR or .cs file (of a cryoSPARC job its passthrough file too); of pick files (.box, "
+        ".cbox, .csv) several, or a pattern.",
         several=True,
     )
     images_root: str | None = param(
@@ -100,10 +102,12 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     micrographs = inputs.get("micrographs")
     known = common_pixel_size(micrographs) if micrographs else None
     table = _read(params, known)
+    _tell_of_rows(context, table)
     given = params.micrograph_pixel_size
     if known is not None and given is None and "micrograph_pixel_size" in table.variables:
         warn_of_other_size(context, table, known)
     if "image_stack" not in table.variables:
+        table = _placed(context, table)
         if micrographs:
             table = place_on_micrographs(context, table, micrographs)
         elif "coordinate_pixels" in table.variables:
@@ -139,7 +143,7 @@ def _read(params: Params, known_size: float | None) -> xr.Dataset:
     if suffix == ".cs":
         corner = params.coordinate_origin == "bottom-left"
         orientation = Orientation(bottom_left=corner, mirrored=params.mirror_y)
-        table = read_cs_particles(_only(params, files), roots=roots, orientation=orientation)
+        table = read_cs_particles(*files, roots=roots, orientation=orientation)
         return _rescaled(table, params)
     size = params.micrograph_pixel_size or params.pixel_size or known_size
     if suffix == ".star" and len(files) == 1:
@@ -177,10 +181,24 @@ def _rescaled(table: xr.Dataset, params: Params) -> xr.Dataset:
     )
 
 
-def _only(params: Params, files: Sequence[Path]) -> Path:
-    if len(files) > 1:
-        raise InputError(f"{params.named} matches {len(files)} files; import one at a time")
-    return files[0]
+def _tell_of_rows(context: Context, table: xr.Dataset) -> None:
+    """Say which rows the reader has left out."""
+    note = table.attrs.pop("set_aside", "")
+    if note:
+        context.events.warning(f"set aside {note}")
+
+
+def _placed(context: Context, picks: xr.Dataset) -> xr.Dataset:
+    """Set aside picks whose coordinates are no numbers."""
+    pixels = pixel_coordinates(picks)
+    if pixels is None:
+        return picks
+    good = np.isfinite(pixels).all(axis=1)
+    if not good.any():
+        raise InputError("no pick has coordinates that are numbers; check the file")
+    if not good.all():
+        context.events.warning(f"set aside {int((~good).sum())} picks without finite coordinates")
+    return picks.isel(particle=np.flatnonzero(good))
 
 
 def _with_optics(context: Context, table: xr.Dataset, params: Params) -> xr.Dataset:
@@ -217,11 +235,6 @@ def _name_unused(context: Context, table: xr.Dataset) -> None:
     found = []
     for name, array in table.variables.items():
         words = str(name).removeprefix("extra:").removeprefix("cs:").split(":")[0]
-        if words in _PREMULTIPLIED and bool(np.any(array.values == 1)):
-            raise InputError(
-                f"{words}: the images are multiplied by their CTF already, which is not supported; "
-                "extract them without --premultiply"
-            )
         if words in _CORRECTIONS and _says_something(words, array.values):
             found.append(words)
     if found:
@@ -302,12 +315,14 @@ def _with_pixel_size(
 def _without_nan(context: Context, table: xr.Dataset) -> xr.Dataset:
     """Set aside rows whose CTF, pose or shift is no number."""
     good = np.ones(table.sizes["particle"], bool)
-    for name in ("defocus_u", "defocus_v", "defocus_angle", "pose", "shift"):
+    for name in _PER_IMAGE:
         if name in table.variables:
             finite = np.isfinite(table[name].values)
             good &= finite.reshape(len(good), -1).all(1)
     if not good.all():
         _set_aside(context, table, ~good, "a defocus, pose or shift that is no number")
+        if not good.any():
+            raise InputError("no particle has a defocus, pose and shift that are numbers")
         table = table.isel(particle=np.flatnonzero(good))
     return table
 

@@ -1,0 +1,123 @@
+"""What STAR files may hold that dspa does not take: told apart before anything is read wrongly."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.data.errors import InputError
+from dspa.io import mrc
+from dspa.io.star import Block, find_block, numbers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+_GROUP = "rlnOpticsGroup"
+# Flags of images that something was done to already, and what to do instead.
+_FLAGS = {
+    "rlnCtfDataAreCtfPremultiplied": (
+        "the images are multiplied by their CTF already, which is not supported; extract them "
+        "without --premultiply"
+    ),
+    "rlnCtfDataArePhaseFlipped": (
+        "the phases of the images are flipped already, which is not supported; extract them "
+        "without phase flipping"
+    ),
+    "rlnIsFlip": (
+        "images that are to be mirrored, which is not supported; mirror the images and their "
+        "angles, and remove the column"
+    ),
+}
+# Labels of tomograms, tilt series and the particles in them (RELION 4 and 5).
+_TOMO = ("rlnTomo", "rlnCenteredCoordinate", "rlnTilt")
+_DEPTH = "rlnCoordinateZ"
+
+
+def refuse_particles(path: str | Path, blocks: list[Block], rows: Block) -> None:
+    """Refuse particles in three dimensions, and images that were treated in a way that matters.
+
+    Parameters
+    ----------
+    path : path
+        For the message.
+    blocks : list of Block
+        The file.
+    rows : Block
+        Its particles.
+
+    Raises
+    ------
+    InputError
+    """
+    refuse_tomograms(path, blocks)
+    dimension = _of_rows(path, blocks, rows, "rlnImageDimensionality")
+    if (dimension == 3).any():
+        raise InputError(
+            f"{path}: rlnImageDimensionality is 3: subtomograms, which are not supported; give "
+            "images of single particles"
+        )
+    if _DEPTH in rows.columns and "rlnImageName" not in rows.columns:
+        if np.nan_to_num(numbers(path, _DEPTH, rows.columns[_DEPTH])).any():
+            raise InputError(
+                f"{path}: coordinates with {_DEPTH}, of tomograms, which are not supported; give "
+                "coordinates in micrographs"
+            )
+    for label, sentence in _FLAGS.items():
+        if np.nan_to_num(_of_rows(path, blocks, rows, label)).any():
+            raise InputError(f"{path}: {label}: {sentence}")
+
+
+def refuse_tomograms(path: str | Path, blocks: Iterable[Block]) -> None:
+    """Refuse files of tomograms and tilt series.
+
+    Parameters
+    ----------
+    path : path
+        For the message.
+    blocks : iterable of Block
+    """
+    for block in blocks:
+        label = next((name for name in block.columns if name.startswith(_TOMO)), None)
+        if label is not None:
+            raise InputError(
+                f"{path}: _{label} in data_{block.name}: tomograms and tilt series are not "
+                "supported; give images of single particles, or their micrographs"
+            )
+
+
+def refuse_numberless(path: str | Path, stacks: Mapping[str, Path | None]) -> None:
+    """Refuse images named without ``NUMBER@`` in files that hold more than one.
+
+    Parameters
+    ----------
+    path : path
+        For the message.
+    stacks : mapping of str to Path or None
+        Names without a number, and the files that were found.
+    """
+    for name, file in stacks.items():
+        held = 1 if file is None or file.is_dir() else mrc.read_header(file).shape[0]
+        if held > 1:
+            raise InputError(
+                f"{path}: rlnImageName {name} has no NUMBER@, and the file holds {held} sections: "
+                "subtomograms and tilt series are not supported; name single images, NUMBER@STACK"
+            )
+
+
+def _of_rows(path: str | Path, blocks: list[Block], rows: Block, label: str) -> NDArray[np.float64]:
+    """Return the values of a label that hold for the rows: their own, else of their groups."""
+    if label in rows.columns:
+        return numbers(path, label, rows.columns[label])
+    table = find_block(blocks, "optics")
+    if table is None or label not in table.columns:
+        return np.empty(0)
+    values = numbers(path, label, table.columns[label])
+    columns: Mapping[str, NDArray[Any]] = table.columns
+    if _GROUP not in columns or _GROUP not in rows.columns:
+        return values
+    used = np.unique(numbers(path, _GROUP, rows.columns[_GROUP]))
+    return values[np.isin(numbers(path, _GROUP, columns[_GROUP]), used)]
