@@ -23,10 +23,9 @@ from dspa.ops.poses.score2d import (
 from dspa.ops.poses.search2d import Pruning, Searcher, search
 from dspa.ops.simulate.phantom import phantom_density
 from dspa.ops.sums.project import prepare_volume, project
-from dspa.stages.class2d.mstep import FOLDS
-from dspa.stages.class2d.plan import ClassPlan
+from dspa.stages.class2d.constants import FOLDS
+from dspa.stages.class2d.plan import ClassPlan, Params, Settings
 from dspa.stages.class2d.reduction import Class2D
-from dspa.stages.class2d.schedule import Schedule
 from dspa.stages.particles.chunks import ImageSpec, ParticleBatch
 from dspa.stages.particles.images import prepare_images
 
@@ -44,7 +43,7 @@ def views(count: int, *, seed: int) -> NDArray[np.complex64]:
 
 def problem(
     snr: float, *, classes: int = CLASSES
-) -> tuple[Schedule, ParticleBatch, dict[str, NDArray[np.float32]]]:
+) -> tuple[Settings, ParticleBatch, dict[str, NDArray[np.float32]]]:
     """Make a batch of noisy images through a CTF, and a model that holds other views.
 
     The averages have the scale of the images' signal, as those of a classification have.
@@ -72,19 +71,17 @@ def problem(
         "counts": np.ones((FOLDS, classes)),
         "shell": np.full(classes, 14.0),
     }
-    schedule = Schedule(
-        classes=classes, online=20, full=1, batch=5000, uncertainty=1.0, anneal_from=2, anneal=15,
-        max_shift=5.0, recentre=True, hard=False, seed=0, particles=5000,
-    )  # fmt: skip
-    return schedule, batch, model
+    params = Params(classes=classes, batch_per_class=5000 // classes, max_shift=5.0 * PIXEL)
+    settings = Settings(params, SPEC, 5000, classes)
+    return settings, batch, model
 
 
 def run() -> Iterator[Row]:
     """Measure one thread on 64 px, 50 classes."""
     for snr in (0.05, 0.02):
-        schedule, batch, model = problem(snr)
-        soft = replace(schedule.plan(SPEC, model, 1), classes=CLASSES)
-        fine = replace(schedule.plan(SPEC, model, schedule.steps), radius=RADIUS, reach=20)
+        settings, batch, model = problem(snr)
+        soft = replace(settings.plan(model, 1), classes=CLASSES)
+        fine = replace(settings.plan(model, settings.steps), radius=RADIUS)
         for name, plan in (("averaging over all poses", soft), ("candidates to shell 17", fine)):
             bound = Class2D(plan).bind(model)
             seconds = best_time(lambda bound=bound, batch=batch: bound.add(bound.start(), batch))
@@ -99,10 +96,10 @@ def run() -> Iterator[Row]:
 def class_rows() -> Iterator[Row]:
     """Measure how a visit grows with the classes."""
     for classes in (25, 50, 100, 200):
-        schedule, batch, model = problem(0.05, classes=classes)
+        settings, batch, model = problem(0.05, classes=classes)
         batch.state["fold"][:] = 0  # as the chunks of a classification
-        fine = replace(schedule.plan(SPEC, model, schedule.steps), radius=RADIUS, reach=20)
-        soft = replace(schedule.plan(SPEC, model, 1), classes=classes)
+        fine = replace(settings.plan(model, settings.steps), radius=RADIUS)
+        soft = replace(settings.plan(model, 1), classes=classes)
         for name, plan in (("averaging over all poses", soft), ("candidates to shell 17", fine)):
             bound = Class2D(plan).bind(model)
             seconds = best_time(lambda bound=bound, batch=batch: bound.add(bound.start(), batch))

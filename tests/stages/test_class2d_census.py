@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 
 from dspa.stages.class2d.census import (
-    ADULT,
-    MOST_LOST,
     Census,
     class_prior,
     donors,
     least_missed,
     relief,
 )
+from dspa.stages.class2d.constants import tuned
 from dspa.stages.class2d.mstep import Statistics, halve
 
 
@@ -29,21 +28,21 @@ def census(count, gain, saved=None, age=None, partner=None):
 def test_relief_is_what_the_second_best_class_saves():
     owner, second = np.array([0, 0, 1, 2]), np.array([1, 1, 2, -1])
     saved = relief(owner, second, np.array([2.0, 5.0, 40.0, np.inf]), 3)
-    assert saved[0, 1] == pytest.approx(2 * MOST_LOST - 7.0)
+    assert saved[0, 1] == pytest.approx(2 * tuned().most_lost - 7.0)
     assert saved.sum() == saved[0, 1]  # the third is lost without its class, the fourth too
 
 
 def test_of_two_classes_of_one_view_one_goes():
     # 0 and 1 hold the same view, 2 and 3 as well; 4 is alone, and small.
     saved = np.zeros((5, 5))
-    saved[0, 1] = saved[1, 0] = saved[2, 3] = saved[3, 2] = 10.0 * (MOST_LOST - 0.7)
+    saved[0, 1] = saved[1, 0] = saved[2, 3] = saved[3, 2] = 10.0 * (tuned().most_lost - 0.7)
     gone = least_missed(census([10, 10, 10, 10, 4], 30.0, saved), 2)
     assert sorted(gone.tolist()) in ([0, 2], [0, 3], [1, 2], [1, 3])
 
 
 def test_held_young_and_large_classes_stay_while_there_are_others():
     count = [1, 1, 1, 30, 8]
-    found = census(count, 30.0, age=[50, ADULT - 1, 50, 50, 50])
+    found = census(count, 30.0, age=[50, tuned().adult - 1, 50, 50, 50])
     assert least_missed(found, 2, held=1).tolist() == [2, 4]
     assert sorted(least_missed(found, 9, held=1).tolist()) == [1, 2, 3, 4]
     assert found.spared.tolist() == [False, True, False, True, False]

@@ -24,12 +24,12 @@ from dspa.io.volumes import read_images
 from dspa.kernels.slice2d import SLICE2D
 from dspa.ops.poses.evidence import EDGE_RADIUS
 from dspa.stages.class2d import stage as class2d
+from dspa.stages.class2d.constants import FOLDS, tuned, tuned_to
 from dspa.stages.class2d.contrast import tally_contrast
-from dspa.stages.class2d.controls import Weighing, coarse
-from dspa.stages.class2d.folds import draw_folds, fold_chunks
-from dspa.stages.class2d.mstep import FOLDS
+from dspa.stages.class2d.controls import Weighing
+from dspa.stages.class2d.inputs import draw_folds, fold_chunks
+from dspa.stages.class2d.plan import Params, Settings, Turnover
 from dspa.stages.class2d.reduction import Class2D
-from dspa.stages.class2d.schedule import Schedule
 from dspa.stages.particles.chunks import image_spec, join_chunks
 from dspa.stages.particles.noise import BackgroundNoise
 from dspa.stages.stage import Context
@@ -41,12 +41,9 @@ from tests.stand_in import SIMULATED, Card, signature
 COUNT, CLASSES, GROUPS, BATCH = 10 if SIMULATED else 160, 4, 2, 64
 # Scores are sums of about a thousand terms; four threads add them up in another order.
 WITHIN = 1e-4 if SIMULATED else 1e-5
-SCHEDULE = Schedule(
-    classes=CLASSES, online=2, full=1, batch=COUNT, uncertainty=1.0, anneal_from=2, anneal=1,
-    max_shift=2.0, recentre=True, hard=False, seed=0, particles=COUNT, groups=GROUPS,
-    image_scale=True,
-)  # fmt: skip
-STEPS = {"random": 0, "soft": 1, "candidates": SCHEDULE.steps, "last": SCHEDULE.passes}
+PARAMS = Params(classes=CLASSES, online_iterations=2, batch_per_class=COUNT // CLASSES, anneal=1)
+ONLINE = 2 * tuned().steps_each
+STEPS = {"random": 0, "soft": 1, "candidates": ONLINE, "last": ONLINE + 1}
 
 
 @pytest.fixture(scope="module")
@@ -76,15 +73,18 @@ def steps(runs):
     model = dict(noise.finish(reduce_group(noise, runs, BATCH).sums))
     made = {}
     for name, number in STEPS.items():
-        plan = SCHEDULE.plan(spec, model if number else None, number)
-        plan = replace(plan, classes=CLASSES, slots=2 * (number > 0), next_slots=2, keep=0, found=0)
-        plan = replace(plan, paired=False)
+        params = replace(PARAMS, max_shift=2.0 * spec.crop_pixel_size)
+        settings = Settings(params, spec, COUNT, CLASSES, groups=GROUPS)
+        turnover = Turnover(slots=2 * (number > 0), next_slots=2)
+        plan = settings.plan(model if number else None, number)
+        plan = replace(plan, classes=CLASSES, turnover=turnover)
         bound = Class2D(plan).bind(model)
         part = reduce_group(bound, runs, BATCH)
         made[name] = plan, model, part
-        model = dict(bound.finish(part.sums))
-        # Two groups that differ and two classes to be halved, whatever so few images say. Pairs are
-        # made between passes, on the host; of four classes they would leave two views.
+        # Pairs are made between passes, on the host; of four classes they would leave two views.
+        with tuned_to(pairs=False):
+            model = dict(bound.finish(part.sums))
+        # Two groups that differ and two classes to be halved, whatever so few images say.
         model["slots"] = np.array([0, 1, -1, -1], np.int32)
         model["noise_ratio"] = np.stack([np.full(spec.radius + 1, r) for r in (0.9, 1.1)])
     return made
@@ -97,7 +97,7 @@ def weighing(steps, runs):
     contrast = np.random.default_rng(0).normal(1.0, 0.3, 4000).astype(np.float32)
     norm = np.full(contrast.size, 500.0, np.float32)
     varied = {**model, "contrast": tally_contrast(norm * (2.0 * contrast - 1.0), norm)}
-    bound = Weighing(coarse(plan), np.arange(CLASSES) > 0, 3).bind(varied)
+    bound = Weighing(plan.weighing(), np.arange(CLASSES) > 0, 3).bind(varied)
     return bound, reduce_group(bound, runs, BATCH)
 
 
@@ -137,7 +137,7 @@ def test_steps_are_what_their_names_say(steps):
     assert plans["soft"].soft
     assert not plans["candidates"].soft
     assert plans["candidates"].update_noise
-    assert plans["candidates"].slots
+    assert plans["candidates"].turnover.slots
     assert steps["candidates"][2].sums["poor_counts"].sum() > 1
     assert plans["last"].blind
     assert plans["last"].image_scale

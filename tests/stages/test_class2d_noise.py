@@ -12,17 +12,17 @@ from dspa.geometry.band import band
 from dspa.ops.ctf.model import CTF, ctf_band
 from dspa.ops.images.noise import shell_mean
 from dspa.ops.images.transform import band_to_images, images_to_band, shift_phases
+from dspa.stages.class2d.constants import FOLDS, tuned
 from dspa.stages.class2d.contrast import contrast_deviation, empty_contrast, tally_contrast
-from dspa.stages.class2d.mstep import FOLDS
-from dspa.stages.class2d.noise import EVERY, noise_groups
-from dspa.stages.class2d.plan import ClassPlan
+from dspa.stages.class2d.noise import noise_groups
+from dspa.stages.class2d.plan import Act, ClassPlan, Params, Settings
 from dspa.stages.class2d.reduction import Class2D
 from dspa.stages.particles.chunks import ImageSpec, ParticleBatch
 from dspa.stages.particles.images import background_spectra, prepare_images
 from dspa.stages.particles.noise import BackgroundNoise
 
 BOX, PIXEL, COUNT, GROUPS = 48, 4.0, 2000, 8
-SHOWN = COUNT / EVERY  # images whose residual a pass looks at
+SHOWN = COUNT / tuned().residual_every  # images whose residual a pass looks at
 SPEC = ImageSpec(BOX, PIXEL, BOX, 23, 150.0)
 BLOBS = (((1.0, 7, 2, 3.0), (1.4, -6, 3, 2.5)), ((1.5, 1, -5, 4.0), (0.8, 3, 7, 2.0)))
 
@@ -88,24 +88,19 @@ def start(batch, averages):
     """Model of the random start, with the true averages to compare with."""
     noise = BackgroundNoise(SPEC)
     sums, _ = added(noise, batch)
-    task = Class2D(replace(PLAN, iteration=0)).bind(noise.finish(sums))
+    task = Class2D(replace(PLAN, act=Act.START, iteration=0)).bind(noise.finish(sums))
     model = task.finish(added(task, batch)[0])
     return {**model, "references": np.stack([averages] * FOLDS)}
 
 
-PLAN = ClassPlan(
-    classes=2,
-    spec=SPEC,
-    radius=14,
-    reach=17,
-    coarse_radius=10,
-    max_shift=3.0,
-    iteration=5,
-    recentre=False,
-    groups=GROUPS,
-    update_noise=True,
-    image_scale=True,
-)
+PARAMS = Params(classes=2, max_shift=3.0 * PIXEL, recenter=False)
+PLAN = ClassPlan(Settings(PARAMS, SPEC, COUNT, 2, groups=GROUPS), Act.FULL, 5, 2, radius=14)
+
+
+def with_params(**changes):
+    """Plan with other parameters."""
+    settings = replace(PLAN.settings, params=replace(PARAMS, **changes))
+    return replace(PLAN, settings=settings)
 
 
 KEPT = ("noise", "background", "noise_moments", "noise_sums", "noise_images", "noise_ratio")
@@ -153,7 +148,7 @@ def test_contrast_of_every_image_is_found(images, after):
     assert 0.6 < slope < 1.05
     assert level + slope == pytest.approx(1.0, abs=0.06)
     # Off, every image counts the same.
-    task = Class2D(replace(PLAN, image_scale=False)).bind(start(batch, images[2]))
+    task = Class2D(with_params(image_scale=False)).bind(start(batch, images[2]))
     assert np.all(added(task, batch)[1]["scale"] == 1.0)
 
 
@@ -192,7 +187,7 @@ def test_a_pass_blends_its_noise_with_what_was_known(images, after):
         SHOWN + 0.75 * model["noise_images"][:5].sum(), abs=1
     )
     assert np.allclose(found["noise_ratio"][:, 8:], model["noise_ratio"][:, 8:], atol=0.1)
-    still = Class2D(replace(PLAN, update_noise=False)).bind(known)
+    still = Class2D(with_params(estimate_noise=False)).bind(known)
     kept = still.finish(added(still, batch)[0])
     assert np.array_equal(kept["noise"], model["noise"])
 

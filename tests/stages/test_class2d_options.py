@@ -14,6 +14,7 @@ from dspa.io.particles import read_particles, write_particles
 from dspa.io.star import find_block, read_star
 from dspa.io.volumes import read_images
 from dspa.stages.class2d import stage as class2d
+from dspa.stages.class2d.plan import Settings
 from dspa.stages.class2d.reduction import Class2D
 from dspa.stages.class2d.state import load_classification
 from dspa.stages.class2d.sums import all_grids
@@ -101,8 +102,8 @@ def test_what_is_coarser_than_the_high_pass_does_not_count(tmp_path):
 
     def gains(one, high_pass):
         params = class2d.Params(classes=3, min_alignment_resolution=high_pass)
-        schedule = class2d.make_schedule(params, known.spec, particles=120, seed=0)
-        plan = schedule.plan(known.spec, known.model, schedule.passes)
+        settings = Settings(params, known.spec, 120, 3)
+        plan = settings.plan(known.model, settings.passes)
         bound = Class2D(plan).bind(known.model)
         sums = bound.start()
         rows = bound.add(sums, one)

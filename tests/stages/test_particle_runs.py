@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dspa.io.particles import read_particles
-from dspa.stages.class2d.mstep import FOLDS
+from dspa.stages.class2d.constants import FOLDS
 from dspa.stages.particles.chunks import image_spec, join_chunks, minibatch, particle_chunks
 from tests.stages.portraits import portraits, table
 

@@ -15,30 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dspa.stages.class2d.constants import tuned
 from dspa.stages.class2d.pairs import keep_partners, parted, replace_partners, units_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
-
-# Log-likelihood at most that an image loses with its class: there may be no other for it.
-MOST_LOST = 12.0
-# Shares of the mean class. Larger ones than the first do not go to others and are held back by
-# this power of their size: images of nothing fit all classes of nothing alike, and would end in
-# one. Larger ones than the second are halved; what shows no particle needs fewer classes, and
-# comes to no more than 6 percent of all images with 50.
-PRUNABLE = 1.25
-PRIOR = 2.0
-TOO_MANY = 1.6
-TOO_MANY_FAINT = 2.2
-# Of the median log-likelihood: classes below it show no particle, and are halved only by size.
-CLEAR = 0.7
-# These, and classes below this share of the mean, would be missed by so much of what others are.
-TINY = 1.0 / 3.0
-LITTLE_MISSED = 0.25
-ADULT = 3  # passes after which a class is judged
-HALF = 0.5  # of the mean class: smaller ones are not worth halving
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +34,7 @@ class Census:
         Sums of fits and log-likelihoods of the images whose best class it is, and their number.
     saved : (classes, classes) float64
         Log-likelihood that class j would save of the images of class i if that were gone, of
-        ``MOST_LOST`` each.
+        ``most_lost`` each.
     age : (classes,) int64
         Passes since the class was founded.
     partner : (classes,) int64
@@ -99,7 +82,7 @@ class Census:
 
     def part(self) -> Census:
         """Part the pairs of which one class has hardly any images."""
-        old = self.age >= ADULT
+        old = self.age >= tuned().adult
         partner = np.where(old, parted(self.partner, self.count), self.partner)
         return replace(self, partner=partner)
 
@@ -121,19 +104,22 @@ class Census:
     @property
     def spared(self) -> NDArray[np.bool_]:
         """Whether a class is too young to be judged, or too large to go to others."""
-        return (self.count > PRUNABLE * self.count.mean()) | (self.age < ADULT)
+        return (self.count > tuned().prunable * self.count.mean()) | (self.age < tuned().adult)
 
     @property
     def large(self) -> NDArray[np.bool_]:
         """Whether a class has too many images."""
-        return self.count > np.where(self.faint, TOO_MANY_FAINT, TOO_MANY) * self.count.mean()
+        return (
+            self.count
+            > np.where(self.faint, tuned().too_many_faint, tuned().too_many) * self.count.mean()
+        )
 
     @property
     def faint(self) -> NDArray[np.bool_]:
         """Whether a class shows no particle, by its log-likelihood."""
         some = self.count > 0
         median = float(np.median(self.gain[some])) if some.any() else 0.0
-        return self.gain < CLEAR * median
+        return self.gain < tuned().clear * median
 
     def replace(self, gone: NDArray[np.int64], donors: NDArray[np.int64]) -> Census:
         """Return that of the classes after ``gone`` have become halves of ``donors``."""
@@ -158,7 +144,7 @@ def relief(
         Log-likelihood an image loses if its best class is gone.
     classes : int
     """
-    saved = np.maximum(MOST_LOST - np.asarray(margin, np.float64), 0.0)
+    saved = np.maximum(tuned().most_lost - np.asarray(margin, np.float64), 0.0)
     known = second >= 0
     flat = owner[known].astype(np.int64) * classes + second[known]
     table: NDArray[np.float64] = np.zeros(classes * classes)
@@ -183,9 +169,11 @@ def least_missed(census: Census, number: int, *, held: int = 0) -> NDArray[np.in
     """
     judged, unit = census.units()
     count = judged.count
-    loss = MOST_LOST * count - judged.saved.sum(axis=1)
-    loss *= np.where(judged.faint | (count < TINY * count.mean()), LITTLE_MISSED, 1.0)
-    loss += np.where(judged.spared, 2.0 * MOST_LOST * count.sum(), 0.0)
+    loss = tuned().most_lost * count - judged.saved.sum(axis=1)
+    loss *= np.where(
+        judged.faint | (count < tuned().tiny * count.mean()), tuned().little_missed, 1.0
+    )
+    loss += np.where(judged.spared, 2.0 * tuned().most_lost * count.sum(), 0.0)
     loss[unit[:held]] = np.inf
     size = np.bincount(unit)
     # What one saves of another is counted per class of the other.
@@ -208,7 +196,7 @@ def donors(census: Census, number: int, *, mixed: bool = True) -> NDArray[np.int
     count, gain = judged.count, judged.gain
     mean = census.count.mean()
     large = np.bincount(unit, census.large) > 0
-    unclear = mixed & ~judged.faint & (count > HALF * mean) & (judged.age >= ADULT)
+    unclear = mixed & ~judged.faint & (count > tuned().half * mean) & (judged.age >= tuned().adult)
     # Classes that have not been halved for long take turns with those that explain least.
     rank = np.argsort(np.argsort(gain, kind="stable")).astype(np.float64)
     rank -= np.argsort(np.argsort(judged.age, kind="stable"))
@@ -244,4 +232,4 @@ def class_prior(
     share = count / max(float(count.mean()), 1e-12)
     if owned is not None:
         share = np.maximum(share, owned / max(float(owned.mean()), 1e-12))
-    return -PRIOR * np.log(np.maximum(share / PRUNABLE, 1.0))
+    return -tuned().prior * np.log(np.maximum(share / tuned().prunable, 1.0))

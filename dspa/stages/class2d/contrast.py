@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dspa.ops.poses.posterior2d import fit_scales
+from dspa.stages.class2d.constants import tuned
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,10 +23,6 @@ if TYPE_CHECKING:
     from dspa.stages.class2d.plan import ClassPlan
 
 BINS, LARGEST = 120, 3.0
-# Expected scores below this leave the contrast of an image open.
-LEAST = 10.0
-ENOUGH = 100.0  # images that a spread is read from
-DEVIATIONS = (0.02, 0.4)  # least and largest deviation believed
 
 
 def empty_contrast() -> NDArray[np.float64]:
@@ -41,7 +38,7 @@ def tally_contrast(score: NDArray[np.float32], norm: NDArray[np.float32]) -> NDA
     score, norm : (n,) float32
         At contrast 1: 2 cross - norm, and norm.
     """
-    clear = norm >= LEAST
+    clear = norm >= tuned().least_norm
     norm = norm[clear].astype(np.float64)
     contrast = 0.5 * (score[clear] + norm) / norm
     place = np.clip(contrast * (BINS / LARGEST), 0, BINS - 1).astype(np.int64)
@@ -62,12 +59,12 @@ def fitted(
 
 def contrast_deviation(model: Model) -> float:
     """Return the standard deviation of the contrast of images, less what noise adds."""
-    sums = model.get("contrast")
-    if sums is None or sums[0] < ENOUGH:
-        return DEVIATIONS[0]
+    sums, now = model.get("contrast"), tuned()
+    if sums is None or sums[0] < now.enough_contrasts:
+        return now.least_contrast
     below = np.concatenate([[0.0], np.cumsum(sums[2:])]) / sums[0]
     edges = np.linspace(0.0, LARGEST, BINS + 1)
     # From the median to one deviation above it, in a normal distribution.
     middle, upper = np.interp([0.5, 0.8413], below, edges)
     variance = (upper - middle) ** 2 - sums[1] / sums[0]
-    return float(np.clip(np.sqrt(max(variance, 0.0)), *DEVIATIONS))
+    return float(np.clip(np.sqrt(max(variance, 0.0)), now.least_contrast, now.most_contrast))

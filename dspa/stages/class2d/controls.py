@@ -17,7 +17,6 @@ import numpy as np
 
 from dspa.device import like, namespace, take_rows, to_host
 from dspa.ops.images.class_quality import GOOD, judge_classes
-from dspa.ops.images.filter import low_pass
 from dspa.ops.images.noise import spread_shells
 from dspa.ops.poses.evidence import (
     EDGE_RADIUS,
@@ -30,6 +29,7 @@ from dspa.ops.poses.evidence import (
     residual,
 )
 from dspa.ops.poses.search2d import Searchers
+from dspa.stages.class2d.constants import tuned
 from dspa.stages.class2d.contrast import contrast_deviation
 from dspa.stages.class2d.noise import batch_groups, image_noise
 from dspa.stages.particles.images import prepare_images
@@ -45,10 +45,6 @@ if TYPE_CHECKING:
     from dspa.stages.class2d.state import Classification
     from dspa.stages.particles.chunks import ImageSpec, ParticleBatch
     from dspa.stages.stage import Context
-
-CONTROLS = 1000
-EDGE_BOX, EDGE_WIDTH = 32, 0.03  # pixels of images of edges; share of the box over which they rise
-FAINTEST = 1e-6  # share of a class without particles
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,12 +67,9 @@ class Weighing:
 
     def bind(self, model: Model) -> BoundWeighing:
         """Prepare the averages of the classes that show a particle."""
-        averages = model["references"][:, self.showing]
-        if self.plan.high_pass > 0.0:
-            pixel_size = self.plan.spec.crop_pixel_size
-            averages = averages - low_pass(averages, self.plan.high_pass, pixel_size=pixel_size)
+        averages = self.plan.settings.compared(model["references"][:, self.showing])
         count = model["counts"].sum(axis=0)[self.showing]
-        share = np.maximum(count / max(float(count.sum()), 1.0), FAINTEST)
+        share = np.maximum(count / max(float(count.sum()), 1.0), tuned().faintest)
         searchers = Searchers(averages, self.plan.grid(), np.log(share))
         return BoundWeighing(self, model, searchers)
 
@@ -117,7 +110,7 @@ class BoundWeighing:
             "control": np.full(len(batch), np.nan, np.float32),
         }
         valid = np.flatnonzero(batch.valid)
-        count = batch.band.size(self.plan.coarse_radius)
+        count = batch.band.size(self.plan.radius)
         searchers = self.searchers.beside(batch.images)
         for number in np.unique(batch.state["fold"][valid]).tolist():
             place = valid[batch.state["fold"][valid] == number]
@@ -141,7 +134,7 @@ class BoundWeighing:
         whole, spec = int(batch.images.shape[1]), self.plan.spec
         noise = self._noise(batch, place, whole)
         generators = (
-            np.random.default_rng([self.plan.seed, int(index), 0xC0A7])
+            np.random.default_rng([self.plan.settings.seed, int(index), 0xC0A7])
             for index in batch.indices[place]
         )
         draws = np.stack([each.standard_normal((2, whole), np.float32) for each in generators])
@@ -175,7 +168,7 @@ class BoundWeighing:
 @lru_cache(maxsize=4)
 def straight_edges(spec: ImageSpec) -> NDArray[np.complex64]:
     """Edges of 24 directions at ten places across the mask, prepared as images are: (240, f)."""
-    box = EDGE_BOX
+    box = tuned().edge_box
     small = replace(
         spec,
         box=box,
@@ -189,16 +182,11 @@ def straight_edges(spec: ImageSpec) -> NDArray[np.complex64]:
     turn = (2.0 * np.pi / 24.0) * np.arange(24)[:, None, None, None]
     places = np.linspace(-0.9, 0.9, 10) * (small.mask_diameter / small.pixel_size / 2.0)
     away = x * np.cos(turn) + y * np.sin(turn) - places[:, None, None]
-    steps = 0.5 + 0.5 * np.tanh(away / (2.0 * EDGE_WIDTH * box))
+    steps = 0.5 + 0.5 * np.tanh(away / (2.0 * tuned().edge_width * box))
     images = steps.reshape(-1, box, box).astype(np.float32)
     prepared = prepare_images(images, small, ctf=None)
     found: NDArray[np.complex64] = prepared["images"][prepared["valid"]]
     return found
-
-
-def coarse(plan: ClassPlan) -> ClassPlan:
-    """Return the plan of a pass that looks no further than the coarse lattice does."""
-    return replace(plan, radius=plan.coarse_radius, reach=plan.coarse_radius)
 
 
 def showing(known: Classification) -> NDArray[np.bool_]:
@@ -237,8 +225,8 @@ def weigh(
     if latest is not None:
         found = latest.rows
     else:
-        every = max(1, sum(len(chunk) for chunk in chunks) // CONTROLS)
-        reduction = Weighing(coarse(plan), showing(known), every)
+        every = max(1, sum(len(chunk) for chunk in chunks) // tuned().controls)
+        reduction = Weighing(plan.weighing(), showing(known), every)
         found = context.runner.run(reduction, chunks, known.model, name="weigh001").rows
     rows = dict(known.rows)
     for name in ("gain", "control"):

@@ -12,19 +12,20 @@ classes keep their numbers throughout.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dspa.dataflow.runner import Result
+from dspa.stages.class2d.constants import tuned
 from dspa.stages.class2d.controls import weigh
-from dspa.stages.class2d.folds import draw_folds, draw_unseen, fold_chunks, unseen_count
-from dspa.stages.class2d.mstep import FOLDS
+from dspa.stages.class2d.inputs import draw_folds, draw_unseen, fold_chunks, unseen_count
+from dspa.stages.class2d.march import Onto, march, nothing_to_see
 from dspa.stages.class2d.noise import noise_groups
+from dspa.stages.class2d.plan import Settings, Workload, workload
 from dspa.stages.class2d.reduction import Class2D
-from dspa.stages.class2d.schedule import Workload, nothing_to_see, workload
 from dspa.stages.class2d.state import Classification
-from dspa.stages.particles.chunks import minibatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -32,19 +33,11 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-    from dspa.dataflow.reduction import Model
-    from dspa.stages.class2d.plan import ClassPlan
-    from dspa.stages.class2d.schedule import Schedule
-    from dspa.stages.particles.chunks import ImageSpec, ParticleChunk
+    from dspa.stages.class2d.march import Report
+    from dspa.stages.particles.chunks import ParticleChunk
     from dspa.stages.stage import Context
 
-    Report = Callable[[int, ClassPlan, Result], None]
-
-# Poor fits are too many from this many times what chance makes of two equal sets.
-BEYOND_CHANCE = 3.0
-FEWEST = 20  # particles that found a class, at least
 MEASURE = "fit"  # what tells particles of views that no class shows
-TAIL = 0.1  # of the old ones: the best fits are too few to estimate shares from
 
 
 def strangers(old: NDArray[np.floating[Any]], new: NDArray[np.floating[Any]]) -> float:
@@ -59,15 +52,15 @@ def strangers(old: NDArray[np.floating[Any]], new: NDArray[np.floating[Any]]) ->
     ----------
     old, new : (n,), (m,) float
     """
-    if old.size < FEWEST or new.size == 0:
+    if old.size < tuned().founders or new.size == 0:
         return 0.0
     at = np.sort(new)
     before = np.searchsorted(np.sort(old), at, side="right") / old.size
     gap = np.arange(1, at.size + 1) / at.size - before
     most = int(np.argmax(gap))
-    if gap[most] <= BEYOND_CHANCE * np.sqrt(0.25 * (1.0 / old.size + 1.0 / new.size)):
+    if gap[most] <= tuned().beyond_chance * np.sqrt(0.25 * (1.0 / old.size + 1.0 / new.size)):
         return 0.0
-    share = gap[before <= 1.0 - TAIL] / (1.0 - before[before <= 1.0 - TAIL])
+    share = gap[before <= 1.0 - tuned().tail] / (1.0 - before[before <= 1.0 - tuned().tail])
     return float(np.clip(share.max(initial=gap[most]), 0.0, 1.0))
 
 
@@ -118,16 +111,16 @@ def found(
         classes = _needed(known, strange * fits.size)
     able = seen["valid"] & ~left_out
     # As many of the poorest as are strange; if classes are wanted all the same, enough for them.
-    wanted = max(round(strange * int(able.sum())), FEWEST * classes)
+    wanted = max(round(strange * int(able.sum())), tuned().founders * classes)
     order = np.argsort(np.where(able, seen[MEASURE], np.inf), kind="stable")
     poor = np.sort(order[: min(wanted, int(able.sum()))])
-    classes = min(classes, poor.size // FEWEST)
+    classes = min(classes, poor.size // tuned().founders)
     return Founding(int(classes), index[poor], strange)
 
 
 def _needed(known: Classification, strange: float) -> int:
     """Classes for so many particles that none shows: as many as keep the particles of a class."""
-    each = max(float(FEWEST), known.images / known.classes)
+    each = max(float(tuned().founders), known.images / known.classes)
     return min(known.classes, round(strange / each))
 
 
@@ -137,17 +130,29 @@ class Growth:
 
     Attributes
     ----------
-    schedule : Schedule
+    settings : Settings
         Of a new classification; its numbers of classes and particles are set here.
-    new_classes : int, optional
-        Classes to found; by default as many as the new particles need.
     everything : bool
         Pass over all particles at the end, not only over the new ones.
     """
 
-    schedule: Schedule
-    new_classes: int | None = None
+    settings: Settings
     everything: bool = True
+
+    @property
+    def new_classes(self) -> int | None:
+        """Classes to found; None: as many as the new particles need."""
+        wanted = self.settings.params.new_classes
+        return None if wanted < 0 else wanted
+
+    def about(self, known: Classification, new: int, *, founders: int) -> Settings:
+        """Online steps over the founders of new classes, if there are any, then full passes."""
+        params, classes = self.settings.params, known.classes + new
+        if not new:
+            params = replace(params, online_iterations=0)
+        return replace(
+            self.settings, params=params, classes=classes, held=known.classes, particles=founders
+        )
 
 
 def grow(
@@ -184,7 +189,7 @@ def grow(
     fold, left_out = known.fold[place], np.isfinite(known.unseen[place])
     fold[new], left_out[new] = draw_folds(rng, new.size), draw_unseen(rng, new.size)
     group, names = noise_groups(particles, known=known.model["noise_names"].tolist())
-    growth = replace(growth, schedule=replace(growth.schedule, groups=max(1, len(names))))
+    growth = replace(growth, settings=replace(growth.settings, groups=max(1, len(names))))
     state: dict[str, NDArray[Any]] = {"fold": fold, "group": group}
 
     def chunks(rows: NDArray[np.int64], size: int | None = None) -> tuple[ParticleChunk, ...]:
@@ -193,37 +198,37 @@ def grow(
     founding, images = Founding(0, new, 0.0), 0
     everything = growth.everything and new.size < uid.size
     if new.size:
-        seen = look(context, known, growth.schedule, chunks(new), name="look001")
+        seen = look(context, known, growth.settings, chunks(new), name="look001")
         images = int(seen["valid"].sum())
         if not images and not everything:
             raise nothing_to_see(chunks(new))
         founding = found(known, new, seen, left_out[new], classes=growth.new_classes)
         _tell(context, known, founding, images, wanted=growth.new_classes)
-    schedule = _schedule(growth.schedule, known, founding.classes, founders=founding.rows.size)
-    size = schedule.chunk_size(known.spec) if founding.classes else None
+    settings = growth.about(known, founding.classes, founders=founding.rows.size)
+    size = settings.chunk_size if founding.classes else None
+    founders = chunks(founding.rows, size) if founding.classes else ()
     passed = chunks(np.arange(uid.size) if everything else new)
-    unseen = np.flatnonzero(left_out)
-    full = sum(len(chunk) for chunk in passed)
-    result = _course(
+    unseen, full = np.flatnonzero(left_out), sum(len(chunk) for chunk in passed)
+    base = _widened(known, founding.classes)
+    result = march(
         context,
-        known,
-        schedule,
-        founders=chunks(founding.rows, size) if founding.classes else (),
-        chunks=passed,
-        step=1.0 if everything else images / max(images + known.images, 1),
-        report=report(schedule.visits(full=full), full + unseen.size),
+        settings,
+        online=founders,
+        full=passed,
+        begin=partial(_begin, context, settings, known, base, founders),
+        report=report(settings.visits(full=full), full + unseen.size),
+        onto=Onto(base, 1.0 if everything else images / max(images + known.images, 1)),
     )
     result = replace(result, model={**result.model, "noise_names": np.array(names)})
     grown = _grown(known, result, uid, fold, forget=everything)
-    last = schedule.plan(known.spec, result.model, schedule.passes)
-    grown = weigh(context, grown, last, passed)
-    return judge_unseen(context, grown, growth.schedule, chunks(unseen) if unseen.size else ())
+    grown = weigh(context, grown, settings.plan(result.model, settings.passes), passed)
+    return judge_unseen(context, grown, growth.settings, chunks(unseen) if unseen.size else ())
 
 
 def look(
     context: Context,
     known: Classification,
-    schedule: Schedule,
+    settings: Settings,
     chunks: Sequence[ParticleChunk],
     *,
     name: str,
@@ -233,18 +238,9 @@ def look(
     if latest is not None:
         rows = latest.rows
     else:
-        plan = look_plan(schedule, known.spec, known.model, classes=known.classes)
+        plan = settings.look(known.model, classes=known.classes)
         rows = context.runner.run(Class2D(plan), chunks, known.model, name=name).rows
     return dict(rows)
-
-
-def look_plan(
-    schedule: Schedule, spec: ImageSpec, model: Model | None, *, classes: int
-) -> ClassPlan:
-    """Plan a look: a full pass of which only the rows are wanted."""
-    once = replace(schedule, classes=classes, online=0, full=1, noise=False)
-    # Nothing is made of the sums, so nobody minds how they are added up.
-    return replace(once.plan(spec, model, 1), blind=False, recentre=False)
 
 
 def expect(
@@ -270,13 +266,13 @@ def expect(
     unseen = int(np.isfinite(known.unseen[place[place >= 0]]).sum()) + unseen_count(new)
     wanted = growth.new_classes
     if wanted is None:
-        able = np.isfinite(known.unseen).sum() >= FEWEST
+        able = np.isfinite(known.unseen).sum() >= tuned().founders
         wanted = _needed(known, new) if able else 0
-    wanted = min(wanted, new // FEWEST)
+    wanted = min(wanted, new // tuned().founders)
 
     def add_up(classes: int) -> Workload:
-        schedule = _schedule(growth.schedule, known, classes, founders=new)
-        made = workload(schedule, full=uid.size if everything else new, unseen=unseen)
+        settings = growth.about(known, classes, founders=new)
+        made = workload(settings, full=uid.size if everything else new, unseen=unseen)
         return replace(made, passes=made.passes + (new > 0), visits=made.visits + new)  # the look
 
     return add_up(0 if growth.new_classes is None else wanted), add_up(wanted)
@@ -285,7 +281,7 @@ def expect(
 def judge_unseen(
     context: Context,
     known: Classification,
-    schedule: Schedule,
+    settings: Settings,
     chunks: Sequence[ParticleChunk],
 ) -> Classification:
     """Measure how well the averages fit particles that had no part in making them.
@@ -295,13 +291,13 @@ def judge_unseen(
     context : Context
     known : Classification
         Its first particles are those of the table that the chunks were cut from.
-    schedule : Schedule
+    settings : Settings
     chunks : sequence of ParticleChunk
         Of particles that no online step saw; may be empty.
     """
     if not chunks:
         return known
-    rows = look(context, known, schedule, chunks, name="unseen001")
+    rows = look(context, known, settings, chunks, name="unseen001")
     fits = known.unseen.copy()
     fits[rows["item"]] = np.where(rows["valid"], rows[MEASURE], np.nan)
     return replace(known, unseen=fits)
@@ -316,7 +312,7 @@ def _tell(
     wanted: int | None,
 ) -> None:
     """Say what the look at the new particles found; ``wanted`` classes were asked for."""
-    if np.isfinite(known.unseen).sum() >= FEWEST:
+    if np.isfinite(known.unseen).sum() >= tuned().founders:
         context.events.message(
             f"{images} new particles; {100 * founding.share:.0f} percent of them are of views that "
             f"the {known.classes} classes lack, going by their fit"
@@ -329,7 +325,7 @@ def _tell(
     if wanted is not None and founding.classes < wanted:
         context.events.warning(
             f"--new-classes {wanted} are more than {images} new particles can found; "
-            f"{founding.classes} are founded, of {FEWEST} particles at least"
+            f"{founding.classes} are founded, of {tuned().founders} particles at least"
         )
     if founding.classes:
         first, last = known.classes + 1, known.classes + founding.classes
@@ -337,61 +333,27 @@ def _tell(
         context.events.message(f"{founding.rows.size} of them found {numbers}")
 
 
-def _schedule(schedule: Schedule, known: Classification, new: int, *, founders: int) -> Schedule:
-    """Online steps over the founders of new classes, if there are any, then the full passes."""
-    return replace(
-        schedule,
-        classes=known.classes + new,
-        held=known.classes,
-        online=schedule.online if new else 0,
-        batch=schedule.batch // schedule.classes * new,
-        particles=founders,
-    )
-
-
-def _course(
-    context: Context,
-    known: Classification,
-    schedule: Schedule,
-    *,
-    founders: Sequence[ParticleChunk],
-    chunks: Sequence[ParticleChunk],
-    step: float,
-    report: Report,
-) -> Result:
-    """Make the passes: online steps beside classes that hold still, then full ones."""
-    runner, spec, old = context.runner, known.spec, known.classes
-    extra = schedule.classes - old
-    base = {
-        name: np.concatenate(
-            [known.model[name], np.zeros_like(known.model[name][:, :1]).repeat(extra, axis=1)], 1
-        )
+def _widened(known: Classification, extra: int) -> dict[str, NDArray[Any]]:
+    """Return sums and counts of the classes, and none of those that come behind them."""
+    return {
+        name: np.pad(sums, [(0, extra if axis == 1 else 0) for axis in range(sums.ndim)])
         for name in ("sums", "counts")
+        for sums in [known.model[name]]
     }
-    latest = runner.checkpoints.latest()
-    if latest is not None:
-        done, result = latest.iteration, Result(latest.model, latest.rows)
-        context.events.message(f"going on after pass {done} of {schedule.passes}")
-    else:
-        done, result = 0, Result(known.model, {})
-        if extra:
-            plan = schedule.plan(spec, None, 0)
-            start = {**known.model, **base}
-            result = runner.run(Class2D(plan), founders, start, name="it000")
-    for number in range(done + 1, schedule.passes + 1):
-        plan, model = schedule.plan(spec, result.model, number), result.model
-        if number <= schedule.steps:
-            # The noise waits for averages that are finished.
-            plan = replace(plan, update_noise=False)
-            part: Sequence[ParticleChunk] = minibatch(
-                founders, schedule.step_size, number - 1, multiple=FOLDS
-            )
-        else:
-            # New sums on top of the old ones, every time: what founded classes counts once.
-            plan, part, model = replace(plan, step=step, share=step), chunks, {**model, **base}
-        result = runner.run(Class2D(plan), part, model, name=f"it{number:03d}")
-        report(number, plan, result)
-    return result
+
+
+def _begin(
+    context: Context,
+    settings: Settings,
+    known: Classification,
+    base: Mapping[str, NDArray[Any]],
+    founders: Sequence[ParticleChunk],
+) -> Result:
+    """Begin from the classes as they are, and founders in new ones drawn from their numbers."""
+    if not founders:
+        return Result(known.model, {})
+    start = Class2D(settings.plan(None, 0))
+    return context.runner.run(start, founders, {**known.model, **base}, name="it000")
 
 
 def _grown(

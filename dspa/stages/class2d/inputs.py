@@ -1,9 +1,9 @@
-"""Parameters of ``dspa class2d``, and what it refuses before anything is computed."""
+"""What 2D classification works on: inputs admitted or refused, folds drawn, chunks cut."""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,78 +11,21 @@ import numpy as np
 from dspa.data.errors import InputError
 from dspa.io.images import ParticleImages
 from dspa.io.particles import read_particles
-from dspa.stages.class2d.schedule import coarse_radius
+from dspa.stages.class2d.constants import FOLDS, tuned
+from dspa.stages.class2d.plan import Params, coarse_radius
 from dspa.stages.class2d.state import load_classification
-from dspa.stages.particles.chunks import image_spec
-from dspa.stages.particles.duplicates import DISTANCE, require_positions
-from dspa.stages.stage import param
+from dspa.stages.particles.chunks import chunk_size, image_spec, particle_chunks, with_state
+from dspa.stages.particles.duplicates import require_positions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     import xarray as xr
+    from numpy.typing import NDArray
 
     from dspa.stages.class2d.state import Classification
-    from dspa.stages.particles.chunks import ImageSpec
-
-# Shells that the coarse level of a search compares, at least, below --min-alignment-resolution.
-FEWEST_SHELLS = 3
-# Fewer particles than this in a class on average make averages that are mostly noise.
-FEW = 20
-
-
-@dataclass(frozen=True)
-class Params:
-    """Parameters of ``dspa class2d``; defaults as in cryoSPARC."""
-
-    classes: int = param(50, "Number of classes.", minimum=1, maximum=2000)
-    max_resolution: float = param(6.0, "Finest resolution used.", unit="A", minimum=0.5)
-    mask_diameter: float = param(
-        0.0, "Diameter of the circular mask (0: nine tenths of the box).", unit="A", minimum=0
-    )
-    mask_outer: float = param(
-        0.0, "Diameter where the mask is 0 (0: at --mask-diameter, over 5 px).", unit="A", minimum=0
-    )
-    batch_per_class: int = param(
-        100, "Particles per class in a mini-batch (200 for small or noisy particles).", minimum=5
-    )
-    online_iterations: int = param(
-        20,
-        "Iterations over mini-batches (40 for small or noisy particles).",
-        minimum=1,
-        maximum=1000,
-    )
-    full_iterations: int = param(
-        1, "Passes over all particles at the end (0, with --start-from: over new ones).", minimum=0
-    )
-    uncertainty: float = param(
-        1.0, "Factor on the noise at first, once candidates are followed (2 elsewhere).", minimum=1
-    )
-    anneal_from: int = param(2, "Iteration at which the factor begins to fall.", minimum=1)
-    anneal: int = param(15, "Iterations over which the factor falls to 1.", minimum=1)
-    max_shift: float = param(0.0, "Largest shift (0: 8 percent of the box).", unit="A", minimum=0)
-    recenter: bool = param(True, "Move class averages to the centre of the box.")
-    hard: bool = param(False, "Last pass: every image in its best class and pose alone.")
-    min_alignment_resolution: float = param(
-        0.0,
-        "Coarsest resolution compared, often 40 to 60 (0: no limit).",
-        unit="A",
-        minimum=0,
-    )
-    remove_duplicates: bool = param(
-        False, "Of particles closer than --min-distance keep the most likely one."
-    )
-    min_distance: float = param(
-        DISTANCE, "Distance of duplicates, shifts included.", unit="A", minimum=0.1
-    )
-    new_classes: int = param(
-        -1, "With --start-from: classes new views found (-1: as many as they need).", minimum=-1
-    )
-    estimate_noise: bool = param(
-        True, "Estimate the noise, also of each micrograph or optics group, as averages form."
-    )
-    image_scale: bool = param(True, "Fit the contrast of every image.")
+    from dspa.stages.particles.chunks import ImageSpec, ParticleChunk
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +80,7 @@ def admit(inputs: Mapping[str, Any], params: Params) -> Work:
     elif params.classes > count:
         raise InputError(
             f"--classes is {params.classes} and {path} holds {count} particles; "
-            f"use at most {max(1, count // FEW)} classes"
+            f"use at most {max(1, count // tuned().few)} classes"
         )
     else:
         work = Work(particles, _spec(particles, params), None)
@@ -168,7 +111,7 @@ def _check_options(params: Params, *, continued: bool) -> None:
 
 def _check_high_pass(spec: ImageSpec, resolution: float) -> None:
     """Refuse to leave the coarse level of the search nothing to compare."""
-    finest = spec.extent / max(1, min(coarse_radius(spec), spec.radius) - FEWEST_SHELLS)
+    finest = spec.extent / max(1, min(coarse_radius(spec), spec.radius) - tuned().fewest_shells)
     if 0.0 < resolution < finest:
         raise InputError(
             f"--min-alignment-resolution is {resolution:g} A, and searches of boxes of "
@@ -228,3 +171,69 @@ def _check_continuation(
             f"{start} has seen all of these particles, and only new ones found classes; leave "
             "--new-classes out"
         )
+
+
+def draw_folds(rng: np.random.Generator, count: int) -> NDArray[np.int8]:
+    """Draw the fold of every particle, 0 to 3, equally many of each: (count,) int8."""
+    return rng.permutation(np.arange(count) % FOLDS).astype(np.int8)
+
+
+def unseen_count(count: int) -> int:
+    """Say how many of so many particles the online steps leave out.
+
+    Averages fit particles better that they were made from, again and again. How well they fit
+    others only particles can tell that had no part in it.
+    """
+    now = tuned()
+    return min(round(now.unseen * count), now.unseen_most) if count >= now.unseen_from else 0
+
+
+def draw_unseen(rng: np.random.Generator, count: int) -> NDArray[np.bool_]:
+    """Draw the particles that the online steps leave out: (count,) bool."""
+    unseen = np.zeros(count, bool)
+    if left := unseen_count(count):
+        unseen[rng.permutation(count)[:left]] = True
+    return unseen
+
+
+def fold_chunks(
+    particles: xr.Dataset,
+    spec: ImageSpec,
+    rows: NDArray[np.integer[Any]],
+    *,
+    seed: int,
+    state: Mapping[str, NDArray[Any]],
+    size: int | None = None,
+    first: int = 0,
+) -> tuple[ParticleChunk, ...]:
+    """Cut particles into chunks of one fold each, the folds taking turns.
+
+    Parameters
+    ----------
+    particles : xarray.Dataset
+    spec : ImageSpec
+    rows : (m,) integers
+        Rows to use; at least one.
+    seed : int
+        Of the permutation of the particles.
+    state : mapping of name to (particles, ...) arrays
+        Values that batches carry, ``fold`` among them.
+    size : int, optional
+        Most particles of a chunk; by default `chunk_size` decides.
+    first : int
+        Number of the first chunk.
+    """
+    parts = [rows[state["fold"][rows] == fold] for fold in range(FOLDS)]
+    parts = [part for part in parts if part.size]
+    most = size or chunk_size(len(rows), 12 * spec.band().count)
+    least = min(part.size for part in parts)
+    turns = min(-(-max(part.size for part in parts) // most), least)
+    series = [
+        particle_chunks(
+            particles, spec, seed=seed, rows=part, size=part.size // turns + 1, multiple=turns
+        )
+        for part in parts
+    ]
+    mixed = [chunk for turn in zip(*series, strict=True) for chunk in turn]
+    numbered = [replace(c, number=first + i, resident=True) for i, c in enumerate(mixed)]
+    return with_state(numbered, state)

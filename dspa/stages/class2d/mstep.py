@@ -16,14 +16,13 @@ from dspa.ops.sums.averages import (
     widen_sums,
     wiener_prior,
 )
+from dspa.stages.class2d.constants import FOLDS
 from dspa.stages.class2d.pairs import mirrored_too
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dspa.geometry.band import Band
-
-FOLDS = 4
 
 
 @dataclass(frozen=True, eq=False)

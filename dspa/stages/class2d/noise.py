@@ -24,6 +24,7 @@ from dspa.ops.images.noise_update import (
     residual_moments,
 )
 from dspa.ops.poses.residual import shell_terms
+from dspa.stages.class2d.constants import tuned
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from dspa.stages.particles.chunks import ImageSpec, ParticleBatch
 
 GOLDEN = 0.6180339887498949  # its multiples are spread evenly between 0 and 1
-EVERY = 2  # one of so many images shows its residual in a pass
 
 
 def noise_groups(
@@ -102,9 +102,9 @@ def image_noise(model: Model, group: NDArray[np.int32]) -> NDArray[np.float64]:
 def drawing_places(indices: NDArray[np.int64], iteration: int) -> NDArray[np.float64]:
     """Say where in its posterior each image draws a cell in a pass, 0 to 1.
 
-    Others of ``EVERY`` lie beyond 1 in each pass: they are left out, which halves the work.
+    In each pass all but one of ``residual_every`` lie beyond 1 and are left out: half the work.
     """
-    return EVERY * np.modf(indices * GOLDEN + iteration * GOLDEN**2)[0]
+    return tuned().residual_every * np.modf(indices * GOLDEN + iteration * GOLDEN**2)[0]
 
 
 @lru_cache(maxsize=4)
@@ -118,8 +118,8 @@ def empty_noise(plan: ClassPlan) -> Sums:
     shells = plan.spec.radius + 1
     return {
         "noise_moments": np.zeros((MOMENTS, shells)),
-        "noise_sums": np.zeros((2, plan.groups, shells)),
-        "noise_images": np.zeros(plan.groups),
+        "noise_sums": np.zeros((2, plan.settings.groups, shells)),
+        "noise_images": np.zeros(plan.settings.groups),
     }
 
 
@@ -165,13 +165,13 @@ def add_residuals(
     members = np.bincount(batch.band.shell, minlength=plan.spec.radius + 1)
     left = cap_residuals(left, expected, np.asarray(share * members))
     partial["noise_moments"] += residual_moments(left, ctf.astype(np.float64))
-    known = (group >= 0) & (group < plan.groups)
+    known = (group >= 0) & (group < plan.settings.groups)
     for sums, values in (
         (partial["noise_sums"][0], left),
         (partial["noise_sums"][1], ctf),
     ):
         np.add.at(sums, group[known], values[known])
-    partial["noise_images"] += np.bincount(group[known], minlength=plan.groups)
+    partial["noise_images"] += np.bincount(group[known], minlength=plan.settings.groups)
 
 
 def next_noise(plan: ClassPlan, model: Model, partial: Sums) -> dict[str, NDArray[Any]]:
@@ -181,9 +181,9 @@ def next_noise(plan: ClassPlan, model: Model, partial: Sums) -> dict[str, NDArra
         "noise": np.asarray(model["noise"]),
         "background": np.asarray(model.get("background", model["noise"])),
         "noise_moments": np.asarray(model.get("noise_moments", np.zeros((MOMENTS, shells)))),
-        "noise_sums": _grown(model.get("noise_sums"), (2, plan.groups, shells)),
-        "noise_images": _grown(model.get("noise_images"), (plan.groups,)),
-        "noise_ratio": _grown(model.get("noise_ratio"), (plan.groups, shells), fill=1.0),
+        "noise_sums": _grown(model.get("noise_sums"), (2, plan.settings.groups, shells)),
+        "noise_images": _grown(model.get("noise_images"), (plan.settings.groups,)),
+        "noise_ratio": _grown(model.get("noise_ratio"), (plan.settings.groups, shells), fill=1.0),
     }
     count = float(partial["noise_moments"][0].max())
     if count == 0.0:
@@ -191,11 +191,11 @@ def next_noise(plan: ClassPlan, model: Model, partial: Sums) -> dict[str, NDArra
     moments = blend_sums(old["noise_moments"], partial["noise_moments"], step=plan.step)
     noise, signal = noise_from_moments(moments, old["background"])
     # In the group sums images are forgotten as fast as the set passes by.
-    fade = 1.0 - min(1.0, plan.share / EVERY)
+    fade = 1.0 - min(1.0, plan.share / tuned().residual_every)
     sums = fade * old["noise_sums"] + partial["noise_sums"]
     images = fade * old["noise_images"] + partial["noise_images"]
     ratio = old["noise_ratio"]
-    if plan.groups > 1:
+    if plan.settings.groups > 1:
         ratio = group_ratios(sums[0] - signal * sums[1], images, relative_deviation(moments))
     return {
         **old,

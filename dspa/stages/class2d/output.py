@@ -17,6 +17,7 @@ from dspa.io.star import Block, write_star
 from dspa.io.volumes import write_image_stack
 from dspa.ops.images.class_quality import weighted_quantile
 from dspa.ops.images.transform import resize_images
+from dspa.stages.class2d.constants import tuned
 from dspa.stages.class2d.controls import judge_noise
 from dspa.stages.class2d.state import FILE, save_classification
 from dspa.stages.particles.duplicates import single, write_split
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
 
 AVERAGES = "class_averages.mrcs"
 TABLE = "classes.star"
-ALIVE = 0.15  # of the mean class
-PICTURED = 5  # passes from picture to picture
-MOSTLY_NOISE = 0.5  # share of the particles that noise explains from which a user is warned
 
 
 @dataclass(frozen=True)
@@ -144,7 +142,7 @@ class Progress:
             remaining=self.pace.remaining(to_come),
             particles=int(model["total"][0]),
             resolution=weighted_quantile(resolution, count, 0.5),
-            alive=int(np.sum(share > ALIVE / share.size)),
+            alive=int(np.sum(share > tuned().alive / share.size)),
             largest=float(share.max()),
             restarted=int(model["seeded"].sum()),
             log_likelihood=float(model["total"][1] / images),
@@ -154,7 +152,7 @@ class Progress:
             searched_to=self.spec.extent / plan.radius,
         )
         # Others wait for this process meanwhile.
-        if iteration % PICTURED == 0 or iteration in (1, passes):
+        if iteration % tuned().pictured == 0 or iteration in (1, passes):
             picture = sorted_montage(model["averages"], count, resolution)
             title = f"class averages, pass {iteration} of {passes}"
             self.events.picture("class_averages", picture, title=title)
@@ -216,12 +214,12 @@ def write_results(
     write_table(outputs["class_table"], table, spec)
     _draw(events, known, table, judged)
     noise = float(rows["noise_probability"][rows["valid"]].mean())
-    if noise > MOSTLY_NOISE:
+    if noise > tuned().mostly_noise:
         events.warning(
             f"noise explains {100 * noise:.0f} percent of the particles as well as these classes "
             "do; look at the picks, and at the sign of the contrast"
         )
-    alive = int(np.sum(table.count > ALIVE * table.count.mean()))
+    alive = int(np.sum(table.count > tuned().alive * table.count.mean()))
     events.emit(
         "result",
         particles=int(rows["valid"].sum()),
@@ -337,7 +335,7 @@ def _evidence_picture(judged: Evidence) -> bytes:
 
 def _frc_picture(model: Model, table: ClassTable, spec: ImageSpec) -> bytes:
     """Curves of the sharpest, the middle and the dullest class that is alive."""
-    alive = np.flatnonzero(table.count > ALIVE * table.count.mean())
+    alive = np.flatnonzero(table.count > tuned().alive * table.count.mean())
     order = alive[np.argsort(table.resolution[alive], kind="stable")]
     picks = {"sharpest": order[0], "median": order[len(order) // 2], "dullest": order[-1]}
     shells = np.arange(model["frc"].shape[1])

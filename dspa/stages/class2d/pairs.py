@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dspa.stages.class2d.constants import tuned
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-# A pair is parted when one class of it has fewer images than this share of the other's.
-PARTED = 0.5
 
 
 def first_partners(classes: int, *, held: int = 0) -> NDArray[np.int64]:
@@ -87,4 +86,4 @@ def parted(partner: NDArray[np.int64], count: NDArray[np.float64]) -> NDArray[np
     """Part the pairs of which one class has hardly any images."""
     other = count[partner]
     low, high = np.minimum(count, other), np.maximum(count, other)
-    return np.where((partner >= 0) & (low >= PARTED * high), partner, -1)
+    return np.where((partner >= 0) & (low >= tuned().parted * high), partner, -1)

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.device import like, namespace, take_rows
-from dspa.ops.images.filter import low_pass
 from dspa.ops.images.noise import spread_shells
 from dspa.ops.poses.blind import Share, blind_shares, drawn_at
 from dspa.ops.poses.posterior2d import draw_cells, posterior
@@ -24,6 +23,7 @@ from dspa.ops.poses.search2d import Found, Searcher, Searchers, search
 from dspa.ops.poses.soft2d import soft_sums
 from dspa.ops.sums.averages import centre_offsets, crossing
 from dspa.stages.class2d.census import class_prior
+from dspa.stages.class2d.constants import tuned
 from dspa.stages.class2d.contrast import fitted, tally_contrast
 from dspa.stages.class2d.mstep import references, solve
 from dspa.stages.class2d.noise import (
@@ -65,10 +65,7 @@ class Class2D:
         """Prepare the class averages for the search."""
         if self.plan.iteration == 0:
             return RandomPass(self.plan, model)
-        averages = model["references"]
-        if self.plan.high_pass > 0.0:
-            pixel_size = self.plan.spec.crop_pixel_size
-            averages = averages - low_pass(averages, self.plan.high_pass, pixel_size=pixel_size)
+        averages = self.plan.settings.compared(model["references"])
         owned = model["tally"][2] if self.plan.settled else None
         prior = class_prior(model["counts"].sum(axis=0), owned)
         made = Searchers(averages, self.plan.grid(), prior)
@@ -139,9 +136,10 @@ class BoundPass:
             statistics = statistics.hold(model["sums"], plan.held)
         partner, poor = state.census.partner, state.poor
         shown, solved = self._averaged(statistics, partner)
-        if plan.recentre and plan.iteration > 0:
-            offsets = np.clip(centre_offsets(solved.averages), -plan.max_shift, plan.max_shift)
-            offsets[np.hypot(*offsets.T) < 0.25] = 0.0
+        if plan.recentre:
+            most = plan.settings.max_shift
+            offsets = np.clip(centre_offsets(solved.averages), -most, most)
+            offsets[np.hypot(*offsets.T) < tuned().least_move] = 0.0
             offsets[: plan.held] = 0.0
             statistics = statistics.move(-offsets, band)
             with_slot = np.flatnonzero(state.slots >= 0)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dspa.stages.class2d.census import Census, donors, least_missed, numbered
-from dspa.stages.class2d.mstep import FOLDS, Statistics, halve
+from dspa.stages.class2d.constants import FOLDS, tuned
+from dspa.stages.class2d.mstep import Statistics, halve
 from dspa.stages.class2d.pairs import first_partners
 from dspa.stages.class2d.sums import all_grids
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
     from dspa.dataflow.reduction import Model
     from dspa.stages.class2d.plan import ClassPlan, Sums
-
-LEAST_POOR = 0.5  # images of a fold that a new class begins with, at least
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,24 +53,25 @@ def blended(partial: Sums, model: Model, plan: ClassPlan) -> State:
 
 def regrouped(state: State, plan: ClassPlan) -> tuple[State, NDArray[np.bool_]]:
     """Found new classes and leave out those that are too many; say which are new."""
+    turnover = plan.turnover
     statistics, poor, slots, census = state.all, state.poor, state.slots, state.census
     seeded = np.zeros(census.age.size, bool)
-    if plan.found or plan.keep < census.age.size:
+    if turnover.found or turnover.keep < census.age.size:
         census = census.part()
-    if plan.found:
+    if turnover.found:
         able, gone = _exchange(replace(state, census=census), plan)
         statistics = halve(statistics, poor, gone=gone, donors=able, slots=slots)
         census = census.replace(gone, able)
         seeded[gone] = True
-    if plan.keep and plan.keep < census.age.size:
-        gone = least_missed(census, census.age.size - plan.keep, held=plan.held)
+    if turnover.keep and turnover.keep < census.age.size:
+        gone = least_missed(census, census.age.size - turnover.keep, held=plan.held)
         stay = np.setdiff1d(np.arange(census.age.size), gone)
         statistics, census = statistics.take(stay), census.take(stay)
         slots, seeded = slots[stay], seeded[stay]
-    if plan.found or poor.counts.shape[1] != plan.next_slots:
-        slots = numbered(donors(census, plan.next_slots, mixed=plan.halve_mixed), census.age.size)
-        empty_poor = np.zeros((FOLDS, plan.next_slots, *poor.sums.shape[2:]), np.float32)
-        poor = Statistics(empty_poor, np.zeros((FOLDS, plan.next_slots)))
+    if turnover.found or poor.counts.shape[1] != turnover.next_slots:
+        slots = numbered(donors(census, turnover.next_slots, mixed=turnover.mixed), census.age.size)
+        empty_poor = np.zeros((FOLDS, turnover.next_slots, *poor.sums.shape[2:]), np.float32)
+        poor = Statistics(empty_poor, np.zeros((FOLDS, turnover.next_slots)))
     return State(statistics, poor, slots, census), seeded
 
 
@@ -80,11 +80,11 @@ def _exchange(state: State, plan: ClassPlan) -> tuple[NDArray[np.int64], NDArray
     slots, census = state.slots, state.census
     judged, unit = census.units()
     ready = int((~judged.spared[unit[plan.held :]]).sum())
-    gone = least_missed(census, min(plan.found, ready), held=plan.held)
+    gone = least_missed(census, min(plan.turnover.found, ready), held=plan.held)
     able = np.flatnonzero(slots >= 0)
     able = able[np.argsort(slots[able])]
     images = np.zeros((FOLDS, unit.size))
     np.add.at(images.T, unit[able], state.poor.counts[:, slots[able]].T)
-    able = able[images.min(axis=0)[unit[able]] >= LEAST_POOR]
+    able = able[images.min(axis=0)[unit[able]] >= tuned().least_poor]
     able = able[~np.isin(able, gone)][: gone.size]
     return able, gone[: able.size]

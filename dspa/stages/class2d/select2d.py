@@ -14,6 +14,7 @@ from dspa.io.picture import montage
 from dspa.io.star import Block, find_block, numbers, read_star, write_star
 from dspa.io.volumes import read_images, write_image_stack
 from dspa.ops.images.class_quality import GOOD, ClassQuality, judge_classes
+from dspa.stages.class2d.constants import tuned
 from dspa.stages.class2d.output import AVERAGES, TABLE
 from dspa.stages.stage import Context, Input, Stage, param
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 
 TRIM = 0.04  # of the particles that are not noise: what --auto gives up to be rid of noise
-DOUBTFUL = 0.1  # probability of being noise below which nothing is trimmed
-NOISE = 0.5  # share that noise explains from which a class is one of noise
 
 
 @dataclass(frozen=True)
@@ -305,7 +304,7 @@ def needed_evidence(particles: xr.Dataset, inside: NDArray[np.bool_], share: flo
         np.bincount(member[known]), 1
     )
     # What other rejected classes show is something else, and not given up for the sake of noise.
-    lost = known & ~inside & (np.where(known, noise[member], 0.0) >= NOISE)
+    lost = known & ~inside & (np.where(known, noise[member], 0.0) >= tuned().noise_class)
     return least_evidence(evidence, probability, inside, share=share, lost=lost)
 
 
@@ -338,7 +337,7 @@ def least_evidence(
     known = inside & np.isfinite(evidence)
     spent = 0.0 if lost is None else float(np.sum(1.0 - probability[lost]))
     budget = share * (float(np.sum(1.0 - probability[known])) + spent) - spent
-    rows = np.flatnonzero(known & (probability >= DOUBTFUL))
+    rows = np.flatnonzero(known & (probability >= tuned().doubtful))
     rows = rows[np.argsort(evidence[rows], kind="stable")]
     trimmed = int(np.searchsorted(np.cumsum(1.0 - probability[rows]), budget, side="right"))
     if trimmed == 0:

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dspa.dataflow.worker_setup import SHARE
 from dspa.device import memory_budget
+from dspa.stages.class2d.constants import FOLDS, tuned
 from dspa.stages.class2d.controls import weigh
-from dspa.stages.class2d.folds import draw_folds, draw_unseen, fold_chunks, unseen_count
 from dspa.stages.class2d.growth import Growth, expect, grow, judge_unseen
-from dspa.stages.class2d.inputs import FEW, Params, Work, admit
-from dspa.stages.class2d.mstep import FOLDS
+from dspa.stages.class2d.inputs import (
+    Work,
+    admit,
+    draw_folds,
+    draw_unseen,
+    fold_chunks,
+    unseen_count,
+)
+from dspa.stages.class2d.march import march, nothing_to_see
 from dspa.stages.class2d.noise import noise_groups
 from dspa.stages.class2d.output import Progress, whole_table, write_results
-from dspa.stages.class2d.schedule import STEPS_EACH, Schedule, classify, worker_bytes, workload
+from dspa.stages.class2d.plan import Params, Settings, worker_bytes, workload
+from dspa.stages.class2d.reduction import Class2D
 from dspa.stages.class2d.state import Classification
-from dspa.stages.particles.chunks import ctf_arguments, join_chunks, particle_chunks
+from dspa.stages.particles.chunks import ctf_arguments, join_chunks, minibatch, particle_chunks
+from dspa.stages.particles.noise import BackgroundNoise
 from dspa.stages.stage import Context, Input, Stage
 
 if TYPE_CHECKING:
@@ -29,36 +39,8 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-    from dspa.stages.particles.chunks import ImageSpec, ParticleChunk
-
-# Of the box: how far particles may lie off the centre, where nobody says otherwise.
-SHIFT = 0.08
-FARTHEST = 0.25  # of the box: larger shifts are not looked for
-
-
-def make_schedule(
-    params: Params, spec: ImageSpec, *, particles: int, seed: int, groups: int = 1
-) -> Schedule:
-    """Turn the parameters people gave into what the passes need."""
-    shift = params.max_shift / spec.crop_pixel_size if params.max_shift else SHIFT * spec.crop
-    return Schedule(
-        classes=params.classes,
-        online=params.online_iterations,
-        full=params.full_iterations,
-        batch=params.batch_per_class * params.classes,
-        uncertainty=params.uncertainty,
-        anneal_from=params.anneal_from,
-        anneal=params.anneal,
-        max_shift=min(shift, FARTHEST * spec.crop),
-        recentre=params.recenter,
-        hard=params.hard,
-        seed=seed,
-        particles=particles,
-        high_pass=params.min_alignment_resolution,
-        groups=groups,
-        noise=params.estimate_noise,
-        image_scale=params.image_scale,
-    )
+    from dspa.dataflow.runner import Result
+    from dspa.stages.particles.chunks import ParticleChunk
 
 
 def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str, Path]:
@@ -100,7 +82,7 @@ def _say(context: Context, work: Work, path: Path, params: Params) -> None:
     for option, value, most in (
         ("--mask-diameter", params.mask_diameter, spec.extent),
         ("--mask-outer", params.mask_outer, spec.extent),
-        ("--max-shift", params.max_shift, FARTHEST * spec.extent),
+        ("--max-shift", params.max_shift, tuned().farthest * spec.extent),
     ):
         if value > most:
             events.warning(
@@ -110,8 +92,8 @@ def _say(context: Context, work: Work, path: Path, params: Params) -> None:
     if ctf_arguments(work.particles) is None:
         events.warning(f"{path}: no defocus, so the averages are not corrected for the CTF")
     each = work.count / params.classes
-    if known is None and each < FEW:
-        fewer = work.count // FEW
+    if known is None and each < tuned().few:
+        fewer = work.count // tuned().few
         advice = f"--classes {fewer} would give clearer averages" if fewer else "averages need more"
         events.warning(
             f"{work.count} particles in {params.classes} classes are {each:.0f} a class; {advice}"
@@ -122,10 +104,9 @@ def _begin(context: Context, work: Work, params: Params) -> Classification:
     """Classify particles of which nothing is known."""
     particles, spec, count, events = work.particles, work.spec, work.count, context.events
     group, names = noise_groups(particles)
-    schedule = make_schedule(
-        params, spec, particles=count, seed=context.seed, groups=max(1, len(names))
-    )
-    size = schedule.chunk_size(spec)
+    groups = max(1, len(names))
+    settings = Settings(params, spec, count, params.classes, context.seed, groups)
+    size = settings.chunk_size
     rng = np.random.default_rng([context.seed, 0x4A1F])
     fold, unseen = draw_folds(rng, count), np.flatnonzero(draw_unseen(rng, count))
     seen = np.setdiff1d(np.arange(count), unseen)
@@ -139,12 +120,18 @@ def _begin(context: Context, work: Work, params: Params) -> Classification:
     chunks = cut(seen, 0)
     rest = cut(unseen, len(chunks)) if unseen.size else ()
     events.message(
-        f"{schedule.online} online iterations of {STEPS_EACH} steps and {schedule.full} over all "
-        f"particles, counted as {schedule.passes} below"
+        f"{params.online_iterations} online iterations of {tuned().steps_each} steps and "
+        f"{params.full_iterations} over all particles, counted as {settings.passes} below"
     )
-    visits = schedule.visits(full=count)
-    report = Progress(events, spec, visits, after=count + unseen.size)
-    result = classify(context, chunks + rest, schedule, report=report, left_out=len(rest))
+    full = join_chunks(chunks + rest, stride=FOLDS)
+    result = march(
+        context,
+        settings,
+        online=chunks,
+        full=full,
+        begin=partial(_random_start, context, settings, chunks),
+        report=Progress(events, spec, settings.visits(full=count), after=count + unseen.size),
+    )
     rows = whole_table(result.rows, count)
     images = int(rows["valid"].sum())
     uid = np.asarray(particles["uid"].values, np.uint64)
@@ -154,9 +141,17 @@ def _begin(context: Context, work: Work, params: Params) -> Classification:
         spec=spec, model=model, uid=uid, fold=fold, rows=rows, images=images, unseen=nothing
     )
     events.message("weighing every particle against noise")
-    last = schedule.plan(spec, model, schedule.passes)
-    known = weigh(context, known, last, join_chunks(chunks + rest, stride=FOLDS))
-    return judge_unseen(context, known, schedule, rest)
+    known = weigh(context, known, settings.plan(model, settings.passes), full)
+    return judge_unseen(context, known, settings, rest)
+
+
+def _random_start(context: Context, settings: Settings, chunks: Sequence[ParticleChunk]) -> Result:
+    """Put the images of a first mini-batch into classes drawn from their numbers."""
+    first = minibatch(chunks, settings.batch, 0, multiple=FOLDS)
+    noise = context.runner.run(BackgroundNoise(settings.spec), first, {}, name="noise000").model
+    if float(noise["count"]) == 0.0:
+        raise nothing_to_see(first)
+    return context.runner.run(Class2D(settings.plan(None, 0)), first, noise, name="it000")
 
 
 def _continue(
@@ -173,11 +168,9 @@ def _continue(
 
 def make_growth(known: Classification, params: Params, *, particles: int, seed: int) -> Growth:
     """Turn the parameters people gave into what is done with particles that arrive."""
-    params = replace(params, classes=known.classes)
-    schedule = make_schedule(params, known.spec, particles=particles, seed=seed)
+    full = replace(params, full_iterations=max(1, params.full_iterations))
     return Growth(
-        replace(schedule, full=max(1, params.full_iterations)),
-        new_classes=None if params.new_classes < 0 else params.new_classes,
+        Settings(full, known.spec, particles, known.classes, seed),
         everything=params.full_iterations > 0,
     )
 
@@ -190,14 +183,14 @@ def plan(inputs: Mapping[str, Any], params: Params) -> dict[str, Any]:
     work = admit(inputs, params)
     spec, count, known = work.spec, work.count, work.known
     if known is None:
-        schedule = make_schedule(params, spec, particles=count, seed=0)
-        least = most = workload(schedule, full=count, unseen=unseen_count(count))
+        settings = Settings(params, spec, count, params.classes)
+        least = most = workload(settings, full=count, unseen=unseen_count(count))
     else:
         growth = make_growth(known, params, particles=count, seed=0)
-        schedule = growth.schedule
+        settings = growth.settings
         uid = np.asarray(work.particles["uid"].values, np.uint64)
         least, most = expect(known, uid, growth)
-    chunks = particle_chunks(work.particles, spec, size=schedule.chunk_size(spec), multiple=FOLDS)
+    chunks = particle_chunks(work.particles, spec, size=settings.chunk_size, multiple=FOLDS)
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     share = int(SHARE * memory_budget() / workers)  # of a worker's memory, for bands
     kept = min(share, 12 * spec.band().count * -(-count // workers))

@@ -18,8 +18,9 @@ from dspa.ops.poses.blind import Share, take_run
 from dspa.ops.poses.score2d import Candidates, insert_candidates, rotation_table, split
 from dspa.ops.sums.averages import empty_sums
 from dspa.stages.class2d.census import Census, relief
+from dspa.stages.class2d.constants import FOLDS
 from dspa.stages.class2d.contrast import empty_contrast
-from dspa.stages.class2d.mstep import FOLDS, tally
+from dspa.stages.class2d.mstep import tally
 from dspa.stages.class2d.noise import empty_noise
 
 if TYPE_CHECKING:
@@ -37,9 +38,9 @@ def empty(plan: ClassPlan) -> Sums:
     """Return empty statistics, without grids of any fold."""
     return {
         "counts": np.zeros((FOLDS, plan.classes)),
-        "poor_counts": np.zeros((FOLDS, plan.slots)),
+        "poor_counts": np.zeros((FOLDS, plan.turnover.slots)),
         "tally": np.zeros((3, plan.classes)),  # sums of fits and log-likelihoods, number
-        "saved": np.zeros((plan.classes, plan.classes)),  # see class2d_census.relief
+        "saved": np.zeros((plan.classes, plan.classes)),  # see census.relief
         # Images, log-likelihood, effective classes, cells scored, searches that met a limit.
         "total": np.zeros(5),
         **empty_noise(plan),
@@ -54,7 +55,9 @@ def grids_of(partial: Sums, fold: int, plan: ClassPlan, *, reference: Any = None
     """
     name = f"fold{fold}"
     if name not in partial:
-        partial[name] = empty_sums(plan.classes + plan.slots, plan.reach, reference=reference)
+        partial[name] = empty_sums(
+            plan.classes + plan.turnover.slots, plan.reach, reference=reference
+        )
     return partial[name]
 
 
@@ -212,7 +215,7 @@ def insert_found(
 
     The coefficients that no share covers are added up with the posterior as it was found.
     """
-    classes, slots, band = plan.classes, plan.slots, plan.spec.band()
+    classes, slots, band = plan.classes, plan.turnover.slots, plan.spec.band()
     partial["counts"][fold] += np.bincount(found.cells.member, found.weight, classes)
     owner = found.cells.member[found.best]
     # Only the image's own class, and only where the fit is below the average of that class. What is
@@ -284,7 +287,9 @@ def insert_random(
     """Put every image into a class drawn from its index, as it lies."""
     drawn = np.array(
         [
-            np.random.default_rng([plan.seed, int(index), 0xC1A5]).integers(plan.held, plan.classes)
+            np.random.default_rng([plan.settings.seed, int(index), 0xC1A5]).integers(
+                plan.held, plan.classes
+            )
             for index in indices
         ],
         np.int32,
