@@ -31,6 +31,8 @@ class Exposure:
         Metres.
     beam_shift : (x, y) float
         Units of the microscope.
+    columns : float
+        Pixels across the area that was read out: those that ``pixel_size`` is of.
     """
 
     pixel_size: float
@@ -38,6 +40,7 @@ class Exposure:
     dose: float
     stage_position: tuple[float, float]
     beam_shift: tuple[float, float]
+    columns: float = math.nan
 
 
 def read_epu(path: str | Path) -> Exposure:
@@ -75,6 +78,7 @@ def read_epu(path: str | Path) -> Exposure:
             _number(root, "microscopeData", "optics", "BeamShift", "_x"),
             _number(root, "microscopeData", "optics", "BeamShift", "_y"),
         ),
+        columns=_number(root, "microscopeData", "camera", "ReadoutArea", "width"),
     )
 
 

@@ -12,6 +12,7 @@ from dspa.data import store
 from dspa.data.errors import InputError
 from dspa.io import mrc
 from dspa.io.locate import regular
+from dspa.io.plausible import check_values
 from dspa.io.png import png_shape, read_png
 from dspa.io.star_micrographs import read_star_micrographs, write_star_micrographs
 from dspa.io.tiff import read_tiff_sum, tiff_shape
@@ -57,7 +58,9 @@ def read_micrographs(path: str | Path) -> xr.Dataset:
             raise InputError(f"{path}: holds {dataset.attrs['kind']}, not micrographs")
         return dataset
     if source.suffix == ".star":
-        return read_star_micrographs(source)
+        table = read_star_micrographs(source)
+        check_values(table, path)
+        return table
     raise InputError(f"{path}: micrographs are read from .zarr or .star files")
 
 

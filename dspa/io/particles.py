@@ -9,6 +9,7 @@ from dspa.data import store
 from dspa.data.errors import InputError
 from dspa.io.cs_particles import read_cs_particles
 from dspa.io.cs_write import write_cs_particles
+from dspa.io.plausible import check_values
 from dspa.io.star_particles import read_star_particles
 from dspa.io.star_write import write_star_particles
 
@@ -37,10 +38,13 @@ def read_particles(path: str | Path) -> xr.Dataset:
             raise InputError(f"{path}: holds {dataset.attrs['kind']}, not particles")
         return dataset
     if source.suffix == ".star":
-        return read_star_particles(source)
-    if source.suffix == ".cs":
-        return read_cs_particles(source)
-    raise InputError(f"{path}: particles are read from .zarr, .star or .cs files")
+        table = read_star_particles(source)
+    elif source.suffix == ".cs":
+        table = read_cs_particles(source)
+    else:
+        raise InputError(f"{path}: particles are read from .zarr, .star or .cs files")
+    check_values(table, path)
+    return table
 
 
 def write_particles(dataset: xr.Dataset, path: str | Path) -> None:

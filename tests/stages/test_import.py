@@ -11,8 +11,6 @@ import pytest
 import tifffile
 
 from dspa.data.errors import InputError
-from dspa.dataflow.events import Events
-from dspa.dataflow.runner import InlineRunner
 from dspa.io.cs import write_cs
 from dspa.io.images import ParticleImages
 from dspa.io.micrographs import read_micrograph_image, read_micrographs
@@ -23,31 +21,10 @@ from dspa.stages.imports import micrographs as import_micrographs
 from dspa.stages.imports import particles as import_particles
 from dspa.stages.imports import volume as import_volume
 from dspa.stages.imports.stages import STAGES
-from dspa.stages.stage import Context, check
+from tests.stages.desk import Desk
 
 OPTICS = {"pixel_size": 1.5, "voltage": 300.0, "cs": 2.7}
 BOX = 32
-
-
-class Desk:
-    """Runs one stage in a folder of its own and keeps what it says."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.heard = folder, []
-        self.count = 0
-
-    def run(self, stage: Any, **params: Any) -> dict[str, Path]:
-        made = stage.params(**params)
-        check(made)
-        self.count += 1
-        folder = self.folder / "jobs" / f"J{self.count:03d}-test"
-        folder.mkdir(parents=True)
-        events = Events(folder, (self.heard.append,))
-        return dict(stage.run(Context(folder, InlineRunner(folder), events), {}, made))
-
-    def said(self, kind: str = "") -> str:
-        texts = [e["text"] for e in self.heard if e["kind"] in (kind or ("message", "warning"))]
-        return " | ".join(texts)
 
 
 @pytest.fixture

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 
 from dspa.data.errors import InputError
-from dspa.dataflow.events import Events
-from dspa.dataflow.runner import InlineRunner
 from dspa.io.cs import read_cs, write_cs
 from dspa.io.images import ParticleImages
 from dspa.io.particles import read_particles, write_particles
@@ -19,30 +17,10 @@ from dspa.io.volumes import write_image_stack
 from dspa.stages.extraction.extract import STAGE as EXTRACT
 from dspa.stages.imports.micrographs import MICROGRAPHS_STAGE
 from dspa.stages.imports.particles import PARTICLES_STAGE
-from dspa.stages.stage import Context, check
+from tests.stages.desk import Desk
 
 BOX = 16
 TRUTH = [(70 + 12 * i, 60 + 9 * i) for i in range(12)]
-
-
-class Desk:
-    """Runs stages, each in a folder of its own, and keeps what they say."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.heard, self.count = folder, [], 0
-
-    def run(self, stage: Any, inputs: dict[str, Any] | None = None, **params: Any) -> Any:
-        made = stage.params(**params)
-        check(made)
-        self.count += 1
-        folder = self.folder / "jobs" / f"J{self.count:03d}-test"
-        folder.mkdir(parents=True)
-        events = Events(folder, (self.heard.append,))
-        given: dict[str, Any] = {each.name: None for each in stage.inputs} | (inputs or {})
-        return dict(stage.run(Context(folder, InlineRunner(folder), events), given, made))
-
-    def said(self) -> str:
-        return " | ".join(e["text"] for e in self.heard if e["kind"] in ("message", "warning"))
 
 
 @pytest.fixture
@@ -183,7 +161,7 @@ def test_pixel_size_in_rows_is_read(header: float, desk: Desk, tmp_path: Path) -
     table = read_particles(made)
     assert table["pixel_size"].values.tolist() == [2.0]
     np.testing.assert_allclose(table["shift"].values, [[3.0, -4.0]] * count)
-    assert ("the stacks say 3 A" in desk.said()) == (header == 3.0)
+    assert ("stacks say 3 A" in desk.said()) == (header == 3.0)
     magnified = {"rlnDetectorPixelSize": np.full(count, 5.0), "rlnMagnification": 5e4}
     columns |= {k: np.broadcast_to(v, count) for k, v in magnified.items()}
     write_star(tmp_path / "p.star", [Block("", columns)])

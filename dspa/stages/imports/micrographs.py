@@ -13,7 +13,6 @@ import numpy as np
 
 from dspa.data import schema
 from dspa.data.errors import InputError
-from dspa.io.epu import find_epu, read_epu
 from dspa.io.locate import matching, spelling
 from dspa.io.micrographs import (
     SUFFIXES,
@@ -23,9 +22,10 @@ from dspa.io.micrographs import (
 )
 from dspa.io.names import match_names
 from dspa.io.picture import image
+from dspa.io.plausible import check_values
 from dspa.io.star_micrographs import read_star_micrographs
-from dspa.io.star_optics import one_for_all
 from dspa.io.volumes import write_image_stack
+from dspa.stages.imports.optics import settle_optics, with_epu
 from dspa.stages.stage import Context, Stage, param
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 MM = 1e7  # mm to A
 _CTF = ("defocus_u", "defocus_v", "defocus_angle", "phase_shift", "ctf_resolution", "ctf_score")
-# Header pixel sizes closer than this are one.
-_SAME_SIZE = 5e-3
 _LISTED = 10
 _FEW = 16
 
@@ -66,6 +64,16 @@ class Params:
     def named(self) -> str:
         """The files, as messages name them."""
         return spelling(self.files)
+
+    def given(self) -> dict[str, tuple[float | None, str]]:
+        """Return the optics that options gave, in house units, and the options."""
+        cs = None if self.cs is None else self.cs * MM
+        return {
+            "voltage": (self.voltage, "--voltage"),
+            "spherical_aberration": (cs, "--cs"),
+            "amplitude_contrast": (self.amplitude_contrast, "--amplitude-contrast"),
+            "pixel_size": (self.pixel_size, "--pixel-size"),
+        }
 
 
 @dataclass(frozen=True)
@@ -167,9 +175,10 @@ def run_movies(
 
 
 def _import(context: Context, params: Params, *, kind: str) -> xr.Dataset:
-    if isinstance(params.files, str) and params.files.endswith(".star"):
+    from_star = params.named.endswith(".star")
+    if from_star:
         table = read_star_micrographs(
-            params.files, roots=_roots(params), pixel_size=params.pixel_size
+            params.named, roots=_roots(params), pixel_size=params.pixel_size
         )
         note = table.attrs.pop("set_aside", "")
         if note:
@@ -179,7 +188,11 @@ def _import(context: Context, params: Params, *, kind: str) -> xr.Dataset:
     _check_presence(table, params)
     # Headers first: what the user must mend is said before hours of reading.
     found = [look(str(path)) for path in table["path"].values]
-    table = _with_optics(context, table, params, [f for f in found if not f.fault])
+    if not from_star:
+        table = with_epu(context, table, [f.columns for f in found])
+    headers = [f.pixel_size for f in found if not f.fault]
+    table = settle_optics(context, table, params.given(), headers, source=params.named)
+    _check_values(context, table, params)
     if params.check == "full":
         found = _look_at_pixels(context, table, found)
     good = np.array([not f.fault for f in found])
@@ -200,9 +213,20 @@ def _import(context: Context, params: Params, *, kind: str) -> xr.Dataset:
         table = table.assign(contrast_sign=("micrograph", sign))
     if params.ctf_from is not None:
         table = _with_ctf(context, table, params.ctf_from)
+        _doubt(context, check_values(table, params.ctf_from))
     table.attrs["kind"] = kind
     _summarise(context, table, kind)
     return table
+
+
+def _check_values(context: Context, table: xr.Dataset, params: Params) -> None:
+    given = {name: value for name, (value, _) in params.given().items()}
+    _doubt(context, check_values(table, params.named, given=given))
+
+
+def _doubt(context: Context, doubts: Sequence[str]) -> None:
+    for doubt in doubts:
+        context.events.warning(f"{doubt}; check the file")
 
 
 def _check_presence(table: xr.Dataset, params: Params) -> None:
@@ -239,93 +263,8 @@ def _from_pattern(context: Context, params: Params) -> xr.Dataset:
             "micrograph_name": files,
             "optics": np.zeros(len(files), np.int32),
             "optics_name": ["opticsGroup1"],
-            **_epu_columns(files),
         },
     )
-
-
-def _epu_columns(files: Sequence[str]) -> dict[str, Any]:
-    """Take optics, dose and stage from the XML files that EPU leaves beside its exposures."""
-    notes = []
-    for file in files:
-        found = find_epu(file)
-        try:
-            notes.append(None if found is None else read_epu(found))
-        except InputError:  # an XML file of something else
-            notes.append(None)
-    known = [n for n in notes if n is not None]
-    if not known:
-        return {}
-    nothing = (math.nan, math.nan)
-    return {
-        "dose": [math.nan if n is None else n.dose for n in notes],
-        "stage_position": [nothing if n is None else n.stage_position for n in notes],
-        "beam_shift": [nothing if n is None else n.beam_shift for n in notes],
-        "pixel_size": [float(np.nanmedian([n.pixel_size for n in known]))],
-        "voltage": [float(np.nanmedian([n.voltage for n in known]))],
-    }
-
-
-def _with_optics(
-    context: Context, table: xr.Dataset, params: Params, found: Sequence[Found]
-) -> xr.Dataset:
-    """Fill the optics from options, then files, then headers; refuse what is unknown."""
-    given = {
-        "voltage": (params.voltage, 1.0, "--voltage"),
-        "spherical_aberration": (params.cs, MM, "--cs"),
-        "amplitude_contrast": (params.amplitude_contrast, 1.0, "--amplitude-contrast"),
-    }
-    groups = table.sizes["optics"]
-    for name, (value, factor, option) in given.items():
-        there = table[name].values if name in table.variables else np.full(groups, np.nan)
-        if value is not None:
-            there = one_for_all(params.named, name, there, value * factor)
-        elif name == "amplitude_contrast" and np.isnan(there).any():
-            context.events.message(
-                "amplitude contrast is taken as 0.1; --amplitude-contrast sets it"
-            )
-            there = np.where(np.isnan(there), 0.1, there)
-        elif np.isnan(there).any():
-            raise InputError(
-                f"{params.named}: the {name.replace('_', ' ')} is unknown; give {option}"
-            )
-        table = table.assign({name: ("optics", there)})
-    size = table["pixel_size"].values if "pixel_size" in table.variables else np.array([np.nan])
-    header = _header_size(params, found)
-    if params.pixel_size is not None:
-        size = one_for_all(params.named, "pixel size", size, params.pixel_size)
-    elif np.isnan(size).any():
-        if not math.isfinite(header):
-            raise InputError(f"{params.named}: the pixel size is unknown; give --pixel-size")
-        context.events.message(f"pixel size {header:.4g} A, from the headers")
-        size = np.where(np.isnan(size), header, size)
-    if not ((size > 0.01) & (size < 1000)).all():
-        raise InputError(f"{params.named}: a pixel size of {size.max():.4g} A; give --pixel-size")
-    if np.ptp(size) > _SAME_SIZE * size.max():
-        sizes = ", ".join(f"{s:.4g}" for s in np.unique(size))
-        raise InputError(
-            f"{params.named}: mixed pixel sizes ({sizes} A); import each size as a job of its own"
-        )
-    if math.isfinite(header) and abs(header - size[0]) > 0.01 * size[0]:
-        context.events.warning(f"the headers say {header:.4g} A per pixel; {size[0]:.4g} A is used")
-    return table.assign(pixel_size=("optics", size.astype(np.float64)))
-
-
-def _header_size(params: Params, found: Sequence[Found]) -> float:
-    """Return the pixel size of the headers, NaN if unset; refuse several unless one is given."""
-    sizes = np.array([f.pixel_size for f in found])
-    # 1 A is what programs write that do not know.
-    sizes = sizes[np.isfinite(sizes) & (np.abs(sizes - 1.0) > 1e-6) & (sizes > 0)]
-    if not sizes.size:
-        return math.nan
-    if np.ptp(sizes) > _SAME_SIZE * sizes.max() and params.pixel_size is None:
-        values, counts = np.unique(np.round(sizes, 3), return_counts=True)
-        text = ", ".join(f"{v:g} A: {n}" for v, n in zip(values[:5], counts[:5], strict=True))
-        raise InputError(
-            f"{params.named}: mixed pixel sizes in the headers ({text}); import each size as a job "
-            "of its own, or give --pixel-size"
-        )
-    return float(np.median(sizes))
 
 
 def _with_ctf(context: Context, table: xr.Dataset, path: str) -> xr.Dataset:

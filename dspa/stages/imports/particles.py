@@ -17,6 +17,7 @@ from dspa.io.locate import matching, spelling
 from dspa.io.particles import read_particles, write_particles
 from dspa.io.picks import read_picks
 from dspa.io.picture import montage
+from dspa.io.plausible import check_values, has_defocus
 from dspa.io.star_optics import one_for_all
 from dspa.io.star_particles import read_star_particles
 from dspa.stages.imports.picks import (
@@ -38,7 +39,6 @@ MM = 1e7  # mm to A
 RUN = 1024  # images a task looks at
 FEW_RUNS = 4
 _LISTED = 3
-_SMALLEST, _LARGEST = 0.01, 1000.0  # A; what is beyond is no pixel size
 # Without one of these an image is of no use.
 _PER_IMAGE = "defocus_u defocus_v defocus_angle phase_shift bfactor ctf_scale pose shift".split()
 _CORRECTIONS = frozenset(
@@ -115,13 +115,15 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
                 f"{params.named}: coordinates in pixels of unknown size; give --micrographs or "
                 "--micrograph-pixel-size"
             )
+        _judge_values(context, table, params)
         return _finish(context, table, "picks")
     if micrographs:
         table = scaled_by_micrographs(context, table, micrographs)
     table = _with_optics(context, table, params)
     _name_unused(context, table)
     infos = _check_stacks(table, params)
-    table = _with_pixel_size(context, table, infos)
+    table = _with_pixel_size(context, table, infos, params)
+    _judge_values(context, table, params)
     table = _without_nan(context, table)
     if params.check == "full":
         table = _look(context, table, params)
@@ -201,6 +203,19 @@ def _placed(context: Context, picks: xr.Dataset) -> xr.Dataset:
     return picks.isel(particle=np.flatnonzero(good))
 
 
+def _judge_values(context: Context, table: xr.Dataset, params: Params) -> None:
+    """Refuse optics and defocus that no microscope has; tell what is odd."""
+    given = {
+        "pixel_size": params.pixel_size,
+        "micrograph_pixel_size": params.micrograph_pixel_size,
+        "voltage": params.voltage,
+        "spherical_aberration": params.cs,
+        "amplitude_contrast": params.amplitude_contrast,
+    }
+    for doubt in check_values(table, params.named, given=given):
+        context.events.warning(f"{doubt}; check the file")
+
+
 def _with_optics(context: Context, table: xr.Dataset, params: Params) -> xr.Dataset:
     """Put given optics in place of the file's; refuse a CTF whose optics are unknown."""
     given = {
@@ -214,7 +229,7 @@ def _with_optics(context: Context, table: xr.Dataset, params: Params) -> xr.Data
             there = table[name].values.astype(np.float64)
             one = one_for_all(params.named, name, there, value * factor)
             table = table.assign({name: ("optics", one)})
-    if "defocus_u" not in table.variables or np.isnan(table["defocus_u"].values).all():
+    if not has_defocus(table):
         context.events.warning("the file has no defocus: particles are used without a CTF")
         names = ("defocus_u", "defocus_v", "defocus_angle", "phase_shift")
         return table.drop_vars([n for n in names if n in table.variables])
@@ -279,7 +294,7 @@ def _check_stacks(table: xr.Dataset, params: Params) -> dict[str, StackInfo]:
 
 
 def _with_pixel_size(
-    context: Context, table: xr.Dataset, infos: Mapping[str, StackInfo]
+    context: Context, table: xr.Dataset, infos: Mapping[str, StackInfo], params: Params
 ) -> xr.Dataset:
     """Settle box and pixel size: one for all; the headers serve where the file does not say."""
     box = next(iter(infos.values())).rows
@@ -292,22 +307,27 @@ def _with_pixel_size(
     headers = headers[np.isfinite(headers) & (headers > 0) & (np.abs(headers - 1.0) > 1e-6)]
     size = table["pixel_size"].values.astype(np.float64)
     if np.isnan(size).any():
-        if not headers.size or np.ptp(headers) > 5e-3 * headers.max():
+        if not headers.size:
             raise InputError(
                 "the pixel size is neither in the file nor in the stacks; give --pixel-size"
+            )
+        if np.ptp(headers) > 5e-3 * headers.max():
+            text = ", ".join(f"{s:.4g}" for s in np.unique(headers)[:5])
+            raise InputError(
+                f"{params.named}: mixed pixel sizes in the stacks ({text} A); import one at a time"
             )
         context.events.message(f"pixel size {headers[0]:.4g} A, from the stacks")
         size = np.where(np.isnan(size), headers[0], size)
         table = table.assign(pixel_size=("optics", size))
     used = size[np.unique(table["optics"].values)]
-    if not ((used > _SMALLEST) & (used < _LARGEST)).all():
-        raise InputError(f"a pixel size of {used.max():.4g} A; give the right --pixel-size")
     if np.ptp(used) > 1e-3 * used.max():
         text = ", ".join(f"{s:.4g}" for s in np.unique(used))
         raise InputError(f"mixed pixel sizes ({text} A); import one size at a time")
-    if headers.size and abs(float(np.median(headers)) - used[0]) > 0.01 * used[0]:
+    other = headers[np.abs(headers - used[0]) > 0.01 * used[0]]
+    if other.size:
         context.events.warning(
-            f"the stacks say {float(np.median(headers)):.4g} A per pixel; {used[0]:.4g} A is used"
+            f"the stacks say {other[0]:.4g} A per pixel ({other.size} of {len(infos)}); "
+            f"{used[0]:.4g} A is used"
         )
     return table
 

@@ -1,0 +1,257 @@
+"""Values that no microscope has: which column, which value, and the unit it is likely in.
+
+Files of other programs have defocus in um or in nm, voltages in V, aberrations in m. Nothing fails
+on them: the CTF is wrong, and so is every map. Limits are far outside of what is used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dspa.data.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import xarray as xr
+    from numpy.typing import NDArray
+
+_MM = 1e7  # mm to A
+# Defocus of a row is told if it is outside; of most rows it is an error.
+NEAREST, FARTHEST = 100.0, 2e5  # A
+_MOST = 0.9
+_FEW_ROWS, _FEW_ANGLES = 50, 20
+_SMALLEST_BOX = 40.0  # A; no particle of which a map can be made fits
+_PHASE_PLATE = 0.5  # rad; with a phase plate the focus may be exact
+
+
+@dataclass(frozen=True)
+class _Quantity:
+    """What is usual of one value, in the unit of files.
+
+    Attributes
+    ----------
+    label, field, option : str
+        Its column in STAR and ``.cs`` files, its option.
+    unit : str
+    scale : float
+        House units in one unit of files.
+    low, high : float
+        Limits; what is outside is refused.
+    usual : (low, high) float
+        Where a value in the right unit lies.
+    others : tuple of (unit, factor)
+        Units it may be in instead, and what turns them into the right one.
+    """
+
+    label: str
+    field: str
+    option: str
+    unit: str
+    scale: float
+    low: float
+    high: float
+    usual: tuple[float, float]
+    others: tuple[tuple[str, float], ...]
+
+    def likely(self, value: float) -> str:
+        """Say in which unit a value would be usual."""
+        for unit, factor in self.others:
+            if self.usual[0] <= abs(value) * factor <= self.usual[1]:
+                return f", as if it were in {unit}"
+        return ""
+
+
+_PIXEL = ("A", 1.0, 0.2, 50.0, (0.3, 12.0), (("nm", 10.0), ("m", 1e10), ("pm", 0.01), ("um", 1e4)))
+_OPTICS = {
+    "voltage": _Quantity(
+        "rlnVoltage", "ctf/accel_kv", "--voltage", "kV", 1.0, 50.0, 1500.0,
+        (60.0, 400.0), (("V", 1e-3), ("MV", 1e3)),
+    ),
+    "spherical_aberration": _Quantity(
+        "rlnSphericalAberration", "ctf/cs_mm", "--cs", "mm", _MM, -0.1, 10.0,
+        (0.5, 6.0), (("m", 1e3), ("um", 1e-3), ("nm", 1e-6), ("A", 1e-7)),
+    ),
+    "amplitude_contrast": _Quantity(
+        "rlnAmplitudeContrast", "ctf/amp_contrast", "--amplitude-contrast", "", 1.0, 0.0, 1.0,
+        (0.01, 0.5), (("percent", 0.01),),
+    ),
+    "pixel_size": _Quantity("rlnImagePixelSize", "blob/psize_A", "--pixel-size", *_PIXEL),
+    "micrograph_pixel_size": _Quantity(
+        "rlnMicrographPixelSize", "location/micrograph_psize_A", "--micrograph-pixel-size", *_PIXEL
+    ),
+}  # fmt: skip
+# Spherical aberrations in m are no larger than those of corrected microscopes in mm.
+_CS_IN_METRES = (0.001, 0.0095)
+_DEFOCUS = {
+    name: _Quantity(
+        label, field, "", "A", 1.0, NEAREST, FARTHEST, (2e3, 6e4),
+        (("um", 1e4), ("nm", 10.0), ("m", 1e10), ("mm", 1e7), ("pm", 0.01)),
+    )
+    for name, label, field in (
+        ("defocus_u", "rlnDefocusU", "ctf/df1_A"), ("defocus_v", "rlnDefocusV", "ctf/df2_A"),
+    )
+}  # fmt: skip
+
+
+def check_values(
+    table: xr.Dataset, source: str | Path, *, given: Mapping[str, object] | None = None
+) -> list[str]:
+    """Refuse a table whose optics or defocus no microscope has.
+
+    Parameters
+    ----------
+    table : Dataset
+        Particles or micrographs.
+    source : path
+        Where it comes from, for messages.
+    given : mapping of variable to value, optional
+        What options gave: messages name the option instead of the column.
+
+    Returns
+    -------
+    doubts : list of str
+        What is odd, but may be so.
+
+    Raises
+    ------
+    InputError
+        Naming column, value and the likely unit.
+    """
+    in_cs = Path(source).suffix == ".cs"
+    for name, quantity in _OPTICS.items():
+        if name in table.variables:
+            where = quantity.field if in_cs else quantity.label
+            if name == "pixel_size" and table.attrs.get("kind") != "particles":
+                where = "rlnMicrographPixelSize"
+            if (given or {}).get(name) is not None:
+                where = quantity.option
+            _check_optics(source, where, quantity, table[name].values / quantity.scale)
+    doubts = []
+    plate = _median(table, "phase_shift") > _PHASE_PLATE
+    for name, quantity in _DEFOCUS.items():
+        if name in table.variables and has_defocus(table):
+            where = quantity.field if in_cs else quantity.label
+            values = np.asarray(table[name].values, np.float64)
+            doubts += _check_defocus(source, where, quantity, values, plate=plate)
+    return [*doubts, *_doubts_of_angles(table, in_cs=in_cs), *_doubts_of_lengths(table)]
+
+
+def has_defocus(table: xr.Dataset) -> bool:
+    """Whether any defocus is known: zeros throughout are what programs write that fitted none.
+
+    Parameters
+    ----------
+    table : Dataset
+    """
+    columns = [table[name].values for name in _DEFOCUS if name in table.variables]
+    return any(bool(np.nan_to_num(values).any()) for values in columns)
+
+
+def _check_optics(
+    source: str | Path, where: str, quantity: _Quantity, values: NDArray[np.float64]
+) -> None:
+    values = values[np.isfinite(values)]
+    bad = (values < quantity.low) | (values > quantity.high)
+    if quantity.unit == "mm":
+        bad |= (values > _CS_IN_METRES[0]) & (values < _CS_IN_METRES[1])
+    if not bad.any():
+        return
+    value = float(values[bad][0])
+    unit = f" {quantity.unit}" if quantity.unit else ""
+    unset = ", as if it was never set" if value == 0 else quantity.likely(value)
+    asked = f"give the right {where}" if where.startswith("--") else f"give {quantity.option}"
+    raise InputError(f"{source}: {where} is {value:.6g}{unit}{unset}; {asked} in {quantity.unit}")
+
+
+def _check_defocus(
+    source: str | Path,
+    where: str,
+    quantity: _Quantity,
+    values: NDArray[np.float64],
+    *,
+    plate: bool,
+) -> list[str]:
+    known = values[np.isfinite(values)]
+    if not known.size:
+        return []
+    typical = float(np.median(known))
+    if (known < 0).mean() > _MOST:
+        raise InputError(
+            f"{source}: {where} is negative ({typical:.6g} A and the like); underfocus is positive "
+            "here: turn the sign in the file"
+        )
+    if not quantity.low <= abs(typical) <= quantity.high and not (plate and typical > 0):
+        unset = ", as if it was never set" if typical == 0 else quantity.likely(typical)
+        raise InputError(
+            f"{source}: {where} is {typical:.6g} A in most rows, outside of {NEAREST:.0f} A to "
+            f"{FARTHEST / 1e4:.0f} um{unset}; write it in A"
+        )
+    odd = np.flatnonzero((values < quantity.low) | (values > quantity.high))
+    if odd.size and not plate:
+        row = int(odd[0])
+        return [
+            f"{where} is outside of {NEAREST:.0f} A to {FARTHEST / 1e4:.0f} um in {odd.size} of "
+            f"{values.size} rows (row {row + 1}: {values[row]:.6g} A)"
+        ]
+    return []
+
+
+def _median(table: xr.Dataset, name: str) -> float:
+    if name not in table.variables:
+        return 0.0
+    known = np.abs(table[name].values[np.isfinite(table[name].values)])
+    return float(np.median(known)) if known.size else 0.0
+
+
+def _doubts_of_angles(table: xr.Dataset, *, in_cs: bool) -> list[str]:
+    """Tell angles in radians where degrees are meant, and the other way round."""
+    doubts = []
+    for name, words in (
+        ("defocus_angle", "angles of astigmatism"),
+        ("phase_shift", "phase shifts"),
+    ):
+        if name not in table.variables:
+            continue
+        values = np.abs(table[name].values[np.isfinite(table[name].values)])
+        different = np.unique(np.round(values[values > 0], 9))
+        if in_cs and values.size and values.max() > 2.1 * np.pi:
+            doubts.append(f"{words} up to {values.max():.4g} rad look like degrees")
+        elif not in_cs and different.size >= _FEW_ANGLES and different[-1] <= np.deg2rad(np.pi):
+            doubts.append(f"{words} of {np.rad2deg(different[-1]):.4g} at most look like radians")
+    if "pose" in table.variables and not in_cs and table.sizes["particle"] >= _FEW_ROWS:
+        poses = table["pose"].values
+        turn = np.arccos(np.clip((np.trace(poses, axis1=1, axis2=2) - 1.0) / 2.0, -1.0, 1.0))
+        turn = turn[np.isfinite(turn)]
+        if turn.size and 0.0 < turn.max() <= np.deg2rad(3 * np.pi) and np.ptp(turn) > 0:
+            doubts.append("all Euler angles are within 3.2 degrees of 0 and look like radians")
+    return doubts
+
+
+def _doubts_of_lengths(table: xr.Dataset) -> list[str]:
+    """Tell boxes that hold nothing, and shifts that leave the box."""
+    if not {"box_size", "pixel_size"} <= set(table.variables):
+        return []
+    extents = table["box_size"].values * table["pixel_size"].values
+    extents = np.where(extents > 0, extents, np.nan)
+    if not np.isfinite(extents).any():
+        return []
+    doubts = []
+    if np.nanmax(extents) < _SMALLEST_BOX:
+        doubts.append(
+            f"the boxes are {np.nanmax(extents):.3g} A wide, too small for a particle; is the "
+            "pixel size in nm?"
+        )
+    if "shift" in table.variables and table.sizes["particle"]:
+        half = 0.5 * extents[table["optics"].values]
+        beyond = np.abs(table["shift"].values).max(axis=1) > half
+        if beyond.mean() > 0.02:
+            doubts.append(
+                f"{int(beyond.sum())} of {beyond.size} shifts are larger than half the box; are "
+                "they in A?"
+            )
+    return doubts

@@ -1,0 +1,109 @@
+"""Values that no microscope has are named with column, value and likely unit, for every reader."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from dspa.data import schema
+from dspa.data.errors import InputError
+from dspa.io.cs import write_cs
+from dspa.io.micrographs import read_micrographs
+from dspa.io.particles import read_particles
+from dspa.io.plausible import check_values
+from dspa.io.star import Block, write_star
+
+COUNT = 60
+
+
+def _table(**changes: np.ndarray | float) -> xr.Dataset:
+    values = {
+        "voltage": 300.0,
+        "spherical_aberration": 2.7e7,
+        "amplitude_contrast": 0.1,
+        "pixel_size": 1.1,
+        "defocus_u": 15200.0,
+        "defocus_v": 14900.0,
+        "defocus_angle": np.linspace(0, 3, COUNT),
+        "phase_shift": 0.0,
+    } | changes
+    shared = ("voltage", "spherical_aberration", "amplitude_contrast", "pixel_size")
+    columns = {
+        k: np.broadcast_to(np.asarray(v, float), 1 if k in shared else COUNT)
+        for k, v in values.items()
+    }
+    uid = np.arange(COUNT).astype("u8")
+    return schema.make("particles", {"uid": uid, "optics": np.zeros(COUNT, "i4"), **columns})
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"voltage": 3e5}, "rlnVoltage is 300000 kV, as if it were in V; give --voltage in kV"),
+        ({"voltage": 0.3}, "as if it were in MV"),
+        ({"voltage": 0.0}, "rlnVoltage is 0 kV, as if it was never set"),
+        ({"spherical_aberration": 0.0027e7}, "rlnSphericalAberration is 0.0027 mm, .* in m;"),
+        ({"spherical_aberration": 2700e7}, "as if it were in um"),
+        ({"spherical_aberration": 2.7e14}, "as if it were in A"),
+        ({"amplitude_contrast": 7.0}, "rlnAmplitudeContrast is 7, as if it were in percent"),
+        ({"pixel_size": 0.11}, "rlnImagePixelSize is 0.11 A, as if it were in nm"),
+        ({"pixel_size": 83.0}, "as if it were in pm"),
+        ({"pixel_size": 1.1e-10}, "as if it were in m;"),
+        ({"defocus_u": 1.52, "defocus_v": 1.5}, "rlnDefocusU is 1.52 A in most rows, .* in um;"),
+        ({"defocus_v": 1.5e-6}, "rlnDefocusV is 1.5e-06 A .* in m;"),
+        ({"defocus_u": 1.52e6}, "rlnDefocusU is 1.52e.06 A .* in pm;"),
+        ({"defocus_u": -15200.0, "defocus_v": -14900.0}, "rlnDefocusU is negative"),
+        ({"defocus_v": 0.0}, "rlnDefocusV is 0 A in most rows, .* never set"),
+    ],
+)
+def test_wrong_units_are_named(changes: dict[str, float], complaint: str) -> None:
+    assert check_values(_table(), "p.star") == []
+    with pytest.raises(InputError, match=f"p.star: .*{complaint}"):
+        check_values(_table(**changes), "p.star")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"spherical_aberration": 0.0},  # corrected
+        {"spherical_aberration": 0.01e7},
+        {"spherical_aberration": 0.001e7},
+        {"voltage": 1000.0},
+        {"pixel_size": 0.32},  # super-resolution
+        {"defocus_u": 60.0, "defocus_v": 40.0, "phase_shift": 1.5},  # in focus, phase plate
+        {"defocus_u": 0.0, "defocus_v": 0.0},  # no CTF was fitted
+        {"defocus_u": np.nan, "defocus_v": np.nan},
+    ],
+)
+def test_what_microscopes_do_is_let_pass(changes: dict[str, float]) -> None:
+    assert check_values(_table(**changes), "p.star") == []
+
+
+def test_what_is_odd_in_some_rows_is_told() -> None:
+    defocus = np.full(COUNT, 15000.0)
+    defocus[7], defocus[9] = 20.0, -5000.0
+    doubts = check_values(_table(defocus_u=defocus), "p.star")
+    assert "rlnDefocusU is outside of 100 A to 20 um in 2 of 60 rows (row 8: 20 A)" in doubts[0]
+    radians = np.deg2rad(np.linspace(0.01, 3.1, COUNT))
+    assert "look like radians" in check_values(_table(defocus_angle=radians), "p.star")[0]
+    degrees = np.linspace(0, 180, COUNT)
+    assert "look like degrees" in check_values(_table(defocus_angle=degrees), "p.cs")[0]
+
+
+def test_every_reader_looks(tmp_path: Path) -> None:
+    optics = {"rlnVoltage": np.full(1, 3e5), "rlnOpticsGroup": np.ones(1, int)}
+    rows = {"rlnMicrographName": np.full(1, "m.mrc", object), "rlnOpticsGroup": np.ones(1, int)}
+    write_star(tmp_path / "m.star", [Block("optics", optics), Block("micrographs", rows)])
+    with pytest.raises(InputError, match=r"m.star: rlnVoltage is 300000 kV, as if it were in V"):
+        read_micrographs(tmp_path / "m.star")
+    rows |= {"rlnCoordinateX": np.ones(1), "rlnCoordinateY": np.ones(1)}
+    write_star(tmp_path / "p.star", [Block("optics", optics), Block("particles", rows)])
+    with pytest.raises(InputError, match=r"p.star: rlnVoltage is 300000 kV, as if it were in V"):
+        read_particles(tmp_path / "p.star")
+    fields = {"uid": np.ones(1, "u8"), "ctf/df1_A": np.full(1, 1.5, "f4")}
+    write_cs(tmp_path / "p.cs", fields | {"ctf/df2_A": fields["ctf/df1_A"]})
+    with pytest.raises(InputError, match=r"p.cs: ctf/df1_A is 1.5 A in most rows, .* in um"):
+        read_particles(tmp_path / "p.cs")
