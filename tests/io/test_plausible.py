@@ -104,6 +104,7 @@ def test_every_reader_looks(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"p.star: rlnVoltage is 300000 kV, as if it were in V"):
         read_particles(tmp_path / "p.star")
     fields = {"uid": np.ones(1, "u8"), "ctf/df1_A": np.full(1, 1.5, "f4")}
+    fields |= {"blob/path": np.full(1, b"s.mrc"), "blob/idx": np.zeros(1, "u4")}
     write_cs(tmp_path / "p.cs", fields | {"ctf/df2_A": fields["ctf/df1_A"]})
     with pytest.raises(InputError, match=r"p.cs: ctf/df1_A is 1.5 A in most rows, .* in um"):
         read_particles(tmp_path / "p.cs")
