@@ -17,7 +17,7 @@ export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 export NUMBA_NUM_THREADS ?= 1
 
-.PHONY: help setup test test-slow docs demo lint format types bench bench-class2d wheel constraints clean
+.PHONY: help setup test test-slow docs docs-pictures demo lint format types bench bench-class2d wheel constraints clean
 .DEFAULT_GOAL := help
 
 help:
@@ -52,6 +52,10 @@ $(VENV)/.docs: $(VENV)/.runtime
 # A warning is an error: a link that leads nowhere, a docstring that does not parse.
 docs: $(VENV)/.docs
 	$(BIN)/python docs/site/build.py
+
+# The pictures of the guide, made anew by a small session; look at them before you keep them.
+docs-pictures: $(VENV)/.dev
+	$(BIN)/python docs/site/pictures.py build/docs/session
 
 demo: $(VENV)/.runtime
 	$(BIN)/dspa demo $(DEMO)
