@@ -47,18 +47,8 @@ def test_commands_exist(page: Path) -> None:
             assert exists, f"{page.name}: there is no `dspa {words}`"
 
 
-ROOMS = (
-    "app",
-    "data",
-    "dataflow",
-    "device",
-    "geometry",
-    "io",
-    "kernels",
-    "ops",
-    "project",
-    "stages",
-)
+ROOMS = "app data dataflow device geometry io kernels ops project stages".split()
+EXAMPLES = re.compile("NAME|dose")  # of the recipes
 DOTTED = re.compile(rf"`(?:dspa\.)?((?:{'|'.join(ROOMS)})(?:\.\w+)+)")
 FULL = re.compile(r"(?<![\w./])dspa((?:\.[a-z_0-9]+)+)(?![\w/])", re.IGNORECASE)
 PATH = re.compile(r"`((?:[\w.-]+/)+[\w.-]+\.(?:py|md|sh|yaml|toml))`")

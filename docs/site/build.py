@@ -33,12 +33,15 @@ PROJECT = {
 }
 # What comes first in a part of the menu; the other pages of the folder follow by name.
 MENU = {
-    "Guide": ("guide", ["start", "apoferritin", "command-line", "commands", "app"]),
-    "Method": ("method", ["conventions", "likelihood", "ctf", "picking", "template-picking"]),
-    "Code": ("method/code", ["rooms", "architecture"]),
-    "Records": ("records", []),
-    "Project": ("project", []),
-    "API": ("api", []),
+    "Guide": (
+        "guide",
+        "start exposures picks topaz extraction classes maps app command-line commands",
+    ),
+    "Method": ("method", "conventions ctf picking template-picking likelihood poses sums class2d"),
+    "Code": ("method/code", "rooms architecture data-model reductions kernels"),
+    "Records": ("records", "about ctf picking"),
+    "Project": ("project", "contributing"),
+    "API": ("api", ""),
 }
 SHARED = ("--project", "--cluster", "--seed", "--dry-run", "--help")
 LINK = re.compile(r"(\[[^\]\n]*\])\(([^)#\s:]+)(#[^)\s]*)?\)")
@@ -109,7 +112,8 @@ def menu(names: Iterable[str]) -> str:
         pages = sorted(
             str(Path(name).with_suffix("")) for name in names if str(Path(name).parent) == folder
         )
-        order = [f"{folder}/{name}" for name in first if f"{folder}/{name}" in pages]
+        order = [f"{folder}/{name}" for name in first.split()]
+        order = [page for page in order if page in pages]
         order += [page for page in pages if page not in order]
         if order:
             head = f"\n\n```{{toctree}}\n:hidden:\n:caption: {title}\n\n"

@@ -32,6 +32,7 @@ napoleon_use_rtype = False
 napoleon_use_ivar = True
 napoleon_custom_sections = [("Shapes", "Parameters")]  # what a kernel takes
 default_role = "code"
+highlight_language = "none"  # a fence without a language is a command or a table of text
 
 html_theme = "furo"
 html_title = "dspa"

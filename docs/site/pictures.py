@@ -40,10 +40,10 @@ STEPS = (
 )
 # Where a picture is in the project, and its name in the guide.
 PICTURES = {
-    "jobs/J002-*/pictures/ctf*.png": "ctf.png",
-    "jobs/J004-*/pictures/picks*.png": "picks.jpg",
+    "jobs/J002-*/pictures/ctf_00001.png": "ctf.png",
+    "jobs/J004-*/pictures/micrograph_00004.png": "picks.jpg",
     "jobs/J006-*/pictures/class_averages.png": "class_averages.png",
-    "jobs/J008-*/pictures/*slices*.png": "abinitio.png",
+    "jobs/J008-*/pictures/slices.png": "abinitio.png",
     "jobs/J009-*/pictures/*rendering*.png": "rendering.png",
     "jobs/J009-*/pictures/*fsc*.png": "fsc.png",
     "jobs/J009-*/pictures/*views*.png": "views.png",
