@@ -49,6 +49,11 @@ PICTURES = {
     "jobs/J009-*/pictures/*views*.png": "views.png",
 }
 PAGES = {"": "app-jobs.jpg", "picks": "app-picks.jpg", "classes": "app-classes.jpg"}
+# Of the table of jobs, if the page has one, the fourth from the top: 2D classification.
+CHOOSE = """
+for (const model of Bokeh.documents[0]._all_models.values())
+  if (model.type === "DataTable") model.source.selected.indices = [3]
+"""
 
 
 def main(folder: str) -> None:
@@ -105,9 +110,13 @@ def photograph(project: Path) -> None:
         for page, name in PAGES.items():
             driver.get(address + page)
             time.sleep(10)
+            driver.execute_script(CHOOSE)
+            time.sleep(5)
             picture = TARGET / "page.png"
             driver.save_screenshot(str(picture))
-            reduce(Image.open(picture), TARGET / name)
+            image = Image.open(picture)
+            image.paste(image.getpixel((700, 5)), (1000, 0, image.width, 36))  # the project's path
+            reduce(image, TARGET / name)
             picture.unlink()
     finally:
         driver.quit()
