@@ -6,8 +6,10 @@ for. What is heavy is imported where it is needed, so that help comes at once.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,6 +21,7 @@ from dspa.cli_session import (
     Session,
     complete_jobs,
     find_project,
+    must,
     new_project,
     project_option,
 )
@@ -38,9 +41,10 @@ GROUPS = {
     "topaz": "Train topaz, a deep picker (needs pip install 'dspa[topaz]').",
 }
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-OWN = ("project", "cluster", "seed", "dry_run", "inputs")
+OWN = ("project", "cluster", "seed", "dry_run", "inputs", "name", "note")
+RERUN = "Run a job once more, with its inputs and parameters; the options given differ."
 COMPLETE = "_DSPA_COMPLETE"  # set by the shell that asks how a word may end
-EPILOG = "Inputs are job numbers (J3, or J3.half1 for one output of it) or files."
+EPILOG = "Inputs are jobs (J3, its name, last; J3.half1 for one output of it) or files."
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -115,6 +119,10 @@ def build(args: Sequence[str]) -> click.Group:
         if second:
             app.add_command(groups[first])
         (groups[first] if second else app).add_command(command)
+    if words[:1] == ["rerun"]:
+        app.add_command(_rerun_command(typed))
+    else:
+        app.add_command(click.Command("rerun", help=RERUN))
     for command in project_commands():
         app.add_command(command)
     # In the order of the work, not of the alphabet.
@@ -140,7 +148,6 @@ def _stage_command(name: str, entry: Entry) -> click.Command:
 
     stage = find_stage(entry.name)
     fields = fields_of(stage.params)
-    taken = {field.name for field in fields}
     params: list[click.Parameter] = []
     positional = [item for item in stage.inputs if item.positional]
     if positional:
@@ -152,16 +159,7 @@ def _stage_command(name: str, entry: Entry) -> click.Command:
                        metavar=field.name.upper() + ("..." if field.several else ""))
         for field in fields if field.positional
     ]  # fmt: skip
-    for item in stage.inputs:
-        if item.name in taken or item.name in OWN:
-            continue
-        text = item.help or f"{item.kind}: a job or a file"
-        where = " (instead of the first argument)" if item.positional else ""
-        need = "" if item.optional or item.positional else " [required]"
-        params.append(click.Option(
-            [_flag(item.name), f"input_{item.name}"], multiple=True, help=text + where + need,
-            metavar="JOB|FILE" + (",..." if item.many else ""), shell_complete=complete_jobs,
-        ))  # fmt: skip
+    params += _input_options(stage, fields)
     params += [_option(field) for field in fields if not field.positional]
 
     def invoke(**values: Any) -> None:
@@ -173,7 +171,95 @@ def _stage_command(name: str, entry: Entry) -> click.Command:
     )  # fmt: skip
 
 
-def _option(field: Field) -> click.Option:
+def _input_options(stage: Stage, fields: Sequence[Field]) -> list[click.Parameter]:
+    taken = {*OWN, *(field.name for field in fields)}
+    options: list[click.Parameter] = []
+    for item in stage.inputs:
+        if item.name in taken:
+            continue
+        text = item.help or f"{item.kind}: a job or a file"
+        where = " (instead of the first argument)" if item.positional else ""
+        need = "" if item.optional or item.positional else " [required]"
+        options.append(click.Option(
+            [_flag(item.name), f"input_{item.name}"], multiple=True, help=text + where + need,
+            metavar="JOB|FILE" + (",..." if item.many else ""), shell_complete=complete_jobs,
+        ))  # fmt: skip
+    return options
+
+
+def _rerun_command(args: Sequence[str]) -> click.Command:
+    """Make ``dspa rerun J7``, with the options of the stage of J7."""
+    from dspa.project.lineage import find_job, is_job
+    from dspa.project.params import fields_of
+
+    folder = None
+    for word, following in zip(args, [*args[1:], None], strict=True):
+        if word.startswith("--project"):
+            folder = word.partition("=")[2] or following
+    words = [word for word in args if not word.startswith("-") and word != folder][1:]
+    project = find_project(folder) if words else None
+    words = [word for word in words if is_job(word, project)] or words
+    params: list[click.Parameter] = [
+        click.Argument(["job"], metavar="JOB", shell_complete=complete_jobs)
+    ]
+    stage: Stage | None = None
+    fields: Sequence[Field] = ()
+    if words:
+        stage = find_stage(find_job(project, words[0]).read().stage)
+        fields = fields_of(stage.params)
+        params += _input_options(stage, fields)
+        params += [_option(field, pair=True) for field in fields]
+
+    def invoke(**values: Any) -> None:
+        if stage is not None:
+            _rerun(stage, fields, values)
+
+    return click.Command(
+        "rerun", params=params + _common_options(seed=None), callback=invoke, help=RERUN,
+    )  # fmt: skip
+
+
+def _rerun(stage: Stage, fields: Sequence[Field], values: Mapping[str, Any]) -> None:
+    """Run a job's stage once more, with what differs."""
+    from dspa.project import running
+    from dspa.project.again import again
+    from dspa.project.lineage import find_job
+
+    project = must(find_project(values["project"]))
+    job = find_job(project, values["job"])
+    before = job.read()
+    params, named = _given(stage, fields, values)
+    made = again(project, job, params=params, inputs=named, seed=values["seed"])
+    differs = "; ".join(made.differences) or "nothing differs"
+    click.echo(f"as {job.name} {stage.name}: {differs}", err=True)
+    place = Path(before.folder) if before.folder and Path(before.folder).is_dir() else Path.cwd()
+    if any(field.positional and field.name in params for field in fields):
+        place = Path.cwd()  # a file that was named now
+    seed = before.seed if values["seed"] is None else values["seed"]
+    with contextlib.chdir(place):
+        if values["dry_run"]:
+            _print_plan(stage, running.plan(stage, made.inputs, made.params), made.inputs)
+            return
+        note = values["note"] or f"as {job.name}: {differs}"
+        with Session(values["cluster"], seed, name=values["name"], note=note) as session:
+            new = running.start(project, stage, made.inputs, made.params, options=session.options)
+            session.tell(running.closing_lines(new))
+
+
+def _given(
+    stage: Stage, fields: Sequence[Field], values: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the parameters and the inputs that were given by option."""
+    params = {f.name: values[f.name] for f in fields if values.get(f.name) not in (None, ())}
+    named = {
+        item.name: values[f"input_{item.name}"]
+        for item in stage.inputs
+        if values.get(f"input_{item.name}")
+    }
+    return params, named
+
+
+def _option(field: Field, *, pair: bool = False) -> click.Option:
     """Make the option of one parameter; values are converted with the rest of the parameters."""
     from dspa.stages.stage import range_text
 
@@ -188,8 +274,8 @@ def _option(field: Field) -> click.Option:
     text = data.get("help", "") + (f" [{note}]" if note else "")
     flag = _flag(field.name)
     if field.type is bool and field.length is None:
-        pair = f"{flag}/--no-{flag[2:]}" if field.default else flag
-        return click.Option([pair, field.name], is_flag=True, default=None, help=text)
+        both = f"{flag}/--no-{flag[2:]}" if field.default or pair else flag
+        return click.Option([both, field.name], is_flag=True, default=None, help=text)
     choices = data.get("choices")
     word = {int: "N", float: data.get("unit") or "X", str: "TEXT"}[field.type]
     metavar = "|".join(choices) if choices else word.upper()
@@ -204,35 +290,41 @@ def _option(field: Field) -> click.Option:
     )  # fmt: skip
 
 
-def _common_options() -> list[click.Parameter]:
+def _common_options(seed: int | None = 0) -> list[click.Parameter]:
+    told = "All randomness follows from it " + ("[default 0]" if seed == 0 else "[default: as it]")
     return [
         project_option(),
         click.Option(["--cluster"], default="local", metavar="WHERE", help=CLUSTER_HELP),
-        click.Option(["--seed"], type=click.IntRange(0, 2**32 - 1), default=0, metavar="N",
-                     help="All randomness follows from it [default 0]"),
+        click.Option(["--seed"], type=click.IntRange(0, 2**32 - 1), default=seed, metavar="N",
+                     help=told),
+        click.Option(["--name"], default="", metavar="NAME",
+                     help="Name of the job, which stands for its number"),
+        click.Option(["--note"], default="", metavar="TEXT", help="What to say of the job"),
         click.Option(["--dry-run"], is_flag=True, help="Say what would run, and how large it is"),
     ]  # fmt: skip
 
 
 def _run_stage(stage: Stage, fields: Sequence[Field], values: Mapping[str, Any]) -> None:
     from dspa.project import running
-    from dspa.project.lineage import resolve
+    from dspa.project.lineage import is_job, resolve
     from dspa.project.params import from_plain
 
-    given = {f.name: values[f.name] for f in fields if values.get(f.name) not in (None, ())}
-    params = from_plain(stage.params, given)
-    named = {
-        item.name: values[f"input_{item.name}"]
-        for item in stage.inputs
-        if values.get(f"input_{item.name}")
-    }
     project = find_project(values["project"], must_exist=False)
-    inputs = resolve(project, stage, values.get("inputs", ()), named)
+    given, named = _given(stage, fields, values)
+    typed = list(values.get("inputs", ()))
+    for field in fields:  # `dspa export J9`: the job is there, and OUT was forgotten
+        text = given.get(field.name)
+        if field.positional and "inputs" in values and isinstance(text, str):
+            if is_job(text, project):
+                typed.append(given.pop(field.name))
+    params = from_plain(stage.params, given)
+    inputs = resolve(project, stage, typed, named)
     if values["dry_run"]:
         _print_plan(stage, running.plan(stage, inputs, params), inputs)
         return
     project = project or new_project(values["project"])
-    with Session(values["cluster"], values["seed"]) as session:
+    told = {"name": values["name"], "note": values["note"]}
+    with Session(values["cluster"], values["seed"], **told) as session:
         job = running.start(project, stage, inputs, params, options=session.options)
         session.tell(running.closing_lines(job))
 

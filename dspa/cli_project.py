@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from dspa.cli_session import (
     new_project,
     project_option,
 )
+from dspa.data.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +32,10 @@ def project_commands() -> list[click.Command]:
     cluster = click.Option(["--cluster"], default="local", metavar="WHERE", help=CLUSTER_HELP)
     seed = click.Option(["--seed"], type=click.IntRange(0, 2**32 - 1), default=0, help="Seed")
     force = click.Option(["--force"], is_flag=True, help="Take it from a machine that is gone")
+    jobs = click.Argument(["jobs"], metavar="JOB...", nargs=-1, required=True,
+                          shell_complete=complete_jobs)  # fmt: skip
+    some = click.Argument(["jobs"], metavar="[JOB...]", nargs=-1, shell_complete=complete_jobs)
+    yes = click.Option(["--yes"], is_flag=True, help="Do not ask")
     demo_folder = click.Argument(["folder"], metavar="[DIR]", default="dspa-demo")
     micrographs = click.Option(["--micrographs"], type=click.IntRange(5, 1000), default=24,
                                metavar="N", help="How many to simulate [default 24]")  # fmt: skip
@@ -40,6 +46,20 @@ def project_commands() -> list[click.Command]:
         ("status", _status, [as_json, project_option()]),
         ("show", _show, [job, as_json, project_option()]),
         ("resume", _resume, [job, cluster, force, project_option()]),
+        ("kill", _kill, [jobs, project_option()]),
+        ("delete", _delete, [jobs, yes, project_option()]),
+        ("clear", _clear, [some, yes, project_option()]),
+        ("name", _name, [job, click.Argument(["text"], metavar="NAME"), project_option()]),
+        ("note", _note, [job, click.Argument(["text"], metavar="TEXT"), project_option()]),
+        (
+            "relink",
+            _relink,
+            [
+                click.Argument(["old"], metavar="OLD"),
+                click.Argument(["new"], metavar="NEW"),
+                project_option(),
+            ],
+        ),
         ("run", _workflow, [click.Argument(["workflow"]), cluster, seed, project_option()]),
         ("demo", _demo, [demo_folder, micrographs, cluster, seed]),
         ("worker", _worker, [click.Argument(["address"]), *_worker_options()]),
@@ -90,6 +110,90 @@ def _resume(job: str, cluster: str, project: str | None, *, force: bool) -> None
     with Session(cluster, 0) as session:
         running.resume(found, options=session.options, force=force)
         session.tell(running.closing_lines(found))
+
+
+def _kill(jobs: tuple[str, ...], project: str | None) -> None:
+    """End running jobs with their processes and workers; they can be resumed."""
+    from dspa.project.control import kill
+    from dspa.project.lineage import find_job
+
+    found = must(find_project(project))
+    for job in [find_job(found, text) for text in jobs]:
+        kill(job)
+        click.echo(f"{job.name} killed; dspa resume {job.name} goes on from its last checkpoint")
+
+
+def _delete(jobs: tuple[str, ...], project: str | None, *, yes: bool) -> None:
+    """Delete jobs, with the jobs that were made from them."""
+    from dspa.project import control
+    from dspa.project.figures import size
+    from dspa.project.lineage import find_job
+
+    found = must(find_project(project))
+    asked = list({job.number: job for job in (find_job(found, text) for text in jobs)}.values())
+    more = control.dependents(found, asked)
+    control.refuse_running([*asked, *more])
+    for job in (*asked, *more):
+        why = "" if job in asked else "  (made from it)"
+        click.echo(f"  {job.folder.name:<28} {size(control.disk_use(job.folder)):>8}{why}")
+    _agree(f"delete {len(asked) + len(more)} job(s)?", yes=yes)
+    click.echo(f"deleted; {size(control.delete([*asked, *more]))} are free again")
+
+
+def _clear(jobs: tuple[str, ...], project: str | None, *, yes: bool) -> None:
+    """Free disk space: what no job needs, or the results of jobs, which resume makes again."""
+    from dspa.project import control
+    from dspa.project.figures import size
+    from dspa.project.lineage import find_job
+
+    found = must(find_project(project))
+    if not jobs:
+        click.echo(f"{size(control.sweep(found))} of leftovers removed")
+        return
+    asked = [find_job(found, text) for text in jobs]
+    for job in asked:
+        click.echo(f"  {job.folder.name:<28} {size(control.disk_use(job.folder)):>8}")
+    for job in control.dependents(found, asked):
+        click.echo(f"  {job.folder.name:<28} {'':>8}  needs them until they are made again")
+    _agree("remove their results (their records stay)?", yes=yes)
+    freed = size(control.clear(found, asked))
+    click.echo(f"cleared; {freed} are free again; dspa resume JOB makes the results again")
+
+
+def _agree(question: str, *, yes: bool) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise InputError(f"{question} nothing was done; add --yes")
+    if not click.confirm(question):
+        raise InputError("nothing was done")
+
+
+def _name(job: str, text: str, project: str | None) -> None:
+    """Give a job a name, which stands for its number; an empty one takes it away."""
+    from dspa.project.lineage import check_name, find_job
+
+    found = must(find_project(project))
+    named = find_job(found, job)
+    check_name(found, text, own=named.number)
+    named.annotate(name=text)
+
+
+def _note(job: str, text: str, project: str | None) -> None:
+    """Write a note on a job; an empty one takes it away."""
+    from dspa.project.lineage import find_job
+
+    find_job(must(find_project(project)), job).annotate(note=text)
+
+
+def _relink(old: str, new: str, project: str | None) -> None:
+    """Say where files outside the project are now: OLD was their folder, NEW is."""
+    from dspa.project.relink import relink
+
+    done = relink(must(find_project(project)), old, new)
+    click.echo(f"{done.paths} paths in {', '.join(done.jobs)} lead to {new} now")
+    if done.missing is not None:
+        click.echo(f"warning: {done.missing} is not there", err=True)
 
 
 def _workflow(workflow: str, cluster: str, seed: int, project: str | None) -> None:

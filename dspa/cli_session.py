@@ -62,16 +62,24 @@ class Session:
     cluster : str
         As for ``--cluster``.
     seed : int
+    name, note : str
+        Of the job.
     """
 
-    def __init__(self, cluster: str, seed: int) -> None:
+    def __init__(self, cluster: str, seed: int, *, name: str = "", note: str = "") -> None:
         from dspa.project.machines import Machines
         from dspa.project.running import Options
 
         self.machines: Machines = Machines(cluster)
         self.console = console()
         self.options: Options = Options(
-            self.machines.make_runner, cluster=cluster, seed=seed, console=self.console, alone=True
+            self.machines.make_runner,
+            cluster=cluster,
+            seed=seed,
+            console=self.console,
+            name=name,
+            note=note,
+            alone=True,
         )
 
     def __enter__(self) -> Session:

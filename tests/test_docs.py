@@ -20,7 +20,24 @@ PAGES = sorted(
 )  # fmt: skip
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 COMMAND = re.compile(r"^\$? ?dspa ([a-z0-9-]+(?: [a-z]+)?)", re.MULTILINE)
-PROJECT_COMMANDS = {"init", "status", "show", "resume", "run", "demo", "worker", "app", "import"}
+PROJECT_COMMANDS = {
+    "init",
+    "status",
+    "show",
+    "resume",
+    "run",
+    "demo",
+    "worker",
+    "app",
+    "import",
+    "kill",
+    "delete",
+    "clear",
+    "name",
+    "note",
+    "relink",
+    "rerun",
+}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

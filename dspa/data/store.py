@@ -15,6 +15,7 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from dspa.data.errors import InputError
+from dspa.data.places import project_above, relative_inside
 from dspa.data.schema import EXTRA, is_text, validate
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ _PATHS = ("path", "stack_path")
 def save(dataset: xr.Dataset, path: str | Path) -> Path:
     """Write a dataset; readers see the old one or the new one, never a part.
 
-    Paths that lie in the folder above the dataset's own (the jobs of a project) are stored
-    relative, so that a project can be moved.
+    Paths that lie in the project of the dataset, or else in the folder above its own, are
+    stored relative, so that a project can be moved.
 
     Parameters
     ----------
@@ -94,11 +95,13 @@ def open(path: str | Path) -> xr.Dataset:
 
 def _encode(dataset: xr.Dataset, target: Path) -> tuple[xr.Dataset, dict[str, Any]]:
     variables, encoding = {}, {}
+    root = project_above(target) or target.parent.parent
     for key, array in dataset.variables.items():
         name, values = str(key), np.asarray(array.values)
         if is_text(values.dtype):
             if name in _PATHS:
-                values = np.array([_relative(str(p), target) for p in values], object)
+                start = target.parent
+                values = np.array([relative_inside(str(p), root, start) for p in values], object)
             values = values.astype(np.dtypes.StringDType())
         stored = quote(name, safe=":")
         variables[stored] = xr.Variable(array.dims, values)
@@ -125,15 +128,6 @@ def _decode(disk: xr.Dataset, source: Path) -> xr.Dataset:
                 values = np.array([_absolute(p, source) for p in values], object)
         variables[name] = xr.Variable(array.dims, values)
     return xr.Dataset(variables, attrs=dict(disk.attrs))
-
-
-def _relative(path: str, target: Path) -> str:
-    above = target.parent.parent
-    if not path or not Path(path).is_absolute() or above == Path(above.anchor):
-        return path
-    if not Path(path).is_relative_to(above):
-        return path
-    return Path(os.path.relpath(path, target.parent)).as_posix()
 
 
 def _absolute(path: str, source: Path) -> str:

@@ -10,6 +10,7 @@ import inspect
 import re
 import shutil
 import tempfile
+import uuid
 import weakref
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -273,7 +274,7 @@ def _written(project: Project, item: Input, value: Any) -> Path:
     """Write a dataset or a volume to the project's folder."""
     folder = project.folder / "given"
     folder.mkdir(exist_ok=True)
-    number = len(list(folder.iterdir()))
+    number = uuid.uuid4().hex[:12]  # calls at once never share a file
     if isinstance(value, xr.Dataset):
         path = folder / f"{item.name}-{number}.zarr"
         micrographs = item.kind == "micrographs"

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
 import platform
+import re
 import time
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dspa.data.errors import InputError
+from dspa.data.places import relative_inside
 from dspa.dataflow.checkpoint import write_atomically
 from dspa.dataflow.events import plain
 from dspa.project.lease import holder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LAYOUT_VERSION = 1
 # What a damaged record raises on the way to being one.
@@ -58,6 +65,8 @@ class Record:
     versions : dict
     folder : str
         Current folder when it was started; relative file names in the parameters start there.
+    name, note : str
+        What the user calls the job, and says of it.
     """
 
     number: int
@@ -79,6 +88,8 @@ class Record:
     process: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     folder: str = ""
+    name: str = ""
+    note: str = ""
     layout_version: int = LAYOUT_VERSION
 
 
@@ -114,6 +125,7 @@ class Job:
                 raise InputError(f"{path} was written by a newer dspa; update this one")
             record = Record(**{key: value for key, value in fields.items() if key in known})
             _check_types(record)
+            record = with_paths(record, self._outside)
         except InputError:
             raise
         except DAMAGE as error:
@@ -125,9 +137,24 @@ class Job:
         return record
 
     def write(self, record: Record) -> None:
-        """Write ``job.json`` at once."""
+        """Write ``job.json`` at once; paths in the project are written relative to it."""
+        record = with_paths(record, self._inside)
         text = json.dumps(plain(dataclasses.asdict(record)), indent=1).encode()
         write_atomically(self.folder / "job.json", lambda stream: stream.write(text))
+
+    def annotate(self, **texts: str) -> None:
+        """Change the name or the note of a job, which may be running.
+
+        Parameters
+        ----------
+        **texts : str
+            ``name``, ``note``.
+        """
+        path = self.folder / "job.json"
+        self.read()
+        fields = json.loads(path.read_text(encoding="utf-8")) | texts
+        text = json.dumps(fields, indent=1).encode()
+        write_atomically(path, lambda stream: stream.write(text))
 
     def output(self, name: str) -> Path | None:
         """Return the path of an output, or None if the job has none of that name."""
@@ -153,11 +180,67 @@ class Job:
     def parents(self) -> list[int]:
         """Numbers of the jobs whose outputs this one used."""
         used = []
-        for given in self.read().inputs.values():
-            for item in given if isinstance(given, list) else [given]:
-                if item and item.get("job") is not None and item["job"] not in used:
-                    used.append(int(item["job"]))
+        for item in _given(self.read()):
+            number = item["job"]
+            if number is None:  # a file that another job made
+                with contextlib.suppress(ValueError):
+                    inside = Path(item["path"]).relative_to(self.folder.parent)
+                    number = job_number(inside.parts[0]) if inside.parts else 0
+            if number and number not in used:
+                used.append(int(number))
         return used
+
+    @property
+    def input_paths(self) -> list[Path]:
+        """All files that the job was given."""
+        return [Path(item["path"]) for item in _given(self.read())]
+
+    def _inside(self, path: str) -> str:
+        root = self.folder.parent.parent
+        return relative_inside(path, root, root)
+
+    def _outside(self, path: str) -> str:
+        if not path or Path(path).is_absolute():
+            return path
+        return os.path.normpath(self.folder.parent.parent / path)
+
+
+def job_number(name: str) -> int:
+    """Return the number in the name of a job's folder, 0 if it is none.
+
+    Parameters
+    ----------
+    name : str
+        ``J005-class2d``.
+    """
+    found = re.match(r"J(\d+)-", name)
+    return int(found.group(1)) if found else 0
+
+
+def _given(record: Record) -> list[dict[str, Any]]:
+    """Return all inputs of a record in one list."""
+    every = [each if isinstance(each, list) else [each] for each in record.inputs.values()]
+    return [item for items in every for item in items if item]
+
+
+def with_paths(record: Record, change: Callable[[str], str]) -> Record:
+    """Return a record with its paths changed.
+
+    Parameters
+    ----------
+    record : Record
+    change : callable
+        Takes a path and returns another.
+    """
+
+    def one(item: dict[str, Any] | None) -> dict[str, Any] | None:
+        return item and item | {"path": change(item["path"])}
+
+    inputs = {
+        name: [one(item) for item in given] if isinstance(given, list) else one(given)
+        for name, given in record.inputs.items()
+    }
+    return dataclasses.replace(record, inputs=inputs, folder=change(record.folder))
 
 
 def _is_time(value: Any) -> bool:

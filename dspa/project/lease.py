@@ -195,6 +195,7 @@ def claim(
             json.dump(this_process() | {"alone": alone, "main": _in_main()}, stream)
     except FileExistsError as error:
         raise InputError(f"{job} is being resumed by another process at this moment") from error
+    (folder / STOP).unlink(missing_ok=True)  # was meant for the one before
     lease = Lease(path, stop)
     lease.keep()
     return lease

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     from dspa.project.project import Project
     from dspa.stages.stage import Input, Stage
 
-_JOB = re.compile(r"[Jj](\d+)(?:\.(\w+))?")
+# J5, last, or the name that a user gave; then perhaps one of its outputs.
+_JOB = re.compile(r"(?:[Jj](\d+)|([A-Za-z][\w-]*))(?:\.(\w+))?")
+LAST = "last"
 
 
 @dataclass(frozen=True)
@@ -60,16 +63,16 @@ def resolve(
     named : mapping of str to str or sequence of str
         What was given by option.
     """
-    files = [token for token in tokens if not is_job(token)]
-    jobs = [token for token in tokens if is_job(token)]
+    jobs = [token for token in tokens if is_job(token, project)]
+    files = [token for token in tokens if token not in jobs]
     found: dict[str, Given | tuple[Given, ...] | None] = {}
     for item in stage.inputs:
         option = named.get(item.name)
         if option:
             texts = [option] if isinstance(option, str) else list(option)
-            found[item.name] = _several(project, item, texts)
+            found[item.name] = choose(project, item, texts)
         elif item.positional and files and item.many:
-            found[item.name], files = _several(project, item, files), []
+            found[item.name], files = choose(project, item, files), []
         elif item.positional and files:
             found[item.name] = _file(files.pop(0), item.kind)
         elif item.positional and jobs:
@@ -93,23 +96,86 @@ def paths(resolved: Resolved) -> dict[str, Any]:
     }
 
 
-def is_job(text: str) -> bool:
-    """Tell whether a text names a job (``J5``, ``J5.half1``) rather than a file."""
-    return _JOB.fullmatch(text) is not None and not Path(text).exists()
+def is_job(text: str, project: Project | None = None) -> bool:
+    """Tell whether a text names a job (``J5``, ``J5.half1``, ``last``) rather than a file.
+
+    Parameters
+    ----------
+    text : str
+    project : Project, optional
+        Where names that users gave are looked up.
+    """
+    match = _JOB.fullmatch(text)
+    if match is None or Path(text).exists():
+        return False
+    named = match.group(2)
+    return named is None or named == LAST or bool(project and _called(project, named))
 
 
 def find_job(project: Project | None, text: str) -> Job:
-    """Return the job of ``J5`` or ``J5.half1``."""
+    """Return the job of ``J5``, of ``last``, of a name, or of one of their outputs.
+
+    Parameters
+    ----------
+    project : Project or None
+    text : str
+    """
     match = _JOB.fullmatch(text)
     if match is None:
         raise InputError(f"{text!r} is not a job; jobs are J1, J2, ... (dspa status lists them)")
     if project is None:
         raise InputError(f"{text}: there is no project here; change to its folder or use --project")
-    return project.job(int(match.group(1)))
+    number, name, _ = match.groups()
+    if number is not None:
+        return project.job(int(number))
+    found = project.jobs[-1:] if name == LAST else _called(project, name)
+    if not found:
+        has = "there are no jobs yet" if name == LAST else "no job has that name"
+        raise InputError(f"{text}: {has}; jobs are J1, J2, ... (dspa status lists them)")
+    return found[0]
 
 
-def _several(project: Project | None, item: Input, texts: Sequence[str]) -> Any:
-    """Resolve what an option was given: one, or many where the input takes many."""
+def check_name(project: Project | None, name: str, *, own: int = 0) -> None:
+    """Raise InputError if a job cannot be called so.
+
+    Parameters
+    ----------
+    project : Project or None
+    name : str
+    own : int
+        Number of the job that is to have it.
+    """
+    if not name:
+        return
+    if not re.fullmatch(r"[A-Za-z][\w-]*", name) or name == LAST or re.fullmatch(r"[Jj]\d+", name):
+        raise InputError(
+            f"--name {name!r} is no name for a job; use letters, digits, '-' and '_', "
+            "a letter first, and neither 'last' nor a job number"
+        )
+    for job in _called(project, name) if project is not None else []:
+        if job.number != own:
+            raise InputError(f"--name {name}: {job.name} is called so; take another name")
+
+
+def _called(project: Project, name: str) -> list[Job]:
+    found = []
+    for job in project.jobs:
+        with contextlib.suppress(InputError):
+            if job.read().name == name:
+                found.append(job)
+    return found
+
+
+def choose(project: Project | None, item: Input, texts: Sequence[str]) -> Any:
+    """Resolve what an option was given: one, or many where the input takes many.
+
+    Parameters
+    ----------
+    project : Project or None
+    item : Input
+    texts : sequence of str
+        Jobs or files.
+    """
     pieces = [piece for text in texts for piece in _pieces(text)]
     given = tuple(_one(project, item, piece) for piece in pieces)
     if item.many:
@@ -124,7 +190,7 @@ def _pieces(text: str) -> list[str]:
 
 
 def _one(project: Project | None, item: Input, text: str) -> Given:
-    if not is_job(text):
+    if not is_job(text, project):
         return _file(text, item.kind)
     given = _from_job(project, item, text)
     if given is None:
@@ -151,16 +217,16 @@ def _from_jobs(
     level = [find_job(project, text) for text in texts]
     for text, job in zip(texts, level, strict=True):
         match = _JOB.fullmatch(text)
-        if match is not None and match.group(2):
-            return _exact(job, match.group(2), text)
+        if match is not None and match.group(3):
+            return _exact(job, match.group(3), text)
     return _search(project, item, level)
 
 
 def _from_job(project: Project | None, item: Input, text: str) -> Given | None:
     match = _JOB.fullmatch(text)
     job = find_job(project, text)
-    if match is not None and match.group(2):
-        return _exact(job, match.group(2), text)
+    if match is not None and match.group(3):
+        return _exact(job, match.group(3), text)
     return _search(project, item, [job])
 
 
@@ -169,7 +235,7 @@ def _exact(job: Job, name: str, text: str) -> Given:
     if path is None:
         has = ", ".join(job.read().outputs) or "none yet"
         raise InputError(f"{text}: {job.name} has no output {name!r}; it has {has}")
-    return Given(text, path, job.number)
+    return Given(f"{job.name}.{name}", path, job.number)
 
 
 def _search(project: Project | None, item: Input, level: list[Job]) -> Given | None:
@@ -181,7 +247,7 @@ def _search(project: Project | None, item: Input, level: list[Job]) -> Given | N
         for job in level:
             record = job.read()
             if job.number in first and record.state != "completed":
-                raise InputError(f"{job.name} is {record.state}; use a job that is completed")
+                raise InputError(f"{job.name} is {record.state}; {_remedy(job, record.state)}")
             if item.kind in record.outputs:
                 found[job.number] = job.inside(record.outputs[item.kind])
         if len(found) > 1:
@@ -196,6 +262,12 @@ def _search(project: Project | None, item: Input, level: list[Job]) -> Given | N
         above = sorted({number for job in level for number in job.parents} - seen)
         level = [project.job(number) for number in above]
     return None
+
+
+def _remedy(job: Job, state: str) -> str:
+    if state == "cleared":
+        return f"dspa resume {job.name} makes its results again"
+    return "use a job that is completed"
 
 
 def _missing(stage: Stage, item: Input, tokens: Sequence[str]) -> str:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dspa.data.errors import InputError
+from dspa.data.places import MARK
 from dspa.dataflow.checkpoint import write_atomically
-from dspa.project.job import Job, Record, now
+from dspa.project.job import Job, Record, job_number, now
 
-MARK = "project.json"
 LAYOUT_VERSION = 1
 
 
@@ -57,7 +57,7 @@ class Project:
         jobs = self.folder / "jobs"
         jobs.mkdir(exist_ok=True)
         word = re.sub(r"[^a-z0-9]+", "-", record.stage.lower()).strip("-")
-        number = 1 + max((job_number(path) for path in jobs.glob("J*-*")), default=0)
+        number = 1 + max((job_number(path.name) for path in jobs.glob("J*-*")), default=0)
         while True:
             claim = jobs / f".claim-J{number:03d}"
             try:
@@ -76,12 +76,6 @@ class Project:
                 return job
             finally:
                 claim.rmdir()
-
-
-def job_number(path: Path) -> int:
-    """Return the number in a job folder's name, 0 if it is none."""
-    found = re.match(r"J(\d+)-", path.name)
-    return int(found.group(1)) if found else 0
 
 
 def init(folder: Path) -> Project:

@@ -23,7 +23,7 @@ from dspa.dataflow.process import this_process
 from dspa.project.figures import duration, figures_of, line
 from dspa.project.job import Job, Record, now, versions
 from dspa.project.lease import Lease, claim, stopper
-from dspa.project.lineage import Resolved, paths
+from dspa.project.lineage import Resolved, check_name, paths
 from dspa.project.listeners import LogFile, Refresher, Screen
 from dspa.project.params import from_plain
 from dspa.project.report import write_report
@@ -62,6 +62,8 @@ class Options:
         Where progress goes.
     listeners : tuple
         Further listeners of the events.
+    name, note : str
+        What the user calls a new job, and says of it.
     alone : bool
         Whether the process does nothing but run jobs, so that killing a job may end it.
     """
@@ -71,6 +73,8 @@ class Options:
     seed: int = 0
     console: Console = field(default_factory=lambda: Console(stderr=True, quiet=True))
     listeners: tuple[Listener, ...] = ()
+    name: str = ""
+    note: str = ""
     alone: bool = False
 
 
@@ -95,6 +99,7 @@ def start(
         Completed; anything else raises.
     """
     check(params)
+    check_name(project, options.name)
     if stage.admit is not None:
         stage.admit(paths(inputs), params)
     fields = dataclasses.fields(params)
@@ -112,6 +117,8 @@ def start(
         seed=options.seed,
         cluster=options.cluster,
         folder=str(Path.cwd()),
+        name=options.name,
+        note=options.note,
     )
     job = project.new_job(record)
     _run(job, stage, paths(inputs), params, options)
@@ -182,7 +189,7 @@ def _run(
     *,
     force: bool = False,
 ) -> None:
-    with _told_to_end(), _held(job, options, force=force) as lease:
+    with _told_to_end() as told, _held(job, options, force=force) as lease:
         before = job.read()
         record = dataclasses.replace(
             before,
@@ -199,12 +206,12 @@ def _run(
         screen = Screen(options.console, f"{job.name} {stage.name}")
         figures: dict[str, Any] = {}
         work = _Work()
-        own = (LogFile(job.folder), screen, Refresher(job.folder), _Keep(figures), work)
+        own = (LogFile(job.folder), screen, Refresher(job.folder), _Keep(figures), work, told)
         events = Events(job.folder, own + options.listeners)
         events.emit("state", state="running")
         if record.attempts > 1 and not _has_checkpoints(job.folder):
             events.message("there is no checkpoint to go on from; starting from the beginning")
-        end = _End(job, record, events, figures, lease)
+        end = _End(job, record, events, figures, lease, told)
         try:
             with end.recorded(work):
                 runner = options.make_runner(job.folder, events)
@@ -255,6 +262,7 @@ class _End:
     events: Events
     figures: dict[str, Any]
     lease: Lease
+    told: _Told
 
     @contextlib.contextmanager
     def recorded(self, work: _Work) -> Iterator[None]:
@@ -262,6 +270,8 @@ class _End:
         try:
             yield
         except (KeyboardInterrupt, Killed) as error:
+            self.told.name = ""
+            _deaf()
             sentence = f"stopped; dspa resume {self.job.name} goes on from the last checkpoint"
             if self.lease.lost:
                 sentence = f"stopped: another process took {self.job.name} over"
@@ -327,6 +337,9 @@ class _End:
         )
         if self.lease.lost:
             raise Killed(f"another process took {self.job.name} over")
+        with contextlib.suppress(InputError):  # what the user wrote meanwhile
+            written = self.job.read()
+            done = dataclasses.replace(done, name=written.name, note=written.note)
         self.job.write(done)
         self.events.emit("state", state=done.state, error=done.error, seconds=seconds)
         write_report(self.job.folder)
@@ -343,17 +356,28 @@ class _Keep:
             self.figures.update(figures_of(event))
 
 
+@dataclass
+class _Told:
+    """Remembers the signal: where an exception is swallowed, the next event raises it again."""
+
+    name: str = ""
+
+    def __call__(self, _event: Event) -> None:
+        if self.name and threading.current_thread() is threading.main_thread():
+            raise Killed(self.name)
+
+
 @contextlib.contextmanager
-def _told_to_end() -> Iterator[None]:
+def _told_to_end() -> Iterator[_Told]:
     """Turn SIGTERM and SIGHUP into `Killed`, so that the record says what happened."""
+    told = _Told()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield told
         return
 
     def end(number: int, _frame: Any) -> None:
-        for each in before:  # once: the record must still be written
-            signal.signal(each, signal.SIG_IGN)
-        raise Killed(signal.Signals(number).name)
+        told.name = signal.Signals(number).name
+        raise Killed(told.name)
 
     # What is ignored stays so: nohup has a job outlive its terminal.
     numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
@@ -361,10 +385,17 @@ def _told_to_end() -> Iterator[None]:
     for number in numbers:
         signal.signal(number, end)
     try:
-        yield
+        yield told
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _deaf() -> None:
+    """Hear no second signal: the record must still be written."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _has_checkpoints(folder: Path) -> bool:

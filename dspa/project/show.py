@@ -10,7 +10,8 @@ from rich.table import Table
 
 from dspa.data.errors import InputError
 from dspa.dataflow.events import plain, read_events
-from dspa.project.figures import duration, figure, figures_of, line, setting, words
+from dspa.project.control import disk_use
+from dspa.project.figures import duration, figure, figures_of, line, setting, size, words
 from dspa.project.job import now
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def describe(job: Job) -> dict[str, Any]:
         "folder": str(job.folder),
         "outputs": outputs,
         "figures": record.figures or latest_figures(job),
+        "bytes": disk_use(job.folder),
         "report": str(job.folder / "report.html"),
         "log": str(job.folder / "log.txt"),
     }
@@ -101,20 +103,29 @@ def print_status(project: Project, console: Console) -> None:
         console.print(f"{project.folder} has no jobs yet", markup=False)
         return
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for name in ("job", "stage", "inputs", "state", "took", "figures"):
+    for name in ("job", "stage", "inputs", "state", "took", "disk", "figures"):
         table.add_column(name, overflow="fold")
+    total = 0
     for job in jobs:
+        used = disk_use(job.folder)
+        total += used
         try:
             record = job.read()
         except InputError as error:
-            table.add_row(job.name, "", "", "[red]damaged[/]", "", escape(str(error)))
+            row = (job.name, "", "", "[red]damaged[/]", "", size(used), escape(str(error)))
+            table.add_row(*row)
             continue
         parents = " ".join(f"J{number}" for number in job.parents)
         colour = COLOURS.get(record.state, "white")
-        figures = escape(line(record.figures or latest_figures(job)) or record.error)
+        figures = line(record.figures or latest_figures(job)) or record.error
+        if record.note:
+            figures += f" ({record.note})" if figures else record.note
         state = f"[{colour}]{record.state}[/]"
-        table.add_row(job.name, record.stage, parents, state, _took(record), figures)
+        stage = record.stage + (f" '{record.name}'" if record.name else "")
+        table.add_row(job.name, escape(stage), parents, state, _took(record), size(used),
+                      escape(figures))  # fmt: skip
     console.print(table)
+    console.print(f"{len(jobs)} jobs, {size(total)}", markup=False, highlight=False)
 
 
 def print_job(job: Job, console: Console) -> None:
@@ -127,11 +138,13 @@ def print_job(job: Job, console: Console) -> None:
     """
     about = describe(job)
     record = job.read()
-    head = f"{job.name} {record.stage}: {record.state}"
-    took = _took(record)
+    called = f" '{record.name}'" if record.name else ""
+    head = f"{job.name} {record.stage}{called}: {record.state}"
+    took = ", ".join(text for text in (_took(record), size(about["bytes"])) if text)
     console.print(head + (f" ({took})" if took else ""), markup=False, highlight=False)
-    if record.error:
-        console.print(f"  {record.error}", markup=False, highlight=False)
+    for text in (record.note, record.error):
+        if text:
+            console.print(f"  {text}", markup=False, highlight=False)
     inputs = {}
     for name, given in record.inputs.items():
         items = given if isinstance(given, list) else [given]

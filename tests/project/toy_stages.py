@@ -132,9 +132,12 @@ def install():
 
 if __name__ == "__main__":
     install()
+    import cloudpickle
+
     from dspa import cli
     from dspa.project import lease
 
     lease.BEAT = float(os.environ.get("TOY_BEAT", lease.BEAT))
+    cloudpickle.register_pickle_by_value(load_toy_reduction())  # workers do not know it
     cli.GROUPS["toy"] = "Toys."
     sys.exit(cli.run(sys.argv[1:]))

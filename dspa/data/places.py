@@ -1,0 +1,40 @@
+"""Paths in a project are stored relative to it, so that it can be moved."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# In the folder of a project.
+MARK = "project.json"
+
+
+def project_above(path: Path) -> Path | None:
+    """Return the nearest folder above a path that is a project.
+
+    Parameters
+    ----------
+    path : Path
+        Absolute.
+    """
+    return next((folder for folder in path.parents if (folder / MARK).is_file()), None)
+
+
+def relative_inside(path: str, root: Path, start: Path) -> str:
+    """Return a path relative to a folder if it lies in a project, else as it is.
+
+    Parameters
+    ----------
+    path : str
+    root : Path
+        Of the project; paths through another name of it, by a link, lie in it too.
+    start : Path
+        In the project.
+    """
+    if not path or not Path(path).is_absolute() or root == Path(root.anchor):
+        return path
+    for known in (root, root.resolve()):
+        if Path(path).is_relative_to(known):
+            inside = root / Path(path).relative_to(known)
+            return Path(os.path.relpath(inside, start)).as_posix()
+    return path
