@@ -206,7 +206,14 @@ def _run(
         screen = Screen(options.console, f"{job.name} {stage.name}")
         figures: dict[str, Any] = {}
         work = _Work()
-        own = (LogFile(job.folder), screen, Refresher(job.folder), _Keep(figures), work, told)
+        own: tuple[Listener, ...] = (
+            LogFile(job.folder),
+            screen,
+            Refresher(job.folder),
+            _Keep(figures),
+            work,
+            told,
+        )
         events = Events(job.folder, own + options.listeners)
         events.emit("state", state="running")
         if record.attempts > 1 and not _has_checkpoints(job.folder):
