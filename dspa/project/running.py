@@ -369,7 +369,7 @@ class _Told:
 
     name: str = ""
 
-    def __call__(self, _event: Event) -> None:
+    def __call__(self, event: Event) -> None:
         if self.name and threading.current_thread() is threading.main_thread():
             raise Killed(self.name)
 
