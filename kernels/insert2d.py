@@ -1,4 +1,4 @@
-r"""Insertion of images into class averages: the adjoint of the scores of ``score2d``.
+r"""Insertion of images into class averages: the adjoint of ``slice2d``.
 
 Formula: for every entry (image, grid, angle) and every coefficient k, the four grid points around
 (x, y) = 2 R(angle)^T k receive, with their bilinear weights,
@@ -66,7 +66,7 @@ def body(  # noqa: D103, PLR0917
     count = kx.shape[0]
     c, who, row = np.uint32(target[item]), image[item], item % work.shape[0]
     cosine, sine = turn[item, 0], turn[item, 1]
-    # Runs of unit stride on a CPU, single coefficients on a GPU, as in score2d.
+    # Runs of unit stride on a CPU, single coefficients on a GPU, as in the kernel of the scores.
     run = count if lanes == 1 else 1
     for first in range(lane * run, count, lanes * run):
         last = min(first + run, count)

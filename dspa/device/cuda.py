@@ -1,4 +1,4 @@
-"""The GPU half of the launcher: a block per item, its threads the lanes, sums by a fixed tree.
+"""The GPU half of the launcher: a block per item, its threads the lanes.
 
 Only `launcher` imports this module, and only to run a kernel on a GPU: it needs numba-cuda.
 """
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numba import cuda
 
-from dspa.device.launcher import MAXIMUM_SUMS
 from dspa.device.namespace import is_cuda
 
 if TYPE_CHECKING:
@@ -21,17 +20,9 @@ if TYPE_CHECKING:
     from dspa.device.launcher import Kernel
 
 LANES = 128  # threads of a block
-SCRATCH = 8  # floats of scratch of a thread: they stay in registers
 
 
-def run(
-    kernel: Kernel,
-    items: int,
-    arrays: tuple[Any, ...],
-    *,
-    out: Any = None,
-    lanes: int = LANES,
-) -> None:
+def run(kernel: Kernel, items: int, arrays: tuple[Any, ...], *, lanes: int = LANES) -> None:
     """Run a kernel on the GPU, or in numba's simulator of one.
 
     Parameters
@@ -42,52 +33,24 @@ def run(
         Number of blocks, at least 1.
     arrays : tuple of arrays
         Arguments of the body after ``lanes``; NumPy arrays only in the simulator.
-    out : (items, sums) float32, optional
-        Where a kernel that sums leaves its sums.
     lanes : int
         Threads of a block, a power of two, at most `LANES`.
     """
     wrapped = tuple(cuda.as_cuda_array(a) if is_cuda(a) else a for a in arrays)
-    compiled = _compiled(kernel)
-    if kernel.sums:
-        compiled[items, lanes](cuda.as_cuda_array(out) if is_cuda(out) else out, wrapped)
-    else:
-        compiled[items, lanes](wrapped)
+    _compiled(kernel)[items, lanes](wrapped)
 
 
 def entry_point(kernel: Kernel) -> Callable[..., None]:
     """Make the entry point of a kernel, not yet compiled.
 
-    It takes the arrays as one tuple (and, for a kernel that sums, the output before it), because
-    CUDA entry points have no variable arguments.
+    It takes the arrays as one tuple, because CUDA entry points have no variable arguments.
     """
     body = cuda.jit(device=True, fastmath=True)(_with_atomics(kernel))
 
     def entry(arrays: Any) -> None:
         body(cuda.blockIdx.x, cuda.threadIdx.x, cuda.blockDim.x, *arrays)
 
-    def summing_entry(out: Any, arrays: Any) -> None:
-        shared = cuda.shared.array(LANES, np.float32)
-        partial = cuda.local.array(MAXIMUM_SUMS, np.float32)
-        scratch = cuda.local.array(SCRATCH, np.float32)
-        item, lane, lanes = cuda.blockIdx.x, cuda.threadIdx.x, cuda.blockDim.x
-        for s in range(out.shape[1]):
-            partial[s] = np.float32(0.0)
-        body(item, lane, lanes, partial, scratch, *arrays)
-        for s in range(out.shape[1]):
-            shared[lane] = partial[s]
-            cuda.syncthreads()
-            width = lanes // 2
-            while width > 0:
-                if lane < width:
-                    shared[lane] += shared[lane + width]
-                cuda.syncthreads()
-                width //= 2
-            if lane == 0:
-                out[item, s] = shared[0]
-            cuda.syncthreads()
-
-    return summing_entry if kernel.sums else entry
+    return entry
 
 
 def _with_atomics(kernel: Kernel) -> Callable[..., None]:

@@ -2,9 +2,7 @@
 
 A kernel is a function ``body(item, lane, lanes, ...)``: for one item it works through its
 coefficients ``lane, lane + lanes, ...``. On the CPU there is one lane and a loop over the items; on
-a GPU a block works on one item and its threads are the lanes. A kernel that sums gets two more
-arguments, ``partial`` (the sums of this lane) and ``scratch`` (room for one run of coefficients),
-and the launcher adds the lanes up in a fixed tree.
+a GPU a block works on one item and its threads are the lanes.
 
 The arrays decide where it runs. numba-cuda is imported at the first launch on a GPU.
 """
@@ -16,20 +14,16 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 from numba import njit
 from numba.extending import register_jitable
 
-from dspa.device.namespace import is_cuda, namespace
+from dspa.device.namespace import is_cuda
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 
 Function = TypeVar("Function", bound="Callable[..., Any]")
-
-CPU_SCRATCH = 512  # floats of scratch: a run that stays in the L1 cache of a core
-MAXIMUM_SUMS = 32  # sums an item may have on a GPU, where they live in registers
 
 # Everything harmless for sums of finite numbers; NaN and infinity keep their meaning.
 FAST_MATH = {"reassoc", "contract", "arcp", "nsz", "afn"}
@@ -50,12 +44,9 @@ class Kernel:
     name : str
         For messages.
     body : callable
-        ``body(item, lane, lanes, *arrays)``, or ``body(item, lane, lanes, partial, scratch,
-        *arrays)`` for a kernel that sums; marked `portable`.
+        ``body(item, lane, lanes, *arrays)``; marked `portable`.
     loop : callable
         Loop over items for the CPU; it stands in the file of the body, so that numba can cache it.
-    sums : bool
-        Whether the body leaves sums in ``partial`` rather than writing its own output.
     atomic : tuple of str
         Names of functions ``f(array, index, value)`` in the file of the body that add to an array
         which several items share. On a GPU an atomic addition of int64 takes their place: sums of
@@ -69,12 +60,11 @@ class Kernel:
     name: str
     body: Callable[..., None]
     loop: Callable[..., None]
-    sums: bool = False
     atomic: tuple[str, ...] = field(default=())
     kept: bool = True
 
 
-def launch(kernel: Kernel, items: int, *arrays: Any, sums: int = 0) -> Any:
+def launch(kernel: Kernel, items: int, *arrays: Any) -> None:
     """Run a kernel over ``items`` items.
 
     Parameters
@@ -85,23 +75,12 @@ def launch(kernel: Kernel, items: int, *arrays: Any, sums: int = 0) -> Any:
         Number of items; 0 is allowed.
     *arrays : arrays
         Arguments of the body after ``lanes``; all NumPy or all on the GPU.
-    sums : int
-        For a kernel that sums: how many sums each item has.
-
-    Returns
-    -------
-    (items, sums) float32 or None
-        The sums, on the device of the arrays; None for a kernel that writes its own output.
     """
-    if any(is_cuda(array) for array in arrays):
-        return _launch_cuda(kernel, items, arrays, sums)
-    compiled = cpu_function(kernel)
-    if not kernel.sums:
-        compiled(items, *arrays)
-        return None
-    out = np.zeros((items, sums), np.float32)
-    compiled(items, out, np.empty(CPU_SCRATCH, np.float32), *arrays)
-    return out
+    if not any(is_cuda(array) for array in arrays):
+        cpu_function(kernel)(items, *arrays)
+    elif items > 0:
+        # Here and not above: numba-cuda is needed where there is a GPU, and nowhere else.
+        importlib.import_module("dspa.device.cuda").run(kernel, items, arrays)
 
 
 @cache
@@ -114,16 +93,3 @@ def cpu_function(kernel: Kernel) -> Callable[..., None]:
     except RuntimeError:  # nowhere to write: a read-only installation without a home
         compiled = njit(**options)(kernel.loop)
     return compiled
-
-
-def _launch_cuda(kernel: Kernel, items: int, arrays: tuple[Any, ...], sums: int) -> Any:
-    if sums > MAXIMUM_SUMS:
-        raise ValueError(f"{kernel.name}: {sums} sums per item, at most {MAXIMUM_SUMS} on a GPU")
-    on_device = next(array for array in arrays if is_cuda(array))
-    xp = namespace(on_device)
-    out = xp.zeros((items, sums), dtype=xp.float32) if kernel.sums else None
-    if items > 0:
-        # Here and not above: numba-cuda is needed where there is a GPU, and nowhere else.
-        cuda = importlib.import_module("dspa.device.cuda")
-        cuda.run(kernel, items, arrays, out=out)
-    return out

@@ -11,7 +11,8 @@ import numpy as np
 from dspa.device.launcher import Kernel
 from dspa.geometry.band import band
 from dspa.geometry.rotation import random_rotations
-from dspa.kernels import insert, insert2d, project, score, score2d, slice2d, symmetrise
+from dspa.kernels import blend, insert, insert2d, score, slice2d, slice3d, symmetrise
+from dspa.ops.poses.score import split
 from dspa.ops.sums.project import frames_of, interleaved
 
 RADIUS, PADDING = 3, 2
@@ -35,18 +36,21 @@ def poses(count, seed):
 GRID = noise(2 * HALF + 1, 2 * HALF + 1, HALF + 1)
 
 
-class Project:
-    kernel: Kernel = project.PROJECT
+class Slice3D:
+    kernel: Kernel = slice3d.SLICE3D
     items = 6
 
     def __init__(self, cuda=False):
         frames = frames_of(poses(self.items, 1), padding=PADDING)
-        self.out = np.zeros((self.items, BAND.count, 2), np.float32)
-        self.arrays = (interleaved(GRID), frames, KX, KY, self.out)
-        self.sums = 0
-        self.reference = interleaved(project.reference(GRID, frames, KX, KY).astype(np.complex64))
+        other = noise(*GRID.shape, seed=12)
+        member = np.array([0, 1, 0, 0, 1, 1], np.int32)
+        self.out = np.zeros((self.items, 2, BAND.count), np.float32)
+        grids = np.stack([interleaved(GRID), interleaved(other)])
+        self.arrays = (grids, member, frames, KX, KY, self.out)
+        both = np.stack([slice3d.reference(each, frames, KX, KY) for each in (GRID, other)])
+        self.reference = split(both[member, np.arange(self.items)])
 
-    def result(self, _):
+    def result(self):
         return self.out
 
 
@@ -64,10 +68,9 @@ class Insert:
         self.scale = scale
         factor = np.array([scale], np.float32)
         self.arrays = (frames, interleaved(numerators), weights, KX, KY, factor, self.out)
-        self.sums = 0
         self.reference = insert.reference(frames, numerators, weights, kx=KX, ky=KY, half=HALF)
 
-    def result(self, _):
+    def result(self):
         return self.out / self.scale
 
 
@@ -80,42 +83,10 @@ class Symmetrise:
         operators = random_rotations(2, 6).astype(np.float32)
         self.out = np.zeros_like(grid)
         self.arrays = (grid, operators, self.out)
-        self.sums = 0
         self.reference = symmetrise.reference(grid, operators)
 
-    def result(self, _):
+    def result(self):
         return self.out
-
-
-class Score:
-    kernel: Kernel = score.SCORE
-    items = 3
-
-    def __init__(self, cuda=False):
-        frames = frames_of(random_rotations(self.items, 7), padding=PADDING)
-        image = np.array([1, 0, 1], np.int32)
-        start = np.array([0, 2, 2, 5], np.int32)  # the second candidate has no shift
-        shift = np.array([0, 3, 1, 2, 3], np.int32)
-        count = BAND.size(2.5)  # a prefix: the last coefficients of y are not used
-        phases = noise(4, count, seed=8)
-        y, c2 = noise(2, BAND.count, seed=9), np.abs(noise(2, BAND.count, seed=10))
-        self.arrays = (
-            interleaved(GRID), frames, image, start, shift,
-            interleaved(phases).reshape(4, -1), interleaved(y), c2, KX[:count], KY[:count],
-        )  # fmt: skip
-        self.sums = 4
-        cross, norm = score.reference(
-            GRID, frames, image=image, start=start, shift=shift, phases=phases,
-            y=y, c2=c2, kx=KX[:count], ky=KY[:count],
-        )  # fmt: skip
-        self.reference = np.zeros((self.items, self.sums))
-        self.reference[:, 0] = norm
-        for item in range(self.items):
-            part = cross[start[item] : start[item + 1]]
-            self.reference[item, 1 : 1 + part.size] = part
-
-    def result(self, sums):
-        return sums
 
 
 LIMIT = HALF
@@ -130,11 +101,6 @@ IMAGE = np.array([1, 0, 1, 0, 1], np.int32)
 PHASES = noise(4, BAND.count, seed=8)
 
 
-def planes(values):
-    """Parts of complex (..., f) side by side: (..., 2, f) float32."""
-    return np.stack([values.real, values.imag], axis=-2).astype(np.float32)
-
-
 class Slice2D:
     kernel: Kernel = slice2d.SLICE2D
     items = 5
@@ -143,17 +109,16 @@ class Slice2D:
         member = np.array([2, 0, 1, 1, 0], np.int32)
         self.out = np.zeros((self.items, 2, BAND.count), np.float32)
         self.arrays = (interleaved(PLANES), member, TURNS, KX, KY, self.out)
-        self.sums = 0
         grids = interleaved(PLANES)
         pairs = zip(member, ANGLES, strict=True)
-        self.reference = planes(np.stack([slice2d.reference(grids[c], a, K) for c, a in pairs]))
+        self.reference = split(np.stack([slice2d.reference(grids[c], a, K) for c, a in pairs]))
 
-    def result(self, _):
+    def result(self):
         return self.out
 
 
-class Score2D:
-    kernel: Kernel = score2d.SCORE2D
+class Score:
+    kernel: Kernel = score.SCORE
     items = 5
 
     def __init__(self, cuda=False):
@@ -166,21 +131,20 @@ class Score2D:
         self.norm = np.zeros((lanes, self.items), np.float32)
         room = np.zeros((self.items if cuda else 1, 2, count), np.float32)
         self.arrays = (
-            planes(slices), pose, IMAGE, START, SHIFT, planes(PHASES), planes(y), c2, room,
+            split(slices), pose, IMAGE, START, SHIFT, split(PHASES), split(y), c2, room,
             self.cross, self.norm,
         )  # fmt: skip
-        self.sums = 0
         self.reference = np.zeros(SHIFT.size + self.items)
         for item in range(self.items):
             who, a = IMAGE[item], slices[pose[item]]
             self.reference[SHIFT.size + item] = np.sum(c2[who, :count] * np.abs(a) ** 2)
             for pair in range(START[item], START[item + 1]):
                 phase = PHASES[SHIFT[pair], :count]
-                self.reference[pair], _ = score2d.reference(
+                self.reference[pair], _ = score.reference(
                     a, y=y[who, :count], c2=c2[who, :count], phase=phase
                 )
 
-    def result(self, _):
+    def result(self):
         return np.concatenate([self.cross.sum(axis=0), self.norm.sum(axis=0)])
 
 
@@ -197,10 +161,9 @@ class Insert2D:
         room = np.zeros((self.items if cuda else 1, 2, BAND.count), np.float32)
         factor = np.array([self.scale], np.float32)
         self.arrays = (
-            target, TURNS, IMAGE, START, SHIFT, weight, planes(PHASES), planes(y), c2, KX, KY,
+            target, TURNS, IMAGE, START, SHIFT, weight, split(PHASES), split(y), c2, KX, KY,
             factor, room, self.out,
         )  # fmt: skip
-        self.sums = 0
         self.reference = np.zeros(self.out.shape)
         for item in range(self.items):
             who, pairs = IMAGE[item], slice(START[item], START[item + 1])
@@ -210,11 +173,38 @@ class Insert2D:
                 limit=LIMIT,
             )  # fmt: skip
 
-    def result(self, _):
+    def result(self):
         return self.out / self.scale
 
 
-EVERY = (Project, Insert, Symmetrise, Score, Slice2D, Score2D, Insert2D)
+class Blend:
+    kernel: Kernel = blend.BLEND
+    items = 5
+
+    def __init__(self, cuda=False):
+        count = BAND.size(2.5)
+        weight = np.linspace(0.1, 0.9, SHIFT.size).astype(np.float32)
+        y, c2 = noise(2, BAND.count, seed=9), np.abs(noise(2, BAND.count, seed=10))
+        phases = PHASES[:, :count]
+        self.out = np.zeros((self.items, count, 2), np.float32)
+        self.power = np.zeros((self.items, count), np.float32)
+        self.arrays = (
+            IMAGE, START, SHIFT, weight, split(phases), split(y), c2, self.out, self.power,
+        )  # fmt: skip
+        self.reference = np.zeros((self.items, count, 3))
+        for item in range(self.items):
+            who, pairs = IMAGE[item], slice(START[item], START[item + 1])
+            value, power = blend.reference(
+                y=y[who, :count], c2=c2[who, :count], phases=phases[SHIFT[pairs]],
+                weight=weight[pairs],
+            )  # fmt: skip
+            self.reference[item] = np.stack([value.real, value.imag, power], axis=1)
+
+    def result(self):
+        return np.concatenate([self.out, self.power[..., None]], axis=2)
+
+
+EVERY = (Slice3D, Insert, Symmetrise, Slice2D, Score, Insert2D, Blend)
 CASES = {case.kernel.name: case for case in EVERY}
 
 
@@ -225,10 +215,9 @@ def close(result, reference):
 def simulate(name):
     """Run one kernel in the simulator with four threads a block; True if it is right."""
     case = CASES[name](cuda=True)
-    sums = np.zeros((case.items, case.sums), np.float32) if case.kernel.sums else None
     cuda = importlib.import_module("dspa.device.cuda")  # needs numba-cuda
-    cuda.run(case.kernel, case.items, case.arrays, out=sums, lanes=4)
-    return close(case.result(sums), case.reference)
+    cuda.run(case.kernel, case.items, case.arrays, lanes=4)
+    return close(case.result(), case.reference)
 
 
 if __name__ == "__main__":

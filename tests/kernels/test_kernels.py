@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from dspa.device.launcher import launch
-from dspa.kernels import score
 
 HERE = Path(__file__).parent
 SPEC = importlib.util.spec_from_file_location("kernel_cases", HERE / "kernel_cases.py")
@@ -25,20 +24,19 @@ SPEC.loader.exec_module(cases)
 @pytest.mark.parametrize("name", cases.CASES)
 def test_cpu_matches_the_reference(name):
     case = cases.CASES[name]()
-    sums = launch(case.kernel, case.items, *case.arrays, sums=case.sums)
-    result = case.result(sums)
+    launch(case.kernel, case.items, *case.arrays)
+    result = case.result()
     assert cases.close(result, case.reference)
     again = cases.CASES[name]()
-    sums = launch(again.kernel, again.items, *again.arrays, sums=again.sums)
-    np.testing.assert_array_equal(again.result(sums), result)  # bit for bit
+    launch(again.kernel, again.items, *again.arrays)
+    np.testing.assert_array_equal(again.result(), result)  # bit for bit
 
 
 @pytest.mark.parametrize("name", cases.CASES)
 def test_nothing_happens_for_no_items(name):
     case = cases.CASES[name]()
-    launch(case.kernel, 0, *case.arrays, sums=case.sums)
-    if not case.kernel.sums:
-        assert not case.result(None).any()
+    launch(case.kernel, 0, *case.arrays)
+    assert not case.result().any()
 
 
 def test_simulated_cuda_matches_the_reference():
@@ -49,21 +47,6 @@ def test_simulated_cuda_matches_the_reference():
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-
-
-def test_score_refuses_rows_that_are_not_there():
-    grid, frames, image, start, shift, _, y, c2, kx, ky = cases.Score().arrays
-    phases = np.ones((4, kx.size), np.complex64)
-    arguments = {
-        "image": image, "start": start, "shift": shift, "phases": phases,
-        "y": y.view(np.complex64)[..., 0], "c2": c2, "kx": kx, "ky": ky,
-    }  # fmt: skip
-    cross, norm = score.score(grid, frames, **arguments)
-    assert cross.shape == shift.shape
-    assert norm.shape == image.shape
-    for name, bad in (("image", image + 1), ("shift", shift - 1), ("start", start[:-1])):
-        with pytest.raises(ValueError, match=name):
-            score.score(grid, frames, **{**arguments, name: bad})
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +65,7 @@ def cuda():
 def test_ptx_compiles_in_single_precision(cuda, name, capability):
     case = cases.CASES[name](cuda=True)
     arguments = numba.types.Tuple([numba.typeof(a) for a in case.arrays])
-    sums = (numba.typeof(np.zeros((1, 1), np.float32)),) if case.kernel.sums else ()
-    signature = numba.types.void(*sums, arguments)
+    signature = numba.types.void(arguments)
     entry_point = importlib.import_module("dspa.device.cuda").entry_point
     # Compiling a kernel that calls others asks for the current device; there need not be one.
     device = SimpleNamespace(compute_capability=capability)

@@ -19,7 +19,7 @@ import numpy as np
 from scipy.ndimage import affine_transform
 from scipy.spatial.transform import Rotation
 
-from dspa.ops.poses.sphere import TURNS, PoseGrid, step_of_order
+from dspa.ops.poses.pose_grid import TURNS, PoseGrid, step_of_order
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.device import like, namespace, to_host
-from dspa.geometry.band import part_of_band
-from dspa.ops.poses.posterior2d import draw_cells
-from dspa.ops.poses.score2d import Candidates, score_candidates, split
+from dspa.ops.poses.cells import draw_cells
+from dspa.ops.poses.score import split
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dspa.ops.poses.search2d import Found, Searcher
+    from dspa.ops.poses.cells import Candidates
+    from dspa.ops.poses.search import Found, Searcher
 
 NARROWEST = 3  # shells of a window: the mask makes neighbouring coefficients alike
 MOST_WINDOWS = 6
@@ -90,8 +90,8 @@ def blind_shares(
     shares : tuple of Share
         One for every window, in order, without gaps.
     """
-    band, radii, cells = searcher.grid.band, searcher.grid.radii, seen.cells
-    ends = [0, *(band.size(edge) for edge in window_edges(radii[-1])[1:])]
+    lattice, cells = searcher.lattice, seen.cells
+    ends = [0, *(lattice.band.size(edge) for edge in window_edges(lattice.radii[-1])[1:])]
     planes, there = split(y), (cells.beside(y), like(scales, reference=y))
     shares: list[Share] = []
     # What the windows before have used up leaves the last one without products of its own.
@@ -123,16 +123,9 @@ def _window_scores(
     c2: Any,
 ) -> NDArray[np.float32]:
     """Score cells by the coefficients of one window: (pairs,) float32, on the host."""
-    scores, norms = score_candidates(
-        searcher.grids,
-        cells,
-        searcher.turns,
-        phases=take_run(searcher.phases, first, last),
-        y=take_run(planes, first, last),
-        c2=take_run(c2, first, last),
-        band=part_of_band(searcher.grid.band, first, last),
-    )
-    return np.asarray(to_host(scales * (scores + norms) - scales * scales * norms), np.float32)
+    run = (first, last)
+    cross, norms = searcher.score(searcher.last, cells, planes=planes, c2=c2, run=run)
+    return np.asarray(to_host(2.0 * scales * cross - scales * scales * norms), np.float32)
 
 
 def take_run(values: Any, first: int, last: int) -> Any:

@@ -1,7 +1,7 @@
 """Would noise do as well? What tells a particle in a class from a box of noise or an edge of ice.
 
 What speaks for a particle is its likelihood over all classes, angles and shifts of the coarse
-lattice, against that of noise alone (`marginalise`): the best pose of an image of noise is chosen
+lattice, against that of noise alone (`noise_evidence`): the best pose of an image of noise is chosen
 for agreeing with the noise, the average over all poses is not.
 
 Three rivals explain an image without a particle. Noise: what images made of noise alone attain with
@@ -21,13 +21,14 @@ from scipy.optimize import isotonic_regression
 
 from dspa.device import like, namespace, to_host
 from dspa.ops.images.transform import band_to_images, images_to_band
-from dspa.ops.poses.score2d import Candidates, coarse_room, coarse_scores, cut_slices, moved_images
+from dspa.ops.poses.bank import coarse_blocks, coarse_scores
+from dspa.ops.poses.cells import Candidates
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dspa.geometry.band import Band
-    from dspa.ops.poses.search2d import Searcher
+    from dspa.ops.poses.search import Searcher
 
 FIELD_RADIUS = 4  # Fourier pixels: a smooth field has nothing beyond
 FIELD_SLOPE = 2.0  # its power falls as k to minus this
@@ -43,7 +44,7 @@ VARIED = 0.1
 
 
 @dataclass(frozen=True, eq=False)
-class Marginal:
+class Evidence:
     """How much better classes explain images than noise does.
 
     Attributes
@@ -61,7 +62,7 @@ class Marginal:
     scale: NDArray[np.float32]
 
 
-def marginalise(searcher: Searcher, y: Any, c2: Any, *, deviation: float) -> Marginal:
+def noise_evidence(searcher: Searcher, y: Any, c2: Any, *, deviation: float) -> Evidence:
     """Average the likelihood of images over the whole coarse lattice.
 
     Parameters
@@ -73,19 +74,14 @@ def marginalise(searcher: Searcher, y: Any, c2: Any, *, deviation: float) -> Mar
     deviation : float
         Of the contrast of images around 1.
     """
-    bank, grid, xp, n = searcher.bank, searcher.grid, namespace(y), int(y.shape[0])
+    bank, xp, n = searcher.bank, namespace(y), int(y.shape[0])
     nodes = NODES if deviation > VARIED else ((0.0, 1.0),)
     scales = [float(1.0 + deviation * place) for place, _ in nodes]  # of NumPy: float64 products
-    cells = int(grid.coarse_shifts.size) * 2 * grid.half_turn
-    room = coarse_room(bank, min(n, searcher.block))
     gain, top, place = (np.empty((len(nodes), n)) for _ in range(3))
-    for first in range(0, n, searcher.block):
-        rows = slice(first, min(n, first + searcher.block))
-        moved = moved_images(y[rows], bank)
-        own = room.first(rows.stop - first)
+    for rows, moved, room in coarse_blocks(bank, y):
         for node, scale in enumerate(scales):
-            scores = coarse_scores(moved * scale, c2[rows] * scale**2, bank, room=own)
-            flat = xp.reshape(scores, (rows.stop - first, -1))
+            scores = coarse_scores(moved * scale, c2[rows] * scale**2, bank, room=room)
+            flat = xp.reshape(scores, (rows.stop - rows.start, -1))
             high = xp.max(flat, axis=1)
             place[node, rows] = to_host(xp.argmax(flat, axis=1))
             flat -= high[:, None]
@@ -95,9 +91,11 @@ def marginalise(searcher: Searcher, y: Any, c2: Any, *, deviation: float) -> Mar
     weight = np.log([share for _, share in nodes])[:, None]
     found = (top + weight).argmax(axis=0)
     shift, cell = np.divmod(place[found, np.arange(n)].astype(np.int64), 2 * bank.poses)
-    best = Candidates(np.arange(n, dtype=np.int32), *searcher.pose(cell), grid.coarse_shifts[shift])
-    gain = np.logaddexp.reduce(top + gain + weight, axis=0) - np.log(cells)
-    return Marginal(gain, best, np.asarray(scales, np.float32)[found])
+    where = searcher.lattice.coarse_shifts()[shift]
+    best = Candidates(np.arange(n, dtype=np.int32), *searcher.column(cell), where)
+    gain = np.logaddexp.reduce(top + gain + weight, axis=0)
+    gain -= np.log(bank.shifts * 2 * searcher.lattice.half_turn)
+    return Evidence(gain, best, np.asarray(scales, np.float32)[found])
 
 
 def residual(
@@ -122,11 +120,11 @@ def residual(
     rest : (n, f) complex64
         f coefficients, those up to ``radius``.
     """
-    band, best = searcher.grid.band, best.beside(images)
-    count = min(band.size(radius), int(images.shape[1]))
-    turns = searcher.turns[best.angle]
-    slices = cut_slices(searcher.grids, best.member, turns, band=band, count=count)
-    phases = searcher.phases[best.shift][:, :, :count]
+    lattice, best = searcher.lattice, best.beside(images)
+    count = min(lattice.band.size(radius), int(images.shape[1]))
+    slices = searcher.slices(best, level=0, count=count)
+    table, row = lattice.phases(0, best.shift)
+    phases = table[row][:, :, :count]
     real = slices[:, 0] * phases[:, 0] - slices[:, 1] * phases[:, 1]
     imaginary = slices[:, 0] * phases[:, 1] + slices[:, 1] * phases[:, 0]
     rest = images[:, :count] - transfer[:, :count] * (real + 1j * imaginary)

@@ -10,7 +10,7 @@ import numpy as np
 from dspa.device import fft, like, namespace, to_host
 from dspa.ops.images.noise import shell_mean, spread_shells
 from dspa.ops.images.transform import images_to_band
-from dspa.ops.poses.score2d import gridding
+from dspa.ops.poses.plane import gridding
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -14,7 +14,7 @@ import numpy as np
 
 from dspa.device import fft, is_host, like, namespace
 from dspa.device.launcher import launch
-from dspa.kernels.project import PROJECT
+from dspa.kernels.slice3d import SLICE3D
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -212,16 +212,10 @@ def project(reference: Reference, rotations: Any, band: Band, *, count: int | No
     """
     limit = band_limit(band, count, radius=reference.radius, box=reference.box)
     frames = frames_of(rotations, padding=reference.padding)
-    xp = np if is_host(reference.values) else namespace(reference.values)
-    out = xp.empty((frames.shape[0], limit), dtype=xp.complex64)
+    xp = namespace(reference.values)
+    out = xp.empty((frames.shape[0], 2, limit), dtype=xp.float32)
     kx, ky = (like(k[:limit].astype(np.float32), reference=out) for k in (band.kx, band.ky))
-    launch(
-        PROJECT,
-        frames.shape[0],
-        reference.grid,
-        like(frames, reference=out),
-        kx,
-        ky,
-        out.view(xp.float32).reshape((*out.shape, 2)),
-    )
-    return out
+    member = xp.zeros(frames.shape[0], dtype=xp.int32)
+    arrays = (reference.grid[None], member, like(frames, reference=out), kx, ky)
+    launch(SLICE3D, frames.shape[0], *arrays, out)
+    return out[:, 0] + 1j * out[:, 1]

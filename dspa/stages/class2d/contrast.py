@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dspa.ops.poses.posterior2d import fit_scales
+from dspa.ops.poses.posterior import fit_scales
 from dspa.stages.class2d.constants import tuned
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dspa.dataflow.reduction import Model
-    from dspa.ops.poses.search2d import Found
+    from dspa.ops.poses.search import Found
     from dspa.stages.class2d.plan import ClassPlan
 
 BINS, LARGEST = 120, 3.0

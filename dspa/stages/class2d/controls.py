@@ -24,11 +24,11 @@ from dspa.ops.poses.evidence import (
     draw_noise,
     edge_evidence,
     field_evidence,
-    marginalise,
+    noise_evidence,
     noise_probability,
     residual,
 )
-from dspa.ops.poses.search2d import Searchers
+from dspa.ops.poses.search import Searchers
 from dspa.stages.class2d.constants import tuned
 from dspa.stages.class2d.contrast import contrast_deviation
 from dspa.stages.class2d.noise import batch_groups, image_noise
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dspa.dataflow.reduction import Chunk, Model, Rows, Sums
-    from dspa.ops.poses.search2d import Searcher
+    from dspa.ops.poses.search import Searcher
     from dspa.stages.class2d.plan import ClassPlan
     from dspa.stages.class2d.state import Classification
     from dspa.stages.particles.chunks import ImageSpec, ParticleBatch
@@ -70,7 +70,7 @@ class Weighing:
         averages = self.plan.settings.compared(model["references"][:, self.showing])
         count = model["counts"].sum(axis=0)[self.showing]
         share = np.maximum(count / max(float(count.sum()), 1.0), tuned().faintest)
-        searchers = Searchers(averages, self.plan.grid(), np.log(share))
+        searchers = Searchers(averages, self.plan.lattice(), np.log(share))
         return BoundWeighing(self, model, searchers)
 
     def bytes_per_item(self) -> int:
@@ -149,7 +149,7 @@ class BoundWeighing:
         y = namespace(images).conj(images) * (transfer / noise)
         c2 = transfer * transfer / noise
         deviation = contrast_deviation(self.model) if self.plan.image_scale else 0.0
-        found = marginalise(searcher, y, c2, deviation=deviation)
+        found = noise_evidence(searcher, y, c2, deviation=deviation)
         scaled = transfer * like(found.scale[:, None], reference=transfer)
         rest = residual(searcher, found.best, images, scaled, radius=EDGE_RADIUS)
         seen, power = to_host(images[:, : rest.shape[1]]), to_host(noise[:, : rest.shape[1]])

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dspa.dataflow.reduction import Model
-    from dspa.ops.poses.score2d import Candidates
-    from dspa.ops.poses.search2d import Searcher
+    from dspa.ops.poses.cells import Candidates
+    from dspa.ops.poses.search import Searcher
     from dspa.stages.class2d.plan import ClassPlan, Sums
     from dspa.stages.particles.chunks import ImageSpec, ParticleBatch
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.ops.images.filter import low_pass
-from dspa.ops.poses.search2d import Pruning, SearchGrid, search_grid
+from dspa.ops.poses.plane import PlaneLattice, plane_lattice
+from dspa.ops.poses.search import Pruning
 from dspa.stages.class2d.constants import FOLDS, tuned
 from dspa.stages.particles.chunks import chunk_size
 from dspa.stages.particles.duplicates import DISTANCE
@@ -384,9 +385,9 @@ class ClassPlan:
         """Return the plan of a pass that looks no further than the coarse lattice does."""
         return replace(self, act=Act.WEIGH, radius=self.settings.coarse_radius)
 
-    def grid(self) -> SearchGrid:
+    def lattice(self) -> PlaneLattice:
         """Lattices of angles and shifts."""
-        return search_grid(
+        return plane_lattice(
             self.spec.band(),
             radius=self.radius,
             reach=self.reach,

@@ -18,9 +18,10 @@ import numpy as np
 from dspa.device import like, namespace, take_rows
 from dspa.ops.images.noise import spread_shells
 from dspa.ops.poses.blind import Share, blind_shares, drawn_at
-from dspa.ops.poses.posterior2d import draw_cells, posterior
-from dspa.ops.poses.search2d import Found, Searcher, Searchers, search
-from dspa.ops.poses.soft2d import soft_sums
+from dspa.ops.poses.cells import draw_cells
+from dspa.ops.poses.marginal import marginal_sums
+from dspa.ops.poses.posterior import posterior
+from dspa.ops.poses.search import Found, Searcher, Searchers, search
 from dspa.ops.sums.averages import centre_offsets, crossing
 from dspa.stages.class2d.census import class_prior
 from dspa.stages.class2d.constants import tuned
@@ -68,7 +69,7 @@ class Class2D:
         averages = self.plan.settings.compared(model["references"])
         owned = model["tally"][2] if self.plan.settled else None
         prior = class_prior(model["counts"].sum(axis=0), owned)
-        made = Searchers(averages, self.plan.grid(), prior)
+        made = Searchers(averages, self.plan.lattice(), prior)
         return SearchPass(self.plan, model, made)
 
     def bytes_per_item(self) -> int:
@@ -252,7 +253,7 @@ class SearchPass(BoundPass):
         sums, rows = made
         plan, model = self.plan, self.model
         if plan.soft:
-            lattice = soft_sums(searcher, y, c2)
+            lattice = marginal_sums(searcher, y, c2)
             insert_soft(sums, lattice, fold=fold, plan=plan, searcher=searcher)
             outcome = outcome_of_soft(lattice, searcher)
         else:

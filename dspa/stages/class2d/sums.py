@@ -15,8 +15,11 @@ import numpy as np
 from dspa.device import like
 from dspa.geometry.band import part_of_band
 from dspa.ops.poses.blind import Share, take_run
-from dspa.ops.poses.score2d import Candidates, insert_candidates, rotation_table, split
+from dspa.ops.poses.cells import Candidates, join_cells
+from dspa.ops.poses.plane import rotation_table
+from dspa.ops.poses.score import split
 from dspa.ops.sums.averages import empty_sums
+from dspa.ops.sums.insert import insert_candidates
 from dspa.stages.class2d.census import Census, relief
 from dspa.stages.class2d.constants import FOLDS
 from dspa.stages.class2d.contrast import empty_contrast
@@ -27,9 +30,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dspa.dataflow.reduction import Model
-    from dspa.ops.poses.posterior2d import Posterior
-    from dspa.ops.poses.search2d import Found, Searcher
-    from dspa.ops.poses.soft2d import SoftSums
+    from dspa.ops.poses.marginal import Marginal
+    from dspa.ops.poses.posterior import Posterior
+    from dspa.ops.poses.search import Found, Searcher
     from dspa.stages.class2d.plan import ClassPlan, Sums
     from dspa.stages.particles.chunks import ParticleBatch
 
@@ -149,9 +152,9 @@ def outcome_of_search(seen: Found, found: Posterior, scales: NDArray[np.float32]
     )
 
 
-def outcome_of_soft(found: SoftSums, searcher: Searcher) -> Outcome:
+def outcome_of_soft(found: Marginal, searcher: Searcher) -> Outcome:
     """Tell what the average over the whole coarse lattice says of each image."""
-    poses, shifts = int(found.weight.shape[0]), searcher.grid.coarse_shifts.size
+    poses, shifts = int(found.weight.shape[0]), searcher.bank.shifts
     second, margin = found.second()
     return Outcome(
         best=found.best,
@@ -177,16 +180,16 @@ def record(
     searcher: Searcher,
 ) -> None:
     """Write the outcome of images into their rows (at ``place``) and the totals of the pass."""
-    best, fit, grid = outcome.best, outcome.fit, searcher.grid
+    best, fit, lattice = outcome.best, outcome.fit, searcher.lattice
     rows["class_index"][place] = best.member
-    rows["angle"][place] = grid.angle(best.angle)
-    rows["shift"][place] = grid.shift_pixels[best.shift]
+    rows["angle"][place] = lattice.angle(best.pose)
+    rows["shift"][place] = lattice.shift_pixels[best.shift]
     rows["posterior"][place] = outcome.posterior
     rows["log_likelihood"][place] = outcome.log_likelihood
     rows["fit"][place] = fit
     rows["spread"][place] = outcome.spread
     rows["scale"][place] = outcome.scale
-    owner, classes = best.member, searcher.classes
+    owner, classes = best.member, searcher.members
     partial["saved"] += relief(owner, outcome.second, outcome.margin, classes)
     partial["tally"] += tally(owner, fit, outcome.log_likelihood, classes)
     partial["total"] += [
@@ -222,10 +225,11 @@ def insert_found(
     # too large is halved evenly, by the angle: of two noise classes the better fitting one would
     # take all back.
     census = Census.read(model)
-    even = found.cells.angle[found.best] % 2 == 0
+    even = found.cells.pose[found.best] % 2 == 0
     low = np.where(census.large[owner], even, fit < census.fit[owner])
     covered, last = shares[-1].last if shares else 0, band.size(plan.reach)
     planes = split(y)
+    table, _ = searcher.lattice.phases(searcher.last, y)
     for share in (*shares, Share(found.cells, found.weight, covered, last)):
         cells, weight = share.cells, share.weight
         slot = model["slots"][cells.member]
@@ -235,19 +239,15 @@ def insert_found(
             partial["poor_counts"][fold] += np.bincount(slot[poor], weight[poor], slots)
         if share.first == share.last:
             continue
-        both = Candidates(
-            *(
-                np.concatenate([values, values[poor]])
-                for values in (cells.image, cells.member, cells.angle, cells.shift)
-            )
-        )
+        both = join_cells(cells, cells.take(poor))
         insert_candidates(
             grids_of(partial, fold, plan, reference=y),
             np.concatenate([cells.member, classes + slot[poor]]).astype(np.int32),
             both,
             weight=np.concatenate([weight, weight[poor]]),
-            turns=searcher.turns,
-            phases=take_run(searcher.phases, share.first, share.last),
+            frames=lambda pose: searcher.lattice.frames(0, pose),
+            phases=take_run(table, share.first, share.last),
+            row=both.shift,
             y=take_run(planes, share.first, share.last),
             c2=take_run(c2, share.first, share.last),
             band=part_of_band(band, share.first, share.last),
@@ -255,19 +255,19 @@ def insert_found(
 
 
 def insert_soft(
-    partial: Sums, found: SoftSums, *, fold: int, plan: ClassPlan, searcher: Searcher
+    partial: Sums, found: Marginal, *, fold: int, plan: ClassPlan, searcher: Searcher
 ) -> None:
     """Add the sums per pose of the whole coarse lattice to the averages of their fold."""
     poses, count = int(found.weight.shape[0]), int(found.weight.shape[1])
+    unmoved = np.zeros(poses, np.int32)
     insert_candidates(
         grids_of(partial, fold, plan, reference=found.weight),
         found.member,
-        Candidates(
-            np.arange(poses, dtype=np.int32), found.member, found.angle, np.zeros(poses, np.int32)
-        ),
+        Candidates(np.arange(poses, dtype=np.int32), found.member, found.pose, unmoved),
         weight=np.ones(poses, np.float32),
-        turns=searcher.turns,
+        frames=lambda pose: searcher.lattice.frames(0, pose),
         phases=_unmoved(count, reference=found.weight),
+        row=unmoved,
         y=found.numerator,
         c2=found.weight,
         band=plan.spec.band(),
@@ -303,8 +303,9 @@ def insert_random(
             member,
             Candidates(image, member, zero, zero),
             weight=np.ones(image.size, np.float32),
-            turns=like(rotation_table(np.zeros(1)), reference=y),
+            frames=lambda pose: like(rotation_table(np.zeros(1)), reference=y)[pose],
             phases=_unmoved(band.size(plan.reach), reference=y),
+            row=zero,
             y=planes,
             c2=c2,
             band=band,

@@ -1,17 +1,18 @@
-r"""Slice extraction.
+r"""Slices of maps: every coefficient of a band, in the plane of a pose.
 
 Formula, with g the padding and (kx, ky) a coefficient of the band:
 
-    out[p, c] = grid(g (kx[c] A_p[0, :] + ky[c] A_p[1, :])),        that is F_vol(A^T k),
+    out[item, c] = grid_m(g (kx[c] A[0, :] + ky[c] A[1, :])),        that is F_vol(A^T k),
 
-read by trilinear interpolation on the half grid of a reference.
+read by trilinear interpolation on the half grid of map m.
 
 Shapes
 ------
-grid   : (2h + 1, 2h + 1, h + 1, 2) float32    transform of the volume, parts interleaved
-frames : (p, 2, 3) float32                     first two rows of each pose, times the padding
+grids  : (maps, 2h + 1, 2h + 1, h + 1, 2) float32    transforms of the maps, parts interleaved
+member : (items,) int32                        map
+frames : (items, 2, 3) float32                 first two rows of each pose A, times the padding
 kx, ky : (f,) float32
-out    : (p, f, 2) float32                     written
+out    : (items, 2, f) float32                 written: real and imaginary planes
 """
 
 from __future__ import annotations
@@ -26,15 +27,24 @@ from dspa.kernels.interpolate import trilinear, trilinear_reference
 
 @portable
 def body(  # noqa: D103, PLR0917
-    item: Any, lane: Any, lanes: Any, grid: Any, frames: Any, kx: Any, ky: Any, out: Any
+    item: Any,
+    lane: Any,
+    lanes: Any,
+    grids: Any,
+    member: Any,
+    frames: Any,
+    kx: Any,
+    ky: Any,
+    out: Any,
 ) -> None:
+    grid = grids[member[item]]
     xx, xy, xz = frames[item, 0, 0], frames[item, 0, 1], frames[item, 0, 2]
     yx, yy, yz = frames[item, 1, 0], frames[item, 1, 1], frames[item, 1, 2]
-    for c in range(lane, out.shape[1], lanes):
+    for c in range(lane, kx.shape[0], lanes):
         u, v = kx[c], ky[c]
         real, imaginary = trilinear(grid, u * xx + v * yx, u * xy + v * yy, u * xz + v * yz)
-        out[item, c, 0] = real
-        out[item, c, 1] = imaginary
+        out[item, 0, c] = real
+        out[item, 1, c] = imaginary
 
 
 def loop(items: int, *arrays: Any) -> None:  # noqa: D103
@@ -42,16 +52,16 @@ def loop(items: int, *arrays: Any) -> None:  # noqa: D103
         body(item, 0, 1, *arrays)
 
 
-PROJECT = Kernel("project", body, loop)
+SLICE3D = Kernel("slice3d", body, loop)
 
 
 def reference(grid: Any, frames: Any, kx: Any, ky: Any) -> Any:
-    """Extract slices in float64: the definition of this kernel.
+    """Extract slices of one map in float64: the definition of this kernel.
 
     Parameters
     ----------
     grid : (2h + 1, 2h + 1, h + 1) complex
-        Transform of the volume.
+        Transform of the map.
     frames : (p, 2, 3) float
         First two rows of each pose, times the padding.
     kx, ky : (f,) float

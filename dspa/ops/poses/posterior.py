@@ -3,55 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dspa.device import namespace
-from dspa.ops.poses.score2d import run_starts
+from dspa.ops.poses.cells import best_cells, member_key
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dspa.ops.poses.score2d import Candidates
+    from dspa.ops.poses.cells import Candidates
 
-
-def best_cells(image: Any, scores: Any, *, most: int, within: float) -> Any:
-    """Choose the best cells of each image, where they lie.
-
-    Parameters
-    ----------
-    image : (pairs,) int32
-        Image of each cell.
-    scores : (pairs,) float32
-    most : int
-        Cells kept per image.
-    within : float
-        Score behind the best at which a cell is dropped.
-
-    Returns
-    -------
-    chosen : (kept,) int64
-        Indices, rising.
-    """
-    xp = namespace(image)
-    order = xp.argsort(-scores, stable=True)
-    order = order[xp.argsort(image[order], stable=True)]
-    start = run_starts(image[order])
-    length = start[1:] - start[:-1]
-    rank = xp.arange(order.size) - xp.repeat(start[:-1], length)
-    top = xp.repeat(scores[order][start[:-1]], length)
-    chosen = order[(rank < most) & (scores[order] >= top - within)]
-    return xp.sort(chosen)
-
-
-def member_key(cells: Candidates) -> Any:
-    """Return one number per image and class, in the order of the cells."""
-    xp = namespace(cells.image)
-    return (xp.astype(cells.image, xp.int64) << 16) | cells.member
-
-
-# Least and largest contrast of an image against its class.
+# Least and largest contrast of an image against its reference.
 SCALES = (0.25, 2.5)
 
 
@@ -81,36 +44,6 @@ def fit_scales(
     return fitted.astype(np.float32), scales.astype(np.float32)
 
 
-def draw_cells(
-    image: NDArray[np.int32], scores: NDArray[np.float32], at: NDArray[np.float64]
-) -> NDArray[np.int64]:
-    """Draw a cell of each image from its posterior.
-
-    The best cell is the one where noise and average agree most: what is measured there is biased.
-
-    Parameters
-    ----------
-    image : (pairs,) int32
-        Rising from 0, none left out.
-    scores : (pairs,) float32
-    at : (n,) float64
-        Where to draw, from 0 to 1.
-
-    Returns
-    -------
-    drawn : (n,) int64
-    """
-    start = np.flatnonzero(np.append(True, image[1:] != image[:-1]))
-    top = np.maximum.reduceat(scores, start)
-    share = np.exp((scores - top[image]).astype(np.float64))
-    below = np.cumsum(share)
-    before = below[start] - share[start]
-    length = np.diff(np.append(start, image.size))
-    total = np.add.reduceat(share, start)
-    wanted = np.searchsorted(below, before + at * total, side="right")
-    return np.clip(wanted, start, start + length - 1)
-
-
 @dataclass(frozen=True, eq=False)
 class Posterior:
     """What a search says of each image.
@@ -124,17 +57,17 @@ class Posterior:
     kept : (pairs,) int64
         Positions of these cells among those that were scored.
     best : (n,) int64
-        Position in ``cells`` of the most likely cell of the most likely class.
+        Position in ``cells`` of the most likely cell of the most likely member.
     class_posterior : (n,) float32
-        Of that class.
+        Of that member.
     log_likelihood : (n,) float32
-        log sum exp of all scores and priors, less the prior of the most likely class.
+        log sum exp of all scores and priors, less the prior of the most likely cell.
     spread : (n,) float32
-        Effective number of classes, 1 / sum of squared class posteriors.
+        Effective number of members, 1 / sum of squared member posteriors.
     second : (n,) int32
-        Second most likely class; -1 where no other was scored.
+        Second most likely member; -1 where no other was scored.
     margin : (n,) float32
-        Log-likelihood lost if the most likely class were not there.
+        Log-likelihood lost if the most likely member were not there.
     """
 
     cells: Candidates
@@ -147,6 +80,12 @@ class Posterior:
     second: NDArray[np.int32]
     margin: NDArray[np.float32]
 
+    def members(self, count: int) -> NDArray[np.float64]:
+        """Posterior of each of ``count`` members, (n, count) float64."""
+        place = self.cells.image.astype(np.int64) * count + self.cells.member
+        found = np.bincount(place, self.weight, self.best.size * count)
+        return np.asarray(found, np.float64).reshape(-1, count)
+
 
 def posterior(
     cells: Candidates,
@@ -155,15 +94,15 @@ def posterior(
     *,
     prior: NDArray[np.float32],
     least: float = 1e-2,
-    most: int = 16,
+    most: int | None = 16,
     hard: bool = False,
 ) -> Posterior:
-    """Turn scores into the posterior over class, angle and shift.
+    """Turn scores into the posterior over member, pose and shift.
 
     Parameters
     ----------
     cells : Candidates
-        Every image 0..count-1 has at least one.
+        Every image 0..count-1 has at least one; sorted by image and member.
     scores : (pairs,) float32
     count : int
         Number of images.
@@ -171,10 +110,10 @@ def posterior(
         Log-prior of each cell; the log-likelihoods returned are without it.
     least : float
         Cells with a smaller share than this of the best cell's are left out.
-    most : int
-        Cells kept per image.
+    most : int, optional
+        Cells kept per image; None for all.
     hard : bool
-        Give all the weight to the best cell of the best class; what is said of the classes
+        Give all the weight to the best cell of the best member; what is said of the members
         (``class_posterior``, ``spread``) stays what the scores say.
     """
     scores = scores + prior
@@ -183,13 +122,13 @@ def posterior(
     raw = np.exp((scores - top[cells.image]).astype(np.float64))
     total = np.bincount(cells.image, raw, count)
     share = raw / total[cells.image]
-    # Classes of an image are runs, since cells are sorted.
+    # Members of an image are runs, since cells are sorted.
     key = member_key(cells)
     start = np.flatnonzero(np.append(True, key[1:] != key[:-1]))
     per_class = np.add.reduceat(share, start)
     owner = cells.image[start]
     spread = 1.0 / np.bincount(owner, per_class**2, count)
-    order = np.lexsort((per_class, owner))  # best class of each image last
+    order = np.lexsort((per_class, owner))  # best member of each image last
     end = np.flatnonzero(np.append(owner[order][1:] != owner[order][:-1], True))
     last = order[end]
     before = order[np.maximum(end - 1, 0)]
@@ -203,7 +142,9 @@ def posterior(
     peak = np.lexsort((scores, run))
     peak = peak[np.flatnonzero(np.append(run[peak][1:] != run[peak][:-1], True))]  # per run
     keep = np.zeros(key.size, bool)
-    if not hard:
+    if not hard and most is None:
+        keep = share * total[cells.image] >= least
+    elif not hard:
         with np.errstate(divide="ignore"):
             keep[best_cells(cells.image, np.log(share), most=most, within=-np.log(least))] = True
     keep[peak[last]] = True

@@ -1,0 +1,140 @@
+"""Cells of a lattice of poses: which image, reference, pose and shift; runs and choices of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.device import like, namespace
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Cells to score, sorted by image and member; cells that share a pose are a run.
+
+    They stay on the device of the images while a search goes on; what it leaves is on the host.
+
+    Attributes
+    ----------
+    image : (pairs,) int32
+        Row of the batch.
+    member : (pairs,) int32
+        Which of the references: a class, a map.
+    pose : (pairs,) int
+        Number of the pose in the lattice of the level.
+    shift : (pairs,) int32
+        Number of the shift in the lattice of the level.
+    """
+
+    image: Any
+    member: Any
+    pose: Any
+    shift: Any
+
+    @property
+    def size(self) -> int:
+        """Number of cells."""
+        return int(self.image.shape[0])
+
+    def beside(self, array: Any) -> Candidates:
+        """Bring them to where an array lives."""
+        cells = (self.image, self.member, self.pose, self.shift)
+        return Candidates(*(like(values, reference=array) for values in cells))
+
+    def take(self, chosen: Any) -> Candidates:
+        """Take some cells by index array, mask or slice."""
+        return Candidates(
+            self.image[chosen], self.member[chosen], self.pose[chosen], self.shift[chosen]
+        )
+
+    def poses(self) -> Any:
+        """Where each run of cells that share image, member and pose begins, and the end."""
+        return run_starts(self.image, self.member, self.pose)
+
+
+def join_cells(*parts: Candidates) -> Candidates:
+    """Put lists of cells one behind the other."""
+    if len(parts) == 1:
+        return parts[0]
+    lists = [[getattr(part, name) for part in parts] for name in Candidates.__annotations__]
+    return Candidates(*(namespace(*each).concat(each) for each in lists))
+
+
+def run_starts(*keys: Any) -> Any:
+    """Return where runs of equal keys begin, and the total length: (runs + 1,) int32."""
+    xp = namespace(*keys)
+    change = xp.ones(int(keys[0].shape[0]) + 1, dtype=xp.bool)
+    change[1:-1] = False
+    for key in keys:
+        change[1:-1] |= key[1:] != key[:-1]
+    return xp.astype(xp.nonzero(change)[0], xp.int32)
+
+
+def member_key(cells: Candidates) -> Any:
+    """Return one number per image and member, in the order of the cells."""
+    xp = namespace(cells.image)
+    return (xp.astype(cells.image, xp.int64) << 16) | cells.member
+
+
+def best_cells(image: Any, scores: Any, *, most: int, within: float) -> Any:
+    """Choose the best cells of each image, where they lie.
+
+    Parameters
+    ----------
+    image : (pairs,) int32
+        Image of each cell.
+    scores : (pairs,) float32
+    most : int
+        Cells kept per image.
+    within : float
+        Score behind the best at which a cell is dropped.
+
+    Returns
+    -------
+    chosen : (kept,) int64
+        Indices, rising.
+    """
+    xp = namespace(image)
+    order = xp.argsort(-scores, stable=True)
+    order = order[xp.argsort(image[order], stable=True)]
+    start = run_starts(image[order])
+    length = start[1:] - start[:-1]
+    rank = xp.arange(int(order.shape[0])) - xp.repeat(start[:-1], length)
+    top = xp.repeat(scores[order][start[:-1]], length)
+    chosen = order[(rank < most) & (scores[order] >= top - within)]
+    return xp.sort(chosen)
+
+
+def draw_cells(
+    image: NDArray[np.int32], scores: NDArray[np.float32], at: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """Draw a cell of each image from its posterior.
+
+    The best cell is the one where noise and reference agree most: what is measured there is biased.
+
+    Parameters
+    ----------
+    image : (pairs,) int32
+        Rising from 0, none left out.
+    scores : (pairs,) float32
+    at : (..., n) float64
+        Where to draw, from 0 to 1.
+
+    Returns
+    -------
+    drawn : (..., n) int64
+    """
+    start = np.flatnonzero(np.append(True, image[1:] != image[:-1]))
+    top = np.maximum.reduceat(scores, start)
+    share = np.exp((scores - top[image]).astype(np.float64))
+    below = np.cumsum(share)
+    before = below[start] - share[start]
+    length = np.diff(np.append(start, image.size))
+    total = np.add.reduceat(share, start)
+    wanted = np.searchsorted(below, before + at * total, side="right")
+    return np.clip(wanted, start, start + length - 1)

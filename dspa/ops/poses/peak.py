@@ -1,0 +1,82 @@
+"""One pose and shift per image from its posterior over rotations: the mean over the best peak."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dspa.geometry.rotation import nearest_rotation
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dspa.ops.poses.posterior import Posterior
+    from dspa.ops.poses.sphere import SphereLattice
+
+
+@dataclass(frozen=True, eq=False)
+class Peak:
+    """One pose and shift per image, with its spread.
+
+    Attributes
+    ----------
+    pose : (n, 3, 3) float64
+        Mean over the peak that the best pair of the best member belongs to.
+    shift : (n, 2) float64
+        Likewise, pixels.
+    probability : (n,) float64
+        Largest posterior of a pose.
+    spread : (n,) float64
+        Root mean square angle of the posterior about the pose, within the peak, radians.
+    effective : (n,) float64
+        Effective number of poses, 1 / sum of squares of their posterior.
+    """
+
+    pose: NDArray[np.float64]
+    shift: NDArray[np.float64]
+    probability: NDArray[np.float64]
+    spread: NDArray[np.float64]
+    effective: NDArray[np.float64]
+
+
+def find_peaks(found: Posterior, lattice: SphereLattice, *, steps: float = 2.5) -> Peak:
+    """Average each image's posterior over its highest peak.
+
+    Parameters
+    ----------
+    found : Posterior
+        Over cells of the last level of the lattice.
+    lattice : SphereLattice
+    steps : float
+        Poses within so many steps of the best belong to its peak.
+    """
+    last, cells = len(lattice.levels) - 1, found.cells
+    start = cells.poses()
+    lead = start[:-1]
+    owner = np.repeat(np.arange(lead.size), np.diff(start))
+    weight = np.add.reduceat(found.weight.astype(np.float64), lead)
+    image = cells.image[lead]
+    first = np.flatnonzero(np.r_[True, image[1:] != image[:-1]])
+    # Other members have peaks of their own.
+    own = cells.member[lead] == cells.member[found.best][image]
+    order = np.lexsort((-np.where(own, weight, 0.0), image))
+    best = order[first]  # (n,)
+    rotations = lattice.rotations(last, cells.pose[lead])
+    peak = steps * 2.0 * np.pi / lattice.turns(last)
+    # tr(A B^T) = 1 + 2 cos(angle)
+    cosine = (np.einsum("mij,mij->m", rotations, rotations[best][image]) - 1.0) / 2.0
+    near = np.where(own & (cosine >= np.cos(peak)), weight, 0.0)
+    mass = np.add.reduceat(near, first)
+    pose = nearest_rotation(np.add.reduceat(near[:, None, None] * rotations, first))
+    part = np.where(near[owner] > 0, found.weight, 0.0)
+    moved = lattice.centres(last, cells.shift)
+    shift = np.stack(
+        [np.bincount(cells.image, part * moved[:, axis], first.size) for axis in (0, 1)], axis=1
+    )
+    cosine = (np.einsum("mij,mij->m", rotations, pose[image]) - 1.0) / 2.0
+    square = near * np.arccos(np.clip(cosine, -1.0, 1.0)) ** 2
+    spread = np.sqrt(np.add.reduceat(square, first) / mass)
+    effective = 1.0 / np.add.reduceat(weight**2, first)
+    return Peak(pose, shift / mass[:, None], weight[best], spread, effective)

@@ -1,0 +1,446 @@
+"""Search over references, poses and shifts: coarse everywhere, then finer where it matters.
+
+The coarse lattice is scored for every reference at a small band radius by matrix products; cells
+lead to finer ones level by level while the radius grows, and after each level those that can no
+longer hold the best cell are dropped (`dspa.ops.poses.bound`). The lattice says what cells are: in
+the plane for class averages, over all rotations for maps. Punjani et al. 2017,
+https://doi.org/10.1038/nmeth.4169, describe branch and bound of this kind.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.device import is_host, like, namespace, run_maxima, to_host
+from dspa.geometry.band import part_of_band
+from dspa.ops.poses.bank import (
+    coarse_bank,
+    coarse_blocks,
+    coarse_scores,
+    profiled,
+)
+from dspa.ops.poses.bound import measure_bound
+from dspa.ops.poses.cells import Candidates, best_cells, run_starts
+from dspa.ops.poses.plane import prepare_images
+from dspa.ops.poses.score import cut_slices, score_candidates, split
+from dspa.ops.sums.project import prepare_volume
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dspa.ops.poses.bank import CoarseBank
+    from dspa.ops.poses.bound import SearchBound
+    from dspa.ops.poses.lattice import Lattice
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """Which cells go on from level to level.
+
+    Attributes
+    ----------
+    deviations, gain : float
+        Of the bound, `dspa.ops.poses.bound.SearchBound.slack`.
+    survivors : int
+        Most cells of an image that leave a level: a limit on memory, not on the search.
+    within : float
+        Log-likelihood behind the best at which a cell of the finest level is left out.
+    poses : tuple of int, optional
+        Most poses of an image that leave each level; no limit by default.
+    """
+
+    deviations: float = 2.0
+    gain: float = 0.0
+    survivors: int = 512
+    within: float = 12.0
+    poses: tuple[int, ...] | None = None
+
+    def most_poses(self, level: int) -> int | None:
+        """Most poses of an image that leave a level."""
+        return None if self.poses is None else self.poses[level]
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a search leaves.
+
+    Attributes
+    ----------
+    cells : Candidates
+        On the finest lattice, sorted by image and member. They and their scores are on the host.
+    scores : (pairs,) float32
+        Log-likelihood of each, up to a constant of the image.
+    norms : (pairs,) float32
+        Score expected of a perfect fit.
+    prior : (pairs,) float32
+        Log-prior of member and shift; not in the scores.
+    scored : int
+        Cells that were scored at the last radius.
+    capped : int
+        How often an image had more survivors than it was allowed.
+    """
+
+    cells: Candidates
+    scores: NDArray[np.float32]
+    norms: NDArray[np.float32]
+    prior: NDArray[np.float32]
+    scored: int
+    capped: int
+
+
+@dataclass(frozen=True, eq=False)
+class Searcher:
+    """References, prepared for the search.
+
+    Attributes
+    ----------
+    lattice : Lattice
+    members : int
+        Number of references.
+    bank : CoarseBank
+    bound : SearchBound
+    grids : tuple of (members, ...) float32 arrays
+        Transforms of the references, for each level to its radius.
+    prior : (members,) float32
+        Log-prior of each member: part of what cells are chosen by, not of the scores returned.
+    """
+
+    lattice: Any
+    members: int
+    bank: CoarseBank
+    bound: SearchBound
+    grids: tuple[Any, ...]
+    prior: Any
+
+    @property
+    def last(self) -> int:
+        """Number of the finest level."""
+        return len(self.grids) - 1
+
+    def column(self, index: Any) -> tuple[Any, Any]:
+        """Member and pose of coarse poses in the order of the scores of the bank."""
+        xp = namespace(index)
+        turn, column = divmod(index, self.bank.poses)
+        member, place = divmod(column, self.lattice.half_turn)
+        pose = like(self.lattice.coarse_poses(), reference=index)[place]
+        pose = xp.where(turn > 0, self.lattice.opposite(pose), pose)
+        return xp.astype(member, xp.int32), pose
+
+    def slices(self, cells: Candidates, *, level: int, count: int) -> Any:
+        """Cut the slice of every cell: (cells, 2, count) float32."""
+        frames = self.lattice.frames(level, cells.pose)
+        return cut_slices(
+            self.grids[level], cells.member, frames, band=self.lattice.band, count=count
+        )
+
+    def score(
+        self,
+        level: int,
+        cells: Candidates,
+        *,
+        planes: Any,
+        c2: Any,
+        run: tuple[int, int] | None = None,
+    ) -> tuple[Any, Any]:
+        """Cross term and norm of cells at a level.
+
+        Parameters
+        ----------
+        level : int
+        cells : Candidates
+        planes : (n, 2, F) float32
+            Y of the images.
+        c2 : (n, F) float32
+        run : (int, int), optional
+            First and last coefficient compared; by default all to the radius of the level.
+
+        Returns
+        -------
+        cross, norm : (pairs,) float32
+        """
+        lattice, xp = self.lattice, namespace(planes)
+        first, last = run or (0, lattice.band.size(lattice.radii[level]))
+        band = lattice.band
+        phases, row = lattice.phases(level, cells.shift)
+        if first:
+            band = part_of_band(band, first, last)
+            planes, c2, phases = (
+                xp.asarray(values[..., first:last], order="C", copy=True)
+                for values in (planes, c2, phases)
+            )
+
+        def cut(member: Any, pose: Any) -> Any:
+            frames = lattice.frames(level, pose)
+            return cut_slices(self.grids[level], member, frames, band=band, count=last - first)
+
+        return score_candidates(
+            cut,
+            cells,
+            poses=lattice.poses(level),
+            count=last - first,
+            phases=phases,
+            row=row,
+            y=planes,
+            c2=c2,
+        )
+
+    def log_prior(self, level: int, cells: Candidates) -> Any:
+        """Log-prior of cells, (pairs,) float32."""
+        shift = self.lattice.log_prior(level, cells.shift)
+        member = self.prior[cells.member]
+        return member if shift is None else member + shift
+
+
+@dataclass(frozen=True, eq=False)
+class Searchers:
+    """Searchers of several sets of references, each made when it is first asked for.
+
+    A worker often meets images of some sets only. What travels is what they are made from.
+
+    Attributes
+    ----------
+    references : (sets, members, y, x) or (sets, members, z, y, x) float32
+        Images or densities.
+    lattice : Lattice
+    prior : (members,) float, optional
+        Log-prior of each member; 0 by default.
+    profile : bool
+        Score with the contrast that fits each cell best.
+    local : bool
+        Searches begin from given cells: no coarse bank is made.
+    """
+
+    references: Any
+    lattice: Lattice
+    prior: NDArray[Any] | None = None
+    profile: bool = False
+    local: bool = False
+    _made: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        """Return the number of sets."""
+        return len(self.references)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle without what has been made."""
+        return Searchers, (self.references, self.lattice, self.prior, self.profile, self.local)
+
+    def __getitem__(self, number: int) -> Searcher:
+        """Searcher of one set."""
+        if number not in self._made:
+            self._made[number] = self._make(number)
+        found: Searcher = self._made[number]
+        return found
+
+    def beside(self, array: Any) -> Searchers:
+        """Those that live where an array lives: these, or others to which the references went."""
+        if is_host(array):
+            return self
+        if "beside" not in self._made:
+            moved = like(self.references, reference=array)
+            self._made["beside"] = Searchers(
+                moved, self.lattice, self.prior, self.profile, self.local
+            )
+        found: Searchers = self._made["beside"]
+        return found
+
+    def _make(self, number: int) -> Searcher:
+        lattice = self.lattice
+        grids = self._grids(number)
+        members = int(grids[0].shape[0])
+        prior = np.zeros(members) if self.prior is None else np.asarray(self.prior)
+        if "bound" not in self._made:
+            # The sets are parts of one model: what one leaves open the others leave too.
+            self._made["bound"] = measure_bound(self._grids(0)[-1], lattice)
+        bank = self._bank(grids[0], prior)
+        log_prior = like(prior.astype(np.float32), reference=grids[0])
+        return Searcher(lattice, members, bank, self._made["bound"], grids, log_prior)
+
+    def _bank(self, grids: Any, prior: NDArray[Any]) -> CoarseBank:
+        """Cut the coarse slices; none for local searches, which need the profile alone."""
+        lattice, members = self.lattice, int(grids.shape[0])
+        half = 0 if self.local else lattice.half_turn
+        shifts = like(lattice.coarse_shifts()[: None if half else 0], reference=grids)
+        count = lattice.band.size(lattice.radii[0])
+        pose = like(np.tile(lattice.coarse_poses()[:half], members), reference=grids)
+        member = np.repeat(np.arange(members), half)
+        slices = cut_slices(grids, member, lattice.frames(0, pose), band=lattice.band, count=count)
+        planes, row = lattice.phases(0, shifts)
+        planes = planes[row][..., :count]
+        columns = like(np.repeat(prior, half).astype(np.float32), reference=grids)
+        return coarse_bank(
+            slices,
+            planes[:, 0] + 1j * planes[:, 1],
+            columns,
+            shift_prior=lattice.log_prior(0, shifts),
+            profile=self.profile,
+        )
+
+    def _grids(self, number: int) -> tuple[Any, ...]:
+        """Transforms of the references of a set for every level."""
+        key = ("grids", number)
+        if key not in self._made:
+            densities, band = self.references[number], self.lattice.band
+            if densities.ndim == 3:
+                grids = prepare_images(densities, band)
+                self._made[key] = (grids,) * len(self.lattice.radii)
+            else:
+                xp, radii = namespace(densities), self.lattice.radii
+                made = {
+                    radius: xp.stack([prepare_volume(each, radius).grid for each in densities])
+                    for radius in set(radii)
+                }
+                self._made[key] = tuple(made[radius] for radius in radii)
+        grids_: tuple[Any, ...] = self._made[key]
+        return grids_
+
+
+def search(
+    searcher: Searcher, y: Any, c2: Any, *, pruning: Pruning, given: Candidates | None = None
+) -> Found:
+    """Find the cells that matter for each image and score them at the finest level.
+
+    Parameters
+    ----------
+    searcher : Searcher
+    y : (n, F) complex64
+        conj(X) CTF / sigma^2.
+    c2 : (n, F) float32
+    pruning : Pruning
+    given : Candidates, optional
+        Cells of level 0 to begin from (a local search); every image has one.
+    """
+    planes = split(y)
+    if given is None:
+        cells, totals, capped = _coarse_cells(searcher, y, c2, pruning)
+        begin = 1
+    else:
+        cells, capped, begin = given.beside(y), 0, 0
+        scores, norms = _level_scores(searcher, 0, cells, planes=planes, c2=c2)
+        totals = scores + searcher.log_prior(0, cells)
+    for level in range(searcher.last):
+        if level >= begin:  # the coarse cells have been chosen already, block by block
+            chosen, over = _survivors(searcher, level, (cells, totals), c2=c2, pruning=pruning)
+            cells, capped = cells.take(chosen), capped + over
+        cells = searcher.lattice.finer(cells, level)
+        scores, norms = _level_scores(searcher, level + 1, cells, planes=planes, c2=c2)
+        totals = scores + searcher.log_prior(level + 1, cells)
+    xp = namespace(y)
+    scored = cells.size
+    likely = xp.nonzero(totals >= _best_scores(cells.image, totals) - pruning.within)[0]
+    most = pruning.most_poses(searcher.last)
+    if most is not None:
+        likely = likely[_best_poses(cells.take(likely), totals[likely], most)]
+    kept = cells.take(likely)
+    # What is left is short; the posterior of each image is made on the host.
+    return Found(
+        cells=Candidates(*(to_host(values) for values in vars(kept).values())),
+        scores=to_host(scores[likely]),
+        norms=to_host(norms[likely]),
+        prior=to_host(searcher.log_prior(searcher.last, kept)),
+        scored=scored,
+        capped=capped,
+    )
+
+
+def _level_scores(
+    searcher: Searcher, level: int, cells: Candidates, *, planes: Any, c2: Any
+) -> tuple[Any, Any]:
+    """Log-likelihoods and norms of cells at a level, (pairs,) float32 each."""
+    cross, norms = searcher.score(level, cells, planes=planes, c2=c2)
+    if searcher.bank.profile:
+        return profiled(cross, norms), norms
+    return 2.0 * cross - norms, norms
+
+
+def _best_scores(image: Any, scores: Any) -> Any:
+    """Best score of the image of each cell: (pairs,) float32."""
+    start = run_starts(image)
+    return namespace(scores).repeat(run_maxima(scores, start), start[1:] - start[:-1])
+
+
+def _best_poses(cells: Candidates, scores: Any, most: int) -> Any:
+    """Cells of the best poses of each image: a mask, (pairs,) bool."""
+    xp, start = namespace(scores), cells.poses()
+    best, lead = run_maxima(scores, start), start[:-1]
+    kept = xp.zeros(int(lead.shape[0]), dtype=xp.bool)
+    kept[best_cells(cells.image[lead], best, most=most, within=np.inf)] = True
+    return xp.repeat(kept, start[1:] - lead)
+
+
+def _coarse_cells(
+    searcher: Searcher, y: Any, c2: Any, pruning: Pruning
+) -> tuple[Candidates, Any, int]:
+    """Cells of the coarse lattice that reach the bound, in blocks that stay in the cache.
+
+    A reference of nothing scores 0 everywhere, so all its cells may tie: the limit on survivors is
+    applied to every block.
+    """
+    xp, bank = namespace(y), searcher.bank
+    half, most = searcher.lattice.half_turn, pruning.most_poses(0)
+    options = {"deviations": pruning.deviations, "gain": pruning.gain}
+    parts, capped = [], 0
+    for rows, moved, room in coarse_blocks(bank, y):
+        scores = coarse_scores(moved, c2[rows], bank, room=room)
+        slack = searcher.bound.slack(0, c2[rows], **options)
+        # Poses first, each with its best shift: column by column, the two half turns side by side.
+        best = xp.permute_dims(xp.max(scores, axis=1), (0, 2, 1))
+        top = xp.max(best, axis=(1, 2))
+        floor = top[:, None] - xp.repeat(slack, half, axis=1)
+        least = floor[:, :, None]
+        if most is not None and most < 2 * bank.poses:
+            flat = xp.reshape(best, (int(best.shape[0]), -1))
+            least = xp.maximum(least, _kth_largest(flat, most)[:, None, None])
+        image, column, turn = xp.nonzero(best >= least)
+        shifted = scores[image, :, turn, column]  # (poses, shifts)
+        pose, shift = xp.nonzero(shifted >= floor[image, column][:, None])
+        found, image, column = shifted[pose, shift], image[pose], column[pose]
+        kept, over = _limit(image, found + slack[image, column // half], pruning.survivors)
+        capped += over
+        column = column + turn[pose] * bank.poses
+        parts.append((image[kept] + rows.start, shift[kept], column[kept], found[kept]))
+    image, shift, column, found = (xp.concat([part[i] for part in parts]) for i in range(4))
+    where = like(searcher.lattice.coarse_shifts(), reference=y)[shift]
+    member, pose = searcher.column(column)
+    cells = Candidates(xp.astype(image, xp.int32), member, pose, where)
+    return cells, found, capped
+
+
+def _kth_largest(values: Any, k: int) -> Any:
+    """Return the k-th largest of each row."""
+    if is_host(values):
+        return np.partition(values, values.shape[1] - k, axis=1)[:, -k]
+    return namespace(values).sort(values, axis=1)[:, -k]
+
+
+def _limit(image: Any, bounds: Any, most: int) -> tuple[Any, int]:
+    """Choose at most so many cells of each image, the best; count the images that had more."""
+    start = run_starts(image)
+    over = int(namespace(image).sum(start[1:] - start[:-1] > most))
+    if not over:
+        return slice(None), 0
+    return best_cells(image, bounds, most=most, within=np.inf), over
+
+
+def _survivors(
+    searcher: Searcher,
+    level: int,
+    scored: tuple[Candidates, Any],
+    *,
+    c2: Any,
+    pruning: Pruning,
+) -> tuple[Any, int]:
+    """Choose the cells whose bound reaches the best; count the images that had too many."""
+    cells, scores = scored
+    options = {"deviations": pruning.deviations, "gain": pruning.gain}
+    slack = searcher.bound.slack(level, c2, **options)
+    reach = scores + slack[cells.image, cells.member]
+    chosen = namespace(c2).nonzero(reach >= _best_scores(cells.image, scores))[0]
+    most = pruning.most_poses(level)
+    if most is not None:
+        chosen = chosen[_best_poses(cells.take(chosen), scores[chosen], most)]
+    kept, over = _limit(cells.image[chosen], reach[chosen], pruning.survivors)
+    return chosen[kept], over

@@ -1,0 +1,129 @@
+"""Images added up on the Fourier grids of references: the adjoint of the scores."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.device import is_host, like, namespace
+from dspa.device.launcher import launch
+from dspa.kernels.blend import BLEND
+from dspa.kernels.insert import INSERT
+from dspa.kernels.insert2d import INSERT2D
+from dspa.ops.poses.cells import run_starts
+from dspa.ops.sums.backproject import fixed_point_scale
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from dspa.geometry.band import Band
+    from dspa.ops.poses.cells import Candidates
+
+
+def insert_candidates(
+    sums: Any,
+    target: NDArray[np.int32],
+    cells: Candidates,
+    *,
+    weight: NDArray[np.float32],
+    frames: Callable[[Any], Any],
+    phases: Any,
+    row: Any,
+    y: Any,
+    c2: Any,
+    band: Band,
+) -> None:
+    """Add images, weighted by the posterior of their cells, into grids.
+
+    Parameters
+    ----------
+    sums : (grids, 2 limit + 1, limit + 1, 3) or (grids, 2h + 1, 2h + 1, h + 1, 3) float32
+        Added to in place: numerator (real, imaginary) and weight.
+    target : (pairs,) int32
+        Grid each cell goes to; equal for cells that share image, member and pose.
+    cells : Candidates
+        On the host.
+    weight : (pairs,) float32
+    frames : callable
+        ``frames(pose)`` beside ``y``: where slices lie, as for `dspa.ops.poses.score.cut_slices`.
+    phases : (shifts, 2, f) float32
+    row : (pairs,) int
+        Row of ``phases`` of each cell, on the host.
+    y : (n, 2, F) float32
+        conj(X) CTF / sigma^2; the first f coefficients are used.
+    c2 : (n, F) float32
+    band : Band
+    """
+    order = np.lexsort((cells.shift, cells.pose, cells.image, target))
+    cells, target, weight, row = cells.take(order), target[order], weight[order], row[order]
+    start = run_starts(target, cells.image, cells.pose)
+    lead = start[:-1]
+    if lead.size == 0:
+        return
+    f = int(phases.shape[2])
+    where = frames(like(cells.pose[lead], reference=y))
+    shifts = (
+        like(start, reference=y),
+        like(row.astype(np.int32), reference=y),
+        like(weight, reference=y),
+        phases,
+        y,
+        c2,
+    )
+    image = like(cells.image[lead], reference=y)
+    k = (like(line[:f].astype(np.float32), reference=y) for line in (band.kx, band.ky))
+    if sums.ndim == 4:
+        most = float(np.add.reduceat(weight, lead).max())
+        _insert_plane(sums, (like(target[lead], reference=y), where, image), shifts, (*k,), most)
+    else:
+        _insert_space(sums, target[lead], (where, image), shifts, (*k,))
+
+
+def _insert_plane(
+    sums: Any, items: tuple[Any, ...], shifts: tuple[Any, ...], k: tuple[Any, ...], most: float
+) -> None:
+    """Insert into grids of images; ``most`` is the largest posterior of a pose."""
+    *_, y, c2 = shifts
+    xp, count, f = namespace(y), int(items[0].shape[0]), int(k[0].shape[0])
+    if is_host(sums):
+        one, room = np.ones(1, np.float32), np.empty((1, 2, f), np.float32)
+        launch(INSERT2D, count, *items, *shifts, *k, one, room, sums)
+        return
+    # Blocks of a GPU meet in any order: integers, which commute, and as many bits as are safe.
+    largest = max(float(xp.max(xp.abs(y))), float(xp.max(c2)))
+    scale = fixed_point_scale(np.sqrt(2.0) * largest * most, count)
+    fixed = xp.zeros(sums.shape, dtype=xp.int64)
+    room = xp.empty((count, 2, f), dtype=xp.float32)
+    factor = xp.full((1,), scale, dtype=xp.float32)
+    launch(INSERT2D, count, *items, *shifts, *k, factor, room, fixed)
+    sums += xp.astype(xp.astype(fixed, xp.float64) / scale, xp.float32)
+
+
+def _insert_space(
+    sums: Any,
+    target: NDArray[np.int32],
+    items: tuple[Any, Any],
+    shifts: tuple[Any, ...],
+    k: tuple[Any, ...],
+) -> None:
+    """Insert into grids of maps: images are blended over shifts once, then put into space."""
+    frames, image = items
+    xp, count, f = namespace(frames), int(image.shape[0]), int(k[0].shape[0])
+    numerator = xp.empty((count, f, 2), dtype=xp.float32)
+    power = xp.empty((count, f), dtype=xp.float32)
+    launch(BLEND, count, image, *shifts, numerator, power)
+    edges = np.flatnonzero(np.append(True, target[1:] != target[:-1]))
+    for first, last in zip(edges, np.append(edges[1:], count), strict=True):
+        run, grid = slice(first, last), sums[int(target[first])]
+        arrays = (xp.reshape(frames[run], (-1, 1, 2, 3)), numerator[run], power[run], *k)
+        if is_host(sums):
+            launch(INSERT, int(last - first), *arrays, np.ones(1, np.float32), grid)
+            continue
+        largest = max(float(xp.max(xp.abs(numerator[run]))), float(xp.max(power[run])))
+        scale = fixed_point_scale(largest, int(last - first))
+        fixed = xp.zeros(grid.shape, dtype=xp.int64)
+        launch(INSERT, int(last - first), *arrays, xp.full((1,), scale, dtype=xp.float32), fixed)
+        grid += xp.astype(xp.astype(fixed, xp.float64) / scale, xp.float32)
