@@ -10,31 +10,42 @@ SCRIPT = """
 import hashlib
 import numpy as np
 from dspa.geometry.band import band
-from dspa.ops.sums.averages import empty_sums
-from dspa.ops.poses.score2d import (
-    Candidates, insert_candidates, prepare_references, rotation_table, score_candidates, split,
-)
-from dspa.ops.images.transform import shift_phases
+from dspa.geometry.symmetry import symmetry_operators
+from dspa.ops.poses.cells import Candidates
+from dspa.ops.poses.plane import plane_lattice
+from dspa.ops.poses.pose_grid import random_grid
+from dspa.ops.poses.score import split
+from dspa.ops.poses.search import Searchers
+from dspa.ops.poses.sphere import Level, Shifts, SphereLattice
+from dspa.ops.sums import grid
+from dspa.ops.sums.insert import insert_candidates
 
 rng, members = np.random.default_rng(0), band(33, 12)
-grids = prepare_references(rng.standard_normal((3, 33, 33)).astype(np.float32), members)
+plane = plane_lattice(
+    members, radius=12, reach=12, coarse_radius=8, max_shift=3.0, particle_radius=14.0
+)
+levels = (Level(2, 12, 1.0, 9),)
+sphere = SphereLattice(members, random_grid((1,)), levels, Shifts(3.0), symmetry_operators("C1"))
 y = rng.standard_normal((4, members.count)) + 1j * rng.standard_normal((4, members.count))
-shared = {
-    "turns": rotation_table(np.linspace(0, 6, 16)),
-    "phases": split(shift_phases(members, rng.uniform(-2, 2, (9, 2)))),
-    "y": split(y.astype(np.complex64)),
-    "c2": rng.random((4, members.count)).astype(np.float32),
-    "band": members,
-}
-image, member, angle, shift = (rng.integers(0, n, 99).astype(np.int32) for n in (4, 3, 16, 9))
-order = np.lexsort((shift, angle, member, image))
-cells = Candidates(image, member, angle, shift).take(order)
-turns = shared.pop("turns")
-found = [*score_candidates(grids, cells, turns, **shared)]
-found.append(empty_sums(3, members.radius))
-weight = rng.random(99).astype(np.float32)
-insert_candidates(found[-1], cells.member, cells, weight=weight, turns=turns, **shared)
-print([hashlib.sha256(values.tobytes()).hexdigest() for values in found])
+planes, c2 = split(y.astype(np.complex64)), rng.random((4, members.count)).astype(np.float32)
+found = []
+for dims, lattice in ((2, plane), (3, sphere)):
+    densities = rng.standard_normal((1, 3, *(33,) * dims)).astype(np.float32)
+    searcher = Searchers(densities, lattice)[0]
+    last = searcher.last
+    image, member = (rng.integers(0, n, 99).astype(np.int32) for n in (4, 3))
+    pose = rng.integers(0, lattice.poses(last), 99).astype(np.int32)
+    shift = rng.choice(lattice.coarse_shifts(), 99)
+    cells = Candidates(image, member, pose, shift).take(np.lexsort((shift, pose, member, image)))
+    found += searcher.score(last, cells, planes=planes, c2=c2)
+    found.append(grid.zeros((3,), 25, dims=dims))
+    phases, row = lattice.phases(last, cells.shift)
+    insert_candidates(
+        found[-1], cells.member, cells, weight=rng.random(99).astype(np.float32),
+        frames=lambda pose: lattice.frames(last, pose), phases=phases, row=row, y=planes, c2=c2,
+        band=members,
+    )
+print([hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest() for values in found])
 """
 
 

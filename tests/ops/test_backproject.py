@@ -9,13 +9,13 @@ from dspa.geometry.rotation import random_rotations, rotation_about_z
 from dspa.ops.sums.backproject import (
     accumulator,
     fixed_point_scale,
-    grid_shells,
     hermitian,
     insert,
     insert_into,
     shell_weights,
     symmetrise,
 )
+from dspa.ops.sums.grid import grid_shells
 from dspa.ops.sums.project import Reference, prepare_volume, project
 from dspa.ops.sums.reconstruct import reconstruct
 
@@ -75,7 +75,7 @@ def test_operators_and_symmetrise_agree():
     insert_into(exact, rotations, values, weights=weights, band=BAND, operators=four)
     plain = accumulator(BOX, RADIUS)
     insert_into(plain, rotations, values, weights=weights, band=BAND)
-    inside = grid_shells(exact.half, 1) < exact.half - 1
+    inside = grid_shells(exact.half, 1, dims=3) < exact.half - 1
     for a, b in zip(hermitian(exact), hermitian(symmetrise(plain, four)), strict=True):
         np.testing.assert_allclose(a[inside], b[inside], atol=2e-4)
 

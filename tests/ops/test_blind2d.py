@@ -11,16 +11,18 @@ from dspa.geometry.band import band, part_of_band
 from dspa.ops.images.noise import spread_shells
 from dspa.ops.images.transform import images_to_band
 from dspa.ops.poses.blind import blind_shares, drawn_at, take_run, window_edges
-from dspa.ops.poses.posterior2d import posterior
-from dspa.ops.poses.score2d import insert_candidates, split
-from dspa.ops.poses.search2d import Pruning, Searchers, search, search_grid
+from dspa.ops.poses.plane import plane_lattice
+from dspa.ops.poses.posterior import posterior
+from dspa.ops.poses.score import split
+from dspa.ops.poses.search import Pruning, Searchers, search
 from dspa.ops.sums.averages import empty_sums, ring_correlation, solve_averages
+from dspa.ops.sums.insert import insert_candidates
 
 BOX = 32
 
 
 def grid_of(members, radius):
-    return search_grid(
+    return plane_lattice(
         members,
         radius=radius,
         reach=radius,
@@ -42,7 +44,7 @@ def speckle(rng, members):
 
 def add_up(shares, searcher, y, c2):
     """Average of a class from shares."""
-    members = searcher.grid.band
+    members = searcher.lattice.band
     sums = empty_sums(1, members.radius)
     for share in shares:
         run = share.first, share.last
@@ -51,8 +53,9 @@ def add_up(shares, searcher, y, c2):
             share.cells.member,
             share.cells,
             weight=share.weight,
-            turns=searcher.turns,
-            phases=take_run(searcher.phases, *run),
+            frames=lambda pose: searcher.lattice.frames(0, pose),
+            phases=take_run(searcher.lattice.phases(0, y)[0], *run),
+            row=share.cells.shift,
             y=take_run(split(y), *run),
             c2=take_run(c2, *run),
             band=part_of_band(members, *run),

@@ -11,16 +11,20 @@ from dspa.ops.poses.evidence import (
     draw_noise,
     edge_evidence,
     field_evidence,
-    marginalise,
+    noise_evidence,
     noise_probability,
 )
-from dspa.ops.poses.score2d import prepare_references, rotated_slices
-from dspa.ops.poses.search2d import Searchers, search_grid
+from dspa.ops.poses.plane import plane_lattice, prepare_images, rotation_table
+from dspa.ops.poses.score import cut_slices
+from dspa.ops.poses.search import Searchers
 
 BAND = band(48, 20)
 AXIS = np.arange(48) - 24
 X, Y = np.meshgrid(AXIS, AXIS)
 MASK = np.clip((22.0 - np.hypot(X, Y)) / 4.0, 0.0, 1.0).astype(np.float32)
+LATTICE = {
+    "radius": 6, "reach": 6, "coarse_radius": 6, "max_shift": 3.0, "particle_radius": 8.0,
+}  # fmt: skip
 
 
 def masked_noise(rng, count):
@@ -77,9 +81,12 @@ def test_a_straight_edge_is_told_from_noise_and_from_a_blob(rng):
 def cells_one_by_one(averages, grid, x, *, share, deviation):
     """Log-likelihood of every class, contrast, shift and angle with its share: (n, cells)."""
     count = BAND.size(grid.radii[0])
-    angles = grid.angle(np.arange(grid.coarse_angles) << grid.levels)
-    slices = rotated_slices(prepare_references(averages, BAND), angles, BAND, count=count)
-    phases = shift_phases(BAND, grid.shift_pixels[grid.coarse_shifts], count=count)
+    angles = grid.angle(np.arange(2 * grid.half_turn) << grid.levels)
+    owner, turns = np.repeat(np.arange(len(averages)), angles.size), rotation_table(angles)
+    turns = np.tile(turns, (len(averages), 1))
+    cut = cut_slices(prepare_images(averages, BAND), owner, turns, band=BAND, count=count)
+    slices = (cut[:, 0] + 1j * cut[:, 1]).reshape(len(averages), angles.size, count)
+    phases = shift_phases(BAND, grid.shift_pixels[grid.coarse], count=count)
     models = slices[:, None] * phases[None, :, None]  # (classes, shifts, angles, f)
     cells = angles.size * len(phases)
     found = []
@@ -93,7 +100,9 @@ def cells_one_by_one(averages, grid, x, *, share, deviation):
 
 def test_the_likelihood_is_the_mean_over_all_cells(rng):
     """At CTF 1 and noise 1, against every cell taken by itself."""
-    grid = search_grid(BAND, radius=6, reach=6, coarse_radius=6, max_shift=3.0, particle_radius=8.0)
+    grid = plane_lattice(
+        BAND, radius=6, reach=6, coarse_radius=6, max_shift=3.0, particle_radius=8.0
+    )
     averages = rng.standard_normal((3, 48, 48)).astype(np.float32) * MASK
     share = np.array([0.7, 0.25, 0.05])
     searcher = Searchers(averages[None], grid, np.log(share))[0]
@@ -102,21 +111,25 @@ def test_the_likelihood_is_the_mean_over_all_cells(rng):
     x = x + 0.1 * rng.standard_normal(x.shape)
     power = np.ones((len(x), count), np.float32)
     for deviation in (0.0, 0.3):
-        found = marginalise(searcher, np.conj(x).astype(np.complex64), power, deviation=deviation)
+        found = noise_evidence(
+            searcher, np.conj(x).astype(np.complex64), power, deviation=deviation
+        )
         cells = cells_one_by_one(averages, grid, x, share=share, deviation=deviation)
         expected = np.logaddexp.reduce(cells, axis=1)
         assert np.allclose(found.log_likelihood, expected, atol=2e-3 * np.abs(expected).max())
         assert found.best.member.tolist() == [0, 1, 2, 0]
-        assert np.all(found.best.angle == 0)
+        assert np.all(found.best.pose == 0)
         assert np.all(grid.shift_pixels[found.best.shift] == 0.0)
         assert (found.scale[3] > 1.2) == (deviation > 0)
 
 
 def test_a_flat_average_says_nothing(rng):
-    grid = search_grid(BAND, radius=6, reach=6, coarse_radius=6, max_shift=3.0, particle_radius=8.0)
+    grid = plane_lattice(
+        BAND, radius=6, reach=6, coarse_radius=6, max_shift=3.0, particle_radius=8.0
+    )
     searcher = Searchers(np.zeros((1, 2, 48, 48), np.float32), grid, np.log([0.5, 0.5]))[0]
     y = masked_noise(rng, 4)[:, : BAND.size(6)]
-    found = marginalise(searcher, y, np.ones(y.shape, np.float32), deviation=0.3)
+    found = noise_evidence(searcher, y, np.ones(y.shape, np.float32), deviation=0.3)
     assert np.allclose(found.log_likelihood, 0.0, atol=1e-5)
 
 

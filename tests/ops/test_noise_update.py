@@ -12,7 +12,8 @@ from dspa.ops.images.noise_update import (
     relative_deviation,
     residual_moments,
 )
-from dspa.ops.poses.posterior2d import draw_cells, fit_scales
+from dspa.ops.poses.cells import draw_cells
+from dspa.ops.poses.posterior import fit_scales
 
 COEFFICIENTS = np.maximum(1.0, np.pi * np.arange(20))
 TRUTH = 1.0 + 2.0 / (1.0 + (np.arange(20) / 5.0) ** 2)

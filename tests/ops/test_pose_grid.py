@@ -3,7 +3,7 @@ import pytest
 
 from dspa.geometry.rotation import angle_between, random_rotations
 from dspa.geometry.symmetry import symmetry_operators
-from dspa.ops.poses.sphere import (
+from dspa.ops.poses.pose_grid import (
     TURNS,
     children,
     order_of_step,

@@ -13,13 +13,12 @@ from dspa.geometry.band import band
 from dspa.geometry.rotation import random_rotations
 from dspa.io.particles import read_particles
 from dspa.io.volumes import read_volume
-from dspa.ops.abinitio import centre_of_mass
 from dspa.ops.images.transform import band_to_images, shift_phases
 from dspa.ops.maps.align import align
+from dspa.ops.maps.polish import centre_of_mass
 from dspa.ops.sums.project import prepare_volume, project
-from dspa.stages.abinitio.reduction import AbInitioStep
+from dspa.stages.abinitio.reduction import AbInitioStep, widened
 from dspa.stages.abinitio.schedule import Settings, plan_step
-from dspa.stages.abinitio.search import widened
 from dspa.stages.abinitio.stage import STAGE, AbInitioParams
 from dspa.stages.particles.chunks import ImageSpec, image_spec, particle_chunks
 from dspa.stages.stage import Context

@@ -25,11 +25,11 @@ from dspa.kernels.slice2d import SLICE2D
 from dspa.ops.poses.evidence import EDGE_RADIUS
 from dspa.stages.class2d import stage as class2d
 from dspa.stages.class2d.constants import FOLDS, tuned, tuned_to
-from dspa.stages.class2d.contrast import tally_contrast
 from dspa.stages.class2d.controls import Weighing
 from dspa.stages.class2d.inputs import draw_folds, fold_chunks
 from dspa.stages.class2d.plan import Params, Settings, Turnover
 from dspa.stages.class2d.reduction import Class2D
+from dspa.stages.em.contrast import tally_contrast
 from dspa.stages.particles.chunks import image_spec, join_chunks
 from dspa.stages.particles.noise import BackgroundNoise
 from dspa.stages.stage import Context
@@ -165,9 +165,9 @@ def test_a_step_on_the_device_gives_the_sums_of_the_cpu(name, steps, runs, card)
     found = reduce_group(Class2D(plan).bind(model), runs, BATCH)
     agree(found, expected)
     # Compiled to PTX are kernels of just these types.
-    kernels = {"slice2d", "score2d", "insert2d"}
+    kernels = {"slice2d", "score", "insert2d"}
     if name in ("random", "soft"):
-        kernels -= {"score2d"} if name == "soft" else {"score2d", "slice2d"}
+        kernels -= {"score"} if name == "soft" else {"score", "slice2d"}
     assert card.launched.keys() == kernels
     for kernel, types in card.launched.items():
         assert types == {signature(CASES[kernel](cuda=True).arrays)}

@@ -12,17 +12,17 @@ from dspa.geometry.band import band
 from dspa.ops.ctf.model import CTF, ctf_band
 from dspa.ops.images.noise import shell_mean
 from dspa.ops.images.transform import band_to_images, images_to_band, shift_phases
-from dspa.stages.class2d.constants import FOLDS, tuned
-from dspa.stages.class2d.contrast import contrast_deviation, empty_contrast, tally_contrast
-from dspa.stages.class2d.noise import noise_groups
+from dspa.stages.class2d.constants import FOLDS
 from dspa.stages.class2d.plan import Act, ClassPlan, Params, Settings
 from dspa.stages.class2d.reduction import Class2D
+from dspa.stages.em.contrast import contrast_deviation, empty_contrast, tally_contrast
+from dspa.stages.em.noise import EVERY, noise_groups
 from dspa.stages.particles.chunks import ImageSpec, ParticleBatch
 from dspa.stages.particles.images import background_spectra, prepare_images
 from dspa.stages.particles.noise import BackgroundNoise
 
 BOX, PIXEL, COUNT, GROUPS = 48, 4.0, 2000, 8
-SHOWN = COUNT / tuned().residual_every  # images whose residual a pass looks at
+SHOWN = COUNT / EVERY  # images whose residual a pass looks at
 SPEC = ImageSpec(BOX, PIXEL, BOX, 23, 150.0)
 BLOBS = (((1.0, 7, 2, 3.0), (1.4, -6, 3, 2.5)), ((1.5, 1, -5, 4.0), (0.8, 3, 7, 2.0)))
 

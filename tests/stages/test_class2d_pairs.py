@@ -6,8 +6,11 @@ import numpy as np
 
 from dspa.geometry.band import band
 from dspa.ops.images.transform import images_to_band
-from dspa.ops.poses.score2d import Candidates, insert_candidates, rotation_table, split
+from dspa.ops.poses.cells import Candidates
+from dspa.ops.poses.plane import rotation_table
+from dspa.ops.poses.score import split
 from dspa.ops.sums.averages import empty_sums, solve_averages
+from dspa.ops.sums.insert import insert_candidates, unmoved
 from dspa.stages.class2d.census import Census, donors, least_missed
 from dspa.stages.class2d.pairs import (
     first_partners,
@@ -32,8 +35,9 @@ def average_of(images, member, box, partner):
         member.astype(np.int32),
         Candidates(np.arange(count, dtype=np.int32), member.astype(np.int32), zero, zero),
         weight=np.ones(count, np.float32),
-        turns=rotation_table(np.zeros(1)),
-        phases=split(np.ones((1, around.count), np.complex64)),
+        frames=lambda pose: rotation_table(np.zeros(1))[pose],
+        phases=unmoved(around.count, reference=images),
+        row=zero,
         y=split(np.conj(images_to_band(images, around)).astype(np.complex64)),
         c2=np.ones((count, around.count), np.float32),
         band=around,

@@ -75,7 +75,7 @@ def measure_bound(grids: Any, lattice: Lattice) -> SearchBound:
     lattice : Lattice
     """
     band, radii, members = lattice.band, lattice.radii, int(grids.shape[0])
-    xp, count, last = namespace(grids), band.size(lattice.radii[-1]), radii[-1]
+    xp, count, last = namespace(grids), band.size(radii[-1]), int(np.ceil(radii[-1]))
     shell = band.shell[:count]
     each = np.maximum(np.bincount(shell, minlength=last + 2), 1)
 

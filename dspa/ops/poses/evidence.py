@@ -1,8 +1,8 @@
 """Would noise do as well? What tells a particle in a class from a box of noise or an edge of ice.
 
 What speaks for a particle is its likelihood over all classes, angles and shifts of the coarse
-lattice, against that of noise alone (`noise_evidence`): the best pose of an image of noise is chosen
-for agreeing with the noise, the average over all poses is not.
+lattice, against that of noise alone (`noise_evidence`): the best pose of an image of noise is
+chosen for agreeing with the noise, the average over all poses is not.
 
 Three rivals explain an image without a particle. Noise: what images made of noise alone attain with
 the same averages and CTF is drawn, not calculated (`noise_probability`). A smooth field, such as a

@@ -22,7 +22,7 @@ class Lattice(Protocol):
     Attributes
     ----------
     band : Band
-    radii : tuple of int
+    radii : tuple of float
         Band radius that each level is scored to.
     """
 
@@ -32,7 +32,7 @@ class Lattice(Protocol):
         ...
 
     @property
-    def radii(self) -> tuple[int, ...]:
+    def radii(self) -> tuple[float, ...]:
         """Band radius of each level."""
         ...
 

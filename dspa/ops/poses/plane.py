@@ -129,7 +129,7 @@ class PlaneLattice:
         return np.asarray(self.shifts * self.unit, np.float64)
 
     def angle(self, pose: NDArray[Any]) -> NDArray[np.float64]:
-        """Turns in radians."""
+        """Return turns in radians."""
         return np.asarray(pose) * (2.0 * np.pi / self.angles)
 
     def poses(self, level: int) -> int:
@@ -216,7 +216,7 @@ class PlaneLattice:
             rows = min(block, count - first)
             marks = xp.zeros(rows * whole + 1, dtype=xp.bool)  # the last is no cell
             mine = (pose[:, :, None] >= first) & (pose[:, :, None] < first + rows)
-            mine &= (row >= 0)[:, None]
+            mine = mine & (row >= 0)[:, None]
             place = (pose[:, :, None] - first) * whole + row[:, None]
             marks[xp.where(mine, place, -1)] = True
             parts.append(xp.nonzero(marks[:-1])[0] + first * whole)

@@ -12,11 +12,12 @@ HEALPix: https://doi.org/10.1086/427976.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import healpix
 import numpy as np
 
+from dspa.device import namespace
 from dspa.geometry.rotation import euler_from_matrix, matrix_from_euler, random_rotations
 
 if TYPE_CHECKING:
@@ -130,6 +131,21 @@ def _twist(order: int, pixel: NDArray[np.int64]) -> NDArray[np.int64]:
     children stay inside their parents.
     """
     return np.asarray(1 - (pixel >> (2 * order)) // 4)
+
+
+def children(pixel: Any, turn: Any) -> tuple[Any, Any]:
+    """Return the cells of the next order inside cells, where they lie.
+
+    Parameters
+    ----------
+    pixel, turn : (m,) int64
+
+    Returns
+    -------
+    pixel, turn : (m, 8) int64
+    """
+    part = namespace(pixel).arange(8)
+    return 4 * pixel[:, None] + part // 2, 2 * turn[:, None] + part % 2
 
 
 def random_grid(seed: tuple[int, ...]) -> PoseGrid:

@@ -142,9 +142,11 @@ def posterior(
     peak = np.lexsort((scores, run))
     peak = peak[np.flatnonzero(np.append(run[peak][1:] != run[peak][:-1], True))]  # per run
     keep = np.zeros(key.size, bool)
-    if not hard and most is None:
-        keep = share * total[cells.image] >= least
-    elif not hard:
+    if hard:
+        pass
+    elif most is None:
+        keep = raw >= least
+    else:
         with np.errstate(divide="ignore"):
             keep[best_cells(cells.image, np.log(share), most=most, within=-np.log(least))] = True
     keep[peak[last]] = True

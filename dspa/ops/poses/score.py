@@ -20,12 +20,12 @@ from dspa.device.launcher import launch
 from dspa.kernels.score import SCORE
 from dspa.kernels.slice2d import SLICE2D
 from dspa.kernels.slice3d import SLICE3D
-from dspa.ops.poses.cells import Candidates
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dspa.geometry.band import Band
+    from dspa.ops.poses.cells import Candidates
 
 SLICE_BYTES = 48 << 20  # slices held at a time
 LANES = 128  # at least as many as the launcher gives an item on a GPU
@@ -138,7 +138,7 @@ def score_candidates(
 def _score_runs(
     slices: Any, pose: Any, start: Any, image: Any, row: Any, *, phases: Any, y: Any, c2: Any
 ) -> tuple[Any, Any]:
-    """Cross term and norm of every cell; run i of cells has slice ``pose[i]``, image ``image[i]``."""
+    """Cross term and norm of every cell; run i has slice ``pose[i]`` and image ``image[i]``."""
     xp, runs = namespace(y), int(pose.shape[0])
     # On a CPU items come one by one and share a row of scratch; on a GPU each has its own.
     lanes, rows = (1, 1) if is_host(y) else (LANES, max(1, runs))

@@ -280,7 +280,7 @@ class Searchers:
         )
 
     def _grids(self, number: int) -> tuple[Any, ...]:
-        """Transforms of the references of a set for every level."""
+        """Transform the references of a set for every level."""
         key = ("grids", number)
         if key not in self._made:
             densities, band = self.references[number], self.lattice.band
@@ -290,7 +290,9 @@ class Searchers:
             else:
                 xp, radii = namespace(densities), self.lattice.radii
                 made = {
-                    radius: xp.stack([prepare_volume(each, radius).grid for each in densities])
+                    radius: xp.stack(
+                        [prepare_volume(each, int(np.ceil(radius))).grid for each in densities]
+                    )
                     for radius in set(radii)
                 }
                 self._made[key] = tuple(made[radius] for radius in radii)

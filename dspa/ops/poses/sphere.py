@@ -14,7 +14,7 @@ from dspa.device import is_host, like, namespace
 from dspa.geometry.rotation import matrix_from_rotvec, random_rotations
 from dspa.ops.images.transform import shift_phases
 from dspa.ops.poses.cells import Candidates
-from dspa.ops.poses.pose_grid import TURNS, PoseGrid, step_of_order
+from dspa.ops.poses.pose_grid import TURNS, PoseGrid, children, step_of_order
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,7 +32,7 @@ class Level:
     ----------
     order : int
         Of the pose grid.
-    radius : int
+    radius : float
         Band radius that scores are taken over.
     shift_step : float
         Edge of a cell of shifts, pixels.
@@ -41,7 +41,7 @@ class Level:
     """
 
     order: int
-    radius: int
+    radius: float
     shift_step: float
     poses: int
 
@@ -100,7 +100,7 @@ class SphereLattice:
         )  # fmt: skip
 
     @property
-    def radii(self) -> tuple[int, ...]:
+    def radii(self) -> tuple[float, ...]:
         """Band radius of each level."""
         return tuple(level.radius for level in self.levels)
 
@@ -166,7 +166,7 @@ class SphereLattice:
         return coarsest * round(first / self.levels[level].shift_step)
 
     def shift_number(self, level: int, cell: Any) -> Any:
-        """Number of cells of shifts (..., 2); those outside the lattice go to its rim."""
+        """Return numbers of cells of shifts (..., 2); those outside the lattice go to its rim."""
         xp, h = namespace(cell), self._half_width(level)
         inside = xp.clip(cell, -h, h - 1)
         return xp.astype((inside[..., 0] + h) * (2 * h) + inside[..., 1] + h, xp.int32)
@@ -240,9 +240,8 @@ class SphereLattice:
         lead = start[:-1]
         pose, shift = cells.pose[lead], cells.shift
         if below.order > above.order:
-            pixel, turn = divmod(pose, turns)
-            part = xp.arange(8)
-            child = (4 * pixel[:, None] + part // 2) * (2 * turns) + 2 * turn[:, None] + part % 2
+            pixel, turn = children(*divmod(pose, turns))
+            child = pixel * (2 * turns) + turn
         else:
             child = pose[:, None]
         halves = below.shift_step < above.shift_step

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.device import fft, like, namespace, to_host
-from dspa.ops.images.noise import shell_mean, spread_shells
+from dspa.ops.images.noise import shell_mean
 from dspa.ops.images.transform import images_to_band
 from dspa.ops.poses.plane import gridding
+from dspa.ops.sums.grid import grid_shells, half_width, move, whole, widen, zeros
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,9 +40,7 @@ def empty_sums(count: int, radius: int, *, reference: Any = None) -> Any:
     (count, 2 limit + 1, limit + 1, 3) float32
         limit = 2 radius + 1.
     """
-    limit = 2 * radius + 1
-    xp = np if reference is None else namespace(reference)
-    return xp.zeros((count, 2 * limit + 1, limit + 1, 3), dtype=xp.float32)
+    return zeros((count,), 2 * radius + 1, dims=2, reference=reference)
 
 
 def sums_radius(sums: Any) -> int:
@@ -51,19 +50,13 @@ def sums_radius(sums: Any) -> int:
 
 def widen_sums(sums: NDArray[np.float32], radius: int) -> NDArray[np.float32]:
     """Give grids room for a larger band radius: (..., rows, columns, 3), zeros around."""
-    extra = 2 * (radius - sums_radius(sums))
-    if extra <= 0:
-        return sums
-    edges = [(0, 0)] * (sums.ndim - 3) + [(extra, extra), (0, extra), (0, 0)]
-    return np.pad(sums, edges)
+    return widen(sums, max(2 * radius + 1, half_width(sums)), dims=2)
 
 
 @lru_cache(maxsize=16)
 def _shells(radius: int) -> NDArray[np.int64]:
     """Shell of each point of the doubled grid."""
-    limit = 2 * radius + 1
-    y, x = np.mgrid[-limit : limit + 1, 0 : limit + 1]
-    return np.asarray(np.floor(np.hypot(x, y) / 2.0 + 0.5), np.int64)
+    return grid_shells(2 * radius + 1, 2, dims=2)
 
 
 @lru_cache(maxsize=4)
@@ -75,14 +68,6 @@ def _shell_table(radius: int) -> NDArray[np.float32]:
     # The column x = 0 holds half of what belongs there: its mirror image has the other.
     table[:, 0] *= 2.0
     return table.reshape(-1, radius + 1)
-
-
-def _whole_plane(sums: Any) -> Any:
-    """Make the column x = 0 Hermitian: what was inserted at x > 0 near it, seen from both sides."""
-    xp = namespace(sums)
-    edge = sums[:, :, :1, :]
-    mirrored = xp.flip(edge, axis=1) * like(np.array([1.0, -1.0, 1.0], np.float32), reference=sums)
-    return xp.concat([edge + mirrored, sums[:, :, 1:, :]], axis=2)
 
 
 def _shell_weights(sums: Any, radius: int) -> NDArray[np.float64]:
@@ -124,7 +109,7 @@ def solve_averages(sums: Any, band: Band, *, prior: NDArray[np.float64], mask: A
     clipped = np.minimum(shell, last)
     extra = np.maximum(np.minimum(prior, _LARGEST_PRIOR), _HOLE) * np.maximum(mean, 1e-20)
     keep = (shell <= last)[None] & shells[:, clipped]
-    full = _whole_plane(sums[:, inner, : end + 1])
+    full = whole(sums[:, inner, : end + 1], dims=2)
     weight = full[..., 2] + like(extra[:, clipped].astype(np.float32), reference=sums)
     value = xp.where(
         like(keep, reference=sums),
@@ -221,20 +206,6 @@ def centre_offsets(averages: NDArray[np.float32], *, threshold: float = 0.2) -> 
 
 def move_sums(sums: Any, offsets: NDArray[np.float64], band: Band) -> Any:
     """Translate what sums hold by (x, y) pixels: (classes, ..., 3) with (classes, 2) offsets."""
-    xp = namespace(sums)
-    limit = sums.shape[-2] - 1
-    # The doubled grid has steps of half a Fourier pixel.
-    step = -np.pi / band.box
-    py = np.exp(1j * step * np.arange(-limit, limit + 1)[None, :] * offsets[:, 1:2])
-    px = np.exp(1j * step * np.arange(0, limit + 1)[None, :] * offsets[:, 0:1])
-    phase = (py[:, :, None] * px[:, None, :]).astype(np.complex64)
     extra = sums.ndim - 4
-    phase = phase.reshape(phase.shape[0], *(1,) * extra, *phase.shape[1:])
-    turned = (sums[..., 0] + 1j * sums[..., 1]) * like(phase, reference=sums)
-    parts = [xp.real(turned), xp.imag(turned), sums[..., 2]]
-    return xp.astype(xp.stack(parts, axis=-1), xp.float32)
-
-
-def noise_to_coefficients(noise: NDArray[np.float64], band: Band) -> NDArray[np.float32]:
-    """Spread a noise spectrum (radius + 1,) over the band: (f,) float32."""
-    return np.asarray(spread_shells(noise, band), np.float32)
+    shift = offsets.reshape(offsets.shape[0], *(1,) * extra, 2)
+    return move(sums, shift, dims=2, step=0.5 / band.box)

@@ -17,6 +17,7 @@ from dspa.device import is_cuda, is_host, like, namespace, to_host
 from dspa.device.launcher import launch
 from dspa.kernels.insert import INSERT
 from dspa.kernels.symmetrise import SYMMETRISE
+from dspa.ops.sums.grid import grid_shells, whole, zeros
 from dspa.ops.sums.project import band_limit, frames_of, interleaved
 
 if TYPE_CHECKING:
@@ -79,12 +80,8 @@ def accumulator(box: int, radius: int, *, padding: int = 2, reference: Any = Non
     Accumulator
         Of zeros.
     """
-    half = padding * radius + 1
-    shape = (2 * half + 1, 2 * half + 1, half + 1, 3)
-    if reference is None or is_host(reference):
-        return Accumulator(np.zeros(shape, np.float32), box, radius, padding)
-    xp = namespace(reference)
-    return Accumulator(xp.zeros(shape, dtype=xp.float32), box, radius, padding)
+    sums = zeros((), padding * radius + 1, dims=3, reference=reference)
+    return Accumulator(sums, box, radius, padding)
 
 
 def insert_into(
@@ -209,15 +206,11 @@ def hermitian(source: Accumulator) -> tuple[Any, Any]:
     weight : (2h + 1, 2h + 1, h + 1) float32
         Sum of weights.
     """
-    sums = source.sums
+    sums = whole(source.sums, dims=3)
     xp = namespace(sums)
-    imaginary = xp.astype(sums[..., 1], xp.complex64)
-    numerator = xp.astype(sums[..., 0], xp.complex64) + imaginary * 1j
-    weight = sums[..., 2]
-    mirrored = xp.conj(numerator[::-1, ::-1, :1])
-    numerator = xp.concat([numerator[:, :, :1] + mirrored, numerator[:, :, 1:]], axis=2)
-    edge = weight[:, :, :1] + weight[::-1, ::-1, :1]
-    return numerator, xp.concat([edge, weight[:, :, 1:]], axis=2)
+    parts = (xp.astype(sums[..., part], xp.complex64) for part in (0, 1))
+    real, imaginary = parts
+    return real + imaginary * 1j, sums[..., 2]
 
 
 def symmetrise(source: Accumulator, operators: Any) -> Accumulator:
@@ -236,9 +229,8 @@ def symmetrise(source: Accumulator, operators: Any) -> Accumulator:
         ``sum_R source(R k)``, read by trilinear interpolation.
     """
     matrices = np.ascontiguousarray(operators, np.float32)
-    numerator, weight = hermitian(source)
-    xp = np if is_host(weight) else namespace(weight)
-    grid = xp.stack([numerator.real, numerator.imag, weight], axis=-1)
+    grid = whole(source.sums, dims=3)
+    xp = namespace(grid)
     out = xp.zeros_like(grid)
     launch(
         SYMMETRISE,
@@ -266,15 +258,8 @@ def shell_weights(source: Accumulator) -> np.ndarray[Any, Any]:
         Mean weight at ``round(|k|) = 0..radius``.
     """
     _, weight = hermitian(source)
-    shell = grid_shells(source.half, source.padding)
+    shell = grid_shells(source.half, source.padding, dims=3)
     valid = shell <= source.radius
     counts = np.bincount(shell[valid], minlength=source.radius + 1)
     totals = np.bincount(shell[valid], weights=to_host(weight)[valid], minlength=source.radius + 1)
     return np.asarray(totals / np.maximum(counts, 1))
-
-
-def grid_shells(half: int, padding: int) -> np.ndarray[Any, Any]:
-    """Give the shell ``round(|k|)`` of each grid point, (2h + 1, 2h + 1, h + 1) int32."""
-    z = np.arange(-half, half + 1, dtype=np.float32)
-    r2 = z[:, None, None] ** 2 + z[None, :, None] ** 2 + z[None, None, half:] ** 2
-    return np.asarray(np.floor(np.sqrt(r2) / padding + 0.5), np.int32)

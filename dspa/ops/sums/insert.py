@@ -11,7 +11,7 @@ from dspa.device.launcher import launch
 from dspa.kernels.blend import BLEND
 from dspa.kernels.insert import INSERT
 from dspa.kernels.insert2d import INSERT2D
-from dspa.ops.poses.cells import run_starts
+from dspa.ops.poses.cells import Candidates, run_starts
 from dspa.ops.sums.backproject import fixed_point_scale
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dspa.geometry.band import Band
-    from dspa.ops.poses.cells import Candidates
+    from dspa.ops.poses.lattice import Lattice
+    from dspa.ops.poses.marginal import Marginal
 
 
 def insert_candidates(
@@ -80,6 +81,39 @@ def insert_candidates(
         _insert_plane(sums, (like(target[lead], reference=y), where, image), shifts, (*k,), most)
     else:
         _insert_space(sums, target[lead], (where, image), shifts, (*k,))
+
+
+def unmoved(count: int, *, reference: Any) -> Any:
+    """Phases of the one shift that moves nothing, where an array lives: (1, 2, count) float32."""
+    phases = np.zeros((1, 2, count), np.float32)
+    phases[:, 0] = 1.0
+    return like(phases, reference=reference)
+
+
+def insert_marginal(sums: Any, found: Marginal, lattice: Lattice) -> None:
+    """Add the sums per pose of the whole coarse lattice to the grids of the members.
+
+    Parameters
+    ----------
+    sums : (members, ..., 3) float32
+        As for `insert_candidates`.
+    found : Marginal
+    lattice : Lattice
+    """
+    columns, count = (int(n) for n in found.weight.shape)
+    still = np.zeros(columns, np.int32)
+    insert_candidates(
+        sums,
+        found.member,
+        Candidates(np.arange(columns, dtype=np.int32), found.member, found.pose, still),
+        weight=np.ones(columns, np.float32),
+        frames=lambda pose: lattice.frames(0, pose),
+        phases=unmoved(count, reference=found.weight),
+        row=still,
+        y=found.numerator,
+        c2=found.weight,
+        band=lattice.band,
+    )
 
 
 def _insert_plane(

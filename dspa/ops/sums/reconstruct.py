@@ -8,7 +8,8 @@ import numpy as np
 
 from dspa.device import fft, like, namespace
 from dspa.ops.maps.mask import soft_sphere
-from dspa.ops.sums.backproject import Accumulator, grid_shells, hermitian, shell_weights
+from dspa.ops.sums.backproject import Accumulator, hermitian, shell_weights
+from dspa.ops.sums.grid import grid_shells
 from dspa.ops.sums.project import gridding
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def reconstruct(
     numerator, weight = hermitian(source)
     prior = shell_prior(source, tau2=tau2, fsc=fsc, epsilon=epsilon).astype(np.float32)
     limit = source.radius if radius is None else min(radius, source.radius)
-    shell = np.minimum(grid_shells(source.half, source.padding), source.radius)
+    shell = np.minimum(grid_shells(source.half, source.padding, dims=3), source.radius)
     keep = _inside(source.half, limit * source.padding)
     xp = namespace(weight)
     # The prior is positive, so nothing is divided by zero.

@@ -8,95 +8,83 @@ the sums by their weights preconditions the step: all shells converge alike.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from dspa.geometry.band import band
+from dspa.device import like, namespace, take_rows
 from dspa.geometry.rotation import random_rotations
-from dspa.ops.abinitio import (
-    CoarseSlices,
-    ball,
-    centre_of_mass,
-    expectation,
-    move_sums,
-    polish,
-    widen_sums,
-)
+from dspa.geometry.symmetry import symmetry_operators
 from dspa.ops.images.noise import spread_shells
-from dspa.ops.images.transform import shift_phases
-from dspa.ops.poses.sphere import TURNS, PoseGrid, random_grid
-from dspa.ops.sums.backproject import Accumulator, accumulator, insert_into
-from dspa.ops.sums.project import prepare_volume, project
+from dspa.ops.maps.mask import soft_sphere
+from dspa.ops.maps.polish import centre_of_mass, polish
+from dspa.ops.poses.cells import Candidates
+from dspa.ops.poses.marginal import marginal_sums
+from dspa.ops.poses.peak import find_peaks
+from dspa.ops.poses.pose_grid import random_grid
+from dspa.ops.poses.posterior import posterior
+from dspa.ops.poses.score import split
+from dspa.ops.poses.search import Pruning, Searchers, search
+from dspa.ops.poses.sphere import SphereLattice
+from dspa.ops.sums import grid
+from dspa.ops.sums.backproject import Accumulator
+from dspa.ops.sums.insert import insert_candidates, insert_marginal, unmoved
+from dspa.ops.sums.project import frames_of
 from dspa.ops.sums.reconstruct import reconstruct
-from dspa.stages.abinitio.schedule import COARSE_ORDER
-from dspa.stages.abinitio.search import FineModel, fine_model, fine_sums
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dspa.dataflow.reduction import Model, Rows, Sums
+    from dspa.ops.poses.posterior import Posterior
+    from dspa.ops.poses.sphere import Level
     from dspa.stages.abinitio.schedule import StepPlan
-    from dspa.stages.abinitio.search import FineResult
     from dspa.stages.particles.chunks import ParticleBatch
 
 PADDING = 2
 EPSILON = 1e-3  # guard on the weights; no Wiener shrinkage
 CENTRE_EVERY = 5
-
-
-@dataclass(frozen=True, eq=False)
-class CoarseModel:
-    """Volumes ready for the coarse act.
-
-    Attributes
-    ----------
-    grid : PoseGrid
-    pixel, turn : (p,) int64
-        Cells of the first half turn.
-    slices : CoarseSlices
-    phases : (t, f) complex64
-    log_prior : (t,) float32
-    """
-
-    grid: PoseGrid
-    pixel: NDArray[np.int64]
-    turn: NDArray[np.int64]
-    slices: CoarseSlices
-    phases: NDArray[np.complex64]
-    log_prior: NDArray[np.float32]
-
-
-def coarse_model(plan: StepPlan, density: NDArray[np.float32]) -> CoarseModel:
-    """Slice the volumes (k, n, n, n) at the poses of this step's grid."""
-    spec, grid = plan.settings.spec, random_grid(plan.seeds)
-    members = band(spec.crop, plan.whole_radius)
-    half = (TURNS << COARSE_ORDER) // 2
-    pixel, turn = np.divmod(np.arange((12 << (2 * COARSE_ORDER)) * half), half)
-    rotations = grid.rotations(COARSE_ORDER, pixel, turn)
-    size = members.size(plan.radius)
-    slices = np.stack(
-        [
-            project(prepare_volume(volume, plan.whole_radius), rotations, members, count=size)
-            for volume in density
-        ]
-    )
-    lattice = plan.shift_lattice()
-    phases = np.conj(shift_phases(members, lattice, count=size)).astype(np.complex64)
-    sigma = max(1.0, plan.settings.reach_pixels)
-    prior = -(lattice**2).sum(axis=1) / (2.0 * sigma**2)
-    return CoarseModel(
-        grid, pixel, turn, CoarseSlices.make(slices), phases, prior.astype(np.float32)
-    )
+LEAST = 1e-3  # share of an image's best cell below which a cell is left out of the sums
+MASK_EDGE = 3.0  # voxels
 
 
 class Outcome(NamedTuple):
-    """What a step says of its images."""
+    """What a step says of its images.
+
+    Attributes
+    ----------
+    log_likelihood : (n,) float64
+    class_posterior : (n, k) float64
+    sample_size : (n,) float64
+        Effective number of (pose, shift) pairs.
+    pose : (n, 3, 3) float64, optional
+        Of the likeliest class.
+    shift : (n, 2) float64, optional
+        Pixels of the cropped image.
+    """
 
     log_likelihood: NDArray[np.float64]
     class_posterior: NDArray[np.float64]
     sample_size: NDArray[np.float64]
+    pose: NDArray[np.float64] | None = None
+    shift: NDArray[np.float64] | None = None
+
+
+def widened(levels: tuple[Level, ...], sample_size: float) -> tuple[Level, ...]:
+    """Let more poses go on from level to level where posteriors are flat.
+
+    Cutting a flat posterior to its best few poses makes images look sure of their pose and fits
+    their noise; where the coarse act ended with sharp posteriors, few poses are enough.
+
+    Parameters
+    ----------
+    levels : tuple of Level
+    sample_size : float
+        Effective number of poses per image at the end of the coarse act.
+    """
+    factor = float(np.clip(np.sqrt(sample_size / 10.0), 1.0, 4.0))
+    return tuple(replace(level, poses=round(factor * level.poses)) for level in levels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,14 +95,25 @@ class AbInitioStep:
 
     def bind(self, model: Model) -> BoundStep:
         """Slice the volumes for this step."""
-        if self.plan.act == "start":
-            return RandomStep(self.plan, model)
-        if self.plan.act == "coarse":
-            return CoarseStep(self.plan, model, coarse_model(self.plan, model["density"]))
-        last = min(self.plan.settings.coarse_steps, len(model["history"]) - 1)
-        spread = float(model["history"][last, 2])
-        fine = fine_model(self.plan, model["density"], sample_size=spread)
-        return FineStep(self.plan, model, fine)
+        plan = self.plan
+        if plan.act == "start":
+            return RandomStep(plan, model)
+        levels = plan.levels
+        if plan.act != "coarse":
+            last = min(plan.settings.coarse_steps, len(model["history"]) - 1)
+            levels = widened(levels, float(model["history"][last, 2]))
+        lattice = SphereLattice(
+            plan.settings.spec.band(),
+            random_grid(plan.seeds),
+            levels,
+            plan.shifts(),
+            symmetry_operators("C1"),
+            padding=PADDING,
+        )
+        # All classes are members of one set: every image sees every map.
+        searchers = Searchers(np.asarray(model["density"])[None], lattice)
+        kind = CoarseStep if plan.act == "coarse" else FineStep
+        return kind(plan, model, lattice, searchers)
 
     def bytes_per_item(self) -> int:
         """Memory per image: its band several times over, and scores or candidates."""
@@ -136,14 +135,15 @@ class BoundStep:
     plan: StepPlan
     model: Model
 
+    @property
+    def half(self) -> int:
+        """Index h of the origin of the grids of the sums."""
+        return PADDING * self.plan.sums_radius + 1
+
     def start(self) -> Sums:
-        """Return empty sums."""
-        settings = self.plan.settings
-        spec, classes = settings.spec, settings.classes
-        empty = accumulator(spec.crop, self.plan.sums_radius, padding=PADDING).sums
+        """Return empty sums; the grids are made where the first images lie."""
         return {
-            "sums": np.zeros((classes, *empty.shape), np.float32),
-            "occupancy": np.zeros(classes),
+            "occupancy": np.zeros(self.plan.settings.classes),
             # images, log-likelihood, log of the effective sample size
             "figures": np.zeros(3),
         }
@@ -154,35 +154,39 @@ class BoundStep:
         rows = empty_rows(batch) if self.plan.act == "final" else {}
         if chosen.size == 0:
             return rows
-        noise = spread_shells(np.asarray(self.model["noise"], np.float32), batch.band)
-        y = np.conj(batch.images[chosen]) * (batch.ctf[chosen] / noise)
-        c2 = batch.ctf[chosen] ** 2 / noise
-        found = self._compare(sums, batch.indices[chosen], y, c2)
-        _count(sums, found.log_likelihood, found.class_posterior, found.sample_size)
+        images, transfer = take_rows(batch.images, chosen), take_rows(batch.ctf, chosen)
+        power = like(np.asarray(self.model["noise"], np.float32), reference=images)
+        noise = spread_shells(power, batch.band)
+        y = namespace(images).conj(images) * (transfer / noise)
+        c2 = transfer * transfer / noise
+        if "sums" not in sums:
+            lead = (self.plan.settings.classes,)
+            sums["sums"] = grid.zeros(lead, self.half, dims=3, reference=y)
+        found = self._compare(sums["sums"], batch.indices[chosen], y, c2)
+        sums["occupancy"] += found.class_posterior.sum(axis=0)
+        size = np.log(np.maximum(found.sample_size, 1.0)).sum()
+        sums["figures"] += [chosen.size, float(found.log_likelihood.sum(dtype=float)), float(size)]
         if self.plan.act == "final":
             _fill_rows(rows, chosen, found, pixel_size=self.plan.settings.spec.crop_pixel_size)
         return rows
 
-    def _compare(self, sums: Sums, indices: NDArray[np.int64], y: Any, c2: Any) -> Any:
-        """Add images to the sums of the classes; return what was found of each."""
+    def _compare(self, sums: Any, indices: NDArray[np.int64], y: Any, c2: Any) -> Outcome:
+        """Add images to the grids of the classes; return what was found of each."""
         raise NotImplementedError
-
-    def _target(self, sums: Sums, k: int) -> Accumulator:
-        """View the sums of a class as an accumulator: insertion changes the partial."""
-        box = self.plan.settings.spec.crop
-        return Accumulator(sums["sums"][k], box, self.plan.sums_radius, PADDING)
 
     def finish(self, sums: Sums) -> Model:
         """Blend the sums into those so far and make the next volumes."""
         model, plan = self.model, self.plan
         images = max(1.0, float(sums["figures"][0]))
-        fresh = sums["sums"] / np.float32(images)
+        empty = grid.zeros((plan.settings.classes,), self.half, dims=3)
+        fresh = np.asarray(sums.get("sums", empty), np.float32) / np.float32(images)
         share = sums["occupancy"] / images
         if plan.act in ("start", "final"):
             blend, occupancy = fresh, share
         else:
             step = np.float32(plan.step)
-            blend = (1 - step) * widen_sums(model["sums"], fresh.shape) + step * fresh
+            known = grid.widen(np.asarray(model["sums"], np.float32), self.half, dims=3)
+            blend = (1 - step) * known + step * fresh
             occupancy = (1.0 - plan.step) * model["occupancy"] + plan.step * share
         density = volumes(plan, blend)
         if plan.act != "start" and plan.iteration % CENTRE_EVERY == 0:
@@ -202,22 +206,36 @@ class BoundStep:
 class RandomStep(BoundStep):
     """The start: no volumes yet."""
 
-    def _compare(self, sums: Sums, indices: NDArray[np.int64], y: Any, c2: Any) -> Outcome:
+    def _compare(self, sums: Any, indices: NDArray[np.int64], y: Any, c2: Any) -> Outcome:
         """Put every image into every class at a random pose of its own."""
-        settings, classes = self.plan.settings, self.plan.settings.classes
-        members = settings.spec.band()
+        settings, count = self.plan.settings, indices.size
+        classes, members = settings.classes, settings.spec.band()
         size = members.size(self.plan.radius)
-        for k in range(classes):
-            seeds = ([settings.seed, settings.start, k, int(index)] for index in indices)
-            poses = np.concatenate([random_rotations(1, seed=seed) for seed in seeds])
-            insert_into(
-                self._target(sums, k),
-                poses,
-                np.conj(y[:, :size]),
-                weights=c2[:, :size],
-                band=members,
-            )
-        count = indices.size
+        # The draw of an image hangs on its number alone, not on the batch that it comes in.
+        poses = np.concatenate(
+            [
+                random_rotations(int(indices.max()) + 1, [settings.seed, settings.start, k])[
+                    indices
+                ]
+                for k in range(classes)
+            ]
+        )
+        frames = like(frames_of(poses, padding=PADDING), reference=y)
+        member = np.repeat(np.arange(classes, dtype=np.int32), count)
+        image = np.tile(np.arange(count, dtype=np.int32), classes)
+        still = np.zeros(member.size, np.int32)
+        insert_candidates(
+            sums,
+            member,
+            Candidates(image, member, np.arange(member.size), still),
+            weight=np.ones(member.size, np.float32),
+            frames=lambda pose: frames[pose],
+            phases=unmoved(size, reference=y),
+            row=still,
+            y=split(y),
+            c2=c2,
+            band=members,
+        )
         return Outcome(np.zeros(count), np.full((count, classes), 1.0 / classes), np.ones(count))
 
 
@@ -225,42 +243,66 @@ class RandomStep(BoundStep):
 class CoarseStep(BoundStep):
     """The coarse act: every image at all poses of a grid."""
 
-    coarse: CoarseModel
+    lattice: SphereLattice
+    searchers: Searchers
 
-    def _compare(self, sums: Sums, indices: NDArray[np.int64], y: Any, c2: Any) -> Any:
+    def _compare(self, sums: Any, indices: NDArray[np.int64], y: Any, c2: Any) -> Outcome:
         """Marginalise over the coarse grid."""
-        coarse, plan = self.coarse, self.plan
-        size = coarse.phases.shape[1]
-        found = expectation(
-            coarse.slices,
-            np.ascontiguousarray(y[:, :size]),
-            np.ascontiguousarray(c2[:, :size]),
-            phases=coarse.phases,
-            log_prior=coarse.log_prior,
-            temperature=plan.temperature,
-        )
-        poses = coarse.grid.rotations(COARSE_ORDER, coarse.pixel, coarse.turn)
-        members = band(plan.settings.spec.crop, plan.settings.spec.radius)
-        for k in range(plan.settings.classes):
-            insert_into(
-                self._target(sums, k),
-                poses,
-                found.numerators[k],
-                weights=found.weights[k],
-                band=members,
-            )
-        return found
+        searcher = self.searchers.beside(y)[0]
+        found = marginal_sums(searcher, y, c2, temperature=self.plan.temperature)
+        insert_marginal(sums, found, self.lattice)
+        # The likelihood is a mean over poses and classes.
+        cells = 2 * searcher.bank.poses
+        gain = found.log_likelihood.astype(np.float64) - np.log(cells)
+        size = 1.0 / found.square.astype(np.float64)
+        return Outcome(gain, found.classes.astype(np.float64), size)
 
 
 @dataclass(frozen=True, eq=False)
 class FineStep(BoundStep):
     """The fine act and the last pass: branch and bound."""
 
-    fine: FineModel
+    lattice: SphereLattice
+    searchers: Searchers
 
-    def _compare(self, sums: Sums, indices: NDArray[np.int64], y: Any, c2: Any) -> FineResult:
-        """Search the poses of images in every class."""
-        return fine_sums(self.fine, sums["sums"], y, c2)
+    def _compare(self, sums: Any, indices: NDArray[np.int64], y: Any, c2: Any) -> Outcome:
+        """Search the poses of images in all classes."""
+        classes = self.plan.settings.classes
+        pruning = Pruning(
+            deviations=3.0,
+            gain=1.0,
+            survivors=1 << 30,
+            poses=tuple(classes * level.poses for level in self.lattice.levels),
+        )
+        seen = search(self.searchers.beside(y)[0], y, c2, pruning=pruning)
+        found = posterior(
+            seen.cells, seen.scores, indices.size, prior=seen.prior, least=LEAST, most=None
+        )
+        self._insert(sums, found, y=y, c2=c2)
+        peak = find_peaks(found, self.lattice)
+        square = np.bincount(found.cells.image, found.weight.astype(np.float64) ** 2)
+        members = found.members(classes)
+        return Outcome(
+            found.log_likelihood.astype(np.float64), members, 1.0 / square, peak.pose, peak.shift
+        )
+
+    def _insert(self, sums: Any, found: Posterior, *, y: Any, c2: Any) -> None:
+        """Backproject a batch by its posterior."""
+        lattice, last = self.lattice, len(self.lattice.levels) - 1
+        distinct, row = lattice.distinct_shifts(last, found.cells.shift)
+        size = lattice.band.size(self.plan.sums_radius)
+        insert_candidates(
+            sums,
+            found.cells.member,
+            found.cells,
+            weight=found.weight,
+            frames=lambda pose: lattice.frames(last, pose),
+            phases=lattice.phase_planes(last, like(distinct, reference=y), size),
+            row=row,
+            y=split(y),
+            c2=c2,
+            band=lattice.band,
+        )
 
 
 def _history(model: Model, plan: StepPlan, figures: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -277,7 +319,8 @@ def volumes(plan: StepPlan, sums: NDArray[np.float32]) -> NDArray[np.float32]:
     settings = plan.settings
     spec = settings.spec
     mean = sums.mean(axis=0) if settings.classes > 1 and plan.similarity > 0.0 else None
-    mask = ball(spec.crop, spec.mask_diameter / spec.crop_pixel_size / 2.0)
+    radius = spec.mask_diameter / spec.crop_pixel_size / 2.0 - MASK_EDGE
+    mask = soft_sphere(spec.crop, radius, pixel_size=1.0, edge=MASK_EDGE)
     made = []
     for own in sums:
         blend = own if mean is None else own + np.float32(plan.similarity) * (mean - own)
@@ -296,7 +339,7 @@ def recentre(
     for k in range(len(density)):
         shift = -np.round(centre_of_mass(density[k]))
         if np.any(shift != 0):
-            sums[k] = move_sums(sums[k], shift, box=box, padding=PADDING)
+            sums[k] = grid.move(sums[k], shift, dims=3, step=1.0 / (PADDING * box))
             steps = tuple(int(s) for s in shift[::-1])
             density[k] = np.roll(density[k], steps, axis=(0, 1, 2))
     return density, sums
@@ -321,19 +364,6 @@ def _fill_rows(
     each = np.arange(chosen.size)
     rows["class_index"][chosen] = best
     rows["posterior"][chosen] = found.class_posterior[each, best]
-    rows["pose"][chosen] = found.pose[each, best]
-    rows["shift"][chosen] = found.shift[each, best] * pixel_size
+    rows["pose"][chosen] = found.pose
+    rows["shift"][chosen] = found.shift * pixel_size
     rows["log_likelihood"][chosen] = found.log_likelihood
-
-
-def _count(
-    sums: Sums,
-    evidence: NDArray[np.float64],
-    membership: NDArray[np.float64],
-    sample_size: NDArray[np.float64],
-) -> None:
-    """Add the figures of a batch."""
-    sums["occupancy"] += membership.sum(axis=0)
-    sums["figures"] += [
-        len(evidence), float(evidence.sum()), float(np.log(np.maximum(sample_size, 1.0)).sum()),
-    ]  # fmt: skip

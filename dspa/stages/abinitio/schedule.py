@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dspa.ops.poses.pose_search import Level, Shifts
-from dspa.ops.poses.sphere import TURNS
+from dspa.ops.poses.pose_grid import TURNS
+from dspa.ops.poses.sphere import Level, Shifts
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from dspa.stages.particles.chunks import ImageSpec
 
 COARSE_ORDER = 2  # 15 degrees
@@ -53,7 +51,7 @@ class Settings:
         Weight of a mini-batch in the sums at the end of the coarse act (0.6 at its start), and in
         the fine act: how many EM iterations a step is worth.
     negative : float
-        Factor on negative density, see `dspa.ops.abinitio.polish`.
+        Factor on negative density, see `dspa.ops.maps.polish.polish`.
     reach : float
         Shifts searched, as a fraction of the diameter of the mask.
     seed : int
@@ -128,7 +126,7 @@ class StepPlan:
     temperature, step, similarity : float
         See `Settings`; ``step`` is the weight of this batch against what was known.
     levels : tuple of Level
-        Of the branch and bound; empty in the coarse act.
+        Of the branch and bound, or the one of the coarse act.
     """
 
     settings: Settings
@@ -156,20 +154,12 @@ class StepPlan:
         """Radius of the accumulators: no larger than needed, for they travel at every step."""
         return int(min(self.settings.spec.radius, self.whole_radius + 1))
 
-    def shift_lattice(self) -> NDArray[np.float64]:
-        """Shifts of the coarse act, (t, 2) pixels of the cropped image."""
-        reach = self.settings.reach_pixels
-        step = self.settings.spec.crop / (4.5 * self.radius)
-        step = max(step, reach / MOST_SHIFT_STEPS)
-        count = int(np.ceil(reach / step))
-        axis = np.arange(-count, count + 1)
-        lattice = step * np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
-        return np.asarray(lattice[np.hypot(*lattice.T) <= reach + 1e-6], np.float64)
-
     def shifts(self) -> Shifts:
-        """Shifts of the branch and bound."""
-        draw = np.random.default_rng([*self.seeds, 3]).uniform(-0.5, 0.5, 2)
+        """Shifts of the branch and bound, or the whole lattice of the coarse act about 0."""
         reach = self.settings.reach_pixels
+        if self.act == "coarse":
+            return Shifts(reach + 1e-6, (-0.5, -0.5), max(1.0, reach))
+        draw = np.random.default_rng([*self.seeds, 3]).uniform(-0.5, 0.5, 2)
         return Shifts(reach, (float(draw[0]), float(draw[1])), max(1.0, reach))
 
 
@@ -195,7 +185,10 @@ def plan_step(settings: Settings, iteration: int) -> StepPlan:
         batch = round(settings.initial_batch + iteration / coarse * (end - settings.initial_batch))
         grown = iteration / max(1, coarse)
         radius = settings.first_radius + grown * (settings.coarse_radius - settings.first_radius)
-        return StepPlan(settings, iteration, "coarse", radius, batch, temperature, step, similarity)
+        level = Level(COARSE_ORDER, radius, _coarse_shift(settings, radius), 1)
+        return StepPlan(
+            settings, iteration, "coarse", radius, batch, temperature, step, similarity, (level,)
+        )
     if iteration <= steps:
         grown = min(1.0, (iteration - coarse) / max(1, 0.8 * settings.fine_steps))
         radius = settings.coarse_radius + grown * (settings.last_radius - settings.coarse_radius)
@@ -213,6 +206,12 @@ def plan_step(settings: Settings, iteration: int) -> StepPlan:
         )
     levels = _levels(settings, settings.last_radius)
     return StepPlan(settings, iteration, "final", settings.last_radius, 0, 1.0, 1.0, 0.0, levels)
+
+
+def _coarse_shift(settings: Settings, radius: float) -> float:
+    """Step of the shifts of the coarse act, pixels of the cropped image."""
+    reach = settings.reach_pixels
+    return max(settings.spec.crop / (4.5 * radius), reach / MOST_SHIFT_STEPS)
 
 
 def _levels(settings: Settings, radius: float) -> tuple[Level, ...]:

@@ -98,16 +98,6 @@ class Constants:
     pairs: bool = True
     parted: float = 0.5
 
-    # Noise and contrast.
-    # One of so many images shows its residual in a pass.
-    residual_every: int = 2
-    # Expected scores below this leave the contrast of an image open; images that its spread is
-    # read from; the least and the largest deviation that is believed.
-    least_norm: float = 10.0
-    enough_contrasts: float = 100.0
-    least_contrast: float = 0.02
-    most_contrast: float = 0.4
-
     # Evidence.
     # Images of noise that are weighed beside the particles.
     controls: int = 1000

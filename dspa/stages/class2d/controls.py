@@ -30,8 +30,8 @@ from dspa.ops.poses.evidence import (
 )
 from dspa.ops.poses.search import Searchers
 from dspa.stages.class2d.constants import tuned
-from dspa.stages.class2d.contrast import contrast_deviation
-from dspa.stages.class2d.noise import batch_groups, image_noise
+from dspa.stages.em.contrast import contrast_deviation
+from dspa.stages.em.noise import batch_groups, image_noise
 from dspa.stages.particles.images import prepare_images
 
 if TYPE_CHECKING:

@@ -22,10 +22,10 @@ from dspa.stages.class2d.constants import tuned
 from dspa.stages.class2d.controls import weigh
 from dspa.stages.class2d.inputs import draw_folds, draw_unseen, fold_chunks, unseen_count
 from dspa.stages.class2d.march import Onto, march, nothing_to_see
-from dspa.stages.class2d.noise import noise_groups
 from dspa.stages.class2d.plan import Settings, Workload, workload
 from dspa.stages.class2d.reduction import Class2D
 from dspa.stages.class2d.state import Classification
+from dspa.stages.em.noise import noise_groups
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -25,16 +25,7 @@ from dspa.ops.poses.search import Found, Searcher, Searchers, search
 from dspa.ops.sums.averages import centre_offsets, crossing
 from dspa.stages.class2d.census import class_prior
 from dspa.stages.class2d.constants import tuned
-from dspa.stages.class2d.contrast import fitted, tally_contrast
 from dspa.stages.class2d.mstep import references, solve
-from dspa.stages.class2d.noise import (
-    add_residuals,
-    batch_groups,
-    blend_sums,
-    drawing_places,
-    image_noise,
-    next_noise,
-)
 from dspa.stages.class2d.regroup import blended, regrouped
 from dspa.stages.class2d.sums import (
     empty,
@@ -45,6 +36,15 @@ from dspa.stages.class2d.sums import (
     outcome_of_search,
     outcome_of_soft,
     record,
+)
+from dspa.stages.em.contrast import fitted, tally_contrast
+from dspa.stages.em.noise import (
+    add_residuals,
+    batch_groups,
+    blend_sums,
+    drawing_places,
+    image_noise,
+    next_noise,
 )
 
 if TYPE_CHECKING:

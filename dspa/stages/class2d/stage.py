@@ -23,11 +23,11 @@ from dspa.stages.class2d.inputs import (
     unseen_count,
 )
 from dspa.stages.class2d.march import march, nothing_to_see
-from dspa.stages.class2d.noise import noise_groups
 from dspa.stages.class2d.output import Progress, whole_table, write_results
 from dspa.stages.class2d.plan import Params, Settings, worker_bytes, workload
 from dspa.stages.class2d.reduction import Class2D
 from dspa.stages.class2d.state import Classification
+from dspa.stages.em.noise import noise_groups
 from dspa.stages.particles.chunks import ctf_arguments, join_chunks, minibatch, particle_chunks
 from dspa.stages.particles.noise import BackgroundNoise
 from dspa.stages.stage import Context, Input, Stage

@@ -19,12 +19,12 @@ from dspa.ops.poses.cells import Candidates, join_cells
 from dspa.ops.poses.plane import rotation_table
 from dspa.ops.poses.score import split
 from dspa.ops.sums.averages import empty_sums
-from dspa.ops.sums.insert import insert_candidates
+from dspa.ops.sums.insert import insert_candidates, insert_marginal, unmoved
 from dspa.stages.class2d.census import Census, relief
 from dspa.stages.class2d.constants import FOLDS
-from dspa.stages.class2d.contrast import empty_contrast
 from dspa.stages.class2d.mstep import tally
-from dspa.stages.class2d.noise import empty_noise
+from dspa.stages.em.contrast import empty_contrast
+from dspa.stages.em.noise import empty_noise
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -258,20 +258,8 @@ def insert_soft(
     partial: Sums, found: Marginal, *, fold: int, plan: ClassPlan, searcher: Searcher
 ) -> None:
     """Add the sums per pose of the whole coarse lattice to the averages of their fold."""
-    poses, count = int(found.weight.shape[0]), int(found.weight.shape[1])
-    unmoved = np.zeros(poses, np.int32)
-    insert_candidates(
-        grids_of(partial, fold, plan, reference=found.weight),
-        found.member,
-        Candidates(np.arange(poses, dtype=np.int32), found.member, found.pose, unmoved),
-        weight=np.ones(poses, np.float32),
-        frames=lambda pose: searcher.lattice.frames(0, pose),
-        phases=_unmoved(count, reference=found.weight),
-        row=unmoved,
-        y=found.numerator,
-        c2=found.weight,
-        band=plan.spec.band(),
-    )
+    grids = grids_of(partial, fold, plan, reference=found.weight)
+    insert_marginal(grids, found, searcher.lattice)
     partial["counts"][fold] += found.classes.sum(axis=0, dtype=np.float64)
 
 
@@ -304,7 +292,7 @@ def insert_random(
             Candidates(image, member, zero, zero),
             weight=np.ones(image.size, np.float32),
             frames=lambda pose: like(rotation_table(np.zeros(1)), reference=y)[pose],
-            phases=_unmoved(band.size(plan.reach), reference=y),
+            phases=unmoved(band.size(plan.reach), reference=y),
             row=zero,
             y=planes,
             c2=c2,
@@ -312,10 +300,3 @@ def insert_random(
         )
         partial["counts"][number] += np.bincount(member, minlength=plan.classes)
     partial["total"][0] += indices.size
-
-
-def _unmoved(count: int, *, reference: Any) -> Any:
-    """Phases of the one shift that moves nothing, where an array lives: (1, 2, count) float32."""
-    phases = np.zeros((1, 2, count), np.float32)
-    phases[:, 0] = 1.0
-    return like(phases, reference=reference)

@@ -299,6 +299,7 @@ def particle_chunks(
     rows: NDArray[np.integer[Any]] | None = None,
     size: int | None = None,
     multiple: int = 1,
+    resident: bool = False,
 ) -> tuple[ParticleChunk, ...]:
     """Cut particles into chunks.
 
@@ -318,6 +319,8 @@ def particle_chunks(
         Particles per chunk; by default `chunk_size` decides.
     multiple : int
         Of which the number of chunks is one, if there are enough particles.
+    resident : bool
+        Whether bands go to the device that the worker computes on.
 
     Returns
     -------
@@ -341,7 +344,8 @@ def particle_chunks(
         indices = np.sort(run).astype(np.int64)
         chosen = None if ctf is None else {name: ctf[name][indices] for name in ctf}
         key = _key(place, particles, indices, chosen)
-        chunks.append(ParticleChunk(number, indices, images.select(indices), chosen, spec, key))
+        handle = images.select(indices)
+        chunks.append(ParticleChunk(number, indices, handle, chosen, spec, key, resident=resident))
     return with_state(chunks, state or {})
 
 

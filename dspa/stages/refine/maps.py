@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.geometry.symmetry import symmetry_operators
-from dspa.ops.images.noise import smooth_spectrum
 from dspa.ops.maps.mask import radii, soft_dilation, soft_sphere
 from dspa.ops.maps.resolution import Resolution, measure_resolution, particle_region
 from dspa.ops.maps.sharpen import low_pass
 from dspa.ops.sums.backproject import symmetrise
 from dspa.ops.sums.reconstruct import reconstruct
+from dspa.stages.em.noise import blend_sums, empty_noise, next_noise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,6 +37,8 @@ FIGURES = (
     "images", "candidates", "effective", "log_likelihood", "spread", "turned", "moved", "shift2",
 )  # fmt: skip
 EDGE = 5.0  # soft edge of the spherical mask, pixels
+# What is known of each half set apart.
+BY_HALF = ("noise", "noise_moments", "noise_sums", "noise_images", "noise_ratio", "contrast")
 
 
 def solve(plan: Plan, sums: Mapping[str, Any], model: Model) -> dict[str, NDArray[Any]]:
@@ -47,8 +49,8 @@ def solve(plan: Plan, sums: Mapping[str, Any], model: Model) -> dict[str, NDArra
     plan : Plan
         Of the iteration that ends.
     sums : mapping
-        ``map1``, ``map2`` accumulators; ``noise1``, ``noise2`` residual power summed over images
-        and coefficients of each shell; ``figures1``, ``figures2``.
+        ``map1``, ``map2`` accumulators; for each half what `dspa.stages.em.noise` and
+        `dspa.stages.em.contrast` sum up; ``figures1``, ``figures2``.
     model : mapping
         The model of the iteration.
 
@@ -82,7 +84,7 @@ def solve(plan: Plan, sums: Mapping[str, Any], model: Model) -> dict[str, NDArra
         "mask": mask,
         "given_mask": model["given_mask"],
         "fsc_mask": resolution.mask,
-        "noise": np.stack([_noise(plan, sums, model, half=h) for h in (0, 1)]),
+        **_by_half(plan, sums, model),
         "background": model["background"],
         "curves": resolution.curves,
         "history": history,
@@ -177,18 +179,18 @@ def reference_mask(
     return np.asarray(mask * sphere, np.float32), diameter
 
 
-def _noise(plan: Plan, sums: Mapping[str, Any], model: Model, *, half: int) -> NDArray[np.float64]:
-    """Re-estimate the noise of a half set from what its references left unexplained.
+def half_model(model: Model, half: int) -> dict[str, NDArray[Any]]:
+    """Return what one half set knows of its noise and contrast."""
+    own = {name: np.asarray(model[name])[half - 1] for name in BY_HALF if name in model}
+    return own | {"background": np.asarray(model["background"])}
 
-    The residual is of masked images; dividing by the mean square of the mask gives the power of
-    the unmasked noise, which the likelihood needs.
-    """
-    if plan.profile:
-        return np.array(model["noise"][half], np.float64)
-    spec = plan.spec
-    members = np.bincount(spec.band().shell, minlength=spec.radius + 1)
-    images = max(float(sums[f"figures{half + 1}"][0]), 1.0)
-    power = sums[f"noise{half + 1}"] / (np.maximum(members, 1) * images)
-    power = smooth_spectrum(power / float(np.mean(spec.crop_mask() ** 2)))
-    background = model["background"]
-    return np.asarray(np.clip(power, 0.5 * background, 3.0 * background))
+
+def _by_half(plan: Plan, sums: Mapping[str, Any], model: Model) -> dict[str, NDArray[Any]]:
+    """Noise and contrast of the next iteration, each half from its own images: (2, ...) each."""
+    made = []
+    for half in (1, 2):
+        known = half_model(model, half)
+        fresh = {name: sums[f"{name}{half}"] for name in ("contrast", *empty_noise(plan))}
+        contrast = blend_sums(known.get("contrast"), fresh["contrast"], step=plan.step)
+        made.append(next_noise(plan, known, fresh) | {"contrast": contrast})
+    return {name: np.stack([each[name] for each in made]) for name in BY_HALF}

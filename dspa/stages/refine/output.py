@@ -118,7 +118,7 @@ def write_poses(
     state : mapping
         ``pose``, ``shift``, ``half_set`` of all particles.
     rows : mapping
-        ``log_likelihood`` and ``probability`` of all particles.
+        ``log_likelihood``, ``probability`` and ``scale`` of all particles.
     valid : (n,) bool
     """
     done = particles.assign(
@@ -127,6 +127,7 @@ def write_poses(
         half_set=("particle", np.asarray(state["half_set"], np.int8)),
         posterior=("particle", np.asarray(rows["probability"], np.float32)),
         log_likelihood=("particle", np.asarray(rows["log_likelihood"], np.float32)),
+        scale=("particle", np.asarray(rows["scale"], np.float32)),
     )
     done = done.isel(particle=np.flatnonzero(valid))
     write_particles(done, folder / "particles.zarr")

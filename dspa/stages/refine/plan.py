@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dspa.ops.poses.pose_search import Level, Shifts
-from dspa.ops.poses.sphere import TURNS, step_of_order
+from dspa.ops.poses.pose_grid import TURNS, step_of_order
+from dspa.ops.poses.sphere import Level, Shifts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,8 +47,10 @@ class Settings:
     seed : int
     local : bool
         Whether searches may become local.
-    scale : bool
-        Whether every image gets a scale of its own.
+    image_scale : bool
+        Whether to fit the contrast of every image.
+    groups : int
+        Groups of images that share their noise.
     """
 
     spec: ImageSpec
@@ -57,7 +59,8 @@ class Settings:
     reach: float
     seed: int = 0
     local: bool = True
-    scale: bool = True
+    image_scale: bool = True
+    groups: int = 1
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,9 @@ class Plan:
         Start from the poses of the iteration before.
     profile : bool
         The grey scale of the model is unknown (the first iteration).
+    uncertainty, step, share : float
+        Factor on the noise power; weight of this pass against what was known; share of the images
+        that it visits: all.
     """
 
     settings: Settings
@@ -90,11 +96,29 @@ class Plan:
     shifts: Shifts
     local: bool
     profile: bool
+    uncertainty: float = 1.0
+    step: float = 1.0
+    share: float = 1.0
 
     @property
     def spec(self) -> ImageSpec:
         """Of the images."""
         return self.settings.spec
+
+    @property
+    def reach(self) -> int:
+        """Radius to which references explain images."""
+        return self.radius
+
+    @property
+    def update_noise(self) -> bool:
+        """Whether the noise follows from what the references leave of the images."""
+        return not self.profile
+
+    @property
+    def image_scale(self) -> bool:
+        """Whether to fit the contrast of every image."""
+        return self.settings.image_scale and not self.profile
 
     @property
     def seeds(self) -> tuple[int, int]:

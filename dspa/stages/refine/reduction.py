@@ -12,77 +12,42 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dspa.geometry.band import band
+from dspa.device import is_host, like, namespace, take_rows
 from dspa.geometry.rotation import angle_between
 from dspa.geometry.symmetry import symmetry_operators
 from dspa.ops.images.noise import spread_shells
 from dspa.ops.images.transform import shift_phases
-from dspa.ops.poses.pose_posterior import Estimate, Posterior, estimate, posterior, weighted_phases
-from dspa.ops.poses.pose_search import (
-    Candidates,
-    Searcher,
-    SearchImages,
-    coarse_slices,
-    neighbours,
-    search,
+from dspa.ops.poses.cells import draw_cells
+from dspa.ops.poses.peak import find_peaks
+from dspa.ops.poses.pose_grid import random_grid
+from dspa.ops.poses.posterior import posterior
+from dspa.ops.poses.score import split
+from dspa.ops.poses.search import Pruning, Searchers, search
+from dspa.ops.poses.sphere import SphereLattice
+from dspa.ops.sums.backproject import accumulator
+from dspa.ops.sums.insert import insert_candidates
+from dspa.stages.em.contrast import empty_contrast, fitted, tally_contrast
+from dspa.stages.em.noise import (
+    add_residuals,
+    batch_groups,
+    drawing_places,
+    empty_noise,
+    image_noise,
 )
-from dspa.ops.poses.search_bound import SearchBound, measure_bound, shell_sums
-from dspa.ops.poses.sphere import TURNS, random_grid
-from dspa.ops.sums.backproject import accumulator, insert_into
-from dspa.ops.sums.project import Reference, prepare_volume, project
-from dspa.stages.refine.maps import FIGURES, solve
+from dspa.stages.refine.maps import FIGURES, half_model, solve
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dspa.dataflow.reduction import Model, Rows, Sums
+    from dspa.ops.poses.peak import Peak
+    from dspa.ops.poses.posterior import Posterior
+    from dspa.ops.poses.search import Found
     from dspa.stages.particles.chunks import ParticleBatch
     from dspa.stages.refine.plan import Plan
 
 HALVES = (1, 2)
-SCALE_PRIOR = 1.0 / 0.3**2  # inverse variance of the scale of an image about 1
-
-
-@dataclass(frozen=True, eq=False)
-class Half:
-    """The model of one half set, ready.
-
-    Attributes
-    ----------
-    searcher : Searcher
-    bound : SearchBound
-    reference : Reference
-        Out to the radius compared.
-    noise : (f,) float32
-        Noise power of every coefficient.
-    """
-
-    searcher: Searcher
-    bound: SearchBound
-    reference: Reference
-    noise: NDArray[np.float32]
-
-
-def _make_half(plan: Plan, density: NDArray[np.float32], noise: NDArray[np.float64]) -> Half:
-    """Slice and crop the reference of a half set for the searches of an iteration."""
-    members, grid = plan.spec.band(), random_grid(plan.seeds)
-    radii = [level.radius for level in plan.levels]
-    references = {radius: prepare_volume(density, radius) for radius in sorted(set(radii))}
-    first, pixels = plan.levels[0], np.zeros(0, np.int64)
-    slices = np.zeros((0, 0), np.complex64)
-    if not plan.local:
-        pixels = grid.directions(first.order, symmetry_operators(plan.settings.symmetry))
-        inner = band(plan.spec.crop, first.radius)
-        slices = coarse_slices(
-            references[first.radius], grid, first.order, pixels=pixels, band=inner
-        )
-    searcher = Searcher(
-        members, grid, plan.levels, plan.shifts, tuple(references[r] for r in radii), pixels,
-        slices, plan.profile,
-    )  # fmt: skip
-    bound = measure_bound(references[radii[-1]], plan.levels, band=members, seed=plan.iteration)
-    power = spread_shells(noise.astype(np.float32), members)
-    return Half(searcher, bound, references[radii[-1]], power)
+LEAST = 1e-3  # share of an image's best cell below which a cell is left out of the sums
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,10 +58,23 @@ class Refinement:
 
     def bind(self, model: Model) -> BoundRefinement:
         """Make the references of both halves ready."""
-        halves = tuple(
-            _make_half(self.plan, model["reference"][h], model["noise"][h]) for h in (0, 1)
+        plan = self.plan
+        lattice = SphereLattice(
+            plan.spec.band(),
+            random_grid(plan.seeds),
+            plan.levels,
+            plan.shifts,
+            symmetry_operators(plan.settings.symmetry),
         )
-        return BoundRefinement(self.plan, model, halves)
+        references = np.asarray(model["reference"])[:, None]  # one member for each half
+        searchers = Searchers(references, lattice, profile=plan.profile, local=plan.local)
+        pruning = Pruning(
+            deviations=3.0,
+            gain=1.0,
+            survivors=1 << 30,
+            poses=tuple(level.poses for level in plan.levels),
+        )
+        return BoundRefinement(plan, model, lattice, searchers, pruning)
 
     def bytes_per_item(self) -> int:
         """Memory per image: its bands, and the largest level of its candidates."""
@@ -118,171 +96,171 @@ class BoundRefinement:
     plan : Plan
     model : Model
         Of the iteration before.
-    halves : tuple of Half
-        Of half sets 1 and 2.
+    lattice : SphereLattice
+    searchers : Searchers
+        One set for each half.
+    pruning : Pruning
     """
 
     plan: Plan
     model: Model
-    halves: tuple[Half, ...]
+    lattice: SphereLattice
+    searchers: Searchers
+    pruning: Pruning
 
     def start(self) -> Sums:
-        """Return empty sums of both halves."""
-        plan = self.plan
+        """Return empty sums of both halves; their maps are made where the first images lie."""
         sums: Sums = {}
         for half in HALVES:
-            sums[f"map{half}"] = accumulator(plan.spec.crop, plan.insert_radius)
-            sums[f"noise{half}"] = np.zeros(plan.spec.radius + 1)
-            sums[f"figures{half}"] = np.zeros(len(FIGURES))
+            parts = empty_noise(self.plan) | {
+                "contrast": empty_contrast(), "figures": np.zeros(len(FIGURES)),
+            }  # fmt: skip
+            sums |= {f"{name}{half}": values for name, values in parts.items()}
         return sums
 
     def add(self, sums: Sums, batch: ParticleBatch) -> Rows:
         """Search the poses of a batch, add its images to the maps of their halves."""
-        rows = {
+        count = len(batch)
+        rows: dict[str, NDArray[Any]] = {
             "pose": np.array(batch.state["pose"], np.float64),
             "shift": np.array(batch.state["shift"], np.float64),
-            "scale": np.array(batch.state["scale"], np.float64),
-            "log_likelihood": np.full(len(batch), np.nan),
-            "probability": np.full(len(batch), np.nan),
-            "spread": np.full(len(batch), np.nan),
+            "scale": np.ones(count),
+            "log_likelihood": np.full(count, np.nan),
+            "probability": np.full(count, np.nan),
+            "spread": np.full(count, np.nan),
         }
         for half in HALVES:
             chosen = np.flatnonzero(batch.valid & (batch.state["half_set"] == half))
             if chosen.size:
-                _add_half(self, sums, rows, batch, half=half, chosen=chosen)
+                self._add_half(sums, rows, batch, half=half, chosen=chosen)
         return rows
+
+    def _add_half(
+        self,
+        sums: Sums,
+        rows: dict[str, NDArray[Any]],
+        batch: ParticleBatch,
+        *,
+        half: int,
+        chosen: NDArray[np.int64],
+    ) -> None:
+        """Add the images of one half set; ``rows`` and ``sums`` are changed."""
+        plan, model = self.plan, half_model(self.model, half)
+        pixel_size = plan.spec.crop_pixel_size
+        prior = batch.state["prior_shift"][chosen]
+        y, c2 = self._weighted(batch, chosen, model, prior / pixel_size)
+        searcher = self.searchers.beside(y)[half - 1]
+        given = None
+        if plan.local:
+            moved = (rows["shift"][chosen] - prior) / pixel_size
+            given = self.lattice.around(rows["pose"][chosen], moved)
+        seen = search(searcher, y, c2, pruning=self.pruning, given=given)
+        scores, scales = fitted(seen, plan, model)
+        found = posterior(seen.cells, scores, chosen.size, prior=seen.prior, least=LEAST, most=None)
+        peak = find_peaks(found, self.lattice)
+        top = found.kept[found.best]
+        own = {name: sums[f"{name}{half}"] for name in ("contrast", *empty_noise(plan))}
+        if plan.update_noise:
+            at = drawing_places(batch.indices[chosen], plan.iteration)
+            cells = draw_cells(seen.cells.image, scores + seen.prior, at)
+            few = np.flatnonzero(at < 1.0)
+            add_residuals(
+                own,
+                (batch, chosen[few]),
+                plan=plan,
+                model=model,
+                searcher=searcher,
+                cells=seen.cells.take(cells[few]),
+                scale=scales[cells[few]],
+                y=take_rows(y, few),
+                c2=take_rows(c2, few),
+            )
+        if plan.image_scale:
+            own["contrast"] += tally_contrast(seen.scores[top], seen.norms[top])
+            contrast = like(scales[top][:, None], reference=y)
+            y, c2 = y * contrast, c2 * (contrast * contrast)
+        self._insert(sums, found, half=half, y=y, c2=c2)
+        shift = prior + peak.shift * pixel_size
+        figures = sums[f"figures{half}"]
+        figures += self._figures(seen, found, peak)
+        figures[5:7] += self._changes(rows, chosen, peak.pose, shift)
+        rows["pose"][chosen], rows["shift"][chosen] = peak.pose, shift
+        rows["log_likelihood"][chosen] = found.log_likelihood
+        rows["probability"][chosen], rows["spread"][chosen] = peak.probability, peak.spread
+        rows["scale"][chosen] = scales[top]
+
+    def _weighted(
+        self,
+        batch: ParticleBatch,
+        chosen: NDArray[np.int64],
+        model: Model,
+        prior: NDArray[np.float64],
+    ) -> tuple[Any, Any]:
+        """Y and C2 of images, moved so that their prior shift (pixels) is at the origin."""
+        members = self.plan.spec.band()
+        images, transfer = take_rows(batch.images, chosen), take_rows(batch.ctf, chosen)
+        xp = namespace(images)
+        shells = image_noise(model, batch_groups(batch, chosen))
+        noise = spread_shells(like(shells.astype(np.float32), reference=images), members)
+        centred = images * shift_phases(members, like(prior, reference=images))
+        return xp.conj(centred) * (transfer / noise), transfer * transfer / noise
+
+    def _insert(self, sums: Sums, found: Posterior, *, half: int, y: Any, c2: Any) -> None:
+        """Backproject a batch by its posterior."""
+        plan, lattice = self.plan, self.lattice
+        last, members = len(plan.levels) - 1, plan.spec.band()
+        name = f"map{half}"
+        if name not in sums:
+            where = None if is_host(y) else y
+            sums[name] = accumulator(plan.spec.crop, plan.insert_radius, reference=where)
+        distinct, row = lattice.distinct_shifts(last, found.cells.shift)
+        phases = lattice.phase_planes(
+            last, like(distinct, reference=y), members.size(plan.insert_radius)
+        )
+        insert_candidates(
+            sums[name].sums[None],
+            np.zeros(found.cells.size, np.int32),
+            found.cells,
+            weight=found.weight,
+            frames=lambda pose: lattice.frames(last, pose),
+            phases=phases,
+            row=row,
+            y=split(y),
+            c2=c2,
+            band=members,
+        )
+
+    def _figures(self, seen: Found, found: Posterior, peak: Peak) -> NDArray[np.float64]:
+        """Add up the figures of a batch, in the order of FIGURES."""
+        return np.array(
+            [
+                len(peak.pose),
+                seen.scored,
+                peak.effective.sum(),
+                found.log_likelihood.sum(dtype=np.float64),
+                peak.spread.sum(),
+                0.0,
+                0.0,
+                (peak.shift**2).sum(),
+            ]
+        )
+
+    def _changes(
+        self,
+        rows: dict[str, NDArray[Any]],
+        chosen: NDArray[np.int64],
+        pose: NDArray[np.float64],
+        shift: NDArray[np.float64],
+    ) -> tuple[float, float]:
+        """Sum the angles (up to symmetry) and distances by which poses and shifts changed."""
+        before = rows["pose"][chosen][:, None] @ self.lattice.operators
+        turned = angle_between(before, pose[:, None]).min(axis=1)
+        moved = np.hypot(*(shift - rows["shift"][chosen]).T)
+        return float(turned.sum()), float(moved.sum())
 
     def finish(self, sums: Sums) -> Model:
         """Reconstruct the halves, measure their resolution, make the next references."""
-        return solve(self.plan, sums, self.model)
-
-
-def _add_half(
-    task: BoundRefinement,
-    sums: Sums,
-    rows: dict[str, NDArray[Any]],
-    batch: ParticleBatch,
-    *,
-    half: int,
-    chosen: NDArray[np.int64],
-) -> None:
-    """Add the images of one half set; ``rows`` and ``sums`` are changed."""
-    plan, model = task.plan, task.halves[half - 1]
-    members, pixel_size = plan.spec.band(), plan.spec.crop_pixel_size
-    images = batch.images[chosen]
-    scale = rows["scale"][chosen]
-    transfer = batch.ctf[chosen] * scale[:, None].astype(np.float32)
-    prior = batch.state["prior_shift"][chosen]
-    centred = images * shift_phases(members, prior / pixel_size)
-    y = np.conj(centred) * (transfer / model.noise)
-    seen = SearchImages(y, transfer * transfer / model.noise)
-    found, spread = _find(task, seen, model, rows=rows, prior=prior, chosen=chosen)
-    peak = estimate(spread, 2.5 * np.pi * 2.0 / (TURNS << plan.levels[-1].order))
-    shift = prior + peak.shift * pixel_size
-    cross, norm = _insert(task, sums, (centred, seen), spread, half=half)
-    _count(sums[f"figures{half}"], task, found, spread, peak)
-    sums[f"figures{half}"][5:7] += _changes(task, rows, chosen, peak.pose, shift)
-    rows["pose"][chosen], rows["shift"][chosen] = peak.pose, shift
-    rows["log_likelihood"][chosen] = spread.evidence
-    rows["probability"][chosen], rows["spread"][chosen] = peak.probability, peak.spread
-    if plan.settings.scale and not plan.profile:
-        # cross and norm were taken with the present scale: undo it for the new one.
-        fitted = (2.0 * cross / scale + SCALE_PRIOR) / (2.0 * norm / scale**2 + SCALE_PRIOR)
-        rows["scale"][chosen] = np.clip(fitted, 0.25, 2.5)
-
-
-def _find(
-    task: BoundRefinement,
-    seen: SearchImages,
-    model: Half,
-    *,
-    rows: dict[str, NDArray[Any]],
-    prior: NDArray[np.float64],
-    chosen: NDArray[np.int64],
-) -> tuple[Candidates, Posterior]:
-    """Search the images, and turn what is left into a posterior."""
-    searcher, plan = model.searcher, task.plan
-    weight = shell_sums(seen.c2, searcher.band)
-    given = None
-    if plan.local:
-        moved = (rows["shift"][chosen] - prior) / plan.spec.crop_pixel_size
-        given = neighbours(searcher, rows["pose"][chosen], moved)
-    found = search(searcher, seen, lambda level: model.bound.slack(level, weight), given=given)
-    last = plan.levels[-1]
-    rotations = searcher.grid.rotations(last.order, found.pixel, found.turn)
-    shift = searcher.shifts.centres(found.cell, last.shift_step, plan.levels[0].shift_step)
-    return found, posterior(found, rotations, shift)
-
-
-def _insert(
-    task: BoundRefinement,
-    sums: Sums,
-    images: tuple[NDArray[np.complex64], SearchImages],
-    spread: Posterior,
-    *,
-    half: int,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Backproject a batch by its posterior; sum up what the model leaves unexplained.
-
-    Returns
-    -------
-    cross, norm : (n,) float64
-        Terms of the score of every image over its posterior, for its scale.
-    """
-    plan, model = task.plan, task.halves[half - 1]
-    members = plan.spec.band()
-    centred, seen = images
-    size, compared = members.size(plan.insert_radius), members.size(plan.radius)
-    distinct, row = np.unique(spread.shift, axis=0, return_inverse=True)
-    phases = weighted_phases(spread, shift_phases(members, distinct, count=size), row.reshape(-1))
-    numerators = np.conj(seen.y[spread.image, :size]) * phases
-    share = spread.pose_weight.astype(np.float32)
-    weights = seen.c2[spread.image, :size] * share[:, None]
-    insert_into(sums[f"map{half}"], spread.rotations, numerators, weights=weights, band=members)
-    slices = project(model.reference, spread.rotations, members, count=compared)
-    product = (numerators[:, :compared] * np.conj(slices)).real
-    power = weights[:, :compared] * np.abs(slices) ** 2
-    residual = np.square(np.abs(centred), dtype=np.float64).sum(axis=0)
-    noise = model.noise[:compared].astype(np.float64)
-    residual[:compared] += noise * (power - 2.0 * product).sum(axis=0, dtype=np.float64)
-    sums[f"noise{half}"] += shell_sums(residual, members)
-    first = np.flatnonzero(np.r_[True, spread.image[1:] != spread.image[:-1]])
-    cross = np.add.reduceat(product.sum(axis=1, dtype=np.float64), first)
-    norm = np.add.reduceat(power.sum(axis=1, dtype=np.float64), first)
-    return cross, norm
-
-
-def _count(
-    figures: NDArray[np.float64],
-    task: BoundRefinement,
-    found: Candidates,
-    spread: Posterior,
-    peak: Estimate,
-) -> None:
-    """Add to the figures of an iteration, in place."""
-    square = (peak.shift**2).sum(axis=1).sum()
-    figures += (
-        len(peak.pose), found.image.size, _effective(spread), spread.evidence.sum(),
-        peak.spread.sum(), 0.0, 0.0, square,
-    )  # fmt: skip
-
-
-def _effective(spread: Posterior) -> float:
-    """Sum over images the effective number of poses, 1 / sum of squares of their posterior."""
-    square = np.bincount(spread.image, spread.pose_weight**2)
-    return float((1.0 / square[square > 0]).sum())
-
-
-def _changes(
-    task: BoundRefinement,
-    rows: dict[str, NDArray[Any]],
-    chosen: NDArray[np.int64],
-    pose: NDArray[np.float64],
-    shift: NDArray[np.float64],
-) -> tuple[float, float]:
-    """Sum the angles (up to symmetry) and distances by which poses and shifts changed."""
-    operators = symmetry_operators(task.plan.settings.symmetry)
-    before = rows["pose"][chosen][:, None] @ operators
-    turned = angle_between(before, pose[:, None]).min(axis=1)
-    moved = np.hypot(*(shift - rows["shift"][chosen]).T)
-    return float(turned.sum()), float(moved.sum())
+        plan, whole = self.plan, dict(sums)
+        for half in HALVES:
+            whole.setdefault(f"map{half}", accumulator(plan.spec.crop, plan.insert_radius))
+        return solve(plan, whole, self.model)

@@ -21,6 +21,7 @@ from dspa.io.particles import read_particles
 from dspa.io.volumes import read_volume
 from dspa.ops.images.normalise import is_flat
 from dspa.ops.maps.fsc import resolution_shell
+from dspa.stages.em.noise import noise_groups
 from dspa.stages.particles.chunks import (
     ParticleChunk,
     image_spec,
@@ -95,7 +96,7 @@ class RefineParams:
     iterations: int = param(20, "most iterations", minimum=1, maximum=200)
     half_sets: bool = param(False, "keep the half sets the particles have")
     global_only: bool = param(False, "search all poses in every iteration, never locally")
-    no_scale: bool = param(False, "do not fit a scale to every image")
+    image_scale: bool = param(True, "fit the contrast of every image")
 
 
 def run(context: Context, inputs: Mapping[str, Any], params: RefineParams) -> dict[str, Path]:
@@ -117,7 +118,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: RefineParams) -> di
     check_memory(spec, context.runner.memory)
     halves = assign_half_sets(particles, context.seed, existing=params.half_sets)
     state = first_state(particles, halves)
-    chunks = particle_chunks(particles, spec, seed=context.seed)
+    chunks = particle_chunks(particles, spec, seed=context.seed, resident=True)
     noise = context.runner.run(BackgroundNoise(spec), chunks, {}, name="noise000")
     valid = noise.rows["valid"]
     _report_images(context, valid, halves)
@@ -129,7 +130,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: RefineParams) -> di
         rows, iteration = {}, 0
     else:
         iteration, model, rows = found
-        state = _advance(state, rows, halves)
+        state = _advance(state, rows)
         context.events.message(f"going on after iteration {iteration}")
     model, rows, state = _iterate(
         context, (model, rows, state), chunks, settings,
@@ -155,7 +156,8 @@ def _prepare(
         max_shift=params.max_shift,
         seed=seed,
         local=not params.global_only,
-        scale=not params.no_scale,
+        image_scale=params.image_scale,
+        groups=len(noise_groups(particles)[1]),
     )
     return particles, spec, settings
 
@@ -216,7 +218,7 @@ def _iterate(
             Refinement(plan), with_state(chunks, state), model, name=f"it{iteration:03d}"
         )
         model, rows = result.model, result.rows
-        state = _advance(state, rows, state["half_set"])
+        state = _advance(state, rows)
         context.events.emit("iteration", iteration=iteration, **_figures(plan, model))
         show_iteration(context.events, model, settings.spec, iteration=iteration)
     return model, rows, state
@@ -227,18 +229,9 @@ def _done(settings: Settings, model: Model) -> bool:
     return converged(np.asarray(model["history"]))
 
 
-def _advance(state: State, rows: Rows, halves: NDArray[np.int8]) -> State:
-    """Put the results of a pass in the order of the particles; scales average 1 in each half."""
-    order = rows["item"]
-    following = dict(state)
-    for name in ("pose", "shift", "scale"):
-        values = np.empty_like(state[name])
-        values[order] = rows[name]
-        following[name] = values
-    scale = following["scale"]
-    for half in (1, 2):
-        scale[halves == half] /= scale[halves == half].mean()
-    return following
+def _advance(state: State, rows: Rows) -> State:
+    """Take over the poses of a pass over all particles."""
+    return state | {name: np.asarray(rows[name]) for name in ("pose", "shift")}
 
 
 def _figures(plan: Plan, model: Model) -> dict[str, Any]:
@@ -271,7 +264,7 @@ def _finish(
     """Write everything."""
     model, rows, state = end
     by_particle = {}
-    for name in ("log_likelihood", "probability"):
+    for name in ("log_likelihood", "probability", "scale"):
         values = np.full(valid.size, np.nan)
         values[rows["item"]] = rows[name]
         by_particle[name] = values

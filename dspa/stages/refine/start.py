@@ -13,6 +13,7 @@ from dspa.geometry.axes import align_to_symmetry, aligned_density
 from dspa.geometry.symmetry import symmetry_operators
 from dspa.ops.images.transform import resize_volume
 from dspa.ops.maps.resolution import CURVES
+from dspa.stages.em.noise import noise_groups
 from dspa.stages.refine.maps import low_shells, reference_mask
 from dspa.stages.refine.plan import Settings, plan_iteration
 
@@ -280,7 +281,7 @@ def first_state(particles: xr.Dataset, halves: NDArray[np.int8]) -> dict[str, ND
         "pose": np.tile(np.eye(3), (count, 1, 1)),
         "shift": shift.copy(),
         "prior_shift": shift,
-        "scale": np.ones(count),
+        "group": noise_groups(particles)[0],
         "half_set": halves,
     }
 
@@ -293,7 +294,8 @@ def make_settings(
     max_shift: float,
     seed: int,
     local: bool,
-    scale: bool,
+    image_scale: bool,
+    groups: int,
 ) -> Settings:
     """Turn what the user said in A into pixels of the images.
 
@@ -306,7 +308,8 @@ def make_settings(
     max_shift : float
         A; 0 for a tenth of the box.
     seed : int
-    local, scale : bool
+    local, image_scale : bool
+    groups : int
         See `Settings`.
 
     Raises
@@ -320,4 +323,4 @@ def make_settings(
         raise InputError(f"--symmetry: {error}") from None
     radius = float(np.clip(spec.extent / initial_lowpass, 4.0, 0.8 * spec.radius))
     reach = max_shift / spec.crop_pixel_size if max_shift > 0 else 0.1 * spec.crop
-    return Settings(spec, symmetry, radius, max(reach, 1.0), seed, local, scale)
+    return Settings(spec, symmetry, radius, max(reach, 1.0), seed, local, image_scale, groups)

@@ -1,4 +1,4 @@
-"""The noise of 2D classification: one spectrum for all, and how each group of images departs.
+"""The noise of images: one spectrum for all, and how each group of images departs.
 
 The images of a micrograph (or of an optics group, where micrographs are unknown) are a group. The
 spectrum starts as that around the particles; once the averages are followed by candidates, it is
@@ -24,7 +24,6 @@ from dspa.ops.images.noise_update import (
     residual_moments,
 )
 from dspa.ops.poses.residual import shell_terms
-from dspa.stages.class2d.constants import tuned
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,12 +31,13 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-    from dspa.dataflow.reduction import Model
+    from dspa.dataflow.reduction import Model, Sums
     from dspa.ops.poses.cells import Candidates
     from dspa.ops.poses.search import Searcher
-    from dspa.stages.class2d.plan import ClassPlan, Sums
+    from dspa.stages.em.plan import PassPlan
     from dspa.stages.particles.chunks import ImageSpec, ParticleBatch
 
+EVERY = 2  # one of so many images shows its residual in a pass
 GOLDEN = 0.6180339887498949  # its multiples are spread evenly between 0 and 1
 
 
@@ -102,9 +102,9 @@ def image_noise(model: Model, group: NDArray[np.int32]) -> NDArray[np.float64]:
 def drawing_places(indices: NDArray[np.int64], iteration: int) -> NDArray[np.float64]:
     """Say where in its posterior each image draws a cell in a pass, 0 to 1.
 
-    In each pass all but one of ``residual_every`` lie beyond 1 and are left out: half the work.
+    In each pass all but one of ``EVERY`` lie beyond 1 and are left out: half the work.
     """
-    return tuned().residual_every * np.modf(indices * GOLDEN + iteration * GOLDEN**2)[0]
+    return EVERY * np.modf(indices * GOLDEN + iteration * GOLDEN**2)[0]
 
 
 @lru_cache(maxsize=4)
@@ -113,7 +113,7 @@ def mask_power(spec: ImageSpec) -> float:
     return float(np.mean(spec.mask().astype(np.float64) ** 2))
 
 
-def empty_noise(plan: ClassPlan) -> Sums:
+def empty_noise(plan: PassPlan) -> Sums:
     """Return the sums of a pass: moments of all images; power, CTF^2, number of each group."""
     shells = plan.spec.radius + 1
     return {
@@ -127,7 +127,7 @@ def add_residuals(
     partial: Sums,
     images: tuple[ParticleBatch, NDArray[np.int64]],
     *,
-    plan: ClassPlan,
+    plan: PassPlan,
     model: Model,
     searcher: Searcher,
     cells: Candidates,
@@ -174,7 +174,7 @@ def add_residuals(
     partial["noise_images"] += np.bincount(group[known], minlength=plan.settings.groups)
 
 
-def next_noise(plan: ClassPlan, model: Model, partial: Sums) -> dict[str, NDArray[Any]]:
+def next_noise(plan: PassPlan, model: Model, partial: Sums) -> dict[str, NDArray[Any]]:
     """Noise of the next pass: what the model holds of it."""
     shells = plan.spec.radius + 1
     old = {
@@ -191,7 +191,7 @@ def next_noise(plan: ClassPlan, model: Model, partial: Sums) -> dict[str, NDArra
     moments = blend_sums(old["noise_moments"], partial["noise_moments"], step=plan.step)
     noise, signal = noise_from_moments(moments, old["background"])
     # In the group sums images are forgotten as fast as the set passes by.
-    fade = 1.0 - min(1.0, plan.share / tuned().residual_every)
+    fade = 1.0 - min(1.0, plan.share / EVERY)
     sums = fade * old["noise_sums"] + partial["noise_sums"]
     images = fade * old["noise_images"] + partial["noise_images"]
     ratio = old["noise_ratio"]

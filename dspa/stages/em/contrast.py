@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dspa.ops.poses.posterior import fit_scales
-from dspa.stages.class2d.constants import tuned
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dspa.dataflow.reduction import Model
     from dspa.ops.poses.search import Found
-    from dspa.stages.class2d.plan import ClassPlan
+    from dspa.stages.em.plan import PassPlan
 
 BINS, LARGEST = 120, 3.0
+LEAST_NORM = 10.0  # expected scores below this leave the contrast of an image open
+ENOUGH = 100.0  # images that a spread is read from
+DEVIATIONS = (0.02, 0.4)  # least and largest deviation believed
 
 
 def empty_contrast() -> NDArray[np.float64]:
@@ -38,7 +40,7 @@ def tally_contrast(score: NDArray[np.float32], norm: NDArray[np.float32]) -> NDA
     score, norm : (n,) float32
         At contrast 1: 2 cross - norm, and norm.
     """
-    clear = norm >= tuned().least_norm
+    clear = norm >= LEAST_NORM
     norm = norm[clear].astype(np.float64)
     contrast = 0.5 * (score[clear] + norm) / norm
     place = np.clip(contrast * (BINS / LARGEST), 0, BINS - 1).astype(np.int64)
@@ -49,7 +51,7 @@ def tally_contrast(score: NDArray[np.float32], norm: NDArray[np.float32]) -> NDA
 
 
 def fitted(
-    seen: Found, plan: ClassPlan, model: Model
+    seen: Found, plan: PassPlan, model: Model
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the scores of cells, each at the contrast that fits it best, and these contrasts."""
     if not plan.image_scale:
@@ -59,12 +61,12 @@ def fitted(
 
 def contrast_deviation(model: Model) -> float:
     """Return the standard deviation of the contrast of images, less what noise adds."""
-    sums, now = model.get("contrast"), tuned()
-    if sums is None or sums[0] < now.enough_contrasts:
-        return now.least_contrast
+    sums = model.get("contrast")
+    if sums is None or sums[0] < ENOUGH:
+        return DEVIATIONS[0]
     below = np.concatenate([[0.0], np.cumsum(sums[2:])]) / sums[0]
     edges = np.linspace(0.0, LARGEST, BINS + 1)
     # From the median to one deviation above it, in a normal distribution.
     middle, upper = np.interp([0.5, 0.8413], below, edges)
     variance = (upper - middle) ** 2 - sums[1] / sums[0]
-    return float(np.clip(np.sqrt(max(variance, 0.0)), now.least_contrast, now.most_contrast))
+    return float(np.clip(np.sqrt(max(variance, 0.0)), *DEVIATIONS))

@@ -6,21 +6,15 @@ import numpy as np
 import pytest
 
 from dspa.geometry.band import band
-from dspa.kernels import insert2d, score2d, slice2d
+from dspa.kernels import insert2d, score, slice2d
 from dspa.ops.images.transform import band_to_images, images_to_band, shift_phases
-from dspa.ops.poses.posterior2d import posterior
+from dspa.ops.poses.cells import Candidates
+from dspa.ops.poses.marginal import marginal_sums
+from dspa.ops.poses.plane import plane_lattice, prepare_images, rotation_table
+from dspa.ops.poses.posterior import posterior
 from dspa.ops.poses.residual import shell_terms
-from dspa.ops.poses.score2d import (
-    Candidates,
-    insert_candidates,
-    prepare_references,
-    rotated_slices,
-    rotation_table,
-    score_candidates,
-    split,
-)
-from dspa.ops.poses.search2d import Pruning, Searchers, search, search_grid
-from dspa.ops.poses.soft2d import soft_sums
+from dspa.ops.poses.score import cut_slices, split
+from dspa.ops.poses.search import Pruning, Searchers, search
 from dspa.ops.sums.averages import (
     centre_offsets,
     crossing,
@@ -30,6 +24,7 @@ from dspa.ops.sums.averages import (
     smooth_curve,
     solve_averages,
 )
+from dspa.ops.sums.insert import insert_candidates
 
 BLOBS = ((1.0, 8, 3, 3.0), (2.0, -7, 5, 2.5), (1.5, 2, -9, 2.5), (1.0, 10, 10, 2.5))
 
@@ -44,6 +39,14 @@ def drawing(box, *, angle=0.0, blobs=BLOBS):
     return np.sum(parts, axis=0).astype(np.float32)
 
 
+def rotated_slices(grids, angles, members, *, count):
+    """Every class at every angle, by the kernel: (classes, angles, count) complex."""
+    turns = np.tile(rotation_table(angles), (len(grids), 1))
+    owner = np.repeat(np.arange(len(grids)), len(angles))
+    cut = cut_slices(grids, owner, turns, band=members, count=count)
+    return (cut[:, 0] + 1j * cut[:, 1]).reshape(len(grids), len(angles), count)
+
+
 def small_grid(box, **changes):
     members = band(box, (box - 1) // 2)
     radius = members.radius
@@ -54,7 +57,7 @@ def small_grid(box, **changes):
         "max_shift": 3.0,
         "particle_radius": 14.0,
     }
-    return members, search_grid(members, **{**options, **changes})
+    return members, plane_lattice(members, **{**options, **changes})
 
 
 def random_cells(rng, grid, count, images, classes):
@@ -74,7 +77,7 @@ def random_cells(rng, grid, count, images, classes):
 def test_slices_are_transforms_of_turned_images(box):
     members = band(box, (box - 1) // 2)
     angles = np.array([0.3, 2.0, -1.1])
-    grids = prepare_references(drawing(box)[None], members)
+    grids = prepare_images(drawing(box)[None], members)
     slices = rotated_slices(grids, angles, members, count=members.count)[0]
     for angle, found in zip(angles, slices, strict=True):
         truth = images_to_band(drawing(box, angle=angle), members)
@@ -82,6 +85,24 @@ def test_slices_are_transforms_of_turned_images(box):
         k = np.stack([members.kx, members.ky], axis=1)
         definition = slice2d.reference(grids[0], angle, k)
         assert np.abs(found - definition).max() < 1e-5 * np.abs(truth).max()
+
+
+def scored(searcher, cells, *, y, c2, radius=None):
+    """Scores and norms of cells at the finest level, to a radius."""
+    band_ = searcher.lattice.band
+    run = None if radius is None else (0, band_.size(radius))
+    cross, norm = searcher.score(searcher.last, cells, planes=split(y), c2=c2, run=run)
+    return 2.0 * cross - norm, norm
+
+
+def inserted(sums, searcher, cells, *, weight, y, c2):
+    """Insert cells of the finest level into sums, with the phases of their lattice."""
+    lattice = searcher.lattice
+    phases, row = lattice.phases(searcher.last, cells.shift)
+    insert_candidates(
+        sums, cells.member, cells, weight=weight, frames=lambda pose: lattice.frames(0, pose),
+        phases=phases, row=row, y=split(y), c2=c2, band=lattice.band,
+    )  # fmt: skip
 
 
 def test_scores_agree_with_the_definition_and_sums_are_their_adjoint(rng):
@@ -92,19 +113,19 @@ def test_scores_agree_with_the_definition_and_sums_are_their_adjoint(rng):
     y = (rng.standard_normal((images, members.count, 2)) @ [1, 1j]).astype(np.complex64)
     c2 = rng.random((images, members.count)).astype(np.float32)
     cells = random_cells(rng, grid, 60, images, classes)
-    shared = {"phases": searcher.phases, "y": split(y), "c2": c2, "band": members}
-    scores, norms = score_candidates(searcher.grids, cells, searcher.turns, **shared)
+    scores, norms = scored(searcher, cells, y=y, c2=c2)
     k = np.stack([members.kx, members.ky], axis=1)
     weight = rng.random(60).astype(np.float32)
-    limit = searcher.grids.shape[2] - 1
+    planes = searcher.grids[-1]
+    limit = planes.shape[2] - 1
     expected = np.zeros((classes, 2 * limit + 1, limit + 1, 3))
     crosses = np.zeros(60)
     for p in range(60):
         i, c = cells.image[p], cells.member[p]
-        angle, shift = grid.angle(cells.angle[p]), grid.shift_pixels[cells.shift[p]]
+        angle, shift = grid.angle(cells.pose[p]), grid.shift_pixels[cells.shift[p]]
         phase = np.conj(shift_phases(members, shift))
-        a = slice2d.reference(searcher.grids[c], angle, k)
-        cross, norm = score2d.reference(a, y=y[i], c2=c2[i], phase=phase)
+        a = slice2d.reference(planes[c], angle, k)
+        cross, norm = score.reference(a, y=y[i], c2=c2[i], phase=phase)
         assert scores[p] == pytest.approx(2 * cross - norm, rel=1e-4, abs=1e-3)
         assert norms[p] == pytest.approx(norm, rel=1e-4)
         crosses[p] = cross
@@ -113,10 +134,23 @@ def test_scores_agree_with_the_definition_and_sums_are_their_adjoint(rng):
         )
         expected[c] += one
     sums = empty_sums(classes, members.radius)
-    insert_candidates(sums, cells.member, cells, weight=weight, turns=searcher.turns, **shared)
+    inserted(sums, searcher, cells, weight=weight, y=y, c2=c2)
     assert np.allclose(sums, expected, atol=1e-3)
-    inner = np.sum(sums[..., :2].astype(np.float64) * searcher.grids)
+    inner = np.sum(sums[..., :2].astype(np.float64) * planes)
     assert inner == pytest.approx(float(weight @ crosses), rel=1e-4, abs=1e-3)
+
+
+def test_slices_cut_in_blocks_give_the_same_scores(rng, monkeypatch):
+    members, grid = small_grid(33)
+    averages = np.stack([drawing(33), drawing(33, angle=0.7)])
+    searcher = Searchers(averages[None], grid)[0]
+    y = (rng.standard_normal((9, members.count, 2)) @ [1, 1j]).astype(np.complex64)
+    c2 = rng.random((9, members.count)).astype(np.float32)
+    cells = random_cells(rng, grid, 400, 9, 2)
+    at_once = scored(searcher, cells, y=y, c2=c2)
+    monkeypatch.setattr("dspa.ops.poses.score.SLICE_BYTES", 8 * members.count * 7)
+    in_blocks = scored(searcher, cells, y=y, c2=c2)
+    assert np.array_equal(at_once, in_blocks)
 
 
 def test_fixed_point_sums_of_a_gpu_are_those_of_the_cpu(rng, monkeypatch):
@@ -124,17 +158,13 @@ def test_fixed_point_sums_of_a_gpu_are_those_of_the_cpu(rng, monkeypatch):
     y = (rng.standard_normal((4, members.count, 2)) @ [1, 1j] * 1e3).astype(np.complex64)
     c2 = rng.random((4, members.count)).astype(np.float32)
     cells = random_cells(rng, grid, 50, 4, 2)
-    shared = {
-        "weight": rng.random(50).astype(np.float32),
-        "turns": rotation_table(grid.angle(np.arange(grid.angles))),
-        "phases": split(np.conj(shift_phases(members, grid.shift_pixels))),
-        "y": split(y), "c2": c2, "band": members,
-    }  # fmt: skip
+    searcher = Searchers(np.zeros((1, 2, 33, 33), np.float32), grid)[0]
+    weight = rng.random(50).astype(np.float32)
     plain, fixed = empty_sums(2, members.radius), empty_sums(2, members.radius)
-    insert_candidates(plain, cells.member, cells, **shared)
+    inserted(plain, searcher, cells, weight=weight, y=y, c2=c2)
     # No GPU here: the integers, added up by the CPU.
-    monkeypatch.setattr("dspa.ops.poses.score2d.is_host", lambda _: False)
-    insert_candidates(fixed, cells.member, cells, **shared)
+    monkeypatch.setattr("dspa.ops.sums.insert.is_host", lambda _: False)
+    inserted(fixed, searcher, cells, weight=weight, y=y, c2=c2)
     assert np.abs(plain - fixed).max() < 1e-6 * np.abs(plain).max()
 
 
@@ -148,17 +178,9 @@ def test_sums_of_turned_images_give_the_class_back():
     still = np.full(count, grid.row[grid.row.shape[0] // 2, grid.row.shape[0] // 2], np.int32)
     cells = Candidates(np.arange(count, dtype=np.int32), zero, angle.astype(np.int32), still)
     sums = empty_sums(1, members.radius)
-    insert_candidates(
-        sums,
-        zero,
-        cells,
-        weight=np.ones(count, np.float32),
-        turns=searcher.turns,
-        phases=searcher.phases,
-        y=split(np.conj(images_to_band(images, members))),
-        c2=np.ones((count, members.count), np.float32),
-        band=members,
-    )
+    one = np.ones(count, np.float32)
+    y, c2 = np.conj(images_to_band(images, members)), np.ones((count, members.count), np.float32)
+    inserted(sums, searcher, cells, weight=one, y=y, c2=c2)
     nothing, whole = np.zeros((1, members.radius + 1)), np.ones((box, box), np.float32)
     found = solve_averages(sums, members, prior=nothing, mask=whole)[0]
     truth = band_to_images(images_to_band(drawing(box), members), members)
@@ -178,7 +200,7 @@ def noisy_images(rng, grid, averages, count, *, noise):
     angle = rng.integers(0, grid.angles, count)
     inner = np.flatnonzero(np.hypot(*grid.shift_pixels.T) < 2.5)
     shift = inner[rng.integers(0, inner.size, count)]
-    grids = prepare_references(averages, members)
+    grids = prepare_images(averages, members)
     every = rotated_slices(grids, grid.angle(np.arange(grid.angles)), members, count=members.count)
     pure = every[member, angle] / shift_phases(members, grid.shift_pixels[shift])
     drawn = rng.standard_normal((count, members.count, 2)) @ [1, 1j] * np.sqrt(noise / 2)
@@ -196,11 +218,9 @@ def test_search_finds_what_all_cells_find(rng):
     searcher = Searchers(averages[None], grid)[0]
     every = np.indices((3, grid.angles, len(grid.shifts))).reshape(3, -1).astype(np.int32)
     all_cells = Candidates(np.zeros(every.shape[1], np.int32), *every)
-    shared = {"phases": searcher.phases, "band": grid.band}
     best, member = np.zeros(count), np.zeros(count, np.int32)
     for i in range(count):
-        one = {"y": split(y[i : i + 1]), "c2": c2[i : i + 1]}
-        scores = score_candidates(searcher.grids, all_cells, searcher.turns, **shared, **one)[0]
+        scores = scored(searcher, all_cells, y=y[i : i + 1], c2=c2[i : i + 1])[0]
         best[i], member[i] = scores.max(), every[0, scores.argmax()]
 
     def gaps(pruning):
@@ -241,10 +261,10 @@ def test_a_prior_moves_images_between_classes_and_no_score(rng, prior):
     share = 1.0 / (1.0 + np.exp(prior))
     # The search leaves out cells far below the best, more of them of the class held back.
     assert np.abs(chosen.class_posterior - share).max() < 0.04
-    lattice = soft_sums(searcher, y, c2)
+    lattice = marginal_sums(searcher, y, c2)
     assert np.allclose(lattice.classes[:, 0], share, atol=1e-3)
     expected = np.logaddexp(0.0, prior)  # of one class alone, and the other's share
-    alone = soft_sums(Searchers(averages[None, :1], grid)[0], y, c2)
+    alone = marginal_sums(Searchers(averages[None, :1], grid)[0], y, c2)
     assert np.allclose(lattice.log_likelihood, alone.log_likelihood + expected, atol=1e-2)
     second, margin = lattice.second()
     assert np.allclose(margin, -np.log1p(-share), atol=1e-3)
@@ -276,15 +296,12 @@ def test_bounds_hold_what_finer_levels_add(rng):
     centre = grid.row.shape[0] // 2
     where = np.round(grid.shifts[shift] / fine).astype(int) * fine + centre
     rows = grid.row[tuple(np.clip(where, 0, 2 * centre).T[::-1])]
-    inside = np.isin(rows, grid.coarse_shifts)
+    inside = np.isin(rows, grid.coarse)
     assert inside.mean() > 0.5
 
     def scores(angles, shifts, radius):
         cells = Candidates(*(v.astype(np.int32) for v in (np.arange(200), member, angles, shifts)))
-        return score_candidates(
-            searcher.grids, cells, searcher.turns, phases=searcher.phases, y=split(y), c2=c2,
-            band=grid.band, count=grid.band.size(radius),
-        )[0]  # fmt: skip
+        return scored(searcher, cells, y=y, c2=c2, radius=radius)[0]
 
     gain = scores(angle, shift, grid.radii[-1]) - scores(near, np.maximum(rows, 0), grid.radii[0])
     slack = searcher.bound.slack(0, c2, deviations=3.0, gain=1.0)[np.arange(200), member]
@@ -293,16 +310,16 @@ def test_bounds_hold_what_finer_levels_add(rng):
     assert np.mean(gain[inside]) < np.mean(expected[inside]) < 6 * np.mean(gain[inside])
 
 
-def test_soft_sums_are_the_posterior_over_every_coarse_cell(rng):
+def test_marginal_sums_are_the_posterior_over_every_coarse_cell(rng):
     members, grid = small_grid(32, radius=10, reach=12)
     averages = np.stack([drawing(32), drawing(32, angle=1.0, blobs=BLOBS[:2])])
     y, c2, _ = noisy_images(rng, grid, averages, 6, noise=30.0)
     searcher = Searchers(averages[None], grid)[0]
-    found = soft_sums(searcher, y, c2)
+    found = marginal_sums(searcher, y, c2)
     f = searcher.bank.count
-    angles = grid.angle(np.arange(grid.coarse_angles) << grid.levels)
-    a = rotated_slices(searcher.grids, angles, members, count=f).astype(complex)
-    phases = np.conj(shift_phases(members, grid.shift_pixels[grid.coarse_shifts], count=f))
+    angles = grid.angle(np.arange(2 * grid.half_turn) << grid.levels)
+    a = rotated_slices(searcher.grids[0], angles, members, count=f).astype(complex)
+    phases = np.conj(shift_phases(members, grid.shift_pixels[grid.coarse], count=f))
     cross = np.einsum("nf,tf,caf->ntca", y[:, :f], phases, a).real
     scores = 2 * cross - np.einsum("nf,caf->nca", c2[:, :f], np.abs(a) ** 2)[:, None]
     share = np.exp(scores - scores.max(axis=(1, 2, 3), keepdims=True))
@@ -317,14 +334,14 @@ def test_soft_sums_are_the_posterior_over_every_coarse_cell(rng):
     assert np.allclose(
         found.weight, (weight[:, :half] + weight[:, half:]).reshape(-1, f), atol=1e-4
     )
-    assert np.array_equal(found.angle, np.tile(np.arange(half) << grid.levels, 2))
+    assert np.array_equal(found.pose, np.tile(np.arange(half) << grid.levels, 2))
     image, shift, member, angle = (
         found.best.image,
         found.best.shift,
         found.best.member,
-        found.best.angle,
+        found.best.pose,
     )
-    row = np.searchsorted(grid.coarse_shifts, shift)
+    row = np.searchsorted(grid.coarse, shift)
     best = scores[image, row, member, angle >> grid.levels]
     assert np.allclose(found.score, best, atol=1e-3)
     inside = scores[image, :, member]
@@ -337,16 +354,13 @@ def test_shell_terms_add_up_to_the_scores(rng):
     averages = np.stack([drawing(40), drawing(40, blobs=BLOBS[:2])])
     searcher = Searchers(averages[None], grid)[0]
     cells = random_cells(rng, grid, 70, 70, 2)
-    cells = Candidates(np.arange(70, dtype=np.int32), cells.member, cells.angle, cells.shift)
+    cells = Candidates(np.arange(70, dtype=np.int32), cells.member, cells.pose, cells.shift)
     size = members.size(15)
     y = (rng.standard_normal((70, size)) + 1j * rng.standard_normal((70, size))).astype(
         np.complex64
     )
     c2 = rng.uniform(0, 1, (70, size)).astype(np.float32)
-    scores, norms = score_candidates(
-        searcher.grids, cells, searcher.turns, phases=searcher.phases, y=split(y), c2=c2,
-        band=members, count=size,
-    )  # fmt: skip
+    scores, norms = scored(searcher, cells, y=y, c2=c2, radius=15)
     cross, norm = shell_terms(searcher, cells, y=y, c2=c2, radius=15)
     number = np.bincount(members.shell, minlength=members.radius + 1)
     assert norm.shape == (70, members.radius + 1)
@@ -367,7 +381,7 @@ def test_posterior_sums_to_one_and_names_the_best():
     assert np.allclose(np.bincount(found.cells.image, found.weight), 1.0)
     best = found.cells.take(found.best)
     assert best.member.tolist() == [0, 2]  # two cells of 0.3 outweigh one of 0.4
-    assert best.angle[1] == 5
+    assert best.pose[1] == 5
     assert found.class_posterior == pytest.approx([0.6, 1.0], abs=1e-5)
     assert found.log_likelihood == pytest.approx([0.0, 0.0], abs=1e-5)
     hard = posterior(cells, scores, 2, prior=np.zeros_like(scores), hard=True)

@@ -1,0 +1,98 @@
+"""Sums on padded half grids of Fourier space, of images or of maps: widen, move, make whole.
+
+A grid holds numerator (real, imaginary) and weight: (..., rows, columns, 3) in two dimensions,
+(..., 2h + 1, 2h + 1, h + 1, 3) in three, with x >= 0 last and the origin of the others at h. On
+x = 0 a point may hold its own half only; `whole` adds the other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dspa.device import is_host, like, namespace
+
+
+def half_width(sums: Any) -> int:
+    """Index h of the origin along all axes but x."""
+    return int(sums.shape[-2]) - 1
+
+
+def zeros(lead: tuple[int, ...], half: int, *, dims: int, reference: Any = None) -> Any:
+    """Make empty grids.
+
+    Parameters
+    ----------
+    lead : tuple of int
+        Leading axes: members, folds ...
+    half : int
+        h.
+    dims : int
+        2 or 3.
+    reference : array, optional
+        They live where this array lives; on the host if absent.
+
+    Returns
+    -------
+    (*lead, 2h + 1, [2h + 1,] h + 1, 3) float32
+    """
+    xp = np if reference is None or is_host(reference) else namespace(reference)
+    shape = (*lead, *(2 * half + 1,) * (dims - 1), half + 1, 3)
+    return xp.zeros(shape, dtype=xp.float32)
+
+
+def widen(sums: Any, half: int, *, dims: int) -> Any:
+    """Give grids room to a larger h, zero where nothing is known; a wider grid is refused."""
+    extra = half - half_width(sums)
+    if extra < 0:
+        raise ValueError(f"grids with h = {half_width(sums)} cannot go into h = {half}")
+    if extra == 0:
+        return sums
+    edges = [(0, 0)] * (sums.ndim - dims - 1) + [(extra, extra)] * (dims - 1)
+    return np.pad(sums, [*edges, (0, extra), (0, 0)])
+
+
+def move(sums: Any, shift: Any, *, dims: int, step: float) -> Any:
+    """Translate what grids stand for.
+
+    Parameters
+    ----------
+    sums : (..., 2h + 1, [2h + 1,] h + 1, 3) float32
+    shift : (..., dims) float64
+        x, y[, z] in pixels that the density moves by.
+    dims : int
+    step : float
+        Grid points in cycles per pixel: 1 / (padding * box).
+    """
+    xp, half = namespace(sums), half_width(sums)
+    axis = np.arange(-half, half + 1) * step
+    factor = 1.0
+    for number in range(dims):  # x is the last of the axes
+        line = axis[half:] if number == 0 else axis
+        turns = np.asarray(shift)[..., number][..., None] * line
+        spread = turns.shape[-1:] + (1,) * number
+        lead = turns.shape[:-1] + (1,) * (dims - 1 - number)
+        factor = factor * np.exp(-2j * np.pi * turns).reshape(*lead, *spread)
+    phase = like(np.asarray(factor, np.complex64), reference=sums)
+    turned = (sums[..., 0] + 1j * sums[..., 1]) * phase
+    parts = [xp.real(turned), xp.imag(turned), sums[..., 2]]
+    return xp.astype(xp.stack(parts, axis=-1), xp.float32)
+
+
+def whole(sums: Any, *, dims: int) -> Any:
+    """Make the points at x = 0 Hermitian: what was inserted near them, seen from both sides."""
+    xp = namespace(sums)
+    edge = sums[..., :1, :]
+    axes = tuple(range(sums.ndim - dims - 1, sums.ndim - 2))
+    sign = like(np.array([1.0, -1.0, 1.0], np.float32), reference=sums)
+    return xp.concat([edge + xp.flip(edge, axis=axes) * sign, sums[..., 1:, :]], axis=-2)
+
+
+def grid_shells(half: int, padding: int, *, dims: int) -> np.ndarray[Any, Any]:
+    """Give the shell ``round(|k|)`` of each grid point, ([2h + 1,] 2h + 1, h + 1) int32."""
+    axis = np.arange(-half, half + 1, dtype=np.float32)
+    r2 = axis[half:] ** 2
+    for number in range(1, dims):
+        r2 = r2 + axis.reshape(-1, *(1,) * number) ** 2
+    return np.asarray(np.floor(np.sqrt(r2) / padding + 0.5), np.int32)

@@ -1,0 +1,1 @@
+"""What class averages and maps share: noise, contrast, the march of passes."""
