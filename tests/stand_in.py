@@ -218,17 +218,14 @@ class Card:
             return type(value)(self.unwrap(item) for item in value)
         return value
 
-    def run(self, kernel, items, arrays, *, out=None):
+    def run(self, kernel, items, arrays):
         """Stand in for `dspa.device.cuda.run`."""
         assert all(isinstance(array, Array) for array in arrays), f"{kernel.name}: host arrays"
         loop, values = launcher.cpu_function(kernel), [array._values for array in arrays]
         assert all(array.flags.c_contiguous for array in values), kernel.name
         self.launched.setdefault(kernel.name, set()).add(signature(values))
         if self._simulator:
-            room = out._values if kernel.sums else None
-            self._simulator.run(kernel, items, tuple(values), out=room, lanes=4)
-        elif kernel.sums:
-            loop(items, out._values, np.empty(launcher.CPU_SCRATCH, np.float32), *values)
+            self._simulator.run(kernel, items, tuple(values), lanes=4)
         else:
             loop(items, *values)
 

@@ -25,6 +25,7 @@ import numpy as np
 from scipy.special import j0
 
 from dspa.device import like, namespace, to_host
+from dspa.ops.images.noise import shell_mean
 from dspa.ops.poses.score import cut_slices
 
 if TYPE_CHECKING:
@@ -75,9 +76,8 @@ def measure_bound(grids: Any, lattice: Lattice) -> SearchBound:
     lattice : Lattice
     """
     band, radii, members = lattice.band, lattice.radii, int(grids.shape[0])
-    xp, count, last = namespace(grids), band.size(radii[-1]), int(np.ceil(radii[-1]))
+    xp, count = namespace(grids), band.size(radii[-1])
     shell = band.shell[:count]
-    each = np.maximum(np.bincount(shell, minlength=last + 2), 1)
 
     def slices(frames: NDArray[np.float32]) -> Any:
         owner = np.repeat(np.arange(members), len(frames))
@@ -85,13 +85,8 @@ def measure_bound(grids: Any, lattice: Lattice) -> SearchBound:
         return cut_slices(grids, owner, where, band=band, count=count)
 
     def spectra(values: Any) -> NDArray[np.float64]:
-        power = to_host(xp.sum(values**2, axis=1)).reshape(members, -1, count)
-        edges = np.searchsorted(shell, np.arange(shell[0], shell[-1] + 1))
-        sums = np.zeros((*power.shape[:2], last + 2))
-        sums[..., shell[0] : shell[-1] + 1] = np.add.reduceat(
-            power.astype(np.float64), edges, axis=2
-        )
-        return sums / each  # (members, samples, shells)
+        power = shell_mean(xp.sum(values**2, axis=1), band)
+        return np.asarray(to_host(power), np.float64).reshape(members, -1, power.shape[-1])
 
     still = slices(lattice.sampled(0, moved=False))
     power = spectra(still)
@@ -99,7 +94,7 @@ def measure_bound(grids: Any, lattice: Lattice) -> SearchBound:
     tables = []
     for level in range(len(radii)):
         turned = spectra(slices(lattice.sampled(level, moved=True)) - still).mean(axis=1)
-        move = 2.0 * np.pi * np.arange(last + 2) / band.box * lattice.cell_shift(level)
+        move = 2.0 * np.pi * np.arange(mean.shape[1]) / band.box * lattice.cell_shift(level)
         loss = np.minimum(turned + 2.0 * (1.0 - j0(move)) * mean, 2.0 * mean)
         seen = np.arange(count) < band.size(radii[level])
         value = np.where(seen, loss[:, shell], largest[:, shell])

@@ -28,8 +28,9 @@ from dspa.stages.class2d.plan import Params, Settings, worker_bytes, workload
 from dspa.stages.class2d.reduction import Class2D
 from dspa.stages.class2d.state import Classification
 from dspa.stages.em.noise import noise_groups
-from dspa.stages.particles.chunks import ctf_arguments, join_chunks, minibatch, particle_chunks
+from dspa.stages.particles.chunks import join_chunks, minibatch, particle_chunks
 from dspa.stages.particles.noise import BackgroundNoise
+from dspa.stages.particles.optics import ctf_arguments
 from dspa.stages.stage import Context, Input, Stage
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ from dspa.geometry.band import Band, band, maximum_radius
 from dspa.io.images import ParticleImages
 from dspa.ops.ctf.model import CTF
 from dspa.stages.particles.images import EDGE, background_spectra, prepare_images, soft_disk
+from dspa.stages.particles.optics import ctf_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -469,36 +470,3 @@ def join_chunks(chunks: Sequence[ParticleChunk], *, stride: int = 1) -> tuple[Ch
         for first in range(0, len(chunks), run)
         for i in range(min(stride, len(chunks) - first))
     )
-
-
-def ctf_arguments(particles: xr.Dataset) -> dict[str, NDArray[np.float64]] | None:
-    """Collect the per-particle arguments of `CTF`; None if the particles have no defocus."""
-    count = int(particles.sizes["particle"])
-    if "defocus_u" not in particles or not np.isfinite(particles["defocus_u"].values).any():
-        return None
-
-    def own(name: str, default: float) -> NDArray[np.float64]:
-        if name not in particles:
-            return np.full(count, default)
-        values = np.asarray(particles[name].values, np.float64)
-        return values if name == "defocus_u" else np.where(np.isfinite(values), values, default)
-
-    optics = np.asarray(particles["optics"].values) if "optics" in particles else np.zeros(count)
-    group = np.clip(optics.astype(np.int64), 0, None)
-
-    def shared(name: str) -> NDArray[np.float64]:
-        return np.asarray(particles[name].values, np.float64)[group]
-
-    defocus_u = own("defocus_u", 0.0)
-    defocus_v = own("defocus_v", np.nan)
-    return {
-        "defocus_u": defocus_u,
-        "defocus_v": np.where(np.isfinite(defocus_v), defocus_v, defocus_u),
-        "defocus_angle": own("defocus_angle", 0.0),
-        "phase_shift": own("phase_shift", 0.0),
-        "bfactor": own("bfactor", 0.0),
-        "scale": own("ctf_scale", 1.0),
-        "voltage": shared("voltage"),
-        "spherical_aberration": shared("spherical_aberration"),
-        "amplitude_contrast": shared("amplitude_contrast"),
-    }
