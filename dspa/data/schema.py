@@ -95,6 +95,7 @@ PARTICLES = Schema(
         "image_stack": Variable(("particle",), "int32", "", "index into stack_path"),
         "image_index": Variable(("particle",), "int64", "", "0-based image in the stack"),
         "image_sign": Variable(("particle",), "int8", "", "-1: particles dark in the stack"),
+        "twin": Variable(("particle",), "uint64", "", "uid of the first copy of the same image"),
         "pose": Variable(("particle", "i", "j"), "float64", "1", "rotation matrix A"),
         "shift": Variable(("particle", "xy"), "float64", "A", "brings the particle to the centre"),
         **_ctf("particle"),

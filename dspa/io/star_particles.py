@@ -73,7 +73,7 @@ PLAIN = (
     ("dspaPickDiameter", "pick_diameter", 1.0),
     ("dspaImageSign", "image_sign", 1.0),
 )
-UID = "dspaUid"
+UID, TWIN = "dspaUid", "dspaTwin"
 # What a missing number means where physics has an answer.
 _DEFAULTS = {"phase_shift": 0.0, "bfactor": 0.0, "ctf_scale": 1.0}
 _IMAGE = re.compile(r"(\d{1,10})@(.+)", re.DOTALL)
@@ -313,6 +313,9 @@ class _Rows:
 
     def identities(self) -> None:
         """Read uids, or derive them from what a particle is cut from."""
+        if TWIN in self.columns:
+            self.used.add(TWIN)
+            self.variables["twin"] = _unsigned(self.path, TWIN, self.columns[TWIN])
         if UID in self.columns:
             self.used.add(UID)
             self.variables["uid"] = _unsigned(self.path, UID, self.columns[UID])

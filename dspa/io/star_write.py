@@ -15,7 +15,7 @@ from dspa.io.coordinates import pixel_coordinates
 from dspa.io.images import SHARD, stack_info, stack_link
 from dspa.io.star import Block, write_star
 from dspa.io.star_optics import write_optics
-from dspa.io.star_particles import EULER, PLAIN, UID
+from dspa.io.star_particles import EULER, PLAIN, TWIN, UID
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -64,6 +64,8 @@ def write_star_particles(dataset: xr.Dataset, path: str | Path) -> None:
     columns |= _classes(dataset)
     columns["rlnOpticsGroup"] = ids[dataset["optics"].values]
     columns[UID] = dataset["uid"].values
+    if "twin" in dataset.variables:
+        columns[TWIN] = dataset["twin"].values
     for label, values in extras.items():
         if label not in columns:
             columns |= _flat(label, values)

@@ -13,6 +13,29 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+def closer_than(
+    position: NDArray[np.float64], group: NDArray[np.integer[Any]], *, distance: float
+) -> NDArray[np.int64]:
+    """Find pairs closer than a distance: (pairs, 2) int64.
+
+    Parameters
+    ----------
+    position : (n, 2) float64
+        (x, y) in A.
+    group : (n,) int
+        Micrograph; only particles of one are compared.
+    distance : float
+        A.
+    """
+    if distance <= 0 or len(position) < 2:
+        return np.empty((0, 2), np.int64)
+    # Micrographs lie so far apart in a third dimension that their particles never meet.
+    lifted = np.column_stack([position, 4.0 * distance * np.asarray(group, np.float64)])
+    pairs = cKDTree(lifted).query_pairs(distance, output_type="ndarray")
+    apart = np.linalg.norm(position[pairs[:, 0]] - position[pairs[:, 1]], axis=1)
+    return np.asarray(pairs[apart < distance], np.int64)
+
+
 def distinct(
     position: NDArray[np.float64],
     group: NDArray[np.integer[Any]],
@@ -41,13 +64,7 @@ def distinct(
     keep : (n,) bool
     """
     keep = np.ones(len(position), bool)
-    if distance <= 0 or len(position) < 2:
-        return keep
-    # Micrographs lie so far apart in a third dimension that their particles never meet.
-    lifted = np.column_stack([position, 4.0 * distance * np.asarray(group, np.float64)])
-    pairs = cKDTree(lifted).query_pairs(distance, output_type="ndarray")
-    apart = np.linalg.norm(position[pairs[:, 0]] - position[pairs[:, 1]], axis=1)
-    pairs = pairs[apart < distance]
+    pairs = closer_than(position, group, distance=distance)
     rank = np.empty(len(position), np.int64)
     rank[order] = np.arange(len(position))
     swapped = rank[pairs[:, 0]] > rank[pairs[:, 1]]

@@ -26,6 +26,7 @@ from dspa.stages.class2d.plan import Settings, Workload, workload
 from dspa.stages.class2d.reduction import Class2D
 from dspa.stages.class2d.state import Classification
 from dspa.stages.em.noise import noise_groups
+from dspa.stages.particles.copies import as_first_copy, particle_copies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -188,6 +189,9 @@ def grow(
     rng = np.random.default_rng([context.seed, 0x4A1F, known.growths + 1])
     fold, left_out = known.fold[place], np.isfinite(known.unseen[place])
     fold[new], left_out[new] = draw_folds(rng, new.size), draw_unseen(rng, new.size)
+    copies = particle_copies(particles)
+    fold[new] = as_first_copy(fold, copies, place >= 0)[new]
+    left_out[new] = as_first_copy(left_out, copies, place >= 0)[new]
     group, names = noise_groups(particles, known=known.model["noise_names"].tolist())
     growth = replace(growth, settings=replace(growth.settings, groups=max(1, len(names))))
     state: dict[str, NDArray[Any]] = {"fold": fold, "group": group}

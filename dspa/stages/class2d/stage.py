@@ -29,6 +29,7 @@ from dspa.stages.class2d.reduction import Class2D
 from dspa.stages.class2d.state import Classification
 from dspa.stages.em.noise import noise_groups
 from dspa.stages.particles.chunks import join_chunks, minibatch, particle_chunks
+from dspa.stages.particles.copies import as_first_copy, particle_copies
 from dspa.stages.particles.noise import BackgroundNoise
 from dspa.stages.particles.optics import ctf_arguments
 from dspa.stages.stage import Context, Input, Stage
@@ -109,7 +110,9 @@ def _begin(context: Context, work: Work, params: Params) -> Classification:
     settings = Settings(params, spec, count, params.classes, context.seed, groups)
     size = settings.chunk_size
     rng = np.random.default_rng([context.seed, 0x4A1F])
-    fold, unseen = draw_folds(rng, count), np.flatnonzero(draw_unseen(rng, count))
+    copies = particle_copies(particles)
+    fold = as_first_copy(draw_folds(rng, count), copies)
+    unseen = np.flatnonzero(as_first_copy(draw_unseen(rng, count), copies))
     seen = np.setdiff1d(np.arange(count), unseen)
 
     def cut(rows: NDArray[np.int64], first: int) -> tuple[ParticleChunk, ...]:

@@ -25,7 +25,9 @@ from dspa.io.picture import image
 from dspa.io.plausible import check_values
 from dspa.io.star_micrographs import read_star_micrographs
 from dspa.io.volumes import write_image_stack
+from dspa.stages.imports.copies import repeated_files, tell_versions
 from dspa.stages.imports.optics import settle_optics, with_epu
+from dspa.stages.particles.checks import pixel_digest
 from dspa.stages.stage import Context, Stage, param
 
 if TYPE_CHECKING:
@@ -92,6 +94,7 @@ class Found:
     columns: int = 0
     pixel_size: float = math.nan
     fault: str = ""
+    digest: int = 0  # of the pixels
 
 
 def look(path: str) -> Found:
@@ -108,18 +111,17 @@ def look(path: str) -> Found:
     return Found(info.frames, info.rows, info.columns, info.pixel_size)
 
 
-def fault_of_pixels(path: str) -> str:
-    """Read a micrograph whole; return what is wrong with it, or nothing.
+def look_at_pixels(path: str) -> tuple[str, int]:
+    """Read a micrograph whole; return what is wrong with it, or nothing, and a digest of it.
 
     Parameters
     ----------
     path : str
     """
     try:
-        read_micrograph_image(path)
+        return "", pixel_digest(read_micrograph_image(path))
     except InputError as error:
-        return str(error)
-    return ""
+        return str(error), 0
 
 
 def _look_at_pixels(context: Context, table: xr.Dataset, found: list[Found]) -> list[Found]:
@@ -127,12 +129,12 @@ def _look_at_pixels(context: Context, table: xr.Dataset, found: list[Found]) -> 
     rows = [row for row, each in enumerate(found) if not each.fault]
     paths = [str(table["path"].values[row]) for row in rows]
     if len(paths) <= _FEW:  # not worth the start of a cluster
-        faults = [fault_of_pixels(path) for path in paths]
+        seen = [look_at_pixels(path) for path in paths]
     else:
-        faults = context.runner.map(fault_of_pixels, paths, name="look")
+        seen = context.runner.map(look_at_pixels, paths, name="look")
     checked = list(found)
-    for row, fault in zip(rows, faults, strict=True):
-        checked[row] = replace(found[row], fault=fault)
+    for row, (fault, digest) in zip(rows, seen, strict=True):
+        checked[row] = replace(found[row], fault=fault, digest=digest)
     return checked
 
 
@@ -187,7 +189,11 @@ def _import(context: Context, params: Params, *, kind: str) -> xr.Dataset:
         table = _from_pattern(context, params)
     _check_presence(table, params)
     # Headers first: what the user must mend is said before hours of reading.
-    found = [look(str(path)) for path in table["path"].values]
+    paths = [str(path) for path in table["path"].values]
+    found = [
+        replace(look(path), fault=f"{path}: the same file as {other}") if other else look(path)
+        for path, other in zip(paths, repeated_files(paths), strict=True)
+    ]
     if not from_star:
         table = with_epu(context, table, [f.columns for f in found])
     headers = [f.pixel_size for f in found if not f.fault]
@@ -203,6 +209,7 @@ def _import(context: Context, params: Params, *, kind: str) -> xr.Dataset:
         )
     table = table.isel(micrograph=np.flatnonzero(good))
     kept = [f for f in found if not f.fault]
+    tell_versions(context, [str(path) for path in table["path"].values], [f.digest for f in kept])
     shape = np.array([(f.rows, f.columns) for f in kept], np.int32)
     table = table.assign(
         shape=(("micrograph", "yx"), shape),

@@ -20,6 +20,7 @@ from dspa.io.picture import montage
 from dspa.io.plausible import check_values, has_defocus
 from dspa.io.star_optics import one_for_all
 from dspa.io.star_particles import read_star_particles
+from dspa.stages.imports.copies import mark_twins, tell_copies, tell_repeated_picks
 from dspa.stages.imports.picks import (
     common_pixel_size,
     place_on_micrographs,
@@ -116,6 +117,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
                 "--micrograph-pixel-size"
             )
         _judge_values(context, table, params)
+        tell_repeated_picks(context, table)
         return _finish(context, table, "picks")
     if micrographs:
         table = scaled_by_micrographs(context, table, micrographs)
@@ -129,6 +131,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
         table = _look(context, table, params)
     elif params.contrast != "auto":
         table = _signed(table, -1 if params.contrast == "dark" else 1)
+    table = tell_copies(context, table)
     _picture(context, table)
     return _finish(context, table, "particles")
 
@@ -373,6 +376,10 @@ def _look(context: Context, table: xr.Dataset, params: Params) -> xr.Dataset:
     if bad.all():
         raise InputError(f"{params.named}: no image can be used")
     table = _signed(table, _sign(context, table, reports, params))
+    digest = np.empty(len(images), np.uint64)
+    for run, report in zip(runs, reports, strict=True):
+        digest[run] = report.digest
+    table = mark_twins(table, digest)
     return table.isel(particle=np.flatnonzero(~bad))
 
 

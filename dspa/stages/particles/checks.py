@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -39,6 +40,8 @@ class ImageReport:
     excess : (m, discs) float64
         Mean in each disc less the mean on the rim, in standard deviations of the image; of the
         usable images, as stored (not turned bright).
+    digest : (n,) uint64
+        The same for images of the same pixels; of all images of the run.
     fault : str
         A sentence if the run could not be read at all.
     """
@@ -46,6 +49,7 @@ class ImageReport:
     not_finite: NDArray[np.int64]
     constant: NDArray[np.int64]
     excess: NDArray[np.float64]
+    digest: NDArray[np.uint64]
     fault: str = ""
 
 
@@ -61,6 +65,7 @@ def examine(images: ParticleImages) -> ImageReport:
     bad: list[NDArray[np.int64]] = []
     flat: list[NDArray[np.int64]] = []
     excess = [np.empty((0, len(_DISCS)))]
+    digest = np.zeros(len(images), np.uint64)
     try:
         step = max(1, (16 << 20) // (4 * images.box**2))
         for start in range(0, len(images), step):
@@ -74,11 +79,26 @@ def examine(images: ParticleImages) -> ImageReport:
             bad.append(rows[~finite])
             flat.append(rows[finite & level])
             excess.append(_excess(pixels[good], spread[good]))
+            digest[rows] = [pixel_digest(image) for image in pixels]
     except InputError as error:
-        return ImageReport(nothing, nothing, excess[0], str(error))
+        return ImageReport(nothing, nothing, excess[0], digest, str(error))
     return ImageReport(
-        np.concatenate([nothing, *bad]), np.concatenate([nothing, *flat]), np.concatenate(excess)
+        np.concatenate([nothing, *bad]),
+        np.concatenate([nothing, *flat]),
+        np.concatenate(excess),
+        digest,
     )
+
+
+def pixel_digest(image: NDArray[np.float32]) -> int:
+    """Return a number of 64 bits that images share only if all of their pixels are the same.
+
+    Parameters
+    ----------
+    image : (y, x) float32
+    """
+    hashed = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=8)
+    return int.from_bytes(hashed.digest(), "little")
 
 
 def _excess(pixels: NDArray[np.float32], spread: NDArray[np.float64]) -> NDArray[np.float64]:

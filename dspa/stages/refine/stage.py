@@ -116,7 +116,9 @@ def run(context: Context, inputs: Mapping[str, Any], params: RefineParams) -> di
     check(params)
     particles, spec, settings = _prepare(inputs, params, seed=context.seed)
     check_memory(spec, context.runner.memory)
-    halves = assign_half_sets(particles, context.seed, existing=params.half_sets)
+    halves = assign_half_sets(
+        particles, context.seed, existing=params.half_sets, events=context.events
+    )
     state = first_state(particles, halves)
     chunks = particle_chunks(particles, spec, seed=context.seed, resident=True)
     noise = context.runner.run(BackgroundNoise(spec), chunks, {}, name="noise000")

@@ -14,6 +14,13 @@ from dspa.geometry.symmetry import symmetry_operators
 from dspa.ops.images.transform import resize_volume
 from dspa.ops.maps.resolution import CURVES
 from dspa.stages.em.noise import noise_groups
+from dspa.stages.particles.copies import (
+    count_copies,
+    image_copies,
+    particle_copies,
+    share_evenly,
+)
+from dspa.stages.particles.duplicates import DISTANCE
 from dspa.stages.refine.maps import low_shells, reference_mask
 from dspa.stages.refine.plan import Settings, plan_iteration
 
@@ -33,8 +40,10 @@ WORKING_COPIES = 4  # of the sums of both maps in a worker while parts are merge
 AXES_BEYOND = 1.6  # axes are looked for in shells up to this multiple of the initial low-pass
 
 
-def assign_half_sets(particles: xr.Dataset, seed: int, *, existing: bool) -> NDArray[np.int8]:
-    """Divide particles into two half sets, once and for all.
+def assign_half_sets(
+    particles: xr.Dataset, seed: int, *, existing: bool, events: Events | None = None
+) -> NDArray[np.int8]:
+    """Divide particles into two half sets, once and for all; copies of one go into one.
 
     Parameters
     ----------
@@ -42,6 +51,8 @@ def assign_half_sets(particles: xr.Dataset, seed: int, *, existing: bool) -> NDA
     seed : int
     existing : bool
         Keep the half sets the particles have.
+    events : Events, optional
+        Told of copies.
 
     Returns
     -------
@@ -49,19 +60,55 @@ def assign_half_sets(particles: xr.Dataset, seed: int, *, existing: bool) -> NDA
         1 or 2.
     """
     count = int(particles.sizes["particle"])
+    groups = particle_copies(particles)
+    copies = count_copies(groups)
     if existing:
         if "half_set" not in particles or not np.isin(particles["half_set"].values, (1, 2)).all():
             raise InputError(
                 "--half-sets: the particles have no half sets (1 or 2) for every image; "
                 "leave the option out to have them assigned"
             )
-        return np.asarray(particles["half_set"].values, np.int8)
-    if count < 4:
-        raise InputError(f"there are {count} particles; two half sets need at least 4")
-    halves = np.empty(count, np.int8)
-    order = np.random.default_rng([seed, 0x6A1F]).permutation(count)
-    halves[order] = 1 + np.arange(count) % 2
-    return halves
+        halves = np.asarray(particles["half_set"].values, np.int8)
+        _check_halves(particles, halves, groups, events)
+        return halves
+    if count - copies < 4:
+        different = f" ({count - copies} different ones)" if copies else ""
+        raise InputError(f"there are {count} particles{different}; two half sets need at least 4")
+    if copies and events is not None:
+        events.warning(
+            f"{copies} of {count} particles are copies of others (the same image, or closer than "
+            f"{DISTANCE:g} A); copies stay in one half set, but count twice in the map: "
+            "remove-duplicates leaves one of each"
+        )
+    rng = np.random.default_rng([seed, 0x6A1F])
+    return np.asarray(1 + share_evenly(rng, groups, 2), np.int8)
+
+
+def _check_halves(
+    particles: xr.Dataset,
+    halves: NDArray[np.int8],
+    groups: NDArray[np.int64],
+    events: Events | None,
+) -> None:
+    """Refuse given half sets that share images; tell if they share particles."""
+    shared = _in_both(image_copies(particles), halves)
+    if shared:
+        raise InputError(
+            f"--half-sets: {shared} images are in both half sets, so that their noise is too; "
+            "leave the option out to have them assigned"
+        )
+    near = _in_both(groups, halves)
+    if near and events is not None:
+        events.warning(
+            f"{near} particles closer than {DISTANCE:g} A to each other are in different half "
+            "sets, so that the resolution is too good; leave --half-sets out, or use "
+            "remove-duplicates first"
+        )
+
+
+def _in_both(groups: NDArray[np.int64], halves: NDArray[np.int8]) -> int:
+    """Count groups with rows in both half sets."""
+    return int(np.intersect1d(groups[halves == 1], groups[halves == 2]).size)
 
 
 def map_bytes(radius: int) -> int:

@@ -1,0 +1,136 @@
+"""The same image, pick or micrograph twice in one import: told, and known to later jobs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dspa.io.coordinates import pixel_coordinates
+from dspa.io.names import plain_name
+from dspa.stages.particles.copies import as_first_copy, count_copies, file_numbers, image_copies
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import xarray as xr
+    from numpy.typing import NDArray
+
+    from dspa.stages.stage import Context
+
+_LISTED = 3
+# What motion correction writes of one exposure beside its sum.
+_VERSIONS = ("_DW", "_noDW", "_PS", "_doseweighted", "_rigid_aligned", "_EVN", "_ODD")
+
+
+def mark_twins(table: xr.Dataset, digest: NDArray[np.uint64]) -> xr.Dataset:
+    """Note of copies which image they are copies of; nothing if there are none.
+
+    Parameters
+    ----------
+    table : Dataset
+        Particles.
+    digest : (n,) uint64
+        The same for images of the same pixels.
+    """
+    groups = np.unique(digest, return_inverse=True)[1]
+    if not count_copies(groups):
+        return table
+    return table.assign(twin=("particle", as_first_copy(table["uid"].values, groups)))
+
+
+def tell_copies(context: Context, table: xr.Dataset) -> xr.Dataset:
+    """Warn of images that are there more than once.
+
+    Parameters
+    ----------
+    context : Context
+    table : Dataset
+        Particles.
+    """
+    groups = image_copies(table)
+    copies = count_copies(groups)
+    if not copies:
+        return table.drop_vars("twin", errors="ignore")
+    _, first, sizes = np.unique(groups, return_index=True, return_counts=True)
+    one = int(np.argmax(sizes))
+    other = int(np.flatnonzero(groups == groups[first[one]])[1])
+    stack, index = table["image_stack"].values, table["image_index"].values
+    name = table["stack_name" if "stack_name" in table.variables else "stack_path"].values
+    here, there = (f"{index[row] + 1}@{name[stack[row]]}" for row in (first[one], other))
+    context.events.warning(
+        f"{copies} of {groups.size} particles are copies of another image, as row {first[one] + 1} "
+        f"({here}) and row {other + 1} ({there}); copies stay in one half set, but count twice: "
+        "leave them out unless you mean them (symmetry expansion)"
+    )
+    return table
+
+
+def tell_repeated_picks(context: Context, table: xr.Dataset) -> None:
+    """Warn of picks at one place of one micrograph.
+
+    Parameters
+    ----------
+    context : Context
+    table : Dataset
+        Picks.
+    """
+    pixels = pixel_coordinates(table)
+    if pixels is None or "micrograph" not in table.variables:
+        return
+    names = [plain_name(str(name)) for name in table["micrograph_name"].values]
+    one = np.append(np.unique(names, return_inverse=True)[1], -1)[table["micrograph"].values]
+    places = np.column_stack([one, np.round(pixels)])
+    copies = len(places) - len(np.unique(places, axis=0))
+    if copies:
+        context.events.warning(
+            f"{copies} of {len(places)} picks lie where another one does; remove-duplicates leaves "
+            "one of each"
+        )
+
+
+def repeated_files(paths: Sequence[str]) -> list[str]:
+    """Say of each file which one before it is the same file; nothing for the first.
+
+    Parameters
+    ----------
+    paths : sequence of str
+    """
+    numbers = file_numbers(paths)
+    first = as_first_copy(np.arange(len(paths)), numbers)
+    return [paths[at] if at != row else "" for row, at in enumerate(first.tolist())]
+
+
+def tell_versions(context: Context, paths: Sequence[str], digest: Sequence[int]) -> None:
+    """Warn of exposures that are there more than once, in several versions or as copies.
+
+    Parameters
+    ----------
+    context : Context
+    paths : sequence of str
+    digest : sequence of int
+        The same for micrographs of the same pixels; 0 where unknown.
+    """
+    stems = {Path(path).parent / Path(path).stem for path in paths}
+    versions = [
+        stem for stem in stems
+        for ending in _VERSIONS
+        if stem.name.endswith(ending)
+        and stem.with_name(stem.name.removesuffix(ending) or "-") in stems
+    ]  # fmt: skip
+    if versions:
+        shown = ", ".join(sorted(stem.name for stem in versions)[:_LISTED])
+        context.events.warning(
+            f"{len(versions)} files look like other versions of micrographs that are here too "
+            f"({shown}): each exposure would count twice; give a narrower pattern"
+        )
+    known = np.array([path for path, d in zip(paths, digest, strict=True) if d], object)
+    numbers = np.unique([d for d in digest if d], return_inverse=True)[1]
+    first = as_first_copy(np.arange(known.size), numbers) if known.size else numbers
+    again = np.flatnonzero(first != np.arange(known.size))
+    if again.size:
+        context.events.warning(
+            f"{again.size} micrographs have the pixels of another, as {known[again[0]]} and "
+            f"{known[first[again[0]]]}; leave copies out"
+        )

@@ -1,0 +1,159 @@
+"""Copies: rows that are one image, or one particle cut twice.
+
+Copies share their noise. In different half sets they let noise correlate, which shows as a
+resolution that is not there; so all copies of one image go into one half set, or fold.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from dspa.io.names import plain_name
+from dspa.ops.picks.duplicates import closer_than
+from dspa.stages.particles.duplicates import DISTANCE, true_positions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import xarray as xr
+    from numpy.typing import NDArray
+
+
+def image_copies(particles: xr.Dataset) -> NDArray[np.int64]:
+    """Say which rows are one and the same image: (n,) label of its image.
+
+    One image of one file, by whatever name or link, or one that import found a copy of another.
+
+    Parameters
+    ----------
+    particles : Dataset
+    """
+    count = int(particles.sizes["particle"])
+    keys: list[NDArray[Any]] = []
+    if "image_stack" in particles:
+        stack = np.asarray(particles["image_stack"].values)
+        files = file_numbers([str(path) for path in particles["stack_path"].values])
+        index = np.asarray(particles["image_index"].values, np.int64)
+        named = pd.DataFrame({"file": np.append(files, -1)[stack], "index": index})
+        images = named.groupby(["file", "index"], sort=False).ngroup().to_numpy()
+        keys.append(np.where(stack < 0, len(images) + np.arange(count), images))
+    if "twin" in particles:
+        keys.append(pd.factorize(particles["twin"].values)[0])
+    return _joined(count, [_to_first(key) for key in keys])
+
+
+def particle_copies(particles: xr.Dataset) -> NDArray[np.int64]:
+    """Say which rows are one image or one particle cut twice: (n,) label of its particle.
+
+    Besides `image_copies`, particles of one micrograph that are closer than duplicates may be.
+
+    Parameters
+    ----------
+    particles : Dataset
+    """
+    images = image_copies(particles)
+    if "coordinate" not in particles or "micrograph" not in particles:
+        return images
+    place = true_positions(particles)
+    micrograph = np.asarray(particles["micrograph"].values)
+    names = [plain_name(str(name)) for name in particles["micrograph_name"].values]
+    one = np.append(pd.factorize(np.array(names, object))[0], -1)[micrograph]
+    rows = np.flatnonzero(np.isfinite(place).all(axis=1) & (micrograph >= 0))
+    near = rows[closer_than(place[rows], one[rows], distance=DISTANCE)]
+    return _joined(len(images), [_to_first(images), near])
+
+
+def file_numbers(paths: Sequence[str]) -> NDArray[np.int64]:
+    """Give each file a number that is the same for all names and links of the file.
+
+    Parameters
+    ----------
+    paths : sequence of str
+    """
+    numbers: dict[object, int] = {}
+    found = []
+    for path in paths:
+        key: object
+        try:
+            status = Path(path).stat()
+            key = (status.st_dev, status.st_ino)
+        except (OSError, ValueError):
+            key = plain_name(path)
+        found.append(numbers.setdefault(key, len(numbers)))
+    return np.array(found, np.int64)
+
+
+def count_copies(groups: NDArray[np.int64]) -> int:
+    """Count the rows that are copies of another: all of a group but one.
+
+    Parameters
+    ----------
+    groups : (n,) int64
+        As `image_copies` returns it.
+    """
+    return int(groups.size - np.unique(groups).size)
+
+
+def share_evenly(
+    rng: np.random.Generator, groups: NDArray[np.int64], parts: int
+) -> NDArray[np.int8]:
+    """Divide rows at random into parts of equal size, all of a group into one: (n,) int8, from 0.
+
+    Parameters
+    ----------
+    rng : Generator
+    groups : (n,) int64
+        Labels 0, 1, 2 ...; without copies all differ.
+    parts : int
+    """
+    sizes = np.bincount(groups)
+    order = rng.permutation(sizes.size)
+    # The largest first, so that single rows level what they leave uneven.
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    of_group = np.empty(sizes.size, np.int8)
+    of_group[order] = np.arange(sizes.size) % parts
+    return np.asarray(of_group[groups], np.int8)
+
+
+def as_first_copy(
+    values: NDArray[Any], groups: NDArray[np.int64], before: NDArray[np.bool_] | None = None
+) -> NDArray[Any]:
+    """Give every row the value of the first copy of it: (n, ...).
+
+    Parameters
+    ----------
+    values : (n, ...)
+    groups : (n,) int64
+        Labels of copies.
+    before : (n,) bool, optional
+        Rows that come before the others.
+    """
+    order = np.arange(len(groups)) if before is None else np.argsort(~before, kind="stable")
+    _, at, label = np.unique(groups[order], return_index=True, return_inverse=True)
+    result = np.empty_like(values)
+    result[order] = values[order[at]][label]
+    return result
+
+
+def _to_first(key: NDArray[Any]) -> NDArray[np.int64]:
+    """Return pairs (rows, first row of the same key) of all rows that repeat a key."""
+    _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
+    pairs = np.column_stack([np.arange(len(key)), first[inverse]])
+    return np.asarray(pairs[pairs[:, 0] != pairs[:, 1]], np.int64)
+
+
+def _joined(count: int, pairs: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Label rows that pairs connect, in the order in which they come."""
+    edges = np.concatenate([np.empty((0, 2), np.int64), *pairs])
+    if not len(edges):
+        return np.arange(count)
+    ones = np.ones(len(edges), np.int8)
+    graph = coo_array((ones, (edges[:, 0], edges[:, 1])), shape=(count, count))
+    _, labels = connected_components(graph, directed=False)
+    return np.asarray(pd.factorize(labels)[0], np.int64)

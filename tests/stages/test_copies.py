@@ -1,0 +1,146 @@
+"""The same image or micrograph twice: told on import, and never in both half sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dspa.data import schema
+from dspa.data.errors import InputError
+from dspa.io.micrographs import read_micrographs
+from dspa.io.particles import read_particles, write_particles
+from dspa.io.star import Block, write_star
+from dspa.io.volumes import write_image_stack
+from dspa.stages.imports.micrographs import MICROGRAPHS_STAGE
+from dspa.stages.imports.particles import PARTICLES_STAGE
+from dspa.stages.particles.copies import as_first_copy, particle_copies
+from dspa.stages.refine.start import assign_half_sets
+from tests.stages.desk import Desk
+
+COUNT, BOX = 40, 16
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    monkeypatch.chdir(tmp_path)
+    images = np.random.default_rng(3).normal(size=(COUNT, BOX, BOX)).astype("f4")
+    write_image_stack(tmp_path / "s.mrcs", images, pixel_size=4.0)
+    (tmp_path / "link.mrcs").symlink_to("s.mrcs")
+    (tmp_path / "hard.mrcs").hardlink_to("s.mrcs")
+    (tmp_path / "copy.mrcs").write_bytes((tmp_path / "s.mrcs").read_bytes())
+    return Desk(tmp_path)
+
+
+def _import(desk: Desk, stacks: list[str], **more: Any) -> Any:
+    names = [f"{i + 1:06d}@{stack}" for stack in stacks for i in range(COUNT)]
+    columns = {"rlnImageName": np.array(names, object)}
+    columns["rlnImagePixelSize"] = np.full(len(names), 4.0)
+    write_star(desk.folder / "p.star", [Block("particles", columns)])
+    made = desk.run(PARTICLES_STAGE, file="p.star", contrast="bright", **more)["particles"]
+    return read_particles(made)
+
+
+@pytest.mark.parametrize("check", ["full", "headers"])
+@pytest.mark.parametrize("other", ["s.mrcs", "./s.mrcs", "link.mrcs", "hard.mrcs"])
+def test_the_same_image_by_any_name_is_in_one_half(other: str, check: str, desk: Desk) -> None:
+    table = _import(desk, ["s.mrcs", other], check=check)
+    assert f"{COUNT} of {2 * COUNT} particles are copies of another image" in desk.said("warning")
+    halves = assign_half_sets(table, 1, existing=False)
+    np.testing.assert_array_equal(halves[:COUNT], halves[COUNT:])
+    assert np.bincount(halves).tolist() == [0, COUNT, COUNT]
+
+
+def test_copied_stacks_are_known_by_their_pixels(desk: Desk) -> None:
+    table = _import(desk, ["s.mrcs", "copy.mrcs"])
+    assert "(1@s.mrcs) and row 41 (1@copy.mrcs)" in desk.said("warning")
+    # Known for good: in both formats, and when one side was sorted out.
+    for suffix in (".zarr", ".star"):
+        write_particles(table.isel(particle=np.arange(10, 70)), desk.folder / f"t{suffix}")
+        again = read_particles(desk.folder / f"t{suffix}")
+        halves = assign_half_sets(again, 1, existing=False)
+        np.testing.assert_array_equal(halves[:20], halves[COUNT : COUNT + 20])
+
+
+def test_nothing_is_said_without_copies(desk: Desk) -> None:
+    table = _import(desk, ["s.mrcs"])
+    assert "copies" not in desk.said()
+    assert "twin" not in table
+    order = np.random.default_rng([7, 0x6A1F]).permutation(COUNT)
+    expected = np.empty(COUNT, np.int8)
+    expected[order] = 1 + np.arange(COUNT) % 2
+    np.testing.assert_array_equal(assign_half_sets(table, 7, existing=False), expected)
+
+
+def test_given_half_sets_must_not_share_images(desk: Desk) -> None:
+    table = _import(desk, ["s.mrcs", "link.mrcs"])
+    halves = np.repeat(np.array([1, 2], np.int8), COUNT)
+    shared = table.assign(half_set=("particle", halves))
+    with pytest.raises(InputError, match=f"{COUNT} images are in both half sets"):
+        assign_half_sets(shared, 1, existing=True)
+    apart = table.assign(half_set=("particle", np.tile([1, 2], COUNT).astype("i1")))
+    assert assign_half_sets(apart, 1, existing=True).tolist() == [1, 2] * COUNT
+
+
+def _picked(place: list[tuple[float, float]], micrograph: list[int]) -> Any:
+    return schema.make(
+        "particles",
+        {
+            "uid": np.arange(len(place)).astype("u8"),
+            "optics": np.zeros(len(place), "i4"),
+            "micrograph_pixel_size": [1.0],
+            "micrograph": micrograph,
+            "micrograph_name": ["a.mrc", "./a.mrc", "b.mrc"],
+            "coordinate": np.array(place),
+        },
+    )
+
+
+def test_a_particle_cut_twice_is_one() -> None:
+    table = _picked([(100, 100), (105, 100), (100, 100), (300, 100), (104, 99)], [0, 0, 2, 0, 1])
+    assert particle_copies(table).tolist() == [0, 0, 1, 2, 0]
+    shift = np.zeros((5, 2))
+    shift[1] = (-100.0, 0.0)  # it was centred on a neighbour
+    moved = table.assign(shift=(("particle", "xy"), shift))
+    assert particle_copies(moved).tolist() == [0, 1, 2, 3, 0]
+
+
+def test_copies_follow_the_first_or_those_known_before() -> None:
+    values, groups = np.array([0, 1, 2, 3, 0]), np.array([0, 1, 0, 1, 2])
+    assert as_first_copy(values, groups).tolist() == [0, 1, 0, 1, 0]
+    before = np.array([False, False, True, False, False])
+    assert as_first_copy(values, groups, before).tolist() == [2, 1, 2, 1, 0]
+
+
+def test_micrographs_that_are_there_twice(desk: Desk) -> None:
+    folder = desk.folder
+    optics = {"pixel_size": 1.5, "voltage": 300.0, "cs": 2.7}
+    for number, name in enumerate(("a", "a_PS", "b")):
+        image = np.random.default_rng(number).normal(size=(1, 20, 24)).astype("f4")
+        write_image_stack(folder / f"{name}.mrc", image, pixel_size=1.5)
+    (folder / "c.mrc").symlink_to("b.mrc")
+    (folder / "d.mrc").write_bytes((folder / "b.mrc").read_bytes())
+    made = desk.run(MICROGRAPHS_STAGE, files="*.mrc", **optics)["micrographs"]
+    names = read_micrographs(made)["micrograph_name"].values.tolist()
+    assert names == ["a.mrc", "a_PS.mrc", "b.mrc", "d.mrc"]
+    warnings = desk.said("warning")
+    assert "c.mrc: the same file as" in warnings
+    assert "1 files look like other versions of micrographs that are here too (a_PS)" in warnings
+    assert "1 micrographs have the pixels of another" in warnings
+    rows = {"rlnMicrographName": np.array(["a.mrc", "./a.mrc", "b.mrc"], object)}
+    write_star(folder / "m.star", [Block("micrographs", rows)])
+    made = desk.run(MICROGRAPHS_STAGE, files="m.star", **optics)["micrographs"]
+    assert read_micrographs(made).sizes["micrograph"] == 2
+
+
+def test_picks_at_one_place_are_told(desk: Desk) -> None:
+    columns = {
+        "rlnMicrographName": np.array(["a.mrc", "./a.mrc", "a.mrc", "b.mrc"], object),
+        "rlnCoordinateX": np.array([10.0, 10.2, 30.0, 10.0]),
+        "rlnCoordinateY": np.array([20.0, 20.1, 20.0, 20.0]),
+    }
+    write_star(desk.folder / "p.star", [Block("particles", columns)])
+    desk.run(PARTICLES_STAGE, file="p.star", micrograph_pixel_size=1.5)
+    assert "1 of 4 picks lie where another one does" in desk.said("warning")
