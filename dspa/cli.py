@@ -224,6 +224,7 @@ def _rerun(stage: Stage, fields: Sequence[Field], values: Mapping[str, Any]) -> 
     from dspa.project import running
     from dspa.project.again import again
     from dspa.project.lineage import find_job
+    from dspa.project.rehearsal import rehearse
 
     project = must(find_project(values["project"]))
     job = find_job(project, values["job"])
@@ -238,7 +239,7 @@ def _rerun(stage: Stage, fields: Sequence[Field], values: Mapping[str, Any]) -> 
     seed = before.seed if values["seed"] is None else values["seed"]
     with contextlib.chdir(place):
         if values["dry_run"]:
-            _print_plan(stage, running.plan(stage, made.inputs, made.params), made.inputs)
+            _print_plan(stage, rehearse(stage, made.inputs, made.params), made.inputs)
             return
         note = values["note"] or f"as {job.name}: {differs}"
         with Session(values["cluster"], seed, name=values["name"], note=note) as session:
@@ -308,6 +309,7 @@ def _run_stage(stage: Stage, fields: Sequence[Field], values: Mapping[str, Any])
     from dspa.project import running
     from dspa.project.lineage import is_job, resolve
     from dspa.project.params import from_plain
+    from dspa.project.rehearsal import rehearse
 
     project = find_project(values["project"], must_exist=False)
     given, named = _given(stage, fields, values)
@@ -320,7 +322,7 @@ def _run_stage(stage: Stage, fields: Sequence[Field], values: Mapping[str, Any])
     params = from_plain(stage.params, given)
     inputs = resolve(project, stage, typed, named)
     if values["dry_run"]:
-        _print_plan(stage, running.plan(stage, inputs, params), inputs)
+        _print_plan(stage, rehearse(stage, inputs, params), inputs)
         return
     project = project or new_project(values["project"])
     told = {"name": values["name"], "note": values["note"]}

@@ -36,6 +36,7 @@ def project_commands() -> list[click.Command]:
                           shell_complete=complete_jobs)  # fmt: skip
     some = click.Argument(["jobs"], metavar="[JOB...]", nargs=-1, shell_complete=complete_jobs)
     yes = click.Option(["--yes"], is_flag=True, help="Do not ask")
+    dry = click.Option(["--dry-run"], is_flag=True, help="Check the steps, and run none")
     demo_folder = click.Argument(["folder"], metavar="[DIR]", default="dspa-demo")
     micrographs = click.Option(["--micrographs"], type=click.IntRange(5, 1000), default=24,
                                metavar="N", help="How many to simulate [default 24]")  # fmt: skip
@@ -60,7 +61,7 @@ def project_commands() -> list[click.Command]:
                 project_option(),
             ],
         ),
-        ("run", _workflow, [click.Argument(["workflow"]), cluster, seed, project_option()]),
+        ("run", _workflow, [click.Argument(["workflow"]), cluster, seed, dry, project_option()]),
         ("demo", _demo, [demo_folder, micrographs, cluster, seed]),
         ("worker", _worker, [click.Argument(["address"]), *_worker_options()]),
         ("app", _app, [port, project_option()]),
@@ -196,13 +197,20 @@ def _relink(old: str, new: str, project: str | None) -> None:
         click.echo(f"warning: {done.missing} is not there", err=True)
 
 
-def _workflow(workflow: str, cluster: str, seed: int, project: str | None) -> None:
+def _workflow(
+    workflow: str, cluster: str, seed: int, project: str | None, *, dry_run: bool
+) -> None:
     """Run the stages that a YAML file lists."""
     from dspa.project.running import closing_lines
-    from dspa.project.workflow import read_workflow, run_workflow
+    from dspa.project.workflow import check_workflow, read_workflow, run_workflow
 
     steps = read_workflow(Path(workflow))
-    found = find_project(project, must_exist=False) or new_project(project)
+    found = find_project(project, must_exist=False)
+    check_workflow(found, steps)
+    if dry_run:
+        click.echo(f"{len(steps)} steps would run; nothing was started")
+        return
+    found = found or new_project(project)
     with Session(cluster, seed) as session:
         run_workflow(found, steps, session.options,
                      told=lambda job: session.tell(closing_lines(job)))  # fmt: skip

@@ -164,22 +164,6 @@ def _present(job: Job, name: str, path: str) -> Path:
     return Path(path)
 
 
-def plan(stage: Stage, inputs: Resolved, params: Any) -> dict[str, Any]:
-    """Return the figures of a dry run: items, chunks, memory.
-
-    Parameters
-    ----------
-    stage : Stage
-    inputs : mapping
-        From `dspa.project.lineage.resolve`.
-    params : dataclass
-    """
-    check(params)
-    if stage.admit is not None:
-        stage.admit(paths(inputs), params)
-    return dict(stage.plan(paths(inputs), params)) if stage.plan is not None else {}
-
-
 def _run(
     job: Job,
     stage: Stage,

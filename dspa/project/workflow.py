@@ -20,20 +20,22 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from dspa.data.errors import InputError
-from dspa.project.lineage import resolve
+from dspa.project.lineage import find_job, is_job, resolve
 from dspa.project.params import fields_of, from_plain
+from dspa.project.rehearsal import rehearse
 from dspa.project.running import Options, start
-from dspa.stages.registry import find_stage
+from dspa.stages.registry import entries, find_stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from dspa.project.job import Job
     from dspa.project.project import Project
@@ -63,6 +65,11 @@ class Step:
     sources: tuple[str, ...]
     named: Mapping[str, tuple[str, ...]]
     params: Any
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Everything it takes from: steps, jobs and files."""
+        return (*self.sources, *(text for texts in self.named.values() for text in texts))
 
 
 def read_workflow(path: Path) -> list[Step]:
@@ -117,6 +124,79 @@ def _step(step: Any) -> Step:
     return Step(name, stage, _texts(step.get("from", [])), named, params)
 
 
+def check_workflow(project: Project | None, steps: list[Step]) -> None:
+    """Check what can be known of all steps before the first runs.
+
+    Every source is a step before, a job or a file; every input that a step needs can come from
+    its sources; steps that wait for no other are checked with their inputs.
+
+    Parameters
+    ----------
+    project : Project or None
+        Where jobs are looked up.
+    steps : list of Step
+    """
+    known: dict[str, frozenset[str]] = {}
+    for number, step in enumerate(steps, start=1):
+        try:
+            _check_sources(project, step, known)
+            if not any(_step_of(text, known) for text in step.texts):
+                inputs = resolve(project, step.stage, step.sources, step.named)
+                rehearse(step.stage, inputs, step.params)
+            else:
+                _check_kinds(step, known)
+        except InputError as error:
+            raise InputError(f"step {number} ({step.name}): {error}") from error
+        known[step.name] = _reach(step, known)
+
+
+def _check_sources(project: Project | None, step: Step, known: Mapping[str, Any]) -> None:
+    for text in step.texts:
+        if _step_of(text, known):
+            continue
+        if is_job(text, project):
+            find_job(project, text)
+        elif not Path(text).expanduser().exists():
+            near = difflib.get_close_matches(text, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"from {text!r}: there is no such step before it, job or file{hint}")
+
+
+def _check_kinds(step: Step, known: Mapping[str, frozenset[str]]) -> None:
+    """Refuse a step whose sources cannot give what it needs."""
+    if not all(_step_of(text, known) for text in step.texts):
+        return  # jobs and files among them may give it
+    for item in step.stage.inputs:
+        named = step.named.get(item.name)
+        texts = named or (step.sources if item.positional else ())
+        if named is None and item.optional:
+            continue
+        if not texts:
+            raise InputError(f"{step.stage.name} needs {item.kind}; name a step, a job or a file")
+        gives = [known[text] for text in texts if text in known]
+        if len(gives) == len(texts) and not any(not g or item.kind in g for g in gives):
+            names = " and ".join(texts)
+            raise InputError(
+                f"{step.stage.name} needs {item.kind}, and neither {names} nor what came before "
+                "gives any"
+            )
+
+
+def _reach(step: Step, known: Mapping[str, frozenset[str]]) -> frozenset[str]:
+    """Return the kinds that a step and those before it may give; empty if that is not known."""
+    own = next((entry.gives for entry in entries() if entry.name == step.stage.name), ())
+    above = [known.get(_step_of(text, known), frozenset()) for text in step.texts]
+    if not own or not all(above):
+        return frozenset()
+    return frozenset(own).union(*above)
+
+
+def _step_of(text: str, known: Mapping[str, Any]) -> str:
+    """Return the step that ``NAME`` or ``NAME.OUTPUT`` means; empty if none."""
+    name, dot, _ = text.rpartition(".")
+    return text if text in known else name if dot and name in known else ""
+
+
 def run_workflow(
     project: Project, steps: list[Step], options: Options, *, told: Callable[[Job], None]
 ) -> None:
@@ -131,13 +211,16 @@ def run_workflow(
         Called with every completed job.
     """
     done: dict[str, str] = {}
-    for step in steps:
+    for number, step in enumerate(steps, start=1):
         sources = [_job_of(text, done) for text in step.sources]
         named = {
             name: [_job_of(text, done) for text in texts] for name, texts in step.named.items()
         }
-        inputs = resolve(project, step.stage, sources, named)
-        job = start(project, step.stage, inputs, step.params, options=options)
+        try:
+            inputs = resolve(project, step.stage, sources, named)
+            job = start(project, step.stage, inputs, step.params, options=options)
+        except InputError as error:
+            raise InputError(f"step {number} ({step.name}): {error}") from error
         done[step.name] = job.name
         told(job)
 

@@ -269,4 +269,5 @@ STAGE = Stage(
     ),
     run,
     plan,
+    contained=False,
 )

@@ -28,11 +28,15 @@ class Entry:
     module : str
         Module of ``dspa.stages`` with ``STAGE``, or ``STAGES`` for several.
     summary : str
+    gives : tuple of str
+        Kinds of what its jobs may give, so that a chain of stages can be checked before any runs;
+        empty if that is not known.
     """
 
     name: str
     module: str
     summary: str
+    gives: tuple[str, ...] = ()
 
 
 ENTRIES = (
@@ -40,31 +44,95 @@ ENTRIES = (
         "import micrographs",
         "imports.stages",
         "bring in micrographs, from image files or a STAR file",
+        ("micrographs",),
     ),
-    Entry("import movies", "imports.stages", "bring in movies, summed over their frames"),
-    Entry("import particles", "imports.stages", "bring in particles from a STAR or cryoSPARC file"),
-    Entry("import volume", "imports.stages", "bring in a map"),
-    Entry("simulate micrographs", "simulation.micrographs", "make micrographs with known truth"),
-    Entry("simulate particles", "simulation.particles", "make a particle stack with known truth"),
-    Entry("ctf", "exposures.ctf", "estimate defocus and astigmatism of micrographs"),
-    Entry("curate-exposures", "exposures.curate", "keep the micrographs worth going on with"),
-    Entry("pick blob", "picks.blob", "find particles by their size"),
-    Entry("pick template", "picks.template", "find particles by 2D classes or views of a map"),
-    Entry("topaz train", "picks.topaz_train", "train topaz, a deep picker, on the picks of a job"),
-    Entry("pick topaz", "picks.topaz", "find particles with a topaz model"),
-    Entry("inspect-picks", "picks.inspect", "keep picks by their scores"),
-    Entry("extract", "extraction.extract", "cut particle images out of micrographs"),
+    Entry(
+        "import movies",
+        "imports.stages",
+        "bring in movies, summed over their frames",
+        ("movies", "micrographs"),
+    ),
+    Entry(
+        "import particles",
+        "imports.stages",
+        "bring in particles from a STAR or cryoSPARC file",
+        ("particles", "picks"),
+    ),
+    Entry("import volume", "imports.stages", "bring in a map", ("volume",)),
+    Entry(
+        "simulate micrographs",
+        "simulation.micrographs",
+        "make micrographs with known truth",
+        ("micrographs",),
+    ),
+    Entry(
+        "simulate particles",
+        "simulation.particles",
+        "make a particle stack with known truth",
+        ("particles",),
+    ),
+    Entry(
+        "ctf", "exposures.ctf", "estimate defocus and astigmatism of micrographs", ("micrographs",)
+    ),
+    Entry(
+        "curate-exposures",
+        "exposures.curate",
+        "keep the micrographs worth going on with",
+        ("micrographs", "picks", "particles"),
+    ),
+    Entry("pick blob", "picks.blob", "find particles by their size", ("picks",)),
+    Entry(
+        "pick template",
+        "picks.template",
+        "find particles by 2D classes or views of a map",
+        ("picks",),
+    ),
+    Entry(
+        "topaz train",
+        "picks.topaz_train",
+        "train topaz, a deep picker, on the picks of a job",
+        ("model",),
+    ),
+    Entry("pick topaz", "picks.topaz", "find particles with a topaz model", ("picks",)),
+    Entry("inspect-picks", "picks.inspect", "keep picks by their scores", ("picks", "edits")),
+    Entry(
+        "extract", "extraction.extract", "cut particle images out of micrographs", ("particles",)
+    ),
     Entry(
         "remove-duplicates",
         "particles.duplicates",
         "of particles closer than a distance keep the best",
+        ("particles",),
     ),
-    Entry("class2d", "class2d.stage", "sort particles into 2D classes"),
-    Entry("select2d", "class2d.select2d", "keep the particles of good 2D classes"),
-    Entry("abinitio", "abinitio.stage", "find a first map, or K maps, from particles alone"),
-    Entry("refine", "refine.stage", "refine a map to high resolution, halves kept apart"),
     Entry(
-        "postprocess", "refine.postprocess", "sharpen a map and measure its resolution in a mask"
+        "class2d",
+        "class2d.stage",
+        "sort particles into 2D classes",
+        ("particles", "classes", "classification"),
+    ),
+    Entry(
+        "select2d",
+        "class2d.select2d",
+        "keep the particles of good 2D classes",
+        ("particles", "classes"),
+    ),
+    Entry(
+        "abinitio",
+        "abinitio.stage",
+        "find a first map, or K maps, from particles alone",
+        ("volume", "particles"),
+    ),
+    Entry(
+        "refine",
+        "refine.stage",
+        "refine a map to high resolution, halves kept apart",
+        ("volume", "mask", "particles"),
+    ),
+    Entry(
+        "postprocess",
+        "refine.postprocess",
+        "sharpen a map and measure its resolution in a mask",
+        ("volume", "mask"),
     ),
     Entry("export", "export", "write picks, particles or micrographs for other programs"),
 )

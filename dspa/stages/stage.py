@@ -103,6 +103,9 @@ class Stage:
     admit : callable, optional
         ``admit(inputs, params)`` raises InputError where ``run`` would refuse before it computes
         anything. It is asked before a job gets its number: a typing error leaves no job.
+    contained : bool
+        Whether ``run`` reaches nothing outside its folder before it uses the runner: a dry run
+        then goes so far, to find what would be refused.
     """
 
     name: str
@@ -112,6 +115,7 @@ class Stage:
     run: RunFunction
     plan: PlanFunction | None = None
     admit: AdmitFunction | None = None
+    contained: bool = True
 
 
 def param(
@@ -160,7 +164,8 @@ def check(params: Any) -> None:
     Parameters
     ----------
     params : dataclass instance
-        Parameters whose fields were made by `param`.
+        Parameters whose fields were made by `param`. A method ``together`` raises InputError for
+        what does not go together, whatever the inputs are.
     """
     for item in dataclasses.fields(params):
         value, data = getattr(params, item.name), item.metadata
@@ -169,6 +174,8 @@ def check(params: Any) -> None:
         option = "--" + item.name.replace("_", "-")
         for one in value if isinstance(value, tuple | list) else (value,):
             _check_one(option, one, data)
+    if hasattr(params, "together"):
+        params.together()
 
 
 def _check_one(option: str, value: Any, data: Mapping[str, Any]) -> None:

@@ -49,6 +49,19 @@ class Params:
     )
     min_particles: int = param(0, "With --auto: fewest particles of a class.", minimum=0)
 
+    def together(self) -> None:
+        """Refuse neither or both of classes and auto, and options that would do nothing."""
+        if bool(self.classes) == self.auto:
+            raise InputError("give either --classes with numbers such as 3,7,9, or --auto")
+        for item in fields(self):
+            if not self.auto and item.name not in {"classes", "auto", "trim"}:
+                value = getattr(self, item.name)
+                if value != item.default:
+                    option = "--" + item.name.replace("_", "-")
+                    raise InputError(
+                        f"{option} {value:g} does nothing without --auto; leave it out"
+                    )
+
 
 @dataclass(frozen=True, eq=False)
 class Classes:
@@ -156,15 +169,8 @@ def choose(classes: Classes, quality: ClassQuality, params: Params) -> NDArray[n
         If neither or both of ``classes`` and ``auto`` are given, a number is not there, or
         nothing would be kept.
     """
+    params.together()
     total = len(classes.averages)
-    if bool(params.classes) == params.auto:
-        raise InputError("give either --classes with numbers such as 3,7,9, or --auto")
-    for item in fields(params):
-        if not params.auto and item.name not in {"classes", "auto", "trim"}:
-            value = getattr(params, item.name)
-            if value != item.default:
-                option = "--" + item.name.replace("_", "-")
-                raise InputError(f"{option} {value:g} does nothing without --auto; leave it out")
     if params.auto:
         keep = (quality.score >= params.threshold) & (classes.count >= params.min_particles)
         if not keep.any():

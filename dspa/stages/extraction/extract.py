@@ -78,6 +78,11 @@ class Params:
         "drop", "Particles of micrographs whose CTF fit failed.", choices=("drop", "keep")
     )
 
+    def together(self) -> None:
+        """Refuse a crop that is larger than the box."""
+        if self.crop > self.box:
+            raise InputError(f"--crop {self.crop} is larger than --box {self.box}")
+
 
 @dataclass(frozen=True)
 class _Recipe:
@@ -188,8 +193,6 @@ def _tasks(micrographs: xr.Dataset, params: Params) -> list[MicrographTask]:
 
 
 def _recipe(params: Params, pixel_size: float, seed: int) -> _Recipe:
-    if params.crop > params.box:
-        raise InputError(f"--crop {params.crop} is larger than --box {params.box}")
     background = params.background_diameter / pixel_size or BACKGROUND * params.box
     if background > 1.2 * params.box:
         raise InputError(

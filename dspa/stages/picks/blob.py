@@ -44,6 +44,10 @@ class Params:
     max_picks: int = param(4000, "Most candidates of a micrograph.", minimum=1)
     micrographs: int = param(0, "Only so many micrographs, spread over the set (0: all).")
 
+    def together(self) -> None:
+        """Refuse diameters in the wrong order, and shapes that are not known."""
+        _blobs(self)
+
 
 def _blobs(params: Params) -> list[Blob]:
     if params.max_diameter < params.min_diameter:

@@ -52,6 +52,12 @@ class Params:
     min_diameter: float | None = param(None, "Smallest diameter of a pick kept.", unit="A")
     max_diameter: float | None = param(None, "Largest diameter of a pick kept.", unit="A")
 
+    def together(self) -> None:
+        """Refuse limits in the wrong order."""
+        if self.power is not None and self.power[0] > self.power[1]:
+            low, high = self.power
+            raise InputError(f"--power {low:g} {high:g}: the first must be the lower one")
+
 
 def scores(
     picks: xr.Dataset, *, calibrate: bool
@@ -116,8 +122,6 @@ def _thresholds(picks: xr.Dataset, params: Params) -> Thresholds:
     if params.auto:
         found = suggested(picks, calibrate=params.calibrate)
     low, high = params.power or (found.power_low, found.power_high)
-    if low > high:
-        raise InputError(f"--power {low:g} {high:g}: the first must be the lower one")
     return Thresholds(found.ncc if params.min_ncc is None else params.min_ncc, low, high)
 
 

@@ -317,4 +317,5 @@ STAGE = Stage(
     ),
     run=run,
     plan=plan,
+    contained=False,
 )  # fmt: skip

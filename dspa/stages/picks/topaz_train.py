@@ -372,4 +372,5 @@ STAGE = Stage(
     ),
     run=run,
     plan=plan,
+    contained=False,
 )  # fmt: skip

@@ -98,6 +98,13 @@ class RefineParams:
     global_only: bool = param(False, "search all poses in every iteration, never locally")
     image_scale: bool = param(True, "fit the contrast of every image")
 
+    def together(self) -> None:
+        """Refuse a symmetry that is no point group."""
+        try:
+            symmetry_operators(self.symmetry)
+        except ValueError as error:
+            raise InputError(f"--symmetry: {error}") from None
+
 
 def run(context: Context, inputs: Mapping[str, Any], params: RefineParams) -> dict[str, Path]:
     """Refine a map.

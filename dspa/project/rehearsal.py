@@ -1,0 +1,90 @@
+"""A stage as far as it goes without computing: what would be refused is refused now."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from dspa.data.errors import InputError
+from dspa.dataflow.checkpoint import Checkpoints
+from dspa.dataflow.events import Event, Events
+from dspa.device import memory_budget
+from dspa.project.lineage import Resolved, paths
+from dspa.stages.stage import Context, check
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from dspa.stages.stage import Stage
+
+
+class _Enough(Exception):
+    """The stage would begin to compute."""
+
+
+def rehearse(stage: Stage, inputs: Resolved, params: Any) -> dict[str, Any]:
+    """Check all of a job that can be checked before it runs, and return the figures of its plan.
+
+    Parameters
+    ----------
+    stage : Stage
+    inputs : mapping
+        From `dspa.project.lineage.resolve`.
+    params : dataclass
+
+    Returns
+    -------
+    dict
+        Items, chunks, memory as the stage plans them; ``warning`` where it would warn.
+    """
+    check(params)
+    given = paths(inputs)
+    if stage.admit is not None:
+        stage.admit(given, params)
+    figures = dict(stage.plan(given, params)) if stage.plan is not None else {}
+    if stage.admit is not None or not stage.contained:
+        return figures
+    warnings: list[str] = []
+
+    def heard(event: Event) -> None:
+        if event["kind"] == "warning":
+            warnings.append(str(event.get("text", "")))
+
+    with tempfile.TemporaryDirectory(prefix="dspa-plan-") as folder:
+        runner = _Rehearsal(Path(folder))
+        try:
+            stage.run(Context(Path(folder), runner, Events(None, (heard,))), given, params)
+        except _Enough:
+            pass
+        except InputError as error:
+            raise InputError(str(error).replace(folder, "the job's folder")) from error
+    return figures | ({"warning": "; ".join(dict.fromkeys(warnings))} if warnings else {})
+
+
+@dataclass
+class _Rehearsal:
+    """A runner that runs nothing."""
+
+    folder: Path
+    workers: int = 1
+    memory: int = field(default_factory=memory_budget)
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """No checkpoints."""
+        return Checkpoints(self.folder / "checkpoints")
+
+    def run(self, *_: Any, **__: Any) -> NoReturn:
+        """Stop here."""
+        raise _Enough
+
+    def map(self, function: Any, items: Iterable[Any], *, name: str = "map") -> list[Any]:
+        """Stop here, if there is anything to do."""
+        if list(items):
+            raise _Enough
+        return []
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,121 @@
+"""What can be checked before anything runs is: by --dry-run, and for all steps of a workflow."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dspa import cli
+from dspa.io import mrc
+from dspa.project.project import find, init
+from dspa.stages.registry import entries, find_stage
+from dspa.stages.stage import KINDS
+
+
+@pytest.fixture
+def dspa(tmp_path, monkeypatch, capsys):
+    """Run a command line in a project: (status, stdout, stderr)."""
+    init(tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+    def run(line):
+        status = cli.run(line.split())
+        out = capsys.readouterr()
+        return status, out.out, out.err
+
+    return run
+
+
+@pytest.fixture
+def mics(tmp_path):
+    """Two micrographs whose headers tell no pixel size."""
+    (tmp_path / "mics").mkdir()
+    for name in "ab":
+        image = np.random.default_rng(1).normal(size=(1, 64, 64)).astype(np.float32)
+        mrc.write(tmp_path / f"mics/{name}.mrc", image, shape=image.shape, pixel_size=0.0)
+    return "--voltage 300 --cs 2.7"
+
+
+def refused(dspa, line):
+    """Run a line that must be refused: its sentence; nothing is left of it."""
+    status, _, err = dspa(line)
+    assert status == 2 and err.count("dspa: ") == 1 and "Traceback" not in err
+    assert not list((find().folder / "jobs").iterdir())
+    return err
+
+
+@pytest.mark.parametrize("dry", ["", " --dry-run"])
+def test_an_import_without_a_pixel_size(dspa, mics, dry):
+    text = refused(dspa, f"import micrographs mics/*.mrc {mics}{dry}")
+    assert "--pixel-size" in text
+
+
+@pytest.mark.parametrize("dry", ["", " --dry-run"])
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("extract J1 --box 128 --crop 256", "--crop 256 is larger than --box 128"),
+        ("pick blob J1 --min-diameter 200 --max-diameter 100", "swap them"),
+        ("pick blob J1 --min-diameter 100 --max-diameter 200 --shapes disc", "--shapes"),
+        ("select2d J1", "--classes with numbers"),
+        ("inspect-picks J1 --power 5 3", "the first must be the lower"),
+        ("refine J1 --volume J2 --symmetry Q5", "--symmetry"),
+    ],
+)
+def test_parameters_that_do_not_go_together(dspa, line, sentence, dry):
+    assert sentence in refused(dspa, line + dry)
+
+
+def test_a_dry_run_goes_as_far_as_it_can_and_leaves_nothing(dspa, mics, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    status, out, _ = dspa(f"import micrographs mics/*.mrc {mics} --pixel-size 1.5 --dry-run")
+    assert status == 0 and "nothing was started" in out
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+GOOD = """
+steps:
+  - {stage: import micrographs, files: "mics/*.mrc", voltage: 300, cs: 2.7, pixel-size: 2}
+  - {stage: ctf, from: import micrographs}
+  - {name: blobs, stage: pick blob, from: ctf, min-diameter: 30, max-diameter: 60}
+  - {stage: extract, from: blobs, box: 32}
+  - {stage: class2d, from: extract, classes: 5}
+  - {stage: select2d, from: class2d, auto: true}
+  - {stage: abinitio, from: select2d}
+  - {stage: refine, from: select2d, volume: abinitio}
+  - {stage: postprocess, from: refine}
+  - {stage: export, from: refine, out: out.star}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("from: extract,", "from: extrac,", "did you mean 'extract'"),
+        ("pixel-size: 2", "check: headers", "step 1 (import micrographs): "),
+        ("mics/*.mrc", "no/*.mrc", "matches no image file"),
+        ("box: 32", "box: 32, crop: 64", "larger than --box"),
+        ("volume: abinitio", "volume: ctf", "step 8 (refine): refine needs volume"),
+        ("stage: class2d, from: extract", "stage: class2d, from: blobs", "class2d needs particles"),
+        ("stage: class2d, from: extract,", "stage: class2d,", "class2d needs particles"),
+        ("from: ctf,", "from: J7,", "there is no job J7"),
+        ("volume: abinitio", "volume: gone.mrc", "'gone.mrc'"),
+    ],
+)
+def test_a_workflow_is_checked_whole_before_it_runs(dspa, mics, tmp_path, old, new, sentence):
+    (tmp_path / "w.yaml").write_text(GOOD.replace(old, new))
+    assert sentence in refused(dspa, "run w.yaml --cluster inline")
+
+
+def test_a_whole_workflow_passes_its_check(dspa, mics, tmp_path):
+    (tmp_path / "w.yaml").write_text(GOOD)
+    status, out, _ = dspa("run w.yaml --dry-run")
+    assert status == 0 and "10 steps would run" in out
+
+
+def test_the_table_knows_what_stages_give():
+    for entry in entries():
+        assert set(entry.gives) <= set(KINDS)
+        assert entry.gives or entry.name == "export"
+    needed = {item.kind for entry in entries() for item in find_stage(entry.name).inputs}
+    assert needed <= {kind for entry in entries() for kind in entry.gives}
