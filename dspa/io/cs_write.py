@@ -17,6 +17,8 @@ from dspa.io.images import SHARD, stack_link
 from dspa.io.uids import image_uids
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import xarray as xr
     from numpy.typing import NDArray
 
@@ -45,7 +47,11 @@ _ALIGNED = ("pose", "shift", "half_set", "class_index", "posterior")
 
 
 def write_cs_particles(
-    dataset: xr.Dataset, path: str | Path, *, orientation: Orientation | None = None
+    dataset: xr.Dataset,
+    path: str | Path,
+    *,
+    orientation: Orientation | None = None,
+    spell: Callable[[str], str] | None = None,
 ) -> None:
     """Write particles as a ``.cs`` file.
 
@@ -55,6 +61,8 @@ def write_cs_particles(
         Particles. Fields of the ``.cs`` file they came from are kept where they still hold.
     path : path
     orientation : Orientation, optional
+    spell : callable, optional
+        Takes the path of a stack and returns how it is to be named.
     """
     if dataset.attrs.get("kind") != "particles":
         raise InputError(f"{path}: a dataset of {dataset.attrs.get('kind')}, not particles")
@@ -79,6 +87,8 @@ def write_cs_particles(
         fields |= {n: v for n, v in made.items() if n not in fields and _adds(n, kept)}
         if _moved_stacks(dataset, before):
             fields |= {name: v for name, v in made.items() if name.startswith("blob/")}
+    if spell is not None and "blob/path" in fields:
+        fields["blob/path"] = _image_fields(dataset, spell)["blob/path"]
     write_cs(path, fields)
 
 
@@ -139,17 +149,23 @@ def _pick_fields(dataset: xr.Dataset) -> dict[str, NDArray[Any]]:
     return made
 
 
-def _image_fields(dataset: xr.Dataset) -> dict[str, NDArray[Any]]:
+def _image_fields(
+    dataset: xr.Dataset, spell: Callable[[str], str] | None = None
+) -> dict[str, NDArray[Any]]:
     if "image_stack" not in dataset.variables:
         return {}
     stack, index = dataset["image_stack"].values, dataset["image_index"].values
     optics = dataset["optics"].values
     paths = [str(p) for p in dataset["stack_path"].values]
-    names = [p if Path(p).exists() else n for p, n in zip(paths, _spelt(dataset), strict=True)]
+    known_as = paths if spell is not None else _spelt(dataset)
+    names = [p if Path(p).exists() else n for p, n in zip(paths, known_as, strict=True)]
     stored = np.array([p.endswith(".zarr") for p in paths])[stack]
     text = np.array([*names, ""], object)[stack]
     for row in np.flatnonzero(stored):
         text[row] = stack_link(paths[stack[row]], int(index[row]) // SHARD)
+    if spell is not None:
+        known = {str(name): spell(str(name)) for name in np.unique(text.astype(str)) if name}
+        text = np.array([known.get(str(name), "") for name in text], object)
     box = dataset["box_size"].values[optics] if "box_size" in dataset else np.zeros(len(stack))
     sign = dataset["image_sign"].values if "image_sign" in dataset else np.ones(len(stack))
     return {

@@ -16,7 +16,7 @@ from dspa.io.star_kinds import refuse_tomograms
 from dspa.io.star_optics import read_optics, write_optics
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import xarray as xr
@@ -121,7 +121,9 @@ def _block(path: str | Path, blocks: list[Block]) -> tuple[Block, str]:
     raise InputError(f"{path}: no block of micrographs (it has {names})")
 
 
-def write_star_micrographs(dataset: xr.Dataset, path: str | Path) -> None:
+def write_star_micrographs(
+    dataset: xr.Dataset, path: str | Path, *, spell: Callable[[str], str] | None = None
+) -> None:
     """Write micrographs or movies as a STAR file with an optics table.
 
     Parameters
@@ -129,6 +131,8 @@ def write_star_micrographs(dataset: xr.Dataset, path: str | Path) -> None:
     dataset : Dataset
         Micrographs or movies.
     path : path
+    spell : callable, optional
+        Takes the path of a micrograph and returns how it is to be named; else by its name.
     """
     kind = dataset.attrs.get("kind")
     if kind not in ("micrographs", "movies"):
@@ -136,8 +140,9 @@ def write_star_micrographs(dataset: xr.Dataset, path: str | Path) -> None:
     movies = kind == "movies"
     size = "rlnMicrographOriginalPixelSize" if movies else "rlnMicrographPixelSize"
     optics, ids = write_optics(dataset, {"pixel_size": size})
+    paths = [str(p) if spell is None else spell(str(p)) for p in dataset["path"].values]
     columns: dict[str, NDArray[Any]] = {
-        _MOVIE if movies else _NAME: _spelt(dataset),
+        _MOVIE if movies else _NAME: _spelt(dataset) if spell is None else np.array(paths, object),
         "rlnOpticsGroup": ids[dataset["optics"].values],
     }
     for label, name, factor in _PLAIN:

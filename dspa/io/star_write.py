@@ -1,4 +1,4 @@
-"""Particles as STAR files that open in RELION 3.1 and later as they are."""
+"""Particles as STAR files that RELION 3.1 and later open (3.1 reads no 16 bit images)."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from dspa.io.star_optics import write_optics
 from dspa.io.star_particles import EULER, PLAIN, TWIN, UID
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import xarray as xr
     from numpy.typing import NDArray
 
@@ -31,7 +33,9 @@ _SAME_POSE = 1e-6
 _DIGITS = 9
 
 
-def write_star_particles(dataset: xr.Dataset, path: str | Path) -> None:
+def write_star_particles(
+    dataset: xr.Dataset, path: str | Path, *, spell: Callable[[str], str] | None = None
+) -> None:
     """Write particles or picks as a STAR file with an optics table.
 
     Stacks are named as the source named them where that still leads to them from the current
@@ -43,6 +47,8 @@ def write_star_particles(dataset: xr.Dataset, path: str | Path) -> None:
     dataset : Dataset
         Particles.
     path : path
+    spell : callable, optional
+        Takes the absolute path of a stack and returns how it is to be named.
     """
     if dataset.attrs.get("kind") != "particles":
         raise InputError(f"{path}: a dataset of {dataset.attrs.get('kind')}, not particles")
@@ -54,7 +60,7 @@ def write_star_particles(dataset: xr.Dataset, path: str | Path) -> None:
     extras = extra_columns(dataset, "particle")
     columns: dict[str, NDArray[Any]] = {}
     if has_images:
-        columns["rlnImageName"] = _image_names(dataset, Path(path))
+        columns["rlnImageName"] = _image_names(dataset, Path(path), spell)
     if "micrograph" in dataset.variables:
         names = np.append(dataset["micrograph_name"].values, "None")
         columns["rlnMicrographName"] = names[dataset["micrograph"].values]
@@ -88,13 +94,18 @@ def _with_box_size(dataset: xr.Dataset) -> xr.Dataset:
     return dataset.assign(box_size=("optics", sizes))
 
 
-def _image_names(dataset: xr.Dataset, target: Path) -> NDArray[Any]:
+def _image_names(
+    dataset: xr.Dataset, target: Path, spell: Callable[[str], str] | None
+) -> NDArray[Any]:
     paths = [str(p) for p in dataset["stack_path"].values]
     spelt = [str(n) for n in dataset["stack_name"].values] if "stack_name" in dataset else paths
-    names = [_stack_name(p, n, target) for p, n in zip(paths, spelt, strict=True)]
+    names = paths
+    if spell is None:
+        names = [_stack_name(p, n, target) for p, n in zip(paths, spelt, strict=True)]
     if any(str(name).startswith(f"{EXTRA}cs:") for name in dataset.variables):
         names = _linked(paths, names, target)
     stored = [p.endswith(".zarr") for p in paths]
+    names = names if spell is None else [spell(name) for name in names]
     rows = zip(
         dataset["image_stack"].values.tolist(), dataset["image_index"].values.tolist(), strict=True
     )
@@ -104,6 +115,7 @@ def _image_names(dataset: xr.Dataset, target: Path) -> NDArray[Any]:
             made.append("None")
         elif stored[stack]:
             link = stack_link(paths[stack], index // SHARD)
+            link = link if spell is None else spell(link)
             made.append(f"{index % SHARD + 1:06d}@{link}")
         else:
             made.append(f"{index + 1:06d}@{names[stack]}")

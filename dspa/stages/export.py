@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +18,7 @@ from dspa.data.errors import InputError
 from dspa.io import mrc
 from dspa.io.cs_particles import Orientation
 from dspa.io.cs_write import write_cs_particles
-from dspa.io.images import ParticleImages
+from dspa.io.images import ParticleImages, stack_link
 from dspa.io.micrographs import read_micrographs
 from dspa.io.particles import read_particles
 from dspa.io.pick_folders import FORMS, write_pick_folder
@@ -24,13 +27,15 @@ from dspa.io.star_write import write_star_particles
 from dspa.stages.stage import Context, Input, Stage, param
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import xarray as xr
     from numpy.typing import NDArray
 
+RELION_31 = "relion-3.1"
 _KINDS = ("particles", "picks", "micrographs")
 _JOB = re.compile(r"J(\d+)")
+_MODE_16 = 12  # of MRC: 16 bit floats
 _READ = 256  # images copied at a time
 
 
@@ -43,9 +48,10 @@ class Params:
     )
     to: str | None = param(
         None,
-        "Format; the suffix of OUT decides if it is left out. A folder of NAME_autopick.star "
+        "Format; the suffix of OUT decides if it is left out. relion-3.1 is a STAR file whose "
+        "images are 32 bit: others are copied. A folder of NAME_autopick.star "
         "(RELION), .box (EMAN) or .cbox (crYOLO) files holds where picks or particles are.",
-        choices=("star", "cs", *FORMS),
+        choices=("star", RELION_31, "cs", *FORMS),
     )
     box: int = param(
         0, "Box in .box and .cbox files (0: of the particles, or 1.5 diameters).", unit="px",
@@ -55,6 +61,15 @@ class Params:
     images: bool = param(
         False, "Also copy the images to an MRC stack beside OUT, particles bright, 32 bit."
     )
+    paths: str = param(
+        "as-found",
+        "Names of images and micrographs: as they were found, absolute, or relative.",
+        choices=("as-found", "absolute", "relative"),
+    )
+    relative_to: str | None = param(
+        None, "With --paths relative: the folder that names start from (left out: that of OUT)."
+    )
+    overwrite: bool = param(False, "Replace OUT if it is there.")
     coordinate_origin: str = param(
         "bottom-left",
         "Corner from which a .cs file counts coordinates.",
@@ -64,18 +79,34 @@ class Params:
         False, "Mirror poses, shifts and astigmatism of a .cs file in y (patch motion)."
     )
 
+    def together(self) -> None:
+        """Refuse a suffix that is no format, and a folder for names that are not relative."""
+        suffix = Path(self.out).suffix
+        if self.to is None and suffix not in ("", ".star", ".cs") and not self.is_folder:
+            raise InputError(
+                f"OUT is {self.out}: no format has the suffix {suffix}; end it in .star or .cs, or "
+                f"name the format with --to {'|'.join(('star', 'cs', *FORMS))}"
+            )
+        if self.relative_to is not None and self.paths != "relative":
+            raise InputError("--relative-to does nothing without --paths relative")
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether OUT names a folder."""
+        return self.out.endswith("/") or Path(self.out).expanduser().is_dir()
+
 
 def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[str, Path]:
     """Write one table for another program."""
     kind, table = _choose(inputs, params)
     target, form = _target(params, kind)
-    if form != "star" and kind == "micrographs":
-        raise InputError("micrographs are exported to STAR files; use --to star")
+    _refuse(params, kind, target, form)
     if form in FORMS:
         return _write_folder(context, table, target, params, inputs)
-    if params.images:
-        if kind != "particles":
-            raise InputError(f"--images: {kind} have no particle images")
+    spell = _spelling(params, target)
+    if kind != "micrographs" and spell is not None:
+        table = _with_micrograph_names(context, table, inputs, spell)
+    if params.images or (params.to == RELION_31 and kind == "particles" and _is_small(table)):
         table = _with_copied_images(table, target.with_suffix(".mrcs"))
     elif kind == "particles" and form == "star":
         _advise(context, table)
@@ -84,15 +115,77 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
         orientation = Orientation(bottom_left=corner, mirrored=params.mirror_y)
         if kind == "picks" or "coordinate" in table.variables:
             table = _with_micrograph_shapes(context, table, inputs)
-        write_cs_particles(table, target, orientation=orientation)
+        write_cs_particles(table, target, orientation=orientation, spell=spell)
     elif kind == "micrographs":
-        write_star_micrographs(table, target)
+        write_star_micrographs(table, target, spell=spell)
     else:
-        write_star_particles(table, target)
+        write_star_particles(table, target, spell=spell)
     count = table.sizes["micrograph" if kind == "micrographs" else "particle"]
     context.events.message(f"wrote {count} {kind} to {target}")
     context.events.emit("result", **{kind: count})
     return {}
+
+
+def _refuse(params: Params, kind: str, target: Path, form: str) -> None:
+    """Refuse what cannot be written, and what would replace something."""
+    if form != "star" and kind == "micrographs":
+        raise InputError("micrographs are exported to STAR files; use --to star")
+    if params.images and kind != "particles":
+        raise InputError(f"--images: {kind} have no particle images")
+    copied = params.images or params.to == RELION_31
+    stack = target.with_suffix(".mrcs")
+    for path in (target, *([stack] if copied and form not in FORMS else [])):
+        if params.overwrite or not path.exists():
+            continue
+        if path.is_file() or (form in FORMS and any(path.iterdir())):
+            raise InputError(f"{path} is there already; name another OUT, or add --overwrite")
+    if not target.parent.is_dir() and target.parent.exists():
+        raise InputError(f"OUT is {params.out}: {target.parent} is not a folder")
+
+
+def _spelling(params: Params, target: Path) -> Callable[[str], str] | None:
+    """Return how paths are named; None as they were found."""
+    if params.paths == "as-found":
+        return None
+    if params.paths == "absolute":
+        return os.path.abspath
+    start = Path(params.relative_to or target.parent).expanduser().absolute()
+    return partial(os.path.relpath, start=start)
+
+
+def _with_micrograph_names(
+    context: Context, table: xr.Dataset, inputs: Mapping[str, Any], spell: Callable[[str], str]
+) -> xr.Dataset:
+    """Name micrographs as the images are named, where it is known where they are."""
+    if "micrograph_name" not in table.variables:
+        return table
+    known: dict[str, str] = {}
+    if inputs.get("micrographs") is not None:
+        source = _read(Path(inputs["micrographs"]))
+        names, paths = source["micrograph_name"].values, source["path"].values
+        known = {str(n): str(p) for n, p in zip(names, paths, strict=True)}
+    found = []
+    for name in map(str, table["micrograph_name"].values):
+        path = known.get(name, name)
+        found.append(spell(path) if Path(path).is_absolute() else name)
+    if any(not Path(known.get(str(n), str(n))).is_absolute() for n in table["micrograph_name"]):
+        context.events.warning(
+            "where the micrographs are is not known, so they are named as they were found; "
+            "give --micrographs"
+        )
+    return table.assign(micrograph_name=("micrograph", np.array(found, object)))
+
+
+def _is_small(table: xr.Dataset) -> bool:
+    """Tell whether an image is stored in 16 bit floats, which RELION 3.1 does not read."""
+    if "image_stack" not in table.variables:
+        return False
+    for path in map(str, table["stack_path"].values):
+        first = stack_link(path, 0) if path.endswith(".zarr") else path
+        with contextlib.suppress(InputError):  # a stack that is elsewhere
+            if mrc.read_header(first).mode == _MODE_16:
+                return True
+    return False
 
 
 def _write_folder(
@@ -162,18 +255,18 @@ def _read(path: Path) -> xr.Dataset:
 def _target(params: Params, kind: str) -> tuple[Path, str]:
     """Return where to write, and the format."""
     target = Path(params.out).expanduser().absolute()
-    form = params.to or {".cs": "cs"}.get(target.suffix, "star")
+    form = "star" if params.to == RELION_31 else params.to
+    form = form or {".cs": "cs"}.get(target.suffix, "star")
     other = {"star": ".cs", "cs": ".star"}.get(form, "none")
     if target.suffix == other:
         raise InputError(f"{params.out}: named {other} but --to {form}; make them agree")
-    folder = target.is_dir() or params.out.endswith("/")
     if form in FORMS:
         if target.suffix in (".star", ".cs", ".box", ".cbox") or target.is_file():
             raise InputError(f"{params.out}: --to {form} writes a folder; name one")
         return target, form
-    if folder and kind == "picks" and params.to is None:
+    if params.is_folder and kind == "picks" and params.to is None:
         return target, "autopick"
-    if folder:
+    if params.is_folder:
         return target / f"{kind}.{form}", form
     return (target if target.suffix == f".{form}" else Path(f"{target}.{form}")), form
 
@@ -185,12 +278,11 @@ def _advise(context: Context, table: xr.Dataset) -> None:
             "the particles are dark in their stacks, and RELION takes them as bright; "
             "add --images to write a stack with bright particles"
         )
-    for path in table["stack_path"].values:
-        if str(path).endswith(".zarr"):
-            context.events.message(
-                "images are named where they lie; --images copies them as 32 bit (RELION 3.1)"
-            )
-            return
+    if _is_small(table):
+        context.events.warning(
+            "the images are 16 bit, which RELION 4 and later read and 3.1 does not; "
+            f"--to {RELION_31} copies them as 32 bit"
+        )
 
 
 def _with_copied_images(table: xr.Dataset, target: Path) -> xr.Dataset:
@@ -247,6 +339,7 @@ def plan(inputs: Mapping[str, Any], params: Params) -> Mapping[str, Any]:
     """Say what would be written."""
     kind, table = _choose(inputs, params)
     target, form = _target(params, kind)
+    _refuse(params, kind, target, form)
     figures: dict[str, Any] = {
         kind: table.sizes["micrograph" if kind == "micrographs" else "particle"],
         "file": str(target),

@@ -89,21 +89,24 @@ steps:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "sentence"),
+    ("change", "sentence"),
     [
-        ("from: extract,", "from: extrac,", "did you mean 'extract'"),
-        ("pixel-size: 2", "check: headers", "step 1 (import micrographs): "),
-        ("mics/*.mrc", "no/*.mrc", "matches no image file"),
-        ("box: 32", "box: 32, crop: 64", "larger than --box"),
-        ("volume: abinitio", "volume: ctf", "step 8 (refine): refine needs volume"),
-        ("stage: class2d, from: extract", "stage: class2d, from: blobs", "class2d needs particles"),
-        ("stage: class2d, from: extract,", "stage: class2d,", "class2d needs particles"),
-        ("from: ctf,", "from: J7,", "there is no job J7"),
-        ("volume: abinitio", "volume: gone.mrc", "'gone.mrc'"),
+        (("from: extract,", "from: extrac,"), "did you mean 'extract'"),
+        (("pixel-size: 2", "check: headers"), "step 1 (import micrographs): "),
+        (("mics/*.mrc", "no/*.mrc"), "matches no image file"),
+        (("box: 32", "box: 32, crop: 64"), "larger than --box"),
+        (("volume: abinitio", "volume: ctf"), "step 8 (refine): refine needs volume"),
+        (
+            ("stage: class2d, from: extract", "stage: class2d, from: blobs"),
+            "class2d needs particles",
+        ),
+        (("stage: class2d, from: extract,", "stage: class2d,"), "class2d needs particles"),
+        (("from: ctf,", "from: J7,"), "there is no job J7"),
+        (("volume: abinitio", "volume: gone.mrc"), "'gone.mrc'"),
     ],
 )
-def test_a_workflow_is_checked_whole_before_it_runs(dspa, mics, tmp_path, old, new, sentence):
-    (tmp_path / "w.yaml").write_text(GOOD.replace(old, new))
+def test_a_workflow_is_checked_whole_before_it_runs(dspa, mics, tmp_path, change, sentence):
+    (tmp_path / "w.yaml").write_text(GOOD.replace(*change))
     assert sentence in refused(dspa, "run w.yaml --cluster inline")
 
 

@@ -13,6 +13,7 @@ from dspa.data import schema
 from dspa.data.errors import InputError
 from dspa.dataflow.events import Events
 from dspa.dataflow.runner import InlineRunner
+from dspa.io import mrc
 from dspa.io.images import write_images
 from dspa.io.micrographs import read_micrographs, write_micrographs
 from dspa.io.particles import read_particles, write_particles
@@ -99,9 +100,10 @@ def test_the_latest_table_is_exported_unless_asked_otherwise(
 ) -> None:
     out = tmp_path / "o.star"
     assert "10 particles" in _export(tmp_path, jobs, out=str(out))
-    assert "10 picks" in _export(tmp_path, jobs, out=str(out), what="picks")
+    again = {"out": str(out), "overwrite": True}
+    assert "10 picks" in _export(tmp_path, jobs, what="picks", **again)
     only = {"micrographs": jobs["micrographs"]}
-    assert "2 micrographs" in _export(tmp_path, only, out=str(out))
+    assert "2 micrographs" in _export(tmp_path, only, **again)
     with pytest.raises(InputError, match="have none"):
         _export(tmp_path, only, out=str(out), what="particles")
     with pytest.raises(InputError, match="nothing to export"):
@@ -131,13 +133,76 @@ def test_images_are_copied_when_asked(
     inputs = {"particles": tmp_path / "p.zarr"}
     said = _export(tmp_path, inputs, out=str(tmp_path / "o.star"))
     assert "dark" in said
-    _export(tmp_path, inputs, out=str(tmp_path / "o.star"), images=True)
+    _export(tmp_path, inputs, out=str(tmp_path / "o.star"), images=True, overwrite=True)
     copied = read_images(tmp_path / "o.mrcs")
     np.testing.assert_array_equal(copied.images, -images[2:7])
     assert copied.pixel_size == pytest.approx(3.0)
     again = read_particles(tmp_path / "o.star")
     assert "image_sign" not in again
     assert again["uid"].values.tolist() == table["uid"].values[2:7].tolist()
+
+
+def test_nothing_is_overwritten_unasked(jobs: dict[str, Path], tmp_path: Path) -> None:
+    for name, more in (("o.star", {}), ("o.cs", {}), ("many", {"to": "autopick", "what": "picks"})):
+        _export(tmp_path, jobs, out=str(tmp_path / name), **more)
+        with pytest.raises(InputError, match=f"{name} is there already.*--overwrite"):
+            _export(tmp_path, jobs, out=str(tmp_path / name), **more)
+        _export(tmp_path, jobs, out=str(tmp_path / name), overwrite=True, **more)
+    (tmp_path / "p.mrcs").write_text("someone's")
+    with pytest.raises(InputError, match=r"p\.mrcs is there already"):
+        _export(tmp_path, jobs, out=str(tmp_path / "p.star"), images=True)
+    assert (tmp_path / "p.mrcs").read_text() == "someone's"
+
+
+def test_names_are_absolute_or_relative_on_request(
+    jobs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "relion").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for paths, start, more in (
+        ("absolute", None, {}),
+        ("relative", tmp_path / "relion", {}),
+        ("relative", tmp_path, {"relative_to": str(tmp_path)}),
+    ):
+        out = tmp_path / "relion" / "o.star"
+        _export(tmp_path, jobs, out=str(out), paths=paths, overwrite=True, **more)
+        columns = read_star(out)[1].columns
+        stack = columns["rlnImageName"][0].partition("@")[2]
+        name = columns["rlnMicrographName"][0]
+        assert Path(stack).is_absolute() == Path(name).is_absolute() == (start is None)
+        assert (stack if start is None else (start / stack)).exists() if start else True
+        where = Path(name) if start is None else start / name
+        assert Path(where).resolve() == Path("/d/a.mrc")
+        _export(tmp_path, jobs, out=str(out.with_suffix(".cs")), paths=paths, overwrite=True,
+                **more)  # fmt: skip
+        fields = np.load(out.with_suffix(".cs"), allow_pickle=False)
+        assert fields["blob/path"][0].decode() == stack
+        only = {"micrographs": jobs["micrographs"]}
+        _export(tmp_path, only, out=str(out), paths=paths, overwrite=True, **more)
+        assert read_star(out)[1].columns["rlnMicrographName"][0] == name
+    with pytest.raises(InputError, match="--relative-to"):
+        _export(tmp_path, jobs, out="x.star", relative_to="y")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_relion_3_1_gets_images_of_32_bit(
+    jobs: dict[str, Path], tmp_path: Path, images: np.ndarray, dtype: str
+) -> None:
+    store = tmp_path / "small.zarr"
+    writer = write_images(store, COUNT, BOX, dtype=dtype, pixel_size=3.0)
+    writer.write(0, images)
+    writer.close()
+    table = read_particles(jobs["particles"])
+    table = table.assign(stack_path=("stack", np.array([str(store)], object)))
+    write_particles(table, tmp_path / "p.zarr")
+    inputs = {"particles": tmp_path / "p.zarr"}
+    said = _export(tmp_path, inputs, out=str(tmp_path / "a.star"))
+    assert ("--to relion-3.1" in said) == (dtype == "float16")
+    _export(tmp_path, inputs, out=str(tmp_path / "b.star"), to="relion-3.1")
+    stack = read_star(tmp_path / "b.star")[1].columns["rlnImageName"][0].partition("@")[2]
+    assert mrc.read_header(stack).dtype in ("<f4", "f4")
+    np.testing.assert_allclose(read_images(stack).images, images, atol=2e-3)
+    assert (tmp_path / "b.mrcs").exists() == (dtype == "float16")
 
 
 def test_picks_as_relion_writes_them(jobs: dict[str, Path], tmp_path: Path) -> None:
@@ -185,7 +250,7 @@ def test_micrographs_with_their_ctf(jobs: dict[str, Path], tmp_path: Path) -> No
         ({"out": "a"}, "a.star"),
         ({"out": "a", "to": "cs"}, "a.cs"),
         ({"out": "d/"}, "d/particles.star"),
-        ({"out": "a.v2"}, "a.v2.star"),
+        ({"out": "a.v2", "to": "star"}, "a.v2.star"),
     ],
 )
 def test_the_name_decides_the_format(
@@ -195,3 +260,6 @@ def test_the_name_decides_the_format(
     assert isinstance(read_particles(tmp_path / name), xr.Dataset)
     with pytest.raises(InputError, match="make them agree"):
         _export(tmp_path, jobs, out="a.cs", to="star")
+    for out in ("a.v2", "a.csv", "a.mrcs", "a.txt", "a.STAR2"):
+        with pytest.raises(InputError, match=rf"OUT is {out}: no format has the suffix"):
+            _export(tmp_path, jobs, out=out)
