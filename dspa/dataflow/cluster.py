@@ -11,7 +11,6 @@ import atexit
 import importlib.util
 import ipaddress
 import shutil
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from distributed.deploy.spec import close_clusters
 from distributed.system import MEMORY_LIMIT
 
 from dspa.data.errors import InputError
+from dspa.dataflow.scratch import scratch_folder
 from dspa.device import CUDA, DEVICE_VARIABLE
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ MALLOC = {
     f"distributed.nanny.pre-spawn-environ.{name}": 256 << 20
     for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
 }
+# Times that a cluster is started whose workers die meanwhile.
+ATTEMPTS = 3
 ON_GPU = {f"distributed.nanny.pre-spawn-environ.{DEVICE_VARIABLE}": CUDA}
 
 
@@ -183,21 +185,21 @@ def _local(name: str, workers: int, options: Mapping[str, Any], routes: tuple[st
     memory = int(options.get("memory_limit", MEMORY_LIMIT / (workers + 0.5)))
 
     def start() -> tuple[Client, tuple[Any, ...]]:
-        folder = tempfile.mkdtemp(prefix="dspa-spill-", dir=options.get("local_directory"))
+        folder = str(scratch_folder("dspa-spill-", options.get("local_directory")))
         _settle(routes)
+        chosen = {
+            "n_workers": workers,
+            "threads_per_worker": 1,
+            "memory_limit": memory,
+            "host": "127.0.0.1",
+            "dashboard_address": str(options.get("dashboard_address", "127.0.0.1:0")),
+            "worker_dashboard_address": "127.0.0.1:0",
+            "local_directory": folder,
+            "preload": ["dspa.dataflow.worker_setup"],
+            "silence_logs": 50,
+        }
         try:
-            cluster = LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                memory_limit=memory,
-                host="127.0.0.1",
-                dashboard_address=str(options.get("dashboard_address", "127.0.0.1:0")),
-                worker_dashboard_address="127.0.0.1:0",
-                security=Security.temporary(),
-                local_directory=folder,
-                preload=["dspa.dataflow.worker_setup"],
-                silence_logs=50,
-            )
+            cluster = _persistent(name, chosen)
         except BaseException:  # Ctrl-C: half made it cannot be closed, and Dask would try at exit
             atexit.unregister(close_clusters)
             _Folder(folder).close()
@@ -205,6 +207,21 @@ def _local(name: str, workers: int, options: Mapping[str, Any], routes: tuple[st
         return Client(cluster, set_as_default=False), (cluster, _Folder(folder))
 
     return Cluster(name, start, workers, memory)
+
+
+def _persistent(name: str, chosen: Mapping[str, Any]) -> LocalCluster:
+    """Start a cluster; again, if a worker dies before it is up, for which Dask gives all up."""
+    for attempt in range(ATTEMPTS):
+        try:
+            return LocalCluster(security=Security.temporary(), **chosen)
+        except RuntimeError as error:
+            if attempt + 1 == ATTEMPTS:
+                size = chosen["memory_limit"] / 2**30
+                raise InputError(
+                    f"--cluster {name}: workers die as they start, {ATTEMPTS} times now ({error}), "
+                    f"most likely for want of memory ({size:.1f} GiB each): use fewer, local:N"
+                ) from error
+    raise AssertionError("unreachable")
 
 
 @dataclass(frozen=True)

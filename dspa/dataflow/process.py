@@ -41,6 +41,19 @@ def is_alive(process: dict[str, Any]) -> bool | None:
     return _start_of(pid) == process.get("start")
 
 
+def has_ended(process: dict[str, Any]) -> bool:
+    """Tell whether a described process is known to have ended: here, or before this boot.
+
+    Parameters
+    ----------
+    process : dict
+        From `this_process`.
+    """
+    here = _machine()
+    rebooted = process.get("host") == here["host"] and process.get("boot", "") != here["boot"]
+    return is_alive(process) is False or rebooted
+
+
 def family(pid: int) -> list[psutil.Process]:
     """Return the processes that a process started, and those that they did.
 

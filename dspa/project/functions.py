@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import re
 import shutil
-import tempfile
 import uuid
 import weakref
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from rich.console import Console
 
 from dspa.data.errors import InputError
 from dspa.dataflow.dask_runner import runner_for
+from dspa.dataflow.scratch import scratch_folder
 from dspa.io.micrographs import read_micrographs, write_micrographs
 from dspa.io.particles import read_particles, write_particles
 from dspa.io.volumes import read_images, read_volume, write_volume
@@ -175,9 +175,9 @@ def _call(
     params = from_plain(stage.params, values)
     if setting.folder is not None:
         return _job(init(Path(setting.folder)), stage, (params, spare, named), setting)
-    folder = tempfile.mkdtemp(prefix="dspa-")
+    folder = scratch_folder("dspa-job-")
     try:
-        outcome = _job(init(Path(folder)), stage, (params, spare, named), setting)
+        outcome = _job(init(folder), stage, (params, spare, named), setting)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

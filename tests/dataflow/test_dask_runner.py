@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -189,7 +190,7 @@ def test_a_cluster_stopped_while_it_starts_leaves_nothing(monkeypatch, tmp_path)
     forgotten = []
     monkeypatch.setattr(cluster_module, "LocalCluster", interrupted)
     monkeypatch.setattr(cluster_module.atexit, "unregister", forgotten.append)
-    monkeypatch.setattr(cluster_module.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(KeyboardInterrupt):
         _ = cluster_module.connect("local:1").client
     assert forgotten == [cluster_module.close_clusters]  # which would fail at exit, at length
