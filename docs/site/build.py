@@ -43,7 +43,7 @@ MENU = {
     "Project": ("project", "contributing"),
     "API": ("api", ""),
 }
-SHARED = ("--project", "--cluster", "--seed", "--dry-run", "--help")
+SHARED = ("--project", "--cluster", "--seed", "--name", "--note", "--dry-run", "--help")
 LINK = re.compile(r"(\[[^\]\n]*\])\(([^)#\s:]+)(#[^)\s]*)?\)")
 
 
