@@ -12,6 +12,7 @@ from bokeh.models import Div
 from dspa.app import frame
 from dspa.app.micrograph_view import Views
 from dspa.data.errors import InputError
+from dspa.io.micrographs import rows_turned
 from dspa.io.picture import image
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ class Pictures:
         try:
             if fit is not None:
                 parts.append(_embedded(fit.read_bytes(), "CTF fit"))
-            small = self.views.ask(str(self.table["path"].values[row])).result()
+            path, turned = str(self.table["path"].values[row]), bool(rows_turned(self.table)[row])
+            small = self.views.ask(path, turned=turned).result()
             pixel = float(self.table["pixel_size"].values[int(self.table["optics"].values[row])])
             png = image(small.image, pixel_size=pixel * small.step, width=WIDTH)
             parts.append(_embedded(png, "micrograph"))

@@ -48,35 +48,39 @@ class Views:
     pool: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="micrographs")
     )
-    _kept: OrderedDict[str, Future[Small]] = field(default_factory=OrderedDict)
+    _kept: OrderedDict[tuple[str, bool], Future[Small]] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def ask(self, path: str) -> Future[Small]:
+    def ask(self, path: str, *, turned: bool) -> Future[Small]:
         """Begin to read a micrograph, unless it is at hand.
 
         Parameters
         ----------
         path : str
+        turned : bool
+            Its rows are turned over on reading.
         """
         with self._lock:
-            found = self._kept.get(path)
+            key = (path, turned)
+            found = self._kept.get(key)
             if found is None or (found.done() and found.exception() is not None):
-                found = self.pool.submit(reduced, path)
-                self._kept[path] = found
-            self._kept.move_to_end(path)
+                found = self.pool.submit(reduced, path, turned=turned)
+                self._kept[key] = found
+            self._kept.move_to_end(key)
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         return found
 
 
-def reduced(path: str) -> Small:
+def reduced(path: str, *, turned: bool) -> Small:
     """Read a micrograph and average blocks of pixels down to at most `SIDE`.
 
     Parameters
     ----------
     path : str
+    turned : bool
     """
-    image = read_micrograph_image(path)
+    image = read_micrograph_image(path, turned=turned)
     step = max(1, math.ceil(max(image.shape) / SIDE))
     rows, columns = (n // step for n in image.shape)
     blocks = image[: rows * step, : columns * step].reshape(rows, step, columns, step)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.data.errors import InputError
-from dspa.io.micrographs import read_micrographs
+from dspa.io.micrographs import read_micrographs, rows_turned
 from dspa.io.particles import read_particles
 from dspa.project.lineage import resolve
 from dspa.stages.picks.inspect import scores, suggested
@@ -90,12 +90,15 @@ class PickSet:
     picks : Dataset
     micrographs : tuple of (name, path, pixel size)
         Of the whole job, A.
+    turned : tuple of bool
+        Whose rows are turned over on reading.
     folder : Path
         Of the picking job.
     """
 
     picks: xr.Dataset
     micrographs: tuple[tuple[str, str, float], ...]
+    turned: tuple[bool, ...]
     folder: Path
 
     @cached_property
@@ -272,4 +275,4 @@ def _read(picks: Path, micrographs: Path) -> PickSet:
     pixel_size = table["pixel_size"].values[np.maximum(table["optics"].values, 0)]
     rows = zip(table["micrograph_name"].values, table["path"].values, pixel_size, strict=True)
     named = tuple((str(name), str(path), float(size)) for name, path, size in rows)
-    return PickSet(found, named, picks.parent)
+    return PickSet(found, named, tuple(rows_turned(table).tolist()), picks.parent)

@@ -241,7 +241,7 @@ class PickPage:
         views = self.shelf.views
 
         def draw() -> tuple[Any, Any, Any]:
-            small = views.ask(path).result()
+            small = views.ask(path, turned=wanted.turned[row]).result()
             junk = wanted.junk(row)
             return (
                 small,
@@ -263,7 +263,7 @@ class PickPage:
             self.widgets.message.text = ""
             for near in (row + 1, row - 1):
                 if 0 <= near < len(wanted.micrographs):
-                    views.ask(wanted.micrographs[near][1])
+                    views.ask(wanted.micrographs[near][1], turned=wanted.turned[near])
 
         self.later.do("look", draw, then=done, failed=self._unseen)
 

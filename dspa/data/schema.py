@@ -155,6 +155,9 @@ _MICROGRAPH_VARIABLES: dict[str, Variable] = {
     "ice_ring": Variable(
         ("micrograph",), "float64", "1", "excess power at the ice rings (3.9 to 3.4 A), 0 none"
     ),
+    "rows_turned": Variable(
+        ("micrograph",), "int8", "", "1: rows of the file (TIFF) are turned over on reading"
+    ),
     "contrast_sign": Variable(("micrograph",), "int8", "", "-1: particles dark"),
     "dose": Variable(("micrograph",), "float64", "e/A^2", "total dose"),
     "frames": Variable(("micrograph",), "int32", "", "frames of the movie"),

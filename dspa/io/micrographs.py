@@ -15,7 +15,7 @@ from dspa.io.locate import regular
 from dspa.io.plausible import check_values
 from dspa.io.png import png_shape, read_png
 from dspa.io.star_micrographs import read_star_micrographs, write_star_micrographs
-from dspa.io.tiff import read_tiff_sum, tiff_shape
+from dspa.io.tiff import read_tiff_sum, tiff_shape, turns_rows
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -100,18 +100,38 @@ def micrograph_info(path: str | Path) -> MicrographInfo:
     return MicrographInfo(*tiff_shape(file), float("nan"))
 
 
-def read_micrograph_image(path: str | Path) -> NDArray[np.float32]:
-    """Read a micrograph as it is stored; the frames of a movie are summed.
+def rows_turned(table: xr.Dataset) -> NDArray[np.bool_]:
+    """Tell of which micrographs the rows are turned over on reading, (m,) bool.
+
+    Tables that do not say were made by a dspa that read every file as it is stored, and whose
+    coordinates are to stay where they are.
+
+    Parameters
+    ----------
+    table : Dataset
+        Micrographs or movies.
+    """
+    if "rows_turned" not in table.variables:
+        return np.zeros(table.sizes["micrograph"], np.bool_)
+    return np.asarray(table["rows_turned"].values != 0)
+
+
+def read_micrograph_image(path: str | Path, *, turned: bool = True) -> NDArray[np.float32]:
+    """Read a micrograph; the frames of a movie are summed.
 
     Parameters
     ----------
     path : path
         MRC of any real mode, grey PNG of 8 or 16 bit, TIFF, EER.
+    turned : bool
+        Turn the rows of files that begin with the top one (`turns_rows`), so that coordinates of
+        other programs and MRC gain references fit.
 
     Returns
     -------
     image : (y, x) float32
-        In the contrast of the file (``contrast_sign`` of the table says which).
+        Rows run as in MRC files; in the contrast of the file (``contrast_sign`` of the table
+        says which).
 
     Raises
     ------
@@ -126,6 +146,8 @@ def read_micrograph_image(path: str | Path) -> NDArray[np.float32]:
         image = read_png(file).astype(np.float32)
     else:
         image = read_tiff_sum(file)
+    if turned and turns_rows(file):
+        image = np.ascontiguousarray(image[::-1])
     low, high = float(image.min()), float(image.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise InputError(f"{path}: the micrograph holds NaN or infinite values")

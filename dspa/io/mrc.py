@@ -1,8 +1,9 @@
 """MRC2014 files: header, memory map in place, writer.
 
-Every mode of the field is read: 0 (int8, or uint8 by IMOD's flag), 1, 2, 6, 12 (float16),
-101 (4 bit), both byte orders, extended headers, and machine stamps of all writers. Mode 3 and 4
-(complex) are refused. Nothing is allocated before the header agrees with the size of the file.
+Every mode of the field is read: 0 (int8, or uint8 by IMOD's flag or by what it holds), 1, 2, 6,
+12 (float16), 101 (4 bit), both byte orders, extended headers, and machine stamps of all writers.
+Mode 3 and 4 (complex) are refused. Nothing is allocated before the header agrees with the size of
+the file.
 Format: doi:10.1016/j.jsb.2015.04.002
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import os
 import struct
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 HEADER_BYTES = 1024
 MAXIMUM_EDGE = 1 << 20
 _DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2", 101: "u1"}
+_PIECES, _PIECE = 16, 1 << 16  # bytes that are looked at
 _IMOD_STAMP, _IMOD_SIGNED = 1146047817, 1
 
 
@@ -139,7 +141,31 @@ def _parse(path: str, raw: bytes, size: int) -> MrcHeader:
         extended=raw[104:108].decode("ascii", "replace").strip("\0 ") if extension else "",
     )
     _check_size(header, size)
+    if dtype == "i1" and imod_stamp != _IMOD_STAMP and _holds_unsigned(header, words[19:21]):
+        header = replace(header, dtype="|u1")
     return header
+
+
+def _holds_unsigned(header: MrcHeader, limits: tuple[float, float]) -> bool:
+    """Tell whether bytes of mode 0 are unsigned: by the header's limits, else by the bytes.
+
+    MRC2014 says signed, but programs write both. Read the wrong way, values near the middle of
+    the range wrap to its ends: the right way is the one in which they spread less.
+    """
+    low, high = limits
+    if np.isfinite([low, high]).all() and -128 <= low < high <= 255 and high > 1:
+        if low < 0:
+            return False
+        if high > 127:
+            return True
+    length = int(np.prod(header.stored_shape, dtype=object))
+    pieces = []
+    with Path(header.path).open("rb") as stream:
+        for at in np.linspace(0, max(length - _PIECE, 0), _PIECES).astype(np.int64):
+            stream.seek(header.offset + int(at))
+            pieces.append(np.frombuffer(stream.read(min(_PIECE, length)), np.uint8))
+    sample = np.concatenate(pieces)
+    return bool(sample.astype(np.float64).var() < sample.view(np.int8).astype(np.float64).var())
 
 
 def _check_size(header: MrcHeader, size: int) -> None:

@@ -11,9 +11,19 @@ from dspa.data.errors import InputError
 from dspa.data.schema import EXTRA
 from dspa.data.store import extra_columns
 from dspa.io.locate import locate_all
-from dspa.io.star import Block, find_block, numbers, read_star, sound_rows, text, write_star
+from dspa.io.star import (
+    Block,
+    find_block,
+    integers,
+    numbers,
+    read_star,
+    sound_rows,
+    text,
+    write_star,
+)
 from dspa.io.star_kinds import refuse_tomograms
 from dspa.io.star_optics import read_optics, write_optics
+from dspa.io.tiff import turns_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,6 +58,7 @@ _SURFACE = (
     ("dspaDefocusSurfaceYY", 1.0 / _MICROMETRE**2),
 )
 _NAME, _MOVIE, _SIGN = "rlnMicrographName", "rlnMicrographMovieName", "dspaContrastSign"
+_TURNED = "dspaRowsTurned"
 _DIGITS = 9
 
 
@@ -97,6 +108,11 @@ def read_star_micrographs(
             axis=1,
         )
         used.update(column for column, _ in _SURFACE)
+    paths = [str(p) for p in variables["path"]]
+    variables["rows_turned"] = [int(turns_rows(p)) for p in paths]
+    if _TURNED in rows.columns:
+        variables["rows_turned"] = integers(path, _TURNED, rows.columns[_TURNED]) != 0
+        used.add(_TURNED)
     if _SIGN in rows.columns:
         sign = numbers(path, _SIGN, rows.columns[_SIGN])
         variables["contrast_sign"] = np.where(sign < 0, -1, 1)
@@ -159,6 +175,10 @@ def write_star_micrographs(
         )
     if "contrast_sign" in dataset.variables and (dataset["contrast_sign"].values < 0).any():
         columns[_SIGN] = dataset["contrast_sign"].values
+    as_usual = np.array([turns_rows(str(p)) for p in dataset["path"].values], np.int64)
+    turned = dataset.variables.get("rows_turned", np.zeros_like(as_usual))
+    if (np.asarray(turned) != as_usual).any():
+        columns[_TURNED] = np.asarray(turned, np.int64)
     for label, values in extra_columns(dataset, "micrograph").items():
         if values.ndim == 1 and (label not in columns or label == "rlnCtfAstigmatism"):
             columns[label] = _agreeing(columns.get(label), values)

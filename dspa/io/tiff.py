@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import imagecodecs
@@ -14,7 +15,6 @@ from dspa.data.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _MAXIMUM_RATIO = 1100
 _MAXIMUM_EDGE = 65536
 _MAXIMUM_EER_EDGE = 16384  # events say nothing of the size of the frame
+_TURNED = (".tif", ".tiff", ".gtiff")
 _EER_COMPRESSIONS = (65000, 65001, 65002)
 _EER_BITS = ((65007, 7), (65008, 2), (65009, 2))
 
@@ -90,6 +91,19 @@ def _check_grey(path: Path, page: Any) -> None:
         raise InputError(f"{path}: header says {page.shape} pixels in {size} bytes; damaged")
 
 
+def turns_rows(path: str | Path) -> bool:
+    """Tell whether the rows of a file run the other way than those of MRC files.
+
+    TIFF files begin with the top row, MRC files with the bottom one: RELION, IMOD, EMAN and
+    MotionCor2 turn TIFF files over. RELION takes the rows of EER files as they are stored.
+
+    Parameters
+    ----------
+    path : path
+    """
+    return Path(path).suffix.lower() in _TURNED
+
+
 def tiff_shape(path: Path) -> tuple[int, int, int]:
     """Return frames, rows and columns of a TIFF or EER file.
 
@@ -103,7 +117,7 @@ def tiff_shape(path: Path) -> tuple[int, int, int]:
 
 
 def read_tiff_sum(path: Path) -> NDArray[np.float32]:
-    """Read a TIFF or EER file; the frames of a movie are summed.
+    """Read a TIFF or EER file as it is stored; the frames of a movie are summed.
 
     Parameters
     ----------

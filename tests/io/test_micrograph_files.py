@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from typing import TYPE_CHECKING
 
 import imagecodecs
@@ -46,8 +48,22 @@ def test_tiff_movies_are_summed(kind: str, compression: str | None, tmp_path: Pa
     movie = _movie().astype(kind)
     path = tmp_path / "m.tif"
     tifffile.imwrite(path, movie, photometric="minisblack", compression=compression)
-    np.testing.assert_array_equal(read_micrograph_image(path), movie.sum(0, dtype="f4"))
+    total = movie.sum(0, dtype="f4")
+    # As RELION and others read them: the first row of a TIFF file is the last of an MRC file.
+    np.testing.assert_array_equal(read_micrograph_image(path), total[::-1])
+    np.testing.assert_array_equal(read_micrograph_image(path, turned=False), total)
     assert micrograph_info(path).frames == 3
+
+
+@pytest.mark.relion
+@pytest.mark.skipif(shutil.which("relion_image_handler") is None, reason="needs RELION")
+def test_relion_turns_tiff_files_too(tmp_path: Path) -> None:
+    frame = _movie(1)[0].astype("f4")
+    tifffile.imwrite(tmp_path / "m.tif", frame, photometric="minisblack")
+    command = ["relion_image_handler", "--i", "1@m.tif", "--o", "o.mrc"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    theirs = read_micrograph_image(tmp_path / "o.mrc")
+    np.testing.assert_array_equal(read_micrograph_image(tmp_path / "m.tif"), theirs)
 
 
 def test_eer_movies_are_summed(tmp_path: Path) -> None:

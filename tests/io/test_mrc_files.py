@@ -148,3 +148,34 @@ def test_files_of_other_programs_agree_with_mrcfile(data_dir: Path) -> None:
             with mrcfile.open(path, permissive=True) as other:
                 expected = np.asarray(other.data, np.float32).reshape(header.shape)
         np.testing.assert_array_equal(mrc.samples(header, mrc.memory_map(header)), expected)
+
+
+def _mode_0(path: Path, values: np.ndarray, *, limits: tuple[float, float] = (0, 0)) -> None:
+    with mrcfile.new(path, overwrite=True) as other:
+        other.set_data(values.astype("u1").view("i1"))
+        other.header.dmin, other.header.dmax = limits
+
+
+def test_unsigned_bytes_are_recognised(tmp_path: Path) -> None:
+    path = tmp_path / "m.mrc"
+    noise = np.random.default_rng(0).normal(size=(64, 48))
+
+    def read() -> np.ndarray:
+        header = mrc.read_header(path)
+        return mrc.samples(header, mrc.memory_map(header))[0]
+
+    grey = np.rint(140 + 30 * noise).clip(0, 255)
+    _mode_0(path, grey)
+    np.testing.assert_array_equal(read(), grey)
+    signed = np.rint(30 * noise).clip(-128, 127)
+    _mode_0(path, signed.astype("i1").view("u1"))
+    np.testing.assert_array_equal(read(), signed)
+    counts = np.random.default_rng(0).poisson(2, (64, 48))
+    _mode_0(path, counts)
+    np.testing.assert_array_equal(read(), counts)
+    # What the header says of its limits counts more than what the bytes look like.
+    few = np.where(noise > 2, 200, 3)
+    _mode_0(path, few, limits=(3, 200))
+    np.testing.assert_array_equal(read(), few)
+    _mode_0(path, few, limits=(-56, 3))
+    np.testing.assert_array_equal(read(), np.where(few == 200, -56, 3))

@@ -143,9 +143,10 @@ def test_ctf_by_name(desk: Desk, tmp_path: Path) -> None:
 
 
 def test_movies_are_summed_with_their_gain(desk: Desk, tmp_path: Path) -> None:
-    movie = np.random.default_rng(0).integers(0, 9, (3, 12, 16)).astype("u1")
-    tifffile.imwrite(tmp_path / "a.tif", movie, photometric="minisblack")
     gain = np.random.default_rng(1).uniform(0.5, 1.5, (1, 12, 16)).astype("f4")
+    movie = np.random.default_rng(0).poisson(9 / gain, (3, 12, 16)).astype("u1")
+    # The rows of TIFF files run the other way than those of the gain.
+    tifffile.imwrite(tmp_path / "a.tif", movie[:, ::-1], photometric="minisblack")
     write_image_stack(tmp_path / "gain.mrc", gain, pixel_size=1.0)
     outputs = desk.run(import_micrographs.MOVIES_STAGE, files="a.tif", gain="gain.mrc", **OPTICS)
     movies, sums = (read_micrographs(outputs[k]) for k in ("movies", "micrographs"))

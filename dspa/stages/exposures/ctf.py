@@ -29,6 +29,7 @@ from dspa.stages.exposures.tasks import (
     contained,
     micrograph_tasks,
     report_failures,
+    warn_of_rows,
 )
 from dspa.stages.stage import Context, Input, Stage, param
 
@@ -130,6 +131,7 @@ def _fit(settings: _Settings, task: MicrographTask) -> Estimate:
 def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[str, Path]:
     """Fit every micrograph; a task each."""
     table = read_micrographs(inputs["micrographs"])
+    warn_of_rows(context, table)
     _search(params)
     tasks = micrograph_tasks(table, limit=params.micrographs)
     (context.folder / "ctf").mkdir(exist_ok=True)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from dspa.data.errors import InputError
-from dspa.io.micrographs import micrograph_info, read_micrograph_image
+from dspa.io.micrographs import micrograph_info, read_micrograph_image, rows_turned
+from dspa.io.tiff import turns_rows
 from dspa.ops.ctf.model import CTF
 from dspa.ops.ctf.surface import TERMS, defocus_offset
 
@@ -44,6 +45,8 @@ class MicrographTask:
         How defocus varies over the micrograph (`dspa.ops.ctf.surface`); empty if it does not.
     size : tuple of int
         Rows and columns; zeros where the table does not say.
+    turned : bool
+        Rows of the file are turned over on reading.
     """
 
     index: int
@@ -60,6 +63,7 @@ class MicrographTask:
     phase_shift: float
     surface: tuple[float, ...] = ()
     size: tuple[int, int] = (0, 0)
+    turned: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -71,7 +75,7 @@ class MicrographTask:
 
     def read(self) -> NDArray[np.float32]:
         """Read the micrograph in the contrast of its file."""
-        return read_micrograph_image(self.path)
+        return read_micrograph_image(self.path, turned=self.turned)
 
     @property
     def defocus(self) -> float:
@@ -147,6 +151,7 @@ def micrograph_tasks(micrographs: xr.Dataset, *, limit: int = 0) -> list[Microgr
     signs = own("contrast_sign", -1.0)
     sizes = micrographs["shape"].values if "shape" in micrographs else np.zeros((count, 2), int)
     surfaces = local_surfaces(micrographs)
+    turned = rows_turned(micrographs)
     return [
         MicrographTask(
             index=int(row),
@@ -154,11 +159,30 @@ def micrograph_tasks(micrographs: xr.Dataset, *, limit: int = 0) -> list[Microgr
             name=str(micrographs["micrograph_name"].values[row]),
             sign=-1 if signs[row] < 0 else 1,
             size=(int(sizes[row, 0]), int(sizes[row, 1])),
+            turned=bool(turned[row]),
             surface=tuple(surfaces[row].tolist()) if surfaces[row].any() else (),
             **{key: float(values[row]) for key, values in columns.items()},
         )
         for row in rows
     ]
+
+
+def warn_of_rows(context: Context, micrographs: xr.Dataset) -> None:
+    """Warn of TIFF micrographs that an earlier dspa imported, and that are read as it read them.
+
+    Parameters
+    ----------
+    context : Context
+    micrographs : Dataset
+    """
+    usual = np.array([turns_rows(str(path)) for path in micrographs["path"].values], bool)
+    stored = int((usual & ~rows_turned(micrographs)).sum())
+    if stored:
+        context.events.warning(
+            f"{stored} TIFF micrographs are read with their rows as stored, as when they were "
+            "imported; RELION and others turn them over: to use coordinates of other programs, "
+            "import the micrographs again"
+        )
 
 
 def names_and_paths(tasks: Sequence[MicrographTask]) -> tuple[list[str], list[str]]:

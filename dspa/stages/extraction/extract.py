@@ -23,6 +23,7 @@ from dspa.stages.exposures.tasks import (
     contained,
     micrograph_tasks,
     names_and_paths,
+    warn_of_rows,
 )
 from dspa.stages.extraction.tables import (
     Boxes,
@@ -220,6 +221,7 @@ def _source(inputs: Mapping[str, Any]) -> xr.Dataset:
 def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[str, Path]:
     """Cut every box; a task for each shard of 1,024 images."""
     micrographs = read_micrographs(inputs["micrographs"])
+    warn_of_rows(context, micrographs)
     tasks = _tasks(micrographs, params)
     source = _source(inputs)
     recipe = _recipe(params, tasks[0].pixel_size, context.seed)

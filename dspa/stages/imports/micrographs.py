@@ -18,14 +18,17 @@ from dspa.io.micrographs import (
     SUFFIXES,
     micrograph_info,
     read_micrograph_image,
+    rows_turned,
     write_micrographs,
 )
 from dspa.io.names import match_names
 from dspa.io.picture import image
 from dspa.io.plausible import check_values
 from dspa.io.star_micrographs import read_star_micrographs
+from dspa.io.tiff import turns_rows
 from dspa.io.volumes import write_image_stack
 from dspa.stages.imports.copies import repeated_files, tell_versions
+from dspa.stages.imports.gains import Gain, read_gain, settle_gain
 from dspa.stages.imports.optics import settle_optics, with_epu
 from dspa.stages.particles.checks import pixel_digest
 from dspa.stages.stage import Context, Stage, param
@@ -82,7 +85,19 @@ class Params:
 class MovieParams(Params):
     """Parameters of ``dspa import movies``."""
 
-    gain: str | None = param(None, "Gain reference that multiplies every frame (MRC or TIFF).")
+    gain: str | None = param(None, "Gain reference of the camera (MRC, TIFF or Falcon .gain).")
+    gain_rotate: int = param(
+        0, "Quarter turns of the gain reference, clockwise, before the flip.", minimum=0, maximum=3
+    )
+    gain_flip: str = param(
+        "none", "Flip it upside down (y) or left to right (x).", choices=("none", "y", "x")
+    )
+    gain_use: str = param(
+        "auto",
+        "Multiply frames with it or divide them by it; auto multiplies, and lets the frames tell "
+        "for EER movies and .gain files.",
+        choices=("auto", "multiply", "divide"),
+    )
 
 
 @dataclass(frozen=True)
@@ -149,8 +164,10 @@ def run_movies(
     context: Context, inputs: Mapping[str, Any], params: MovieParams
 ) -> Mapping[str, Path]:
     """Import movies in place, and sum their frames (unaligned) to micrographs."""
-    gain = None if params.gain is None else _read_gain(params.gain)
+    reference = None if params.gain is None else _read_gain(params)
     table = _import(context, params, kind="movies")
+    movies = [str(path) for path in table["path"].values]
+    gain = None if reference is None else settle_gain(context, reference, movies)
     _write(context, table, "movies")
     context.events.message("frames are summed as they are; no motion is corrected")
     (context.folder / "micrographs").mkdir()
@@ -167,7 +184,11 @@ def run_movies(
         raise InputError(f"no movie could be summed; the first: {faults[0]}")
     summed = table.isel(micrograph=np.flatnonzero(kept))
     targets = [str(target) for (_, target, _), ok in zip(work, kept, strict=True) if ok]
-    summed = summed.assign(path=("micrograph", np.array(targets, object)))
+    summed = summed.assign(
+        path=("micrograph", np.array(targets, object)),
+        # The sums are MRC files, their rows as in MRC files.
+        rows_turned=("micrograph", np.zeros(len(targets), np.int8)),
+    )
     summed.attrs["kind"] = "micrographs"
     _write(context, summed, "micrographs")
     return {
@@ -270,6 +291,7 @@ def _from_pattern(context: Context, params: Params) -> xr.Dataset:
             "micrograph_name": files,
             "optics": np.zeros(len(files), np.int32),
             "optics_name": ["opticsGroup1"],
+            "rows_turned": [int(turns_rows(p)) for p in files],
         },
     )
 
@@ -308,11 +330,11 @@ def _same_ctf(table: xr.Dataset, first: int, second: int) -> bool:
     return all(np.array_equal(c[first], c[second], equal_nan=True) for c in columns)
 
 
-def _read_gain(path: str) -> NDArray[np.float32]:
-    gain = read_micrograph_image(path)
-    if (gain < 0).any():
-        raise InputError(f"{path}: a gain reference with negative values")
-    return gain
+def _read_gain(params: MovieParams) -> Gain:
+    assert params.gain is not None
+    return read_gain(
+        params.gain, rotate=params.gain_rotate, flip=params.gain_flip, use=params.gain_use
+    )
 
 
 def _sum_movie(gain: NDArray[np.float32] | None, work: tuple[str, Path, float]) -> str:
@@ -357,7 +379,11 @@ def _summarise(context: Context, table: xr.Dataset, kind: str) -> None:
     if len(shapes) > 1:
         context.events.warning(f"{len(shapes)} shapes: {text}")
     path = str(table["path"].values[0])
-    picture = image(read_micrograph_image(path), pixel_size=float(table["pixel_size"].values[0]))
+    turned = bool(rows_turned(table)[0])
+    if rows_turned(table).any():
+        context.events.message("the rows of TIFF files are turned over, as RELION and others do")
+    first = read_micrograph_image(path, turned=turned)
+    picture = image(first, pixel_size=float(table["pixel_size"].values[0]))
     context.events.picture("micrograph", picture, title=Path(path).name)
     context.events.emit(
         "result",

@@ -8,7 +8,7 @@ import numpy as np
 
 from dspa.data.errors import InputError
 from dspa.io.micrographs import read_micrographs
-from dspa.stages.exposures.tasks import micrograph_tasks, names_and_paths
+from dspa.stages.exposures.tasks import micrograph_tasks, names_and_paths, warn_of_rows
 from dspa.stages.extraction.tables import (
     doubt_of_scale,
     find_micrographs,
@@ -93,6 +93,7 @@ def place_on_micrographs(context: Context, picks: xr.Dataset, path: str | Path) 
         Table of micrographs.
     """
     micrographs = read_micrographs(path)
+    warn_of_rows(context, micrographs)
     tasks = micrograph_tasks(micrographs)
     where = find_micrographs(picks, *names_and_paths(tasks))
     lost = np.unique(picks["micrograph"].values[where < 0])

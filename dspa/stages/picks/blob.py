@@ -11,7 +11,7 @@ from dspa.data.errors import InputError
 from dspa.io.micrographs import read_micrographs
 from dspa.ops.picks.candidates import Candidates, PickRules, pick_blobs
 from dspa.ops.picks.templates import SHAPES, Blob, blob_diameters, blob_set
-from dspa.stages.exposures.tasks import COPIES, MicrographTask, micrograph_tasks
+from dspa.stages.exposures.tasks import COPIES, MicrographTask, micrograph_tasks, warn_of_rows
 from dspa.stages.picks.search import pick_micrographs
 from dspa.stages.stage import Context, Input, Stage, param
 
@@ -76,6 +76,7 @@ def _search(
 def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[str, Path]:
     """Search every micrograph; a task each."""
     micrographs = read_micrographs(inputs["micrographs"])
+    warn_of_rows(context, micrographs)
     blobs = _blobs(params)
     return pick_micrographs(
         context,

@@ -21,7 +21,7 @@ from dspa.ops.picks.candidates import Candidates, PickRules
 from dspa.ops.picks.template_search import TEMPLATE_RIM, pick_templates
 from dspa.ops.picks.templates import centre_templates, odd_edge, resample_templates
 from dspa.ops.sums.project import prepare_volume, project
-from dspa.stages.exposures.tasks import COPIES, MicrographTask, micrograph_tasks
+from dspa.stages.exposures.tasks import COPIES, MicrographTask, micrograph_tasks, warn_of_rows
 from dspa.stages.picks.search import pick_micrographs
 from dspa.stages.stage import Context, Input, Stage, param
 
@@ -177,6 +177,7 @@ def _search(
 def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[str, Path]:
     """Search every micrograph; a task each."""
     micrographs = read_micrographs(inputs["micrographs"])
+    warn_of_rows(context, micrographs)
     templates = _load(inputs, params)
     context.events.picture(
         "templates", montage(templates.images), title=f"{len(templates.images)} templates"

@@ -23,6 +23,7 @@ from dspa.stages.exposures.tasks import (
     contained,
     micrograph_tasks,
     report_failures,
+    warn_of_rows,
 )
 from dspa.stages.picks.tables import picks_table, show_candidates, show_scores, write_picks
 from dspa.stages.picks.topaz_files import (
@@ -254,6 +255,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     """Score every micrograph with the model; some micrographs a task."""
     search = _search(context.folder, inputs, params)
     micrographs = read_micrographs(inputs["micrographs"])
+    warn_of_rows(context, micrographs)
     tasks = micrograph_tasks(micrographs, limit=params.micrographs)
     batches = _batches(tasks, context.runner.workers)
     try:

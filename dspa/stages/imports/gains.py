@@ -1,0 +1,175 @@
+"""The gain reference of movies: read as its camera writes it, and held against the frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dspa.data.errors import InputError
+from dspa.io.micrographs import read_micrograph_image
+from dspa.io.tiff import read_tiff_sum, turns_rows
+from dspa.ops.images.gain import inverse_gain, turned_gain, unevenness, unevenness_error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from dspa.stages.stage import Context
+
+FALCON = ".gain"  # a TIFF file inside
+_EER = ".eer"
+MOVIES = 2  # summed to hold the gain against
+_RAISE = 1e-3  # of the unevenness; less is nothing
+_SIGMA = 4.0
+# The eight orientations, those without a rotation first.
+_ORIENTATIONS = (
+    (0, "none"), (0, "y"), (0, "x"), (2, "none"), (1, "none"), (3, "none"), (1, "y"), (3, "y"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Gain:
+    """A gain reference and how it is to be used.
+
+    Attributes
+    ----------
+    path : str
+    stored : (y, x) float32
+        Rows as the file has them.
+    rotate : int
+        Quarter turns clockwise.
+    flip : {"none", "y", "x"}
+    use : {"auto", "multiply", "divide"}
+    """
+
+    path: str
+    stored: NDArray[np.float32]
+    rotate: int
+    flip: str
+    use: str
+
+    def factor(self, movie: str, *, rotate: int, flip: str, use: str) -> NDArray[np.float32]:
+        """Return what the frames of a movie are multiplied with, in one orientation."""
+        suffix, eer = Path(self.path).suffix.lower(), Path(movie).suffix.lower() == _EER
+        # EER frames are read as they are stored, and so is the reference its camera writes.
+        turned = (suffix == FALCON and not eer) or turns_rows(self.path)
+        gain = turned_gain(self.stored[::-1] if turned else self.stored, rotate=rotate, flip=flip)
+        return inverse_gain(gain) if use == "divide" else gain
+
+
+def read_gain(path: str, *, rotate: int, flip: str, use: str) -> Gain:
+    """Read a gain reference.
+
+    Parameters
+    ----------
+    path : str
+        MRC, TIFF, or ``.gain`` of a Falcon camera.
+    rotate, flip, use
+        As in `Gain`.
+    """
+    falcon = Path(path).suffix.lower() == FALCON
+    stored = read_tiff_sum(Path(path)) if falcon else read_micrograph_image(path, turned=False)
+    if not np.isfinite(stored).all() or (stored < 0).any() or not stored.any():
+        raise InputError(f"{path}: a gain reference with negative, infinite or only zero values")
+    return Gain(path, stored, rotate, flip, use)
+
+
+def settle_gain(context: Context, gain: Gain, movies: Sequence[str]) -> NDArray[np.float32]:
+    """Return what frames are multiplied with, once it is seen to even them out.
+
+    Parameters
+    ----------
+    context : Context
+    gain : Gain
+    movies : sequence of str
+
+    Raises
+    ------
+    InputError
+        If the frames vary more with the gain than without it; the message says what lowers it.
+    """
+    total, movie = _sum(movies)
+    falcon = FALCON in Path(gain.path).suffix.lower() or Path(movie).suffix.lower() == _EER
+    uses = ["multiply", "divide"] if falcon else ["multiply"]
+    uses = uses if gain.use == "auto" else [gain.use]
+    factors = {
+        use: _fitting(gain.factor(movie, rotate=gain.rotate, flip=gain.flip, use=use), total)
+        for use in uses
+    }
+    found = {use: unevenness(total, f) for use, f in factors.items() if f is not None}
+    if not found:
+        shapes = [f"{a.shape[1]} x {a.shape[0]}" for a in (total, gain.stored)]
+        raise InputError(
+            f"{gain.path}: {shapes[1]} pixels, the frames of {movie} have {shapes[0]}; give the "
+            "gain of this camera mode, or turn it with --gain-rotate"
+        )
+    use = min(found, key=lambda name: found[name])
+    factor = factors[use]
+    assert factor is not None
+    without = unevenness(total)
+    bound = max(_RAISE * without, _SIGMA * unevenness_error(total, factor))
+    if found[use] > without + bound:
+        raise InputError(
+            f"{gain.path}: the frames of {movie} are {np.sqrt(found[use] / without):.3g} times as "
+            f"uneven with this gain as without; {_remedy(gain, movie, total, without - bound)}"
+        )
+    if use == "divide" and gain.use == "auto":
+        context.events.message(f"frames are divided by {gain.path}, which evens them out")
+    return factor
+
+
+def _sum(movies: Sequence[str]) -> tuple[NDArray[np.float32], str]:
+    """Sum the frames of the first movies of one shape; return the first movie too."""
+    total, first = None, movies[0]
+    for movie in movies[:MOVIES]:
+        try:
+            image = read_micrograph_image(movie)
+        except InputError:
+            continue
+        if total is None:
+            total, first = image, movie
+        elif image.shape == total.shape:
+            total = total + image
+    if total is None:
+        raise InputError(f"{first}: no movie can be read to hold the gain against")
+    return total, first
+
+
+def _fitting(factor: NDArray[np.float32], total: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    """Return a factor in the shape of the frames; None if it has another one."""
+    if factor.shape == total.shape:
+        return factor
+    rows, columns = total.shape
+    if factor.shape == (2 * rows, 2 * columns):  # of super-resolution, for physical pixels
+        return factor.reshape(rows, 2, columns, 2).mean(axis=(1, 3), dtype=np.float32)
+    return None
+
+
+def _remedy(gain: Gain, movie: str, total: NDArray[np.float32], bound: float) -> str:
+    """Say with which options the frames are less uneven than without the gain."""
+    found = {}
+    for options in _options():
+        use, rotate, flip = options
+        factor = _fitting(gain.factor(movie, rotate=rotate, flip=flip, use=use), total)
+        if factor is not None:
+            found[options] = unevenness(total, factor)
+    best = min(found, key=lambda each: found[each]) if found else None
+    if best is None or found[best] > bound:
+        return (
+            "in no orientation do they become more even: leave --gain out if the frames are "
+            "corrected already, or give the gain of this session"
+        )
+    use, rotate, flip = best
+    words = [f"--gain-rotate {rotate}" if rotate else "", f"--gain-flip {flip}"]
+    words.append("--gain-use divide" if use == "divide" else "")
+    return f"{' '.join(w for w in words if w)} makes them more even"
+
+
+def _options() -> Iterator[tuple[str, int, str]]:
+    for use in ("multiply", "divide"):
+        for rotate, flip in _ORIENTATIONS:
+            yield use, rotate, flip

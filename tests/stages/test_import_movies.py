@@ -1,0 +1,211 @@
+"""Movies and their gain: how the rows run, which way the reference lies, what is refused."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import tifffile
+
+from dspa.data.errors import InputError
+from dspa.dataflow.events import Events
+from dspa.dataflow.runner import InlineRunner
+from dspa.io.micrographs import read_micrograph_image, read_micrographs
+from dspa.io.star import Block, read_star, write_star
+from dspa.io.volumes import write_image_stack
+from dspa.ops.images.gain import turned_gain
+from dspa.stages.exposures.tasks import micrograph_tasks, warn_of_rows
+from dspa.stages.imports.micrographs import MICROGRAPHS_STAGE, MOVIES_STAGE
+from dspa.stages.stage import Context, check
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+OPTICS = {"pixel_size": 1.5, "voltage": 300.0, "cs": 2.7}
+SHAPE = (48, 48)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Run a stage in a folder of its own; the outputs, and what was said."""
+    monkeypatch.chdir(tmp_path)
+
+    def begin(stage: Any, **params: Any) -> dict[str, Any]:
+        heard: list[Any] = []
+        made = stage.params(**params, **OPTICS)
+        check(made)
+        folder = tmp_path / "jobs" / f"J{len(list(tmp_path.glob('jobs/*'))) + 1}"
+        folder.mkdir(parents=True)
+        context = Context(folder, InlineRunner(folder), Events(folder, (heard.append,)))
+        outputs = dict(stage.run(context, {}, made))
+        said = " | ".join(e["text"] for e in heard if e["kind"] in ("message", "warning"))
+        return {**outputs, "said": said, "context": context, "heard": heard}
+
+    return begin
+
+
+def _camera(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Frames of an even beam on an uneven camera, and the gain that evens them out."""
+    rng = np.random.default_rng(seed)
+    gain = 1 + 0.4 * rng.random(SHAPE)
+    gain[:12, :20] *= 1.5
+    frames = rng.poisson(15 / gain, (20, *SHAPE))
+    return frames, gain.astype("f4")
+
+
+def _mrc(path: Path, image: np.ndarray) -> None:
+    write_image_stack(path, image.reshape(-1, *SHAPE).astype("f4"), pixel_size=1.0)
+
+
+def _tiff(path: Path, image: np.ndarray) -> None:
+    """Write what an MRC file holds as a TIFF file, whose rows run the other way."""
+    tifffile.imwrite(path, image[..., ::-1, :], photometric="minisblack")
+
+
+def _sum(outputs: dict[str, Any]) -> np.ndarray:
+    return read_micrograph_image(read_micrographs(outputs["micrographs"])["path"].values[0])
+
+
+@pytest.mark.parametrize("movie", ["m.mrc", "m.tif"])
+@pytest.mark.parametrize("reference", ["g.mrc", "g.tif", "g.gain"])
+def test_every_pair_of_formats_gives_the_same_sum(
+    movie: str, reference: str, tmp_path: Path, run: Callable[..., dict[str, Any]]
+) -> None:
+    frames, gain = _camera()
+    _mrc(tmp_path / "m.mrc", frames)
+    _tiff(tmp_path / "m.tif", frames.astype("u1"))
+    _mrc(tmp_path / "g.mrc", gain)
+    _tiff(tmp_path / "g.tif", gain)
+    _tiff(tmp_path / "g.gain", gain)
+    found = _sum(run(MOVIES_STAGE, files=movie, gain=reference))
+    np.testing.assert_allclose(found, frames.sum(0) * gain, rtol=1e-6)
+
+
+def test_a_gain_of_a_falcon_divides_where_that_evens_the_frames(
+    tmp_path: Path, run: Callable[..., dict[str, Any]]
+) -> None:
+    frames, gain = _camera()
+    _mrc(tmp_path / "m.mrc", frames)
+    _tiff(tmp_path / "g.gain", 1 / gain)
+    outputs = run(MOVIES_STAGE, files="m.mrc", gain="g.gain")
+    np.testing.assert_allclose(_sum(outputs), frames.sum(0) * gain, rtol=1e-5)
+    assert "divided by g.gain" in outputs["said"]
+    with pytest.raises(InputError, match="--gain-use divide makes them more even"):
+        run(MOVIES_STAGE, files="m.mrc", gain="g.gain", gain_use="multiply")
+
+
+@pytest.mark.parametrize("rotate", [0, 1, 2, 3])
+@pytest.mark.parametrize("flip", ["none", "y", "x"])
+def test_a_gain_that_lies_otherwise_is_refused_with_what_helps(
+    rotate: int, flip: str, tmp_path: Path, run: Callable[..., dict[str, Any]]
+) -> None:
+    frames, gain = _camera()
+    stored = next(
+        candidate
+        for r in range(4)
+        for f in ("none", "y")
+        if np.array_equal(
+            turned_gain(candidate := turned_gain(gain, rotate=r, flip=f), rotate=rotate, flip=flip),
+            gain,
+        )
+    )
+    _mrc(tmp_path / "m.mrc", frames)
+    _mrc(tmp_path / "g.mrc", stored)
+    if (rotate, flip) != (0, "none"):
+        with pytest.raises(InputError, match="as uneven with this gain as without") as caught:
+            run(MOVIES_STAGE, files="m.mrc", gain="g.mrc")
+        words = str(caught.value).split("; ")[1].split()
+        options = {words[i]: words[i + 1] for i in range(len(words)) if words[i].startswith("--")}
+        rotate, flip = int(options.get("--gain-rotate", 0)), options["--gain-flip"]
+    outputs = run(MOVIES_STAGE, files="m.mrc", gain="g.mrc", gain_rotate=rotate, gain_flip=flip)
+    np.testing.assert_allclose(_sum(outputs), frames.sum(0) * gain, rtol=1e-6)
+
+
+def test_frames_that_are_corrected_already_refuse_a_gain(
+    tmp_path: Path, run: Callable[..., dict[str, Any]]
+) -> None:
+    frames, gain = _camera()
+    _mrc(tmp_path / "m.mrc", frames * gain)
+    _mrc(tmp_path / "g.mrc", gain)
+    with pytest.raises(InputError, match="leave --gain out if the frames are corrected already"):
+        run(MOVIES_STAGE, files="m.mrc", gain="g.mrc")
+    write_image_stack(tmp_path / "g.mrc", gain[None, :40], pixel_size=1.0)
+    with pytest.raises(InputError, match="48 x 40 pixels, the frames of"):
+        run(MOVIES_STAGE, files="m.mrc", gain="g.mrc")
+    _mrc(tmp_path / "g.mrc", gain - 1.2)
+    with pytest.raises(InputError, match="negative"):
+        run(MOVIES_STAGE, files="m.mrc", gain="g.mrc")
+
+
+@pytest.mark.relion
+@pytest.mark.skipif(shutil.which("relion_run_motioncorr") is None, reason="needs RELION")
+def test_rotation_and_flip_are_those_of_relion(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    edge = 128
+    frames = rng.poisson(20, (3, edge, edge)).astype("f4")
+    gain = rng.uniform(0.5, 1.5, (1, edge, edge)).astype("f4")
+    write_image_stack(tmp_path / "m.mrcs", frames, pixel_size=1.0)
+    write_image_stack(tmp_path / "g.mrc", gain, pixel_size=1.0)
+    optics = {
+        "rlnOpticsGroupName": np.array(["a"], object),
+        "rlnOpticsGroup": np.array([1]),
+        "rlnMicrographOriginalPixelSize": np.array([1.0]),
+        "rlnVoltage": np.array([300.0]),
+        "rlnSphericalAberration": np.array([2.7]),
+        "rlnAmplitudeContrast": np.array([0.1]),
+    }
+    rows = {
+        "rlnMicrographMovieName": np.array(["m.mrcs"], object),
+        "rlnOpticsGroup": np.array([1]),
+    }
+    write_star(tmp_path / "m.star", [Block("optics", optics), Block("movies", rows)])
+    for rotate, number, flip in ((1, 1, "y"), (3, 2, "x"), (2, 0, "none")):
+        command = (
+            "relion_run_motioncorr --i m.star --o o/ --use_own --j 1 --patch_x 1 --patch_y 1 "
+            f"--dose_per_frame 1 --gainref g.mrc --gain_rot {rotate} --gain_flip {number}"
+        ).split()
+        shutil.rmtree(tmp_path / "o", ignore_errors=True)
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+        theirs = read_micrograph_image(tmp_path / "o" / "gain.mrc")
+        np.testing.assert_array_equal(turned_gain(gain[0], rotate=rotate, flip=flip), theirs)
+
+
+def test_tiff_micrographs_lie_as_other_programs_show_them(
+    tmp_path: Path, run: Callable[..., dict[str, Any]]
+) -> None:
+    image = np.random.default_rng(0).normal(size=SHAPE).astype("f4")
+    _tiff(tmp_path / "m.tif", image)
+    _mrc(tmp_path / "n.mrc", image)
+    outputs = run(MICROGRAPHS_STAGE, files="*.???")
+    assert "rows of TIFF files are turned over" in outputs["said"]
+    table = read_micrographs(outputs["micrographs"])
+    assert table["rows_turned"].values.tolist() == [1, 0]
+    for task in micrograph_tasks(table):
+        np.testing.assert_array_equal(task.read(), image)
+    star = outputs["micrographs"].with_suffix(".star")
+    assert "dspaRowsTurned" not in read_star(star)[1].columns
+    assert read_micrographs(star)["rows_turned"].values.tolist() == [1, 0]
+
+
+def test_a_table_of_an_earlier_dspa_is_read_as_it_was(
+    tmp_path: Path, run: Callable[..., dict[str, Any]]
+) -> None:
+    from dspa.io.micrographs import write_micrographs
+
+    image = np.random.default_rng(0).normal(size=SHAPE).astype("f4")
+    _tiff(tmp_path / "m.tif", image)
+    outputs = run(MICROGRAPHS_STAGE, files="m.tif")
+    old = read_micrographs(outputs["micrographs"]).drop_vars("rows_turned")
+    for file in ("old.zarr", "old.star"):
+        write_micrographs(old, tmp_path / file)
+        table = read_micrographs(tmp_path / file)
+        np.testing.assert_array_equal(micrograph_tasks(table)[0].read(), image[::-1])
+        outputs["heard"].clear()
+        warn_of_rows(outputs["context"], table)
+        assert (
+            "1 TIFF micrographs are read with their rows as stored" in outputs["heard"][0]["text"]
+        )
