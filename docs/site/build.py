@@ -60,7 +60,7 @@ def main(out: str) -> int:
     write(made)
     jobs = ["-j", "auto"]
     return build_main([
-        "-b", "html", "-W", "--keep-going", "-q", *jobs, "-c", str(DOCS / "site"),
+        "-b", "html", "-a", "-W", "--keep-going", "-q", *jobs, "-c", str(DOCS / "site"),
         "-d", str(SOURCE.parent / "doctrees"), str(SOURCE), out,
     ])  # fmt: skip
 
