@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from dask.system import CPU_COUNT
 from rich.console import Console
 
-from dspa.dataflow.cluster import connect
-from dspa.dataflow.dask_runner import DaskRunner
 from dspa.io.micrographs import read_micrographs
 from dspa.io.particles import read_particles
 from dspa.io.volumes import read_volume
@@ -30,6 +27,7 @@ from dspa.ops.simulate.agreement import (
 )
 from dspa.project.demo_report import Findings, write_demo_report
 from dspa.project.lineage import resolve
+from dspa.project.machines import Machines
 from dspa.project.params import from_plain
 from dspa.project.project import init
 from dspa.project.running import Options, closing_lines, start
@@ -41,9 +39,6 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-    from dspa.dataflow.cluster import Cluster
-    from dspa.dataflow.events import Events
-    from dspa.dataflow.runner import Runner
     from dspa.project.job import Job
     from dspa.project.project import Project
 
@@ -163,15 +158,15 @@ def demo(
     begin = time.monotonic()
     if cluster == "local":  # so little data keeps no more workers busy
         cluster = f"local:{min(CPU_COUNT, 4)}"
-    workers = connect(cluster)
+    machines = Machines(cluster)
     try:
         options = Options(
-            partial(_runner, workers), cluster=cluster, seed=seed, console=Console(stderr=True)
+            machines.make_runner, cluster=cluster, seed=seed, console=Console(stderr=True)
         )
         tour = Tour(init(folder), options, console)
         jobs = _path_to_a_map(tour, micrographs)
     finally:
-        workers.close()
+        machines.close()
     figures, findings = _measure(jobs, begin)
     report = write_demo_report(folder, jobs, findings, headline=figures.line())
     console.print(f"report: {report}", markup=False, highlight=False)
@@ -182,10 +177,6 @@ def demo(
         )  # fmt: skip
     console.print(figures.line(), markup=False, highlight=False)
     return figures
-
-
-def _runner(cluster: Cluster, folder: Path, events: Events) -> Runner:
-    return DaskRunner(cluster, folder, events)
 
 
 def _path_to_a_map(tour: Tour, micrographs: int) -> dict[str, Job]:

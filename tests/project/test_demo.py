@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from dspa.data.schema import make
+from dspa.dataflow.events import Events
+from dspa.dataflow.runner import InlineRunner
 from dspa.ops.simulate.agreement import Detection
 from dspa.project.demo import BOX, PIXEL_SIZE, Figures, demo, judge_picks
 
@@ -57,6 +59,19 @@ def test_picks_are_judged_by_micrograph_names_and_without_borders() -> None:
     # The other order of names, one miss, one false pick, one at the border.
     found = points(["b.mrc", "a.mrc"], [1, 0, 0, 0], [(105, 100), (300, 95), (400, 400), (9, 300)])
     assert judge_picks(found, truth, micrographs) == Detection(2, 3, 3)
+
+
+def test_it_runs_where_any_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stop(Exception):
+        pass
+
+    def first_step(tour, micrographs):
+        raise Stop(tour.options.make_runner(tmp_path, Events()))
+
+    monkeypatch.setattr("dspa.project.demo._path_to_a_map", first_step)
+    with pytest.raises(Stop) as stopped:
+        demo(tmp_path / "demo", cluster="inline")
+    assert isinstance(stopped.value.args[0], InlineRunner)
 
 
 @pytest.mark.slow
