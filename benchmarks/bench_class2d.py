@@ -23,7 +23,10 @@ from dspa.ops.poses.score2d import (
 from dspa.ops.poses.search2d import Pruning, Searcher, search
 from dspa.ops.simulate.phantom import phantom_density
 from dspa.ops.sums.project import prepare_volume, project
+from dspa.stages.class2d.averages import Statistics
+from dspa.stages.class2d.census import Census
 from dspa.stages.class2d.constants import FOLDS
+from dspa.stages.class2d.model import ClassModel
 from dspa.stages.class2d.plan import ClassPlan, Params, Settings
 from dspa.stages.class2d.reduction import Class2D
 from dspa.stages.particles.chunks import ImageSpec, ParticleBatch
@@ -60,28 +63,29 @@ def problem(
     state = {"fold": (np.arange(IMAGES) % FOLDS).astype(np.int8)}
     batch = ParticleBatch(indices=np.arange(IMAGES), state=state, spec=SPEC, **arrays)
     averages = scale * band_to_images(views(classes, seed=2), members)
-    model = {
-        "references": np.stack([averages] * FOLDS),
-        "noise": np.ones(SPEC.radius + 1),
-        "slots": np.full(classes, -1, np.int32),
-        "tally": np.zeros((3, classes)),
-        "saved": np.zeros((classes, classes)),
-        "age": np.zeros(classes, np.int64),
-        "iteration": np.asarray(1),
-        "counts": np.ones((FOLDS, classes)),
-        "shell": np.full(classes, 14.0),
-    }
+    none, count = np.zeros(classes), np.full((FOLDS, classes), 1.0)
+    model = replace(
+        ClassModel.begin(np.ones(SPEC.radius + 1)),
+        iteration=np.asarray(1),
+        references=np.stack([averages] * FOLDS),
+        shell=np.full(classes, 14.0),
+        statistics=Statistics(np.zeros((FOLDS, classes, 3, 2, 3), np.float32), count),
+        slots=np.full(classes, -1, np.int32),
+        census=Census(
+            none, none, none, np.zeros((classes, classes)), none.astype(int), none.astype(int) - 1
+        ),
+    )
     params = Params(classes=classes, batch_per_class=5000 // classes, max_shift=5.0 * PIXEL)
     settings = Settings(params, SPEC, 5000, classes)
-    return settings, batch, model
+    return settings, batch, model.arrays()
 
 
 def run() -> Iterator[Row]:
     """Measure one thread on 64 px, 50 classes."""
     for snr in (0.05, 0.02):
         settings, batch, model = problem(snr)
-        soft = replace(settings.plan(model, 1), classes=CLASSES)
-        fine = replace(settings.plan(model, settings.steps), radius=RADIUS)
+        soft = replace(settings.plan(ClassModel.read(model), 1), classes=CLASSES)
+        fine = replace(settings.plan(ClassModel.read(model), settings.steps), radius=RADIUS)
         for name, plan in (("averaging over all poses", soft), ("candidates to shell 17", fine)):
             bound = Class2D(plan).bind(model)
             seconds = best_time(lambda bound=bound, batch=batch: bound.add(bound.start(), batch))
@@ -98,8 +102,8 @@ def class_rows() -> Iterator[Row]:
     for classes in (25, 50, 100, 200):
         settings, batch, model = problem(0.05, classes=classes)
         batch.state["fold"][:] = 0  # as the chunks of a classification
-        fine = replace(settings.plan(model, settings.steps), radius=RADIUS)
-        soft = replace(settings.plan(model, 1), classes=classes)
+        fine = replace(settings.plan(ClassModel.read(model), settings.steps), radius=RADIUS)
+        soft = replace(settings.plan(ClassModel.read(model), 1), classes=classes)
         for name, plan in (("averaging over all poses", soft), ("candidates to shell 17", fine)):
             bound = Class2D(plan).bind(model)
             seconds = best_time(lambda bound=bound, batch=batch: bound.add(bound.start(), batch))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dspa.stages.class2d.averages import Statistics, halve
 from dspa.stages.class2d.census import (
     Census,
     class_prior,
@@ -13,7 +14,6 @@ from dspa.stages.class2d.census import (
     relief,
 )
 from dspa.stages.class2d.constants import tuned
-from dspa.stages.class2d.mstep import Statistics, halve
 
 
 def census(count, gain, saved=None, age=None, partner=None):
@@ -22,7 +22,7 @@ def census(count, gain, saved=None, age=None, partner=None):
     saved = np.zeros((count.size,) * 2) if saved is None else saved
     age = np.full(count.size, 50) if age is None else np.asarray(age)
     partner = np.full(count.size, -1) if partner is None else np.asarray(partner)
-    return Census(tally, saved, age, partner)
+    return Census(*tally, saved, age, partner)
 
 
 def test_relief_is_what_the_second_best_class_saves():

@@ -25,8 +25,9 @@ from dspa.kernels.slice2d import SLICE2D
 from dspa.ops.poses.evidence import EDGE_RADIUS
 from dspa.stages.class2d import stage as class2d
 from dspa.stages.class2d.constants import FOLDS, tuned, tuned_to
-from dspa.stages.class2d.controls import Weighing
+from dspa.stages.class2d.evidence import Weighing
 from dspa.stages.class2d.inputs import draw_folds, fold_chunks
+from dspa.stages.class2d.model import ClassModel
 from dspa.stages.class2d.plan import Params, Settings, Turnover
 from dspa.stages.class2d.reduction import Class2D
 from dspa.stages.em.contrast import tally_contrast
@@ -70,13 +71,14 @@ def steps(runs):
     """Plan, model that it meets, and what the CPU makes of it, for every kind of step."""
     spec = runs[0].parts[0].spec
     noise = BackgroundNoise(spec).bind({})
-    model = dict(noise.finish(reduce_group(noise, runs, BATCH).sums))
+    spectrum = noise.finish(reduce_group(noise, runs, BATCH).sums)["noise"]
+    model = ClassModel.begin(spectrum).arrays()
     made = {}
     for name, number in STEPS.items():
         params = replace(PARAMS, max_shift=2.0 * spec.crop_pixel_size)
         settings = Settings(params, spec, COUNT, CLASSES, groups=GROUPS)
         turnover = Turnover(slots=2 * (number > 0), next_slots=2)
-        plan = settings.plan(model if number else None, number)
+        plan = settings.plan(ClassModel.read(model) if number else None, number)
         plan = replace(plan, classes=CLASSES, turnover=turnover)
         bound = Class2D(plan).bind(model)
         part = reduce_group(bound, runs, BATCH)
@@ -86,7 +88,7 @@ def steps(runs):
             model = dict(bound.finish(part.sums))
         # Two groups that differ and two classes to be halved, whatever so few images say.
         model["slots"] = np.array([0, 1, -1, -1], np.int32)
-        model["noise_ratio"] = np.stack([np.full(spec.radius + 1, r) for r in (0.9, 1.1)])
+        model["nuisance.noise_ratio"] = np.stack([np.full(spec.radius + 1, r) for r in (0.9, 1.1)])
     return made
 
 
@@ -96,7 +98,7 @@ def weighing(steps, runs):
     plan, model, _ = steps["last"]
     contrast = np.random.default_rng(0).normal(1.0, 0.3, 4000).astype(np.float32)
     norm = np.full(contrast.size, 500.0, np.float32)
-    varied = {**model, "contrast": tally_contrast(norm * (2.0 * contrast - 1.0), norm)}
+    varied = {**model, "nuisance.contrast": tally_contrast(norm * (2.0 * contrast - 1.0), norm)}
     bound = Weighing(plan.weighing(), np.arange(CLASSES) > 0, 3).bind(varied)
     return bound, reduce_group(bound, runs, BATCH)
 

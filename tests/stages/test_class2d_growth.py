@@ -15,7 +15,7 @@ from dspa.io.volumes import read_images
 from dspa.ops.sums.averages import sums_radius, widen_sums
 from dspa.stages.class2d import stage as class2d
 from dspa.stages.class2d.growth import expect, strangers
-from dspa.stages.class2d.state import LAYOUT, load_classification
+from dspa.stages.class2d.model import LAYOUT, load_classification
 from dspa.stages.stage import Context
 from tests.stages.portraits import PIXEL, bits, portraits, table
 
@@ -120,13 +120,13 @@ def test_without_the_old_particles_their_sums_stay(sets, before, tmp_path):
     assert now.images == 1098
     assert np.array_equal(now.uid, [*read_particles(sets[0]["later"])["uid"].values, *old.uid])
     # Weights of the old images, and of the new ones on top, each by their number.
-    scale = (1.0 - old.images / now.images) * old.images / old.model["counts"].sum()
-    assert scale * old.model["counts"].sum() / now.model["counts"].sum() == pytest.approx(
-        old.images / now.images
-    )
-    weight = now.model["sums"][..., 2]
-    radius = sums_radius(now.model["sums"])
-    kept = np.float32(scale) * widen_sums(old.model["sums"], radius)[..., 2]
+    first, both = old.model.statistics, now.model.statistics
+    scale = (1.0 - old.images / now.images) * old.images / first.counts.sum()
+    share = scale * first.counts.sum() / both.counts.sum()
+    assert share == pytest.approx(old.images / now.images)
+    weight = now.model.statistics.sums[..., 2]
+    radius = sums_radius(now.model.statistics.sums)
+    kept = np.float32(scale) * widen_sums(old.model.statistics.sums, radius)[..., 2]
     assert (weight - kept).min() > -1e-4 * weight.max()
     # Images of another shape show little contrast with the averages, and weigh as little.
     assert 1.2 < weight.sum() / kept.sum() < 2.0
@@ -199,22 +199,25 @@ def test_plan_counts_looks_and_passes(sets, before):
     assert not any(name.startswith("if new views") for name in quick)
 
 
-MODEL = """age averages background contrast counts frc iteration noise noise_images noise_moments
-noise_names noise_ratio noise_sums partner poor poor_counts references saved seeded shell slots sums
-tally total"""
+MODEL = """averages census.age census.count census.fits census.gains census.partner census.saved
+frc iteration nuisance.background nuisance.contrast nuisance.noise nuisance.noise_images
+nuisance.noise_moments nuisance.noise_ratio nuisance.noise_sums poor.counts poor.sums references
+seeded shell slots statistics.counts statistics.sums total.cells_scored total.effective_classes
+total.images total.log_likelihood total.searches_limited"""
 ROWS = "angle class_index control fit gain log_likelihood posterior scale shift spread valid"
 
 
 def test_earlier_layouts_are_refused_and_the_layout_names_what_is_kept(before, tmp_path):
     path = before["classification"]
     known = load_classification(path)
+    names = sorted(known.model.arrays())
     # What goes on needs all of this: raise LAYOUT where this list changes.
-    assert (sorted(known.model), sorted(known.rows), LAYOUT) == (MODEL.split(), ROWS.split(), 3)
+    assert (names, sorted(known.rows), LAYOUT) == (MODEL.split(), ROWS.split(), 4)
     with np.load(path) as archive:
         arrays = {name: archive[name] for name in archive.files}
     head = json.loads(str(arrays["head"])) | {"layout": LAYOUT - 1}
     np.savez(tmp_path / "old.npz", **arrays | {"head": np.array(json.dumps(head))})
-    with pytest.raises(InputError, match=r"old\.npz: layout 2 is not 3"):
+    with pytest.raises(InputError, match=r"old\.npz: layout 3 is not 4"):
         load_classification(tmp_path / "old.npz")
 
 

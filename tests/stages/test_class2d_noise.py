@@ -13,6 +13,7 @@ from dspa.ops.ctf.model import CTF, ctf_band
 from dspa.ops.images.noise import shell_mean
 from dspa.ops.images.transform import band_to_images, images_to_band, shift_phases
 from dspa.stages.class2d.constants import FOLDS
+from dspa.stages.class2d.model import ClassModel
 from dspa.stages.class2d.plan import Act, ClassPlan, Params, Settings
 from dspa.stages.class2d.reduction import Class2D
 from dspa.stages.em.contrast import contrast_deviation, empty_contrast, tally_contrast
@@ -88,7 +89,8 @@ def start(batch, averages):
     """Model of the random start, with the true averages to compare with."""
     noise = BackgroundNoise(SPEC)
     sums, _ = added(noise, batch)
-    task = Class2D(replace(PLAN, act=Act.START, iteration=0)).bind(noise.finish(sums))
+    begin = ClassModel.begin(noise.finish(sums)["noise"]).arrays()
+    task = Class2D(replace(PLAN, act=Act.START, iteration=0)).bind(begin)
     model = task.finish(added(task, batch)[0])
     return {**model, "references": np.stack([averages] * FOLDS)}
 
@@ -103,10 +105,6 @@ def with_params(**changes):
     return replace(PLAN, settings=settings)
 
 
-KEPT = ("noise", "background", "noise_moments", "noise_sums", "noise_images", "noise_ratio")
-KEPT += ("contrast",)
-
-
 @pytest.fixture(scope="module")
 def after(images):
     """Rows and model of five passes with the same averages."""
@@ -116,24 +114,23 @@ def after(images):
         task = Class2D(PLAN).bind(model)
         partial, rows = added(task, batch)
         found = task.finish(partial)
-        model |= {name: found[name] for name in KEPT}
+        model |= {name: value for name, value in found.items() if name.startswith("nuisance.")}
     return rows, model
 
 
 def test_noise_of_every_group_is_found(images, after):
     model = after[1]
-    found = model["noise"] * model["noise_ratio"]
+    found = model["nuisance.noise"] * model["nuisance.noise_ratio"]
     for kind, truth in enumerate(spectra(np.arange(24.0))):
         ratio = found[kind::2] / truth
         assert np.abs(ratio[:, 8:] - 1.0).max() < 0.08
         assert np.abs(ratio.mean(axis=0)[8:] - 1.0).max() < 0.04
         # What the lattice of poses leaves of the signal counts most where there is little noise.
         assert np.abs(ratio.mean(axis=0)[3:] - 1.0).max() < 0.12
-    assert (
-        np.abs(model["noise"][4:] / np.mean(spectra(np.arange(24.0)), axis=0)[4:] - 1).max() < 0.04
-    )
+    mean = np.mean(spectra(np.arange(24.0)), axis=0)
+    assert np.abs(model["nuisance.noise"][4:] / mean[4:] - 1).max() < 0.04
     # What the averages leave is more than noise; the noise is not what they leave.
-    left = model["noise_moments"][1] / model["noise_moments"][0]
+    left = model["nuisance.noise_moments"][1] / model["nuisance.noise_moments"][0]
     plain = shell_mean(np.abs(images[0].images) ** 2, SPEC.band()).mean(axis=0)
     assert np.all(left[2:8] < plain[2:8] / np.mean(SPEC.mask() ** 2))
 
@@ -172,24 +169,25 @@ def test_how_much_contrast_varies_is_read_above_its_median(images, rng):
 def test_a_pass_blends_its_noise_with_what_was_known(images, after):
     batch, model = images[0], after[1]
     known = dict(model)
-    known["noise_ratio"], known["noise_images"] = (
-        model["noise_ratio"][:5],
-        model["noise_images"][:5],
+    known["nuisance.noise_ratio"], known["nuisance.noise_images"] = (
+        model["nuisance.noise_ratio"][:5],
+        model["nuisance.noise_images"][:5],
     )
-    known["noise_sums"] = model["noise_sums"][:, :5]
-    known["noise_moments"] = 2.0 * model["noise_moments"]
+    known["nuisance.noise_sums"] = model["nuisance.noise_sums"][:, :5]
+    known["nuisance.noise_moments"] = 2.0 * model["nuisance.noise_moments"]
     task = Class2D(replace(PLAN, step=0.25, share=0.5)).bind(known)
     found = task.finish(added(task, batch)[0])
-    assert found["noise_moments"][0, 3] == pytest.approx(SHOWN, abs=1)
-    assert np.allclose(found["noise"], model["noise"], rtol=0.02)
+    assert found["nuisance.noise_moments"][0, 3] == pytest.approx(SHOWN, abs=1)
+    assert np.allclose(found["nuisance.noise"], model["nuisance.noise"], rtol=0.02)
     # Three groups are new: they begin as the mean of all, and hold the images of this pass alone.
-    assert found["noise_images"].sum() == pytest.approx(
-        SHOWN + 0.75 * model["noise_images"][:5].sum(), abs=1
+    assert found["nuisance.noise_images"].sum() == pytest.approx(
+        SHOWN + 0.75 * model["nuisance.noise_images"][:5].sum(), abs=1
     )
-    assert np.allclose(found["noise_ratio"][:, 8:], model["noise_ratio"][:, 8:], atol=0.1)
+    ratio = "nuisance.noise_ratio"
+    assert np.allclose(found[ratio][:, 8:], model[ratio][:, 8:], atol=0.1)
     still = Class2D(with_params(estimate_noise=False)).bind(known)
     kept = still.finish(added(still, batch)[0])
-    assert np.array_equal(kept["noise"], model["noise"])
+    assert np.array_equal(kept["nuisance.noise"], model["nuisance.noise"])
 
 
 def particles(**columns):

@@ -14,9 +14,9 @@ from dspa.io.particles import read_particles, write_particles
 from dspa.io.star import find_block, read_star
 from dspa.io.volumes import read_images
 from dspa.stages.class2d import stage as class2d
+from dspa.stages.class2d.model import load_classification
 from dspa.stages.class2d.plan import Settings
 from dspa.stages.class2d.reduction import Class2D
-from dspa.stages.class2d.state import load_classification
 from dspa.stages.class2d.sums import all_grids
 from dspa.stages.particles.chunks import image_spec, particle_chunks
 from dspa.stages.stage import Context
@@ -82,7 +82,7 @@ def test_hard_classes_hold_their_own_particles_alone(tmp_path):
     images, _, ctf = portraits(120, 13)
     outputs = classify(tmp_path, table(tmp_path, images, ctf), hard=True)
     with np.load(outputs["classification"]) as archive:
-        counts = archive["model.counts"].sum(axis=0)
+        counts = archive["model.statistics.counts"].sum(axis=0)
     member = read_particles(outputs["particles"])["class_index"].values
     assert np.array_equal(counts, np.bincount(member, minlength=3))
 
@@ -104,7 +104,7 @@ def test_what_is_coarser_than_the_high_pass_does_not_count(tmp_path):
         params = class2d.Params(classes=3, min_alignment_resolution=high_pass)
         settings = Settings(params, known.spec, 120, 3)
         plan = settings.plan(known.model, settings.passes)
-        bound = Class2D(plan).bind(known.model)
+        bound = Class2D(plan).bind(known.model.arrays())
         sums = bound.start()
         rows = bound.add(sums, one)
         return rows["log_likelihood"], np.stack(all_grids(sums, plan)[0])

@@ -11,11 +11,13 @@ from dspa.ops.poses.plane import rotation_table
 from dspa.ops.poses.score import split
 from dspa.ops.sums.averages import empty_sums, solve_averages
 from dspa.ops.sums.insert import insert_candidates, unmoved
-from dspa.stages.class2d.census import Census, donors, least_missed
-from dspa.stages.class2d.pairs import (
+from dspa.stages.class2d.averages import mirrored_too
+from dspa.stages.class2d.census import (
+    Census,
+    donors,
     first_partners,
     keep_partners,
-    mirrored_too,
+    least_missed,
     parted,
     replace_partners,
     units_of,
@@ -105,7 +107,7 @@ def test_pairs_are_halved_and_go_together():
     saved[4, 0] = saved[5, 1] = 60.0  # the last pair shows what the first one does
     partner = first_partners(6)
     tally = np.stack([np.zeros(6), count * gain, count])
-    found = Census(tally, saved, np.full(6, 50), partner)
+    found = Census(*tally, saved, np.full(6, 50), partner)
     assert sorted(least_missed(found, 2).tolist()) == [4, 5]
     assert len(least_missed(found, 3)) == 3
     assert sorted(donors(found, 2).tolist()) == [2, 3]
@@ -115,7 +117,7 @@ def test_pairs_are_halved_and_go_together():
 
 def test_what_is_parted_has_been_there_for_a_while():
     tally = np.array([[0.0, 0.0], [30.0, 30.0], [10.0, 1.0]])
-    young = Census(tally, np.zeros((2, 2)), np.zeros(2, np.int64), np.array([1, 0]))
+    young = Census(*tally, np.zeros((2, 2)), np.zeros(2, np.int64), np.array([1, 0]))
     assert young.part().partner.tolist() == [1, 0]
-    old = Census(tally, np.zeros((2, 2)), np.full(2, 50), np.array([1, 0]))
+    old = Census(*tally, np.zeros((2, 2)), np.full(2, 50), np.array([1, 0]))
     assert old.part().partner.tolist() == [-1, -1]

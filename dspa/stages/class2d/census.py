@@ -6,6 +6,11 @@ and one that mixes views explains its images less well than the others do. Class
 kind give way to halves of the second (split and merge EM, Ueda et al. 2000,
 doi:10.1162/089976600300015088), and a random start with too many classes is pruned in the same
 way (Dasgupta & Schulman 2007, JMLR 8:203).
+
+Seen from behind, a molecule looks like its mirror image: images of two opposite views are images
+of one. While classes form, most come in pairs, whose averages are made from the images of both,
+which halves their noise. A pair is parted where one side of it has hardly any images, as on grids
+that the molecules meet with one face only, and then its classes go on alone.
 """
 
 from __future__ import annotations
@@ -15,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dspa.stages.class2d.constants import tuned
-from dspa.stages.class2d.pairs import keep_partners, parted, replace_partners, units_of
+from dspa.stages.class2d.averages import Statistics, halve
+from dspa.stages.class2d.constants import FOLDS, tuned
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
+
+    from dspa.stages.class2d.plan import ClassPlan
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +35,7 @@ class Census:
 
     Attributes
     ----------
-    tally : (3, classes) float64
+    fits, gains, count : (classes,) float64
         Sums of fits and log-likelihoods of the images whose best class it is, and their number.
     saved : (classes, classes) float64
         Log-likelihood that class j would save of the images of class i if that were gone, of
@@ -41,29 +46,33 @@ class Census:
         Class that is the mirror image of it, -1 none.
     """
 
-    tally: NDArray[np.float64]
+    fits: NDArray[np.float64]
+    gains: NDArray[np.float64]
+    count: NDArray[np.float64]
     saved: NDArray[np.float64]
     age: NDArray[np.int64]
     partner: NDArray[np.int64]
 
-    @classmethod
-    def read(cls, model: Mapping[str, NDArray[Any]]) -> Census:
-        """Take the census out of a model."""
-        return cls(model["tally"], model["saved"], model["age"], model["partner"])
-
     def blend(self, old: Census, *, step: float) -> Census:
         """Weigh these against older ones: ``(1 - step) old + step new``; all are a pass older."""
-        age = old.age + 1
         if step >= 1.0:
-            return Census(self.tally, self.saved, age, old.partner)
-        scale = (1.0 - step) * self.tally[2].sum() / max(float(old.tally[2].sum()), 1.0)
-        tally = scale * old.tally + step * self.tally
-        return Census(tally, scale * old.saved + step * self.saved, age, old.partner)
+            return replace(self, age=old.age + 1, partner=old.partner)
+        scale = (1.0 - step) * self.count.sum() / max(float(old.count.sum()), 1.0)
+        return Census(
+            scale * old.fits + step * self.fits,
+            scale * old.gains + step * self.gains,
+            scale * old.count + step * self.count,
+            scale * old.saved + step * self.saved,
+            old.age + 1,
+            old.partner,
+        )
 
     def take(self, classes: NDArray[np.int64]) -> Census:
         """Return that of some classes."""
         return Census(
-            self.tally[:, classes],
+            self.fits[classes],
+            self.gains[classes],
+            self.count[classes],
             self.saved[np.ix_(classes, classes)],
             self.age[classes],
             keep_partners(self.partner, classes),
@@ -78,7 +87,8 @@ class Census:
         np.fill_diagonal(saved, 0.0)
         first = np.argmax(member, axis=1)
         alone = np.full(size.size, -1, np.int64)
-        return Census(self.tally @ member.T / size, saved, self.age[first], alone), unit
+        fits, gains, count = (member @ v / size for v in (self.fits, self.gains, self.count))
+        return Census(fits, gains, count, saved, self.age[first], alone), unit
 
     def part(self) -> Census:
         """Part the pairs of which one class has hardly any images."""
@@ -87,19 +97,14 @@ class Census:
         return replace(self, partner=partner)
 
     @property
-    def count(self) -> NDArray[np.float64]:
-        """Images of each class."""
-        return self.tally[2]
-
-    @property
     def fit(self) -> NDArray[np.float64]:
         """Mean fit of each class."""
-        return self.tally[0] / np.maximum(self.count, 1e-6)
+        return self.fits / np.maximum(self.count, 1e-6)
 
     @property
     def gain(self) -> NDArray[np.float64]:
         """Mean log-likelihood of each class."""
-        return self.tally[1] / np.maximum(self.count, 1e-6)
+        return self.gains / np.maximum(self.count, 1e-6)
 
     @property
     def spared(self) -> NDArray[np.bool_]:
@@ -123,12 +128,19 @@ class Census:
 
     def replace(self, gone: NDArray[np.int64], donors: NDArray[np.int64]) -> Census:
         """Return that of the classes after ``gone`` have become halves of ``donors``."""
-        tally, saved, age = self.tally.copy(), self.saved.copy(), self.age.copy()
-        tally[:, donors] *= 0.5
-        tally[:, gone] = tally[:, donors]
+
+        def halved(values: NDArray[np.float64]) -> NDArray[np.float64]:
+            shares = values.copy()
+            shares[donors] *= 0.5
+            shares[gone] = shares[donors]
+            return shares
+
+        fits, gains, count = halved(self.fits), halved(self.gains), halved(self.count)
+        saved, age = self.saved.copy(), self.age.copy()
         saved[gone], saved[:, gone] = 0.0, 0.0
         age[gone], age[donors] = 0, 0
-        return Census(tally, saved, age, replace_partners(self.partner, gone, donors))
+        partner = replace_partners(self.partner, gone, donors)
+        return Census(fits, gains, count, saved, age, partner)
 
 
 def relief(
@@ -233,3 +245,117 @@ def class_prior(
     if owned is not None:
         share = np.maximum(share, owned / max(float(owned.mean()), 1e-12))
     return -tuned().prior * np.log(np.maximum(share / tuned().prunable, 1.0))
+
+
+def first_partners(classes: int, *, held: int = 0) -> NDArray[np.int64]:
+    """Pair classes with their neighbours: (classes,) int64, -1 for the first ``held`` and a last.
+
+    Parameters
+    ----------
+    classes : int
+    held : int
+        Classes that hold still: they stay alone.
+    """
+    partner = np.full(classes, -1, np.int64)
+    paired = (classes - held) // 2 * 2
+    partner[held : held + paired] = held + (np.arange(paired) ^ 1)
+    return partner
+
+
+def units_of(partner: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Give pairs and single classes numbers from 0: (classes,) int64."""
+    own = np.arange(partner.size)
+    first = np.where(partner >= 0, np.minimum(own, partner), own)
+    return np.unique(first, return_inverse=True)[1].astype(np.int64)
+
+
+def keep_partners(partner: NDArray[np.int64], stay: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Renumber partners when only some classes stay, in this order; who lost its own is alone."""
+    number = np.full(partner.size + 1, -1, np.int64)  # the last stands for none
+    number[stay] = np.arange(stay.size)
+    return number[partner[stay]]
+
+
+def replace_partners(
+    partner: NDArray[np.int64], gone: NDArray[np.int64], donors: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Pair new classes as the classes they come from are paired, where both were halved.
+
+    Parameters
+    ----------
+    partner : (classes,) int64
+    gone, donors : (n,) int64
+        Classes whose place new ones take, and the classes that are halved for these.
+    """
+    result = partner.copy()
+    left = partner[gone]
+    result[left[left >= 0]] = -1
+    heir = np.full(partner.size + 1, -1, np.int64)
+    heir[donors] = gone
+    result[gone] = heir[partner[donors]]
+    return result
+
+
+def parted(partner: NDArray[np.int64], count: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Part the pairs of which one class has hardly any images."""
+    other = count[partner]
+    low, high = np.minimum(count, other), np.maximum(count, other)
+    return np.where((partner >= 0) & (low >= tuned().parted * high), partner, -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Standing:
+    """Where classes stand between two passes.
+
+    Attributes
+    ----------
+    all, poor : Statistics
+        Of all images, and of the worst-fitting ones of the classes that have a slot.
+    slots : (classes,) int32
+        Slot of each class in ``poor``, -1 none.
+    census : Census
+    """
+
+    all: Statistics
+    poor: Statistics
+    slots: NDArray[np.int32]
+    census: Census
+
+
+def regrouped(state: Standing, plan: ClassPlan) -> tuple[Standing, NDArray[np.bool_]]:
+    """Found new classes and leave out those that are too many; say which are new."""
+    turnover = plan.turnover
+    statistics, poor, slots, census = state.all, state.poor, state.slots, state.census
+    seeded = np.zeros(census.age.size, bool)
+    if turnover.found or turnover.keep < census.age.size:
+        census = census.part()
+    if turnover.found:
+        able, gone = _exchange(replace(state, census=census), plan)
+        statistics = halve(statistics, poor, gone=gone, donors=able, slots=slots)
+        census = census.replace(gone, able)
+        seeded[gone] = True
+    if turnover.keep and turnover.keep < census.age.size:
+        gone = least_missed(census, census.age.size - turnover.keep, held=plan.held)
+        stay = np.setdiff1d(np.arange(census.age.size), gone)
+        statistics, census = statistics.take(stay), census.take(stay)
+        slots, seeded = slots[stay], seeded[stay]
+    if turnover.found or poor.counts.shape[1] != turnover.next_slots:
+        slots = numbered(donors(census, turnover.next_slots, mixed=turnover.mixed), census.age.size)
+        empty_poor = np.zeros((FOLDS, turnover.next_slots, *poor.sums.shape[2:]), np.float32)
+        poor = Statistics(empty_poor, np.zeros((FOLDS, turnover.next_slots)))
+    return Standing(statistics, poor, slots, census), seeded
+
+
+def _exchange(state: Standing, plan: ClassPlan) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Choose classes to be halved, and as many in whose place the new ones come."""
+    slots, census = state.slots, state.census
+    judged, unit = census.units()
+    ready = int((~judged.spared[unit[plan.held :]]).sum())
+    gone = least_missed(census, min(plan.turnover.found, ready), held=plan.held)
+    able = np.flatnonzero(slots >= 0)
+    able = able[np.argsort(slots[able])]
+    images = np.zeros((FOLDS, unit.size))
+    np.add.at(images.T, unit[able], state.poor.counts[:, slots[able]].T)
+    able = able[images.min(axis=0)[unit[able]] >= tuned().least_poor]
+    able = able[~np.isin(able, gone)][: gone.size]
+    return able, gone[: able.size]

@@ -19,12 +19,12 @@ import numpy as np
 
 from dspa.dataflow.runner import Result
 from dspa.stages.class2d.constants import tuned
-from dspa.stages.class2d.controls import weigh
+from dspa.stages.class2d.evidence import weigh
 from dspa.stages.class2d.inputs import draw_folds, draw_unseen, fold_chunks, unseen_count
 from dspa.stages.class2d.march import Onto, march, nothing_to_see
+from dspa.stages.class2d.model import Classification, ClassModel
 from dspa.stages.class2d.plan import Settings, Workload, workload
 from dspa.stages.class2d.reduction import Class2D
-from dspa.stages.class2d.state import Classification
 from dspa.stages.em.noise import noise_groups
 from dspa.stages.particles.copies import as_first_copy, particle_copies
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
+    from dspa.stages.class2d.averages import Statistics
     from dspa.stages.class2d.march import Report
     from dspa.stages.particles.chunks import ParticleChunk
     from dspa.stages.stage import Context
@@ -192,7 +193,7 @@ def grow(
     copies = particle_copies(particles)
     fold[new] = as_first_copy(fold, copies, place >= 0)[new]
     left_out[new] = as_first_copy(left_out, copies, place >= 0)[new]
-    group, names = noise_groups(particles, known=known.model["noise_names"].tolist())
+    group, names = noise_groups(particles, known=known.groups.tolist())
     growth = replace(growth, settings=replace(growth.settings, groups=max(1, len(names))))
     state: dict[str, NDArray[Any]] = {"fold": fold, "group": group}
 
@@ -213,7 +214,7 @@ def grow(
     founders = chunks(founding.rows, size) if founding.classes else ()
     passed = chunks(np.arange(uid.size) if everything else new)
     unseen, full = np.flatnonzero(left_out), sum(len(chunk) for chunk in passed)
-    base = _widened(known, founding.classes)
+    base = known.model.statistics.widen(founding.classes)
     result = march(
         context,
         settings,
@@ -223,9 +224,9 @@ def grow(
         report=report(settings.visits(full=full), full + unseen.size),
         onto=Onto(base, 1.0 if everything else images / max(images + known.images, 1)),
     )
-    result = replace(result, model={**result.model, "noise_names": np.array(names)})
     grown = _grown(known, result, uid, fold, forget=everything)
-    grown = weigh(context, grown, settings.plan(result.model, settings.passes), passed)
+    grown = replace(grown, groups=np.array(names))
+    grown = weigh(context, grown, settings.plan(grown.model, settings.passes), passed)
     return judge_unseen(context, grown, growth.settings, chunks(unseen) if unseen.size else ())
 
 
@@ -243,7 +244,7 @@ def look(
         rows = latest.rows
     else:
         plan = settings.look(known.model, classes=known.classes)
-        rows = context.runner.run(Class2D(plan), chunks, known.model, name=name).rows
+        rows = context.runner.run(Class2D(plan), chunks, known.model.arrays(), name=name).rows
     return dict(rows)
 
 
@@ -337,27 +338,19 @@ def _tell(
         context.events.message(f"{founding.rows.size} of them found {numbers}")
 
 
-def _widened(known: Classification, extra: int) -> dict[str, NDArray[Any]]:
-    """Return sums and counts of the classes, and none of those that come behind them."""
-    return {
-        name: np.pad(sums, [(0, extra if axis == 1 else 0) for axis in range(sums.ndim)])
-        for name in ("sums", "counts")
-        for sums in [known.model[name]]
-    }
-
-
 def _begin(
     context: Context,
     settings: Settings,
     known: Classification,
-    base: Mapping[str, NDArray[Any]],
+    base: Statistics,
     founders: Sequence[ParticleChunk],
 ) -> Result:
     """Begin from the classes as they are, and founders in new ones drawn from their numbers."""
     if not founders:
-        return Result(known.model, {})
+        return Result(known.model.arrays(), {})
     start = Class2D(settings.plan(None, 0))
-    return context.runner.run(start, founders, {**known.model, **base}, name="it000")
+    model = replace(known.model, statistics=base)
+    return context.runner.run(start, founders, model.arrays(), name="it000")
 
 
 def _grown(
@@ -381,7 +374,8 @@ def _grown(
     seen = int(np.sum(result.rows["valid"]))
     return Classification(
         spec=known.spec,
-        model=result.model,
+        model=ClassModel.read(result.model),
+        groups=known.groups,
         uid=np.concatenate([uid, known.uid[others]]),
         fold=np.concatenate([fold, known.fold[others]]),
         rows=rows,

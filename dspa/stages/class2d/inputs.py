@@ -12,8 +12,8 @@ from dspa.data.errors import InputError
 from dspa.io.images import ParticleImages
 from dspa.io.particles import read_particles
 from dspa.stages.class2d.constants import FOLDS, tuned
+from dspa.stages.class2d.model import load_classification
 from dspa.stages.class2d.plan import Params, coarse_radius
-from dspa.stages.class2d.state import load_classification
 from dspa.stages.particles.chunks import chunk_size, image_spec, particle_chunks, with_state
 from dspa.stages.particles.duplicates import require_positions
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-    from dspa.stages.class2d.state import Classification
+    from dspa.stages.class2d.model import Classification
     from dspa.stages.particles.chunks import ImageSpec, ParticleChunk
 
 

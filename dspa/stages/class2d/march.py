@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING
 from dspa.data.errors import InputError
 from dspa.dataflow.runner import Result
 from dspa.stages.class2d.constants import FOLDS
+from dspa.stages.class2d.model import ClassModel
 from dspa.stages.class2d.reduction import Class2D
 from dspa.stages.particles.chunks import ParticleChunk, minibatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from dspa.dataflow.reduction import Model
+    from dspa.stages.class2d.averages import Statistics
     from dspa.stages.class2d.plan import ClassPlan, Settings
     from dspa.stages.particles.chunks import ChunkRun
     from dspa.stages.stage import Context
 
-    Report = Callable[[int, ClassPlan, Result], None]
+    Report = Callable[[int, ClassPlan, ClassModel], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,13 +29,13 @@ class Onto:
 
     Attributes
     ----------
-    model : mapping of name to array
-        Sums and counts of the classes before anything was added.
+    statistics : Statistics
+        Of the classes before anything was added.
     step : float
         Weight of the new sums.
     """
 
-    model: Model
+    statistics: Statistics
     step: float
 
 
@@ -62,7 +63,7 @@ def march(
     begin : callable
         ``begin()`` gives what the first pass goes on from.
     report : callable
-        ``report(iteration, plan, result)`` after each pass.
+        ``report(iteration, plan, model)`` after each pass.
     onto : Onto, optional
         What full passes add to; by default they begin from nothing.
 
@@ -79,17 +80,19 @@ def march(
         done, result = latest.iteration, Result(latest.model, latest.rows)
         context.events.message(f"going on after pass {done} of {settings.passes}")
     for number in range(done + 1, settings.passes + 1):
-        model, plan = result.model, settings.plan(result.model, number)
+        model = ClassModel.read(result.model)
+        plan = settings.plan(model, number)
         part = full
         if plan.act.online:
             part = minibatch(online, settings.step_size, number - 1, multiple=FOLDS)
         elif onto is not None:
             plan = replace(plan, step=onto.step, share=onto.step)
-            model = {**model, **onto.model}
-        result = runner.run(Class2D(plan), part, model, name=f"it{number:03d}")
-        if not result.model["total"][0]:
+            model = replace(model, statistics=onto.statistics)
+        result = runner.run(Class2D(plan), part, model.arrays(), name=f"it{number:03d}")
+        model = ClassModel.read(result.model)
+        if not model.total.images:
             raise nothing_to_see(part)
-        report(number, plan, result)
+        report(number, plan, model)
     return result
 
 

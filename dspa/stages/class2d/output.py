@@ -18,8 +18,8 @@ from dspa.io.volumes import write_image_stack
 from dspa.ops.images.class_quality import weighted_quantile
 from dspa.ops.images.transform import resize_images
 from dspa.stages.class2d.constants import tuned
-from dspa.stages.class2d.controls import judge_noise
-from dspa.stages.class2d.state import FILE, save_classification
+from dspa.stages.class2d.evidence import judge_noise
+from dspa.stages.class2d.model import FILE, save_classification
 from dspa.stages.particles.duplicates import single, write_split
 
 if TYPE_CHECKING:
@@ -30,11 +30,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dspa.dataflow.events import Events
-    from dspa.dataflow.reduction import Model, Rows
-    from dspa.dataflow.runner import Result
-    from dspa.stages.class2d.controls import Evidence
+    from dspa.dataflow.reduction import Rows
+    from dspa.stages.class2d.evidence import Evidence
+    from dspa.stages.class2d.model import Classification, ClassModel
     from dspa.stages.class2d.plan import ClassPlan
-    from dspa.stages.class2d.state import Classification
     from dspa.stages.particles.chunks import ImageSpec
     from dspa.stages.stage import Context
 
@@ -73,9 +72,9 @@ class ClassTable:
     noise: NDArray[np.float64]
 
 
-def class_table(model: Model, rows: Rows, spec: ImageSpec) -> ClassTable:
+def class_table(model: ClassModel, rows: Rows, spec: ImageSpec) -> ClassTable:
     """Gather the figures of the classes from the last pass."""
-    classes = len(model["averages"])
+    classes = model.classes
     member = rows["class_index"]
     inside = member >= 0
     count = np.bincount(member[inside], minlength=classes)
@@ -84,7 +83,7 @@ def class_table(model: Model, rows: Rows, spec: ImageSpec) -> ClassTable:
         total = np.bincount(member[inside], rows[name][inside].astype(np.float64), classes)
         return np.where(count > 0, total / np.maximum(count, 1), 0.0)
 
-    resolution = np.where(count > 0, spec.extent / model["shell"], spec.extent)
+    resolution = np.where(count > 0, spec.extent / model.shell, spec.extent)
     return ClassTable(
         count=count,
         resolution=resolution,
@@ -125,13 +124,11 @@ class Progress:
     after: int = 0
     pace: Pace = field(default_factory=Pace)
 
-    def __call__(self, iteration: int, plan: ClassPlan, result: Result) -> None:
+    def __call__(self, iteration: int, plan: ClassPlan, model: ClassModel) -> None:
         """Emit the figures and the class averages of one pass."""
-        model = result.model
-        count = model["counts"].sum(axis=0)
+        count, total = model.count, model.total
         share = count / max(float(count.sum()), 1e-12)
-        resolution = self.spec.extent / model["shell"]
-        images = max(float(model["total"][0]), 1.0)
+        resolution = self.spec.extent / model.shell
         passes = len(self.visits)
         self.pace.passed(self.visits[iteration - 1])
         to_come = sum(self.visits[iteration:]) + self.after
@@ -140,20 +137,20 @@ class Progress:
             iteration=iteration,
             iterations=passes,
             remaining=self.pace.remaining(to_come),
-            particles=int(model["total"][0]),
+            particles=int(total.images),
             resolution=weighted_quantile(resolution, count, 0.5),
             alive=int(np.sum(share > tuned().alive / share.size)),
             largest=float(share.max()),
-            restarted=int(model["seeded"].sum()),
-            log_likelihood=float(model["total"][1] / images),
-            effective_classes=float(model["total"][2] / images),
-            cells_scored=float(model["total"][3] / images),
-            searches_limited=int(model["total"][4]),
+            restarted=int(model.seeded.sum()),
+            log_likelihood=total.mean("log_likelihood"),
+            effective_classes=total.mean("effective_classes"),
+            cells_scored=total.mean("cells_scored"),
+            searches_limited=int(total.searches_limited),
             searched_to=self.spec.extent / plan.radius,
         )
         # Others wait for this process meanwhile.
         if iteration % tuned().pictured == 0 or iteration in (1, passes):
-            picture = sorted_montage(model["averages"], count, resolution)
+            picture = sorted_montage(model.averages, count, resolution)
             title = f"class averages, pass {iteration} of {passes}"
             self.events.picture("class_averages", picture, title=title)
 
@@ -206,7 +203,7 @@ def write_results(
         write_particles(classified, outputs["particles"])
         write_particles(classified, outputs["particles_star"])
     table = class_table(model, rows, spec)
-    averages = np.asarray(model["averages"], np.float32)
+    averages = np.asarray(model.averages, np.float32)
     save_classification(known, outputs["classification"])
     write_image_stack(
         outputs["classes"], resize_images(averages, spec.box), pixel_size=spec.pixel_size
@@ -235,7 +232,7 @@ def write_results(
 
 def _draw(events: Events, known: Classification, table: ClassTable, judged: Evidence) -> None:
     """Emit the pictures of a result."""
-    averages = np.asarray(known.model["averages"], np.float32)
+    averages = np.asarray(known.model.averages, np.float32)
     events.picture(
         "class_averages",
         sorted_montage(averages, table.count, table.resolution),
@@ -333,15 +330,15 @@ def _evidence_picture(judged: Evidence) -> bytes:
     )
 
 
-def _frc_picture(model: Model, table: ClassTable, spec: ImageSpec) -> bytes:
+def _frc_picture(model: ClassModel, table: ClassTable, spec: ImageSpec) -> bytes:
     """Curves of the sharpest, the middle and the dullest class that is alive."""
     alive = np.flatnonzero(table.count > tuned().alive * table.count.mean())
     order = alive[np.argsort(table.resolution[alive], kind="stable")]
     picks = {"sharpest": order[0], "median": order[len(order) // 2], "dullest": order[-1]}
-    shells = np.arange(model["frc"].shape[1])
+    shells = np.arange(model.frc.shape[1])
     return curves(
         shells / spec.extent,
-        {f"{name} (class {c + 1})": model["frc"][c] for name, c in picks.items()},
+        {f"{name} (class {c + 1})": model.frc[c] for name, c in picks.items()},
         title="ring correlation of half averages",
         ylabel="FRC",
         thresholds={"0.5": 0.5},

@@ -23,7 +23,7 @@ from dspa.stages.stage import param
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dspa.dataflow.reduction import Model
+    from dspa.stages.class2d.model import ClassModel
     from dspa.stages.particles.chunks import ImageSpec
 
 Sums = dict[str, "NDArray[Any]"]
@@ -223,7 +223,7 @@ class Settings:
             return Act.SOFT
         return Act.SETTLE if number > (1.0 - tuned().settle) * steps else Act.SEARCH
 
-    def plan(self, model: Model | None, number: int) -> ClassPlan:
+    def plan(self, model: ClassModel | None, number: int) -> ClassPlan:
         """Say what pass ``number`` does, from the model of the pass before."""
         act = self.act(number)
         return ClassPlan(
@@ -243,7 +243,7 @@ class Settings:
             ),
         )
 
-    def look(self, model: Model | None, *, classes: int) -> ClassPlan:
+    def look(self, model: ClassModel | None, *, classes: int) -> ClassPlan:
         """Plan a pass of which only the rows are wanted."""
         radius = next_radius(self.spec, model)
         return ClassPlan(self, Act.LOOK, 1, classes, radius)
@@ -403,15 +403,14 @@ def coarse_radius(spec: ImageSpec) -> int:
     return int(np.clip(wanted, tuned().coarse_radius, tuned().largest_coarse))
 
 
-def next_radius(spec: ImageSpec, model: Model | None) -> int:
+def next_radius(spec: ImageSpec, model: ClassModel | None) -> int:
     """Radius to compare: a margin beyond what half of the particles have reached."""
     start = min(tuned().start_radius, spec.radius)
-    if model is None or int(model["iteration"]) == 0:
+    if model is None or model.iteration <= 0:
         return start
-    counts = np.asarray(model["counts"]).sum(axis=0)
-    order = np.argsort(model["shell"], kind="stable")
-    below = np.cumsum(counts[order]) / max(float(counts.sum()), 1e-12)
-    reached = float(model["shell"][order][np.searchsorted(below, 0.5)])
+    order = np.argsort(model.shell, kind="stable")
+    below = np.cumsum(model.count[order]) / max(float(model.count.sum()), 1e-12)
+    reached = float(model.shell[order][np.searchsorted(below, 0.5)])
     return int(np.clip(round(reached) + tuned().margin, start, spec.radius))
 
 

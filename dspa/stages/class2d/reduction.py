@@ -23,10 +23,10 @@ from dspa.ops.poses.marginal import marginal_sums
 from dspa.ops.poses.posterior import posterior
 from dspa.ops.poses.search import Found, Searcher, Searchers, search
 from dspa.ops.sums.averages import centre_offsets, crossing
-from dspa.stages.class2d.census import class_prior
+from dspa.stages.class2d.averages import references, solve
+from dspa.stages.class2d.census import class_prior, regrouped
 from dspa.stages.class2d.constants import tuned
-from dspa.stages.class2d.mstep import references, solve
-from dspa.stages.class2d.regroup import blended, regrouped
+from dspa.stages.class2d.model import ClassModel, Totals
 from dspa.stages.class2d.sums import (
     empty,
     empty_rows,
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dspa.dataflow.reduction import Model, Rows
-    from dspa.stages.class2d.mstep import Solved, Statistics
+    from dspa.stages.class2d.averages import Solved, Statistics
     from dspa.stages.class2d.plan import ClassPlan, Sums
     from dspa.stages.particles.chunks import ParticleBatch
 
@@ -64,13 +64,14 @@ class Class2D:
 
     def bind(self, model: Model) -> BoundPass:
         """Prepare the class averages for the search."""
+        known = ClassModel.read(model)
         if self.plan.iteration == 0:
-            return RandomPass(self.plan, model)
-        averages = self.plan.settings.compared(model["references"])
-        owned = model["tally"][2] if self.plan.settled else None
-        prior = class_prior(model["counts"].sum(axis=0), owned)
+            return RandomPass(self.plan, known)
+        averages = self.plan.settings.compared(known.references)
+        owned = known.census.count if self.plan.settled else None
+        prior = class_prior(known.count, owned)
         made = Searchers(averages, self.plan.lattice(), prior)
-        return SearchPass(self.plan, model, made)
+        return SearchPass(self.plan, known, made)
 
     def bytes_per_item(self) -> int:
         """Memory per particle: its band several times over, and its candidates."""
@@ -84,12 +85,12 @@ class BoundPass:
     Attributes
     ----------
     plan : ClassPlan
-    model : Model
+    model : ClassModel
         Of the pass before.
     """
 
     plan: ClassPlan
-    model: Model
+    model: ClassModel
 
     def start(self) -> Sums:
         """Return empty statistics."""
@@ -103,7 +104,7 @@ class BoundPass:
         if valid.size == 0:
             return rows
         count = batch.band.size(plan.reach)  # nothing beyond is looked at or added up
-        shells = image_noise(model, batch_groups(batch, valid)) * plan.uncertainty
+        shells = image_noise(model.nuisance, batch_groups(batch, valid)) * plan.uncertainty
         # From here on everything of the size of images lies where they lie.
         power = like(shells.astype(np.float32), reference=batch.images)
         noise = spread_shells(power, batch.band)[:, :count]
@@ -131,10 +132,10 @@ class BoundPass:
         """Blend the statistics into those so far and make the class averages (M-step)."""
         model, plan = self.model, self.plan
         band, mask = plan.spec.band(), plan.spec.crop_mask()
-        state, seeded = regrouped(blended(sums, model, plan), plan)
+        state, seeded = regrouped(model.blend(sums, plan), plan)
         statistics = state.all
         if plan.held:
-            statistics = statistics.hold(model["sums"], plan.held)
+            statistics = statistics.hold(model.statistics.sums, plan.held)
         partner, poor = state.census.partner, state.poor
         shown, solved = self._averaged(statistics, partner)
         if plan.recentre:
@@ -150,26 +151,21 @@ class BoundPass:
             shown, solved = self._averaged(statistics, partner)
         # What is written is made from the images of each class alone.
         own = solved if plan.paired else self._solve(statistics)
-        return {
-            "averages": own.averages,
-            "references": references(shown, solved.prior, band, mask=mask),
-            "sums": statistics.sums,
-            "counts": statistics.counts,
-            **next_noise(plan, model, sums),
-            "contrast": blend_sums(model.get("contrast"), sums["contrast"], step=plan.step),
-            "frc": own.curve,
-            "shell": crossing(own.curve, 0.5),
-            "slots": state.slots,
-            "poor": poor.sums,
-            "poor_counts": poor.counts,
-            "tally": state.census.tally,
-            "saved": state.census.saved,
-            "age": state.census.age,
-            "partner": partner,
-            "seeded": seeded,
-            "total": sums["total"],
-            "iteration": np.asarray(plan.iteration),
-        }
+        contrast = blend_sums(model.nuisance.get("contrast"), sums["contrast"], step=plan.step)
+        return ClassModel(
+            iteration=np.asarray(plan.iteration),
+            averages=own.averages,
+            references=references(shown, solved.prior, band, mask=mask),
+            frc=own.curve,
+            shell=crossing(own.curve, 0.5),
+            statistics=statistics,
+            poor=poor,
+            slots=state.slots,
+            census=state.census,
+            seeded=seeded,
+            total=Totals(*sums["total"]),
+            nuisance={**next_noise(plan, model.nuisance, sums), "contrast": contrast},
+        ).arrays()
 
     def _averaged(
         self, statistics: Statistics, partner: NDArray[np.int64]
@@ -258,7 +254,7 @@ class SearchPass(BoundPass):
             outcome = outcome_of_soft(lattice, searcher)
         else:
             seen = search(searcher, y, c2, pruning=plan.pruning)
-            scores, scales = fitted(seen, plan, model)
+            scores, scales = fitted(seen, plan, model.nuisance)
             found = posterior(seen.cells, scores, place.size, prior=seen.prior, hard=plan.hard)
             outcome = outcome_of_search(seen, found, scales)
             if plan.update_noise:
@@ -269,7 +265,7 @@ class SearchPass(BoundPass):
                     sums,
                     (batch, place[few]),
                     plan=plan,
-                    model=model,
+                    model=model.nuisance,
                     searcher=searcher,
                     cells=seen.cells.take(cells[few]),
                     scale=scales[cells[few]],

@@ -12,7 +12,7 @@ import numpy as np
 from dspa.dataflow.worker_setup import SHARE
 from dspa.device import memory_budget
 from dspa.stages.class2d.constants import FOLDS, tuned
-from dspa.stages.class2d.controls import weigh
+from dspa.stages.class2d.evidence import weigh
 from dspa.stages.class2d.growth import Growth, expect, grow, judge_unseen
 from dspa.stages.class2d.inputs import (
     Work,
@@ -23,10 +23,10 @@ from dspa.stages.class2d.inputs import (
     unseen_count,
 )
 from dspa.stages.class2d.march import march, nothing_to_see
+from dspa.stages.class2d.model import Classification, ClassModel
 from dspa.stages.class2d.output import Progress, whole_table, write_results
 from dspa.stages.class2d.plan import Params, Settings, worker_bytes, workload
 from dspa.stages.class2d.reduction import Class2D
-from dspa.stages.class2d.state import Classification
 from dspa.stages.em.noise import noise_groups
 from dspa.stages.particles.chunks import join_chunks, minibatch, particle_chunks
 from dspa.stages.particles.copies import as_first_copy, particle_copies
@@ -139,10 +139,17 @@ def _begin(context: Context, work: Work, params: Params) -> Classification:
     rows = whole_table(result.rows, count)
     images = int(rows["valid"].sum())
     uid = np.asarray(particles["uid"].values, np.uint64)
-    model = {**result.model, "noise_names": np.array(names)}
+    model = ClassModel.read(result.model)
     nothing = np.full(count, np.nan, np.float32)
     known = Classification(
-        spec=spec, model=model, uid=uid, fold=fold, rows=rows, images=images, unseen=nothing
+        spec=spec,
+        model=model,
+        groups=np.array(names),
+        uid=uid,
+        fold=fold,
+        rows=rows,
+        images=images,
+        unseen=nothing,
     )
     events.message("weighing every particle against noise")
     known = weigh(context, known, settings.plan(model, settings.passes), full)
@@ -155,7 +162,8 @@ def _random_start(context: Context, settings: Settings, chunks: Sequence[Particl
     noise = context.runner.run(BackgroundNoise(settings.spec), first, {}, name="noise000").model
     if float(noise["count"]) == 0.0:
         raise nothing_to_see(first)
-    return context.runner.run(Class2D(settings.plan(None, 0)), first, noise, name="it000")
+    model = ClassModel.begin(noise["noise"]).arrays()
+    return context.runner.run(Class2D(settings.plan(None, 0)), first, model, name="it000")
 
 
 def _continue(

@@ -20,19 +20,19 @@ from dspa.ops.poses.plane import rotation_table
 from dspa.ops.poses.score import split
 from dspa.ops.sums.averages import empty_sums
 from dspa.ops.sums.insert import insert_candidates, insert_marginal, unmoved
-from dspa.stages.class2d.census import Census, relief
+from dspa.stages.class2d.averages import tally
+from dspa.stages.class2d.census import relief
 from dspa.stages.class2d.constants import FOLDS
-from dspa.stages.class2d.mstep import tally
 from dspa.stages.em.contrast import empty_contrast
 from dspa.stages.em.noise import empty_noise
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dspa.dataflow.reduction import Model
     from dspa.ops.poses.marginal import Marginal
     from dspa.ops.poses.posterior import Posterior
     from dspa.ops.poses.search import Found, Searcher
+    from dspa.stages.class2d.model import ClassModel
     from dspa.stages.class2d.plan import ClassPlan, Sums
     from dspa.stages.particles.chunks import ParticleBatch
 
@@ -209,7 +209,7 @@ def insert_found(
     *,
     fold: int,
     plan: ClassPlan,
-    model: Model,
+    model: ClassModel,
     searcher: Searcher,
     y: Any,
     c2: Any,
@@ -224,7 +224,7 @@ def insert_found(
     # Only the image's own class, and only where the fit is below the average of that class. What is
     # too large is halved evenly, by the angle: of two noise classes the better fitting one would
     # take all back.
-    census = Census.read(model)
+    census = model.census
     even = found.cells.pose[found.best] % 2 == 0
     low = np.where(census.large[owner], even, fit < census.fit[owner])
     covered, last = shares[-1].last if shares else 0, band.size(plan.reach)
@@ -232,7 +232,7 @@ def insert_found(
     table, _ = searcher.lattice.phases(searcher.last, y)
     for share in (*shares, Share(found.cells, found.weight, covered, last)):
         cells, weight = share.cells, share.weight
-        slot = model["slots"][cells.member]
+        slot = model.slots[cells.member]
         poor = low[cells.image] & (owner[cells.image] == cells.member)
         poor &= (slot >= 0) & (slot < slots)
         if cells is found.cells:

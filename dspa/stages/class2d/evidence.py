@@ -30,6 +30,7 @@ from dspa.ops.poses.evidence import (
 )
 from dspa.ops.poses.search import Searchers
 from dspa.stages.class2d.constants import tuned
+from dspa.stages.class2d.model import ClassModel
 from dspa.stages.em.contrast import contrast_deviation
 from dspa.stages.em.noise import batch_groups, image_noise
 from dspa.stages.particles.images import prepare_images
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
 
     from dspa.dataflow.reduction import Chunk, Model, Rows, Sums
     from dspa.ops.poses.search import Searcher
+    from dspa.stages.class2d.model import Classification
     from dspa.stages.class2d.plan import ClassPlan
-    from dspa.stages.class2d.state import Classification
     from dspa.stages.particles.chunks import ImageSpec, ParticleBatch
     from dspa.stages.stage import Context
 
@@ -67,11 +68,12 @@ class Weighing:
 
     def bind(self, model: Model) -> BoundWeighing:
         """Prepare the averages of the classes that show a particle."""
-        averages = self.plan.settings.compared(model["references"][:, self.showing])
-        count = model["counts"].sum(axis=0)[self.showing]
+        known = ClassModel.read(model)
+        averages = self.plan.settings.compared(known.references[:, self.showing])
+        count = known.count[self.showing]
         share = np.maximum(count / max(float(count.sum()), 1.0), tuned().faintest)
         searchers = Searchers(averages, self.plan.lattice(), np.log(share))
-        return BoundWeighing(self, model, searchers)
+        return BoundWeighing(self, known, searchers)
 
     def bytes_per_item(self) -> int:
         """Memory per particle: its band several times over."""
@@ -85,13 +87,13 @@ class BoundWeighing:
     Attributes
     ----------
     task : Weighing
-    model : Model
+    model : ClassModel
     searchers : Searchers
         The averages that show a particle.
     """
 
     task: Weighing
-    model: Model
+    model: ClassModel
     searchers: Searchers
 
     @property
@@ -125,7 +127,7 @@ class BoundWeighing:
 
     def _noise(self, batch: ParticleBatch, place: NDArray[np.int64], count: int) -> Any:
         """Noise power of images at ``place`` of a batch: (1, count) or (n, count) float32."""
-        shells = image_noise(self.model, batch_groups(batch, place))
+        shells = image_noise(self.model.nuisance, batch_groups(batch, place))
         power = like(shells.astype(np.float32), reference=batch.images)
         return spread_shells(power, batch.band)[:, :count]
 
@@ -148,7 +150,7 @@ class BoundWeighing:
         noise, transfer = self._noise(batch, place, count), take_rows(batch.ctf[:, :count], place)
         y = namespace(images).conj(images) * (transfer / noise)
         c2 = transfer * transfer / noise
-        deviation = contrast_deviation(self.model) if self.plan.image_scale else 0.0
+        deviation = contrast_deviation(self.model.nuisance) if self.plan.image_scale else 0.0
         found = noise_evidence(searcher, y, c2, deviation=deviation)
         scaled = transfer * like(found.scale[:, None], reference=transfer)
         rest = residual(searcher, found.best, images, scaled, radius=EDGE_RADIUS)
@@ -197,10 +199,10 @@ def showing(known: Classification) -> NDArray[np.bool_]:
     count = np.bincount(member, minlength=known.classes)
     gain = np.bincount(member, rows["log_likelihood"][inside], known.classes)
     quality = judge_classes(
-        model["averages"],
+        model.averages,
         count,
         radius=spec.mask_diameter / spec.crop_pixel_size / 2.0,
-        resolution=np.where(count > 0, spec.extent / model["shell"], spec.extent),
+        resolution=np.where(count > 0, spec.extent / model.shell, spec.extent),
         log_likelihood=gain / np.maximum(count, 1),
     )
     good = quality.score >= GOOD
@@ -227,7 +229,7 @@ def weigh(
     else:
         every = max(1, sum(len(chunk) for chunk in chunks) // tuned().controls)
         reduction = Weighing(plan.weighing(), showing(known), every)
-        found = context.runner.run(reduction, chunks, known.model, name="weigh001").rows
+        found = context.runner.run(reduction, chunks, known.model.arrays(), name="weigh001").rows
     rows = dict(known.rows)
     for name in ("gain", "control"):
         column = np.array(rows.get(name, np.full(known.uid.size, np.nan, np.float32)))

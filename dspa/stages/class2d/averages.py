@@ -1,4 +1,4 @@
-"""The M-step of 2D classification: statistics to averages, weak classes started again."""
+"""From sums to class averages: the M-step of 2D classification."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from dspa.ops.sums.averages import (
     wiener_prior,
 )
 from dspa.stages.class2d.constants import FOLDS
-from dspa.stages.class2d.pairs import mirrored_too
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -73,9 +72,30 @@ class Statistics:
         """Return these with what the partners of the classes have, mirrored."""
         return Statistics(mirrored_too(self.sums, partner), self.counts)
 
+    def widen(self, extra: int) -> Statistics:
+        """Return these with so many empty classes behind them."""
+        behind = [(0, 0), (0, extra)]
+        room = behind + [(0, 0)] * (self.sums.ndim - 2)
+        return Statistics(np.pad(self.sums, room), np.pad(self.counts, behind))
+
     def take(self, classes: NDArray[np.int64]) -> Statistics:
         """Return those of some classes."""
         return Statistics(self.sums[:, classes], self.counts[:, classes])
+
+
+def mirrored_too(sums: NDArray[np.float32], partner: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Add to the sums of each class the mirrored sums of its partner.
+
+    Parameters
+    ----------
+    sums : (folds, classes, 2 limit + 1, limit + 1, 3) float32
+    partner : (classes,) int64
+        -1: none.
+    """
+    paired = np.flatnonzero(partner >= 0)
+    whole = sums.copy()
+    whole[:, paired] += np.flip(sums[:, partner[paired]], axis=-3)
+    return whole
 
 
 def tally(

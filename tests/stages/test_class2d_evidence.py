@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dspa.stages.class2d.controls import straight_edges
+from dspa.stages.class2d.evidence import straight_edges
 from dspa.stages.particles.chunks import ImageSpec
 from dspa.stages.particles.images import prepare_images
 

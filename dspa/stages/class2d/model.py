@@ -1,0 +1,274 @@
+"""What is known of the classes after a pass, and what a classification leaves to go on from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zipfile
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.data.errors import InputError
+from dspa.dataflow.checkpoint import DAMAGE, write_atomically
+from dspa.stages.class2d.averages import Statistics
+from dspa.stages.class2d.census import Census, Standing, first_partners
+from dspa.stages.class2d.constants import FOLDS
+from dspa.stages.class2d.sums import all_grids
+from dspa.stages.particles.chunks import ImageSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from dspa.stages.class2d.plan import ClassPlan, Sums
+
+Arrays = dict[str, "NDArray[Any]"]
+
+FILE = "classification.npz"
+LAYOUT = 4  # raised with every change of what a model or its rows hold
+_MODEL, _ROWS = "model.", "rows."
+
+
+@dataclass(frozen=True, eq=False)
+class Totals:
+    """Sums over the images of a pass.
+
+    Attributes
+    ----------
+    images, log_likelihood, effective_classes, cells_scored, searches_limited : () float64
+        The last counts the searches that met a limit.
+    """
+
+    images: NDArray[np.float64]
+    log_likelihood: NDArray[np.float64]
+    effective_classes: NDArray[np.float64]
+    cells_scored: NDArray[np.float64]
+    searches_limited: NDArray[np.float64]
+
+    def mean(self, name: str) -> float:
+        """Return a sum for every image."""
+        return float(getattr(self, name)) / max(float(self.images), 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class ClassModel:
+    """What is known after a pass. On disk and between processes it is plain named arrays.
+
+    Attributes
+    ----------
+    iteration : () int64
+        Number of the pass; -1 before the random start.
+    averages : (classes, y, x) float32
+        Made from the images of each class alone, of all folds.
+    references : (folds, classes, y, x) float32
+        What the images of each fold are compared with.
+    frc : (classes, radius + 1) float64
+        Ring correlation of the halves of each class.
+    shell : (classes,) float64
+        Where that falls to 0.5, Fourier pixels.
+    statistics, poor : Statistics
+        Of all images, and of the worst-fitting ones of the classes that have a slot.
+    slots : (classes,) int32
+        Slot of each class in ``poor``, -1 none.
+    census : Census
+    seeded : (classes,) bool
+        Classes that the pass founded.
+    total : Totals
+    nuisance : mapping of name to array
+        Noise and contrast of the images, as `dspa.stages.em.noise` keeps them.
+    """
+
+    iteration: NDArray[np.int64]
+    averages: NDArray[np.float32]
+    references: NDArray[np.float32]
+    frc: NDArray[np.float64]
+    shell: NDArray[np.float64]
+    statistics: Statistics
+    poor: Statistics
+    slots: NDArray[np.int32]
+    census: Census
+    seeded: NDArray[np.bool_]
+    total: Totals
+    nuisance: Mapping[str, NDArray[Any]]
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return int(self.statistics.counts.shape[1])
+
+    @property
+    def count(self) -> NDArray[np.float64]:
+        """Images of each class by posterior: (classes,) float64."""
+        return np.asarray(self.statistics.counts.sum(axis=0))
+
+    def arrays(self) -> Arrays:
+        """Return it as plain arrays: ``averages``, ``census.age``, ``nuisance.noise`` ..."""
+        plain: Arrays = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if dataclasses.is_dataclass(value):
+                value = {each.name: getattr(value, each.name) for each in fields(value)}
+            if isinstance(value, dict):
+                plain |= {f"{item.name}.{name}": np.asarray(v) for name, v in value.items()}
+            else:
+                plain[item.name] = np.asarray(value)
+        return plain
+
+    @classmethod
+    def read(cls, arrays: Mapping[str, NDArray[Any]]) -> ClassModel:
+        """Make it of what `arrays` gave.
+
+        Raises
+        ------
+        KeyError
+            If an array is missing.
+        """
+        parts: dict[str, Any] = {
+            "statistics": Statistics, "poor": Statistics, "census": Census, "total": Totals,
+        }  # fmt: skip
+        given: dict[str, Any] = {"nuisance": _under(arrays, "nuisance.")}
+        for name, kind in parts.items():
+            given[name] = kind(*(arrays[f"{name}.{item.name}"] for item in fields(kind)))
+        rest = {item.name for item in fields(cls)} - set(given)
+        return cls(**given | {name: arrays[name] for name in rest})
+
+    @classmethod
+    def begin(cls, noise: NDArray[np.float64]) -> ClassModel:
+        """Return that of no class and no image, and of noise of this power per shell."""
+        none, whole, flat = np.zeros(0), np.zeros(0, np.int64), np.zeros((FOLDS, 0))
+        nothing = Statistics(np.zeros((FOLDS, 0, 3, 2, 3), np.float32), flat)
+        return cls(
+            iteration=np.asarray(-1),
+            averages=np.zeros((0, 0, 0), np.float32),
+            references=np.zeros((FOLDS, 0, 0, 0), np.float32),
+            frc=np.zeros((0, noise.size)),
+            shell=none,
+            statistics=nothing,
+            poor=nothing,
+            slots=none.astype(np.int32),
+            census=Census(none, none, none, np.zeros((0, 0)), whole, whole),
+            seeded=none.astype(bool),
+            total=Totals(*np.zeros(5)),
+            nuisance={"noise": noise},
+        )
+
+    def blend(self, sums: Sums, plan: ClassPlan) -> Standing:
+        """Blend the sums of a pass into those so far."""
+        classes = plan.classes
+        grids, poor = all_grids(sums, plan)
+        new, rest = Statistics(grids, sums["counts"]), Statistics(poor, sums["poor_counts"])
+        partner = first_partners(classes, held=plan.held if plan.paired else classes)
+        partner[: plan.held] = self.census.partner[: plan.held]
+        fits, gains, count = sums["tally"]
+        young = np.zeros(classes, np.int64)
+        census = Census(fits, gains, count, sums["saved"], young, partner)
+        if plan.iteration == 0:
+            return Standing(new, rest, np.full(classes, -1, np.int32), census)
+        if rest.counts.shape == self.poor.counts.shape:
+            share = new.counts.sum() / max(float(self.statistics.counts.sum()), 1.0)
+            rest = rest.blend(self.poor, step=plan.step, share=share)
+        census = census.blend(self.census, step=plan.step)
+        return Standing(new.blend(self.statistics, step=plan.step), rest, self.slots, census)
+
+
+@dataclass(frozen=True, eq=False)
+class Classification:
+    """A classification that can go on.
+
+    Attributes
+    ----------
+    spec : ImageSpec
+        How images became bands; particles that come later are treated alike.
+    model : ClassModel
+        Of the last pass.
+    groups : (groups,) str
+        Micrographs or optics groups whose images share their noise.
+    uid : (n,) uint64
+        Particles it has seen.
+    fold : (n,) int8
+        Fold of each: kept, so that no average an image is compared with ever held it.
+    rows : mapping of name to (n, ...) arrays
+        Class, angle, shift, fit... of each.
+    images : int
+        Images that the sums stand for.
+    unseen : (n,) float32
+        Fit of particles that had no part in making the averages they were compared with; NaN for
+        the others.
+    growths : int
+        How many times particles were added.
+    """
+
+    spec: ImageSpec
+    model: ClassModel
+    groups: NDArray[np.str_]
+    uid: NDArray[np.uint64]
+    fold: NDArray[np.int8]
+    rows: Mapping[str, NDArray[Any]]
+    images: int
+    unseen: NDArray[np.float32]
+    growths: int = 0
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self.model.classes
+
+    def find(self, uid: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Say at which row it knows each particle, -1 if it does not: (m,) int64."""
+        order = np.argsort(self.uid, kind="stable")
+        place = np.minimum(np.searchsorted(self.uid[order], uid), self.uid.size - 1)
+        row = order[place]
+        return np.where(self.uid[row] == uid, row, -1).astype(np.int64)
+
+
+def save_classification(known: Classification, path: Path) -> None:
+    """Write a classification as plain arrays, whole or not at all."""
+    head = {"layout": LAYOUT, "images": known.images, "growths": known.growths}
+    text = json.dumps(head | {"spec": dataclasses.asdict(known.spec)})
+    arrays = {"head": np.array(text), "uid": known.uid, "fold": known.fold}
+    arrays |= {"unseen": known.unseen, "groups": known.groups}
+    arrays |= {_MODEL + name: value for name, value in known.model.arrays().items()}
+    arrays |= {_ROWS + name: np.asarray(value) for name, value in known.rows.items()}
+    write_atomically(path, lambda stream: np.savez(stream, allow_pickle=False, **arrays))
+
+
+def load_classification(path: Path) -> Classification:
+    """Read what `save_classification` wrote."""
+    if not zipfile.is_zipfile(path):
+        raise InputError(
+            f"{path}: is no classification that class2d left; name a class2d job or its {FILE}"
+        )
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        head = json.loads(str(arrays["head"]))
+        if head["layout"] != LAYOUT:
+            raise InputError(
+                f"{path}: layout {head['layout']} is not {LAYOUT}, which this version reads; "
+                "classify anew without --start-from"
+            )
+        return Classification(
+            spec=ImageSpec(**head["spec"]),
+            model=ClassModel.read(_under(arrays, _MODEL)),
+            groups=arrays["groups"],
+            uid=arrays["uid"],
+            fold=arrays["fold"],
+            rows=_under(arrays, _ROWS),
+            images=int(head["images"]),
+            unseen=arrays["unseen"],
+            growths=int(head["growths"]),
+        )
+    except InputError:
+        raise
+    except (*DAMAGE, TypeError) as error:
+        raise InputError(
+            f"{path}: is damaged ({error}); run the class2d job that left it again"
+        ) from error
+
+
+def _under(arrays: Mapping[str, NDArray[Any]], prefix: str) -> Arrays:
+    return {name[len(prefix) :]: a for name, a in arrays.items() if name.startswith(prefix)}
