@@ -11,19 +11,18 @@ import contextlib
 import errno
 import hashlib
 import json
-import os
 import re
-import uuid
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dspa.data.atomic import write_atomically
 from dspa.data.errors import InputError
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -87,27 +86,6 @@ def content_hash(arrays: Arrays) -> str:
         digest.update(f"{name}\0{array.dtype.str}\0{shape}\0".encode())
         digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
-
-
-def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, flush it to disk, rename it.
-
-    Parameters
-    ----------
-    path : Path
-        Final name; its folder must exist.
-    write : callable
-        Called with the open binary file.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            write(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def store(arrays: Arrays, folder: Path, *, prefix: str = "model") -> Stored:

@@ -7,18 +7,16 @@ doi:10.1016/j.jsb.2012.09.006.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import healpix
 import numpy as np
 from scipy.spatial import cKDTree
 
-from dspa.geometry.rotation import matrix_from_euler, matrix_from_rotvec, rotation_about_z
 from dspa.geometry.symmetry import in_asymmetric_unit, symmetry_operators, views_into_unit
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import NDArray
 
 # Area of a HEALPix pixel at order 0, and the square root of it: 58.6 degrees, halved by each order.
 _BASE_STEP = math.sqrt(4.0 * math.pi / 12.0)
@@ -106,112 +104,3 @@ def unit_directions(order: int, symmetry: str) -> NDArray[np.float64]:
         ):
             filled.append(candidate)
     return np.stack(chosen + filled)
-
-
-@lru_cache(maxsize=8)
-def orientation_grid(step: float, symmetry: str = "C1") -> NDArray[np.float64]:
-    """Cover the asymmetric unit of orientation space evenly.
-
-    Parameters
-    ----------
-    step : float
-        Radians between neighbours, in view direction and in the plane.
-    symmetry : str
-        Point group; only poses that look from its asymmetric unit are listed.
-
-    Returns
-    -------
-    (P, 3, 3) float64
-        Poses A, the in-plane angle fastest; read-only.
-    """
-    directions = unit_directions(healpix_order(step), symmetry)
-    turns = math.ceil(2.0 * math.pi / step - 1e-6)
-    psi = 2.0 * math.pi * np.arange(turns) / turns
-    rot = np.arctan2(directions[:, 1], directions[:, 0])
-    tilt = np.arccos(np.clip(directions[:, 2], -1.0, 1.0))
-    # Every direction starts elsewhere in the plane, so that no psi is favoured as a whole.
-    offset = (np.arange(len(directions)) * 0.61803398875 % 1.0) * (2.0 * math.pi / turns)
-    grid = matrix_from_euler(rot[:, None], tilt[:, None], psi[None, :] + offset[:, None])
-    grid = grid.reshape(-1, 3, 3)
-    grid.setflags(write=False)
-    return grid
-
-
-def small_rotations(step: float) -> NDArray[np.float64]:
-    """Make the eight rotations that split a cell of edge ``step`` into cells of half the edge.
-
-    Parameters
-    ----------
-    step : float
-        Radians: edge of the cell in the space of rotation vectors.
-
-    Returns
-    -------
-    (8, 3, 3) float64
-        Rotations about vectors with components +-step / 4.
-    """
-    signs = np.array(list(np.ndindex(2, 2, 2))) * 2.0 - 1.0
-    return matrix_from_rotvec(signs * (step / 4.0))
-
-
-def subdivide(rotations: ArrayLike, step: float) -> NDArray[np.float64]:
-    """Replace poses of a grid by their children on a grid of half the step.
-
-    Parameters
-    ----------
-    rotations : (P, 3, 3) float
-        Poses that are ``step`` apart.
-    step : float
-        Radians.
-
-    Returns
-    -------
-    (P, 8, 3, 3) float64
-        Children of each pose, ``step / 2`` apart.
-    """
-    poses = np.asarray(rotations, np.float64)
-    return small_rotations(step) @ poses[..., None, :, :]
-
-
-def local_grid(rotations: ArrayLike, *, step: float, extent: float) -> NDArray[np.float64]:
-    """Lay a grid of small rotations around each pose.
-
-    Parameters
-    ----------
-    rotations : (P, 3, 3) float
-        Poses.
-    step : float
-        Radians between neighbours.
-    extent : float
-        Radians: no pose of the grid is further away.
-
-    Returns
-    -------
-    (P, n, 3, 3) float64
-        Poses around each one, itself first; n is the same for all.
-    """
-    count = math.floor(extent / step + 1e-6)
-    axis = np.arange(-count, count + 1) * step
-    vectors = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
-    length = np.linalg.norm(vectors, axis=1)
-    vectors = vectors[length <= extent * (1.0 + 1e-6)]
-    order = np.argsort(np.linalg.norm(vectors, axis=1), kind="stable")
-    offsets = matrix_from_rotvec(vectors[order])
-    return np.asarray(offsets @ np.asarray(rotations, np.float64)[..., None, :, :])
-
-
-def in_plane_grid(step: float) -> NDArray[np.float64]:
-    """Cover the in-plane rotations.
-
-    Parameters
-    ----------
-    step : float
-        Radians, made smaller so that it divides the circle.
-
-    Returns
-    -------
-    (n, 3, 3) float64
-        Rotations about z, from 0.
-    """
-    turns = math.ceil(2.0 * math.pi / step - 1e-6)
-    return rotation_about_z(2.0 * math.pi * np.arange(turns) / turns)

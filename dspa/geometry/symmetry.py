@@ -152,28 +152,6 @@ def in_asymmetric_unit(directions: ArrayLike, symmetry: str) -> NDArray[np.bool_
     return np.asarray(nearness[..., 0] >= nearness.max(axis=-1) - _TIE)
 
 
-def into_asymmetric_unit(rotations: ArrayLike, symmetry: str) -> NDArray[np.float64]:
-    """Replace each pose by the equivalent one that looks from the asymmetric unit.
-
-    Parameters
-    ----------
-    rotations : (..., 3, 3) float
-        Poses A.
-    symmetry : str
-        Point group.
-
-    Returns
-    -------
-    (..., 3, 3) float64
-        Poses A R.
-    """
-    poses = np.asarray(rotations, np.float64)
-    operators = symmetry_operators(symmetry)
-    # The view of A R is R^T applied to the view of A, so nearness is view . (R generic).
-    nearness = poses[..., 2, :] @ (operators @ _GENERIC).T
-    return np.asarray(poses @ operators[nearness.argmax(axis=-1)])
-
-
 def views_into_unit(directions: ArrayLike, symmetry: str) -> NDArray[np.float64]:
     """Replace view directions by their equivalents in the asymmetric unit.
 

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import uuid
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import lz4.block
 import numpy as np
 
+from dspa.data.atomic import write_atomically
 from dspa.data.errors import InputError
 from dspa.io.locate import regular
 
@@ -188,12 +187,6 @@ def write_cs(path: str | Path, fields: Mapping[str, NDArray[Any]]) -> None:
         table[name] = values
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}")
-    try:
-        with temporary.open("wb") as stream:
-            np.lib.format.write_array(stream, table, allow_pickle=False)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(
+        target, lambda stream: np.lib.format.write_array(stream, table, allow_pickle=False)
+    )

@@ -9,15 +9,14 @@ Format: doi:10.1016/j.jsb.2015.04.002
 
 from __future__ import annotations
 
-import os
 import struct
-import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from dspa.data.atomic import write_atomically
 from dspa.data.errors import InputError
 from dspa.io.locate import regular
 from dspa.io.record_reads import read_records
@@ -303,29 +302,25 @@ def write(
     kind = np.dtype({"float32": "<f4", "float16": "<f2"}[dtype])
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}")
     statistics = Statistics()
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(b"\0" * HEADER_BYTES)
-            written = 0
-            for section in sections:
-                if section.shape != shape[1:]:
-                    raise ValueError(f"section of {section.shape} in a file of {shape}")
-                stored = np.ascontiguousarray(section, dtype=kind)
-                statistics.add(stored)
-                stream.write(stored.data)
-                written += 1
-            if written != shape[0]:
-                raise ValueError(f"{written} sections for a file of {shape}")
-            stream.seek(0)
-            mode = 2 if kind.itemsize == 4 else 12
-            stream.write(_header_bytes(shape, mode, pixel_size, statistics, stack=stack))
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+    def write(stream: IO[bytes]) -> None:
+        stream.write(b"\0" * HEADER_BYTES)
+        written = 0
+        for section in sections:
+            if section.shape != shape[1:]:
+                raise ValueError(f"section of {section.shape} in a file of {shape}")
+            stored = np.ascontiguousarray(section, dtype=kind)
+            statistics.add(stored)
+            stream.write(stored.data)
+            written += 1
+        if written != shape[0]:
+            raise ValueError(f"{written} sections for a file of {shape}")
+        stream.seek(0)
+        mode = 2 if kind.itemsize == 4 else 12
+        stream.write(_header_bytes(shape, mode, pixel_size, statistics, stack=stack))
+
+    write_atomically(target, write)
 
 
 def stack_header(

@@ -10,17 +10,16 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 import re
-import uuid
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from dspa.data.atomic import write_atomically
 from dspa.data.errors import InputError
 from dspa.io.locate import regular
 
@@ -410,17 +409,15 @@ def write_star(path: str | Path, blocks: Iterable[Block]) -> None:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as stream:
-            stream.write("\n# version 30001\n")
-            for block in blocks:
-                _write_block(stream, block)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+    def write(stream: IO[bytes]) -> None:
+        text = io.TextIOWrapper(stream, encoding="utf-8", newline="\n")
+        text.write("\n# version 30001\n")
+        for block in blocks:
+            _write_block(text, block)
+        text.detach()
+
+    write_atomically(target, write)
 
 
 def _write_block(stream: io.TextIOBase | Any, block: Block) -> None:

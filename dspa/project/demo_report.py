@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dspa.dataflow.checkpoint import write_atomically
+from dspa.data.atomic import write_atomically
 from dspa.geometry.rotation import view_direction
 from dspa.io.micrographs import read_micrograph_image
 from dspa.io.picture import Circles, angular_distribution, curves, image, montage, volume_slices

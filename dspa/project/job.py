@@ -14,9 +14,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dspa.data.atomic import write_atomically
 from dspa.data.errors import InputError
 from dspa.data.places import relative_inside
-from dspa.dataflow.checkpoint import write_atomically
 from dspa.dataflow.events import plain
 from dspa.project.lease import holder
 

@@ -7,9 +7,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from dspa.data.atomic import write_atomically
 from dspa.data.errors import InputError
 from dspa.data.places import MARK
-from dspa.dataflow.checkpoint import write_atomically
 from dspa.project.job import Job, Record, job_number, now
 
 LAYOUT_VERSION = 1

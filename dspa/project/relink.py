@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dspa.data import store
+from dspa.data.atomic import write_atomically
 from dspa.data.errors import InputError
-from dspa.dataflow.checkpoint import write_atomically
 from dspa.project.job import with_paths
 
 if TYPE_CHECKING:

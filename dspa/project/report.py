@@ -8,7 +8,7 @@ import html
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dspa.dataflow.checkpoint import write_atomically
+from dspa.data.atomic import write_atomically
 from dspa.dataflow.events import read_events
 from dspa.project.figures import duration, figure, figures_of, setting, words
 from dspa.project.job import Job, Record

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dspa.data.atomic import write_atomically
 from dspa.data.errors import InputError
-from dspa.dataflow.checkpoint import DAMAGE, write_atomically
+from dspa.dataflow.checkpoint import DAMAGE
 from dspa.stages.class2d.averages import Statistics
 from dspa.stages.class2d.census import Census, Standing, first_partners
 from dspa.stages.class2d.constants import FOLDS

@@ -123,8 +123,3 @@ def _normalised(
         flat = images[rows].reshape(-1, spec.box**2).astype(np.float32)
         flat, good = level_background(flat, fit=fit, plane=plane, ring=ring)
         yield rows, flat.reshape(-1, spec.box, spec.box), good
-
-
-def prepare_bytes(spec: ImageSpec) -> int:
-    """Peak memory per particle while a chunk is prepared: pixels, transforms, band."""
-    return 4 * spec.box * spec.box * 2 + 24 * spec.band().count

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dspa.data.atomic import write_atomically
 from dspa.data.errors import InputError
-from dspa.dataflow.checkpoint import write_atomically
 from dspa.io import mrc
 from dspa.ops.picks.search_image import clip_outliers, coarsen, robust_deviation
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dspa.data.atomic import write_atomically
 from dspa.data.errors import InputError
-from dspa.dataflow.checkpoint import write_atomically
 from dspa.io.picture import Circles, curves, image, side_by_side
 from dspa.stages.exposures.tasks import (
     MicrographTask,
