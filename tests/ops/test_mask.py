@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from dspa.ops.maps.mask import (
+    cosine_edge,
     dynamic_mask,
     largest_component,
     soft_circle,
@@ -44,3 +45,9 @@ def test_largest_component():
     core[5:9, 5:9] = True
     assert largest_component(core).sum() == 16
     assert not largest_component(np.zeros((4, 4), bool)).any()
+
+
+def test_an_edge_falls_along_half_a_cosine():
+    distance = np.array([0.0, 2.0, 3.0, 4.0, 9.0])
+    np.testing.assert_allclose(cosine_edge(distance, 2.0, 4.0), [1, 1, 0.5, 0, 0], atol=1e-7)
+    assert cosine_edge(distance, 3.0, 3.0).tolist() == [1, 1, 1, 0, 0]

@@ -9,6 +9,7 @@ import numpy as np
 import scipy.fft as host_fft
 
 from dspa.device import fft, like, namespace
+from dspa.ops.maps.mask import cosine_edge
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,8 +43,7 @@ def low_pass(image: Any, resolution: float, *, pixel_size: float, edge: float = 
     xp = namespace(image)
     shape = (int(image.shape[-2]), int(image.shape[-1]))
     radius = frequency_radius(shape, pixel_size) * resolution
-    ramp = np.clip((radius - 1.0) / edge + 0.5, 0.0, 1.0)
-    response = like((0.5 + 0.5 * np.cos(np.pi * ramp)).astype(np.float32), reference=image)
+    response = like(cosine_edge(radius, 1.0 - edge / 2, 1.0 + edge / 2), reference=image)
     spectrum = fft(image).rfftn(image, axes=(-2, -1)) * response
     result = fft(image).irfftn(spectrum, s=shape, axes=(-2, -1))
     return xp.astype(result, xp.float32, copy=False)

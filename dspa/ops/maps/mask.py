@@ -121,7 +121,7 @@ def soft_dilation(core: Any, *, pixel_size: float, near: float, far: float) -> N
     if far < near:
         raise ValueError(f"a mask's far distance ({far} A) is below its near distance ({near} A)")
     distance = scipy.ndimage.distance_transform_edt(~to_host(core).astype(bool))
-    return _cosine_edge(np.asarray(distance) * pixel_size, near, far)
+    return cosine_edge(np.asarray(distance) * pixel_size, near, far)
 
 
 def largest_component(core: Any) -> NDArray[np.bool_]:
@@ -170,10 +170,18 @@ def radii(box: int, dims: int) -> NDArray[np.float32]:
 def _soft_ball(
     box: int, dims: int, *, radius: float, pixel_size: float, edge: float
 ) -> NDArray[np.float32]:
-    return _cosine_edge(radii(box, dims) * pixel_size, radius, radius + edge)
+    return cosine_edge(radii(box, dims) * pixel_size, radius, radius + edge)
 
 
-def _cosine_edge(distance: NDArray[Any], near: float, far: float) -> NDArray[np.float32]:
+def cosine_edge(distance: NDArray[Any], near: float, far: float) -> NDArray[np.float32]:
+    """Fall from 1 to 0 along half a cosine.
+
+    Parameters
+    ----------
+    distance : (...) float
+    near, far : float
+        1 up to the first, 0 from the second; halfway between them 0.5.
+    """
     if far <= near:
         return (distance <= near).astype(np.float32)
     ramp = np.clip((distance - near) / (far - near), 0.0, 1.0)

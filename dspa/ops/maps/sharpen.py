@@ -12,6 +12,7 @@ import numpy as np
 
 from dspa.device import fft, like, namespace
 from dspa.ops.maps.fsc import full_map_fsc, spectral_power
+from dspa.ops.maps.mask import cosine_edge
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -60,8 +61,8 @@ def low_pass(density: Any, resolution: float, *, pixel_size: float, edge: float 
     """
     box = int(density.shape[-1])
     shell = box * pixel_size / resolution
-    ramp = np.clip((np.arange(box, dtype=np.float64) - shell) / edge + 0.5, 0.0, 1.0)
-    return filter_shells(density, 0.5 + 0.5 * np.cos(np.pi * ramp))
+    response = cosine_edge(np.arange(box), shell - edge / 2, shell + edge / 2)
+    return filter_shells(density, response.astype(np.float64))
 
 
 def filter_shells(density: Any, response: ArrayLike) -> Any:

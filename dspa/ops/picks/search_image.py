@@ -20,6 +20,7 @@ from scipy.ndimage import median as labeled_median
 from dspa.device import fft, like, namespace, to_host
 from dspa.ops.images.filter import frequency_radius, gaussian_smooth, good_length
 from dspa.ops.images.normalise import FLAT
+from dspa.ops.maps.mask import cosine_edge
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -125,8 +126,7 @@ def coarsen(
     scale = (wide / small[1], tall / small[0])
     coarse_pixel = pixel_size * math.sqrt(scale[0] * scale[1])
     radius = frequency_radius(small, coarse_pixel) * resolution
-    ramp = np.clip((radius - 1.0) / 0.1 + 0.5, 0.0, 1.0)
-    response = (0.5 + 0.5 * np.cos(np.pi * ramp)) / (scale[0] * scale[1])
+    response = cosine_edge(radius, 0.95, 1.05) / (scale[0] * scale[1])
     cropped = cropped * like(response.astype(np.float32), reference=image)
     coarse = fft(image).irfftn(cropped, s=small, axes=(-2, -1))
     inside = coarse[: math.ceil(height / scale[1]), : math.ceil(width / scale[0])]

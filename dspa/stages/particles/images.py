@@ -12,6 +12,7 @@ from dspa.ops.ctf.model import ctf_band
 from dspa.ops.images.noise import background_power, shell_mean
 from dspa.ops.images.normalise import background_fit, level_background
 from dspa.ops.images.transform import images_to_band
+from dspa.ops.maps.mask import cosine_edge, radii
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,10 +29,7 @@ BLOCK_BYTES = 1 << 21  # images prepared at a time: what several steps go over s
 
 def soft_disk(box: int, radius: float, edge: float) -> NDArray[np.float32]:
     """Disk of 1 with a raised-cosine edge that ends at ``radius`` (pixels)."""
-    axis = np.arange(box) - box // 2
-    distance = np.hypot(axis[:, None], axis[None, :])
-    ramp = np.clip((radius - distance) / max(edge, 1e-6), 0.0, 1.0)
-    return (0.5 - 0.5 * np.cos(np.pi * ramp)).astype(np.float32)
+    return cosine_edge(radii(box, 2), radius - edge, radius)
 
 
 def prepare_images(
