@@ -77,6 +77,9 @@ def run(args: list[str]) -> int:
         return 1
     except OutOfSpace as error:
         return _complain(str(error), 1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _complain(f"{where}{error.strerror or error}", 1)
     except Exception as error:
         first = (str(error).splitlines() or [""])[0]
         notes = "; ".join(["", *getattr(error, "__notes__", [])])

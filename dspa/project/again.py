@@ -85,7 +85,8 @@ def again(
         unit = field.metadata.get("unit", "")
         now, before = plain(getattr(made, field.name)), record.params.get(field.name)
         if now != before:
-            lines.append(f"{field.name}: {setting(before, unit)} -> {setting(now, unit)}")
+            was, will = (setting(value, unit) or "none" for value in (before, now))
+            lines.append(f"{field.name}: {was} -> {will}")
     for name, given in found.items():
         before, now = _spelt(record.inputs.get(name)), _spelt(_records(given))
         if now != before:

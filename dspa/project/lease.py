@@ -192,9 +192,12 @@ def claim(
     path = folder / f".lease-{held.number + 1}"
     try:
         with path.open("x", encoding="utf-8") as stream:
-            json.dump(this_process() | {"alone": alone, "main": _in_main()}, stream)
+            stream.write(json.dumps(this_process() | {"alone": alone, "main": _in_main()}))
     except FileExistsError as error:
         raise InputError(f"{job} is being resumed by another process at this moment") from error
+    except OSError:  # a full disk
+        path.unlink(missing_ok=True)
+        raise
     (folder / STOP).unlink(missing_ok=True)  # was meant for the one before
     lease = Lease(path, stop)
     lease.keep()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,8 +72,12 @@ class Project:
                     continue
                 job = Job(jobs / f"J{number:03d}-{word}")
                 job.folder.mkdir()
-                fields = record.__dict__ | {"number": number, "created": now()}
-                job.write(Record(**fields))
+                try:
+                    fields = record.__dict__ | {"number": number, "created": now()}
+                    job.write(Record(**fields))
+                except BaseException:  # a full disk
+                    shutil.rmtree(job.folder, ignore_errors=True)
+                    raise
                 return job
             finally:
                 claim.rmdir()

@@ -57,6 +57,8 @@ def relink(project: Project, old: str, new: str) -> Relinked:
     """
     before = os.path.normpath(Path(old).expanduser().absolute())
     after = os.path.normpath(Path(new).expanduser().absolute())
+    if before == after:
+        raise InputError(f"{old} and {new} are the same; name where it was, and where it is")
     if not Path(after).exists():
         raise InputError(f"{new}: there is no such file or folder; name where {old} is now")
     done = Relinked()
@@ -76,7 +78,7 @@ def relink(project: Project, old: str, new: str) -> Relinked:
         for table in sorted(job.folder.glob("*.zarr")):
             _table(table, change)
         for star in sorted(job.folder.glob("*.star")):
-            _star(star, before.encode(), after.encode())
+            done.paths += _star(star, before.encode(), after.encode())
         if done.paths > count:
             done.jobs.append(job.name)
     if not done.paths:
@@ -122,10 +124,11 @@ def _table(path: Path, change: Any) -> None:
         store.save(dataset.assign(moved), path)
 
 
-def _star(path: Path, old: bytes, new: bytes) -> None:
-    """Change the paths in a table that other programs read."""
-    whole = path.read_bytes()
+def _star(path: Path, old: bytes, new: bytes) -> int:
+    """Change the paths in a table that other programs read; return how many were changed."""
     pattern = _BEGIN + re.escape(old.rstrip(b"/")) + rb"(?=[/\s'\"]|$)"
-    changed = re.sub(pattern, lambda found: found.group(1) + new, whole, flags=re.MULTILINE)
-    if changed != whole:
+    whole = path.read_bytes()
+    changed, count = re.subn(pattern, lambda m: m.group(1) + new, whole, flags=re.MULTILINE)
+    if count:
         write_atomically(path, lambda stream: stream.write(changed))
+    return count

@@ -307,7 +307,11 @@ def test_relink_changes_every_path(dspa, tmp_path):
     assert (job(1).folder / "m.star").read_text() == star.replace(f"{old}/", f"{new}/")
     assert job(1).read().params["source"] == f"{new}/deep/*.mrc"
     assert dspa("rerun J2")[0] == 0
-    for line, sentence in ((f"relink {old} {new}", "no job"), (f"relink {new} {old}", "no such")):
+    for line, sentence in (
+        (f"relink {new} {new}/", "the same"),
+        (f"relink {old} {new}", "no job"),
+        (f"relink {new} {old}", "no such"),
+    ):
         status, _, err = dspa(line)
         assert status == 2 and sentence in err
     shutil.rmtree(new)

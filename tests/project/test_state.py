@@ -156,7 +156,8 @@ def test_claims_at_once_are_given_to_one(tmp_path):
 
 
 def cut_short(dspa, begin):
-    dspa("toy make one")
+    if not find().jobs:
+        dspa("toy make one")
     child = begin("toy iterate J1 --iterations 6 --pause .2")
     child.kill()
     child.wait()
@@ -267,3 +268,27 @@ def test_a_job_without_a_record_is_shown(dspa):
     assert "damaged" in dspa("status")[1]
     (job(2).folder / "events.jsonl").write_bytes(b"\xff\xfe\x00" + b"[" * 5000 + b"\n")
     assert dspa("status")[0] == 0
+
+
+def test_a_full_disk_leaves_no_half_made_job_and_no_lease(dspa, begin, monkeypatch):
+    from dspa.project import job as job_module
+
+    dspa("toy make one")
+    dspa("toy make two")
+    cut_short(dspa, begin)
+    full = OSError(28, "No space left on device", "/disk/job.json")
+
+    def refuse(*_, **__):
+        raise full
+
+    with monkeypatch.context() as patched:
+        patched.setattr(job_module, "write_atomically", refuse)
+        for line in ("toy make two", "name J1 x"):
+            status, _, err = dspa(line)
+            assert status == 1 and err == "dspa: /disk/job.json: No space left on device\n"
+        patched.setattr(lease.json, "dumps", refuse)
+        status, _, err = dspa("resume J3")
+        assert status == 2 and "No space left" in err
+    assert len(find().jobs) == 3 and not list(find().folder.glob("jobs/.claim*"))
+    assert len(list(job(3).folder.glob(".lease-*"))) == 1  # of the process that was killed
+    assert dspa("resume J3")[0] == 0
