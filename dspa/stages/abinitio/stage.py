@@ -11,11 +11,12 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from dspa.data.errors import InputError
+from dspa.dataflow.runner import Result
 from dspa.io.particles import read_particles
 from dspa.stages.abinitio.output import (
     show_progress,
@@ -25,12 +26,13 @@ from dspa.stages.abinitio.output import (
 )
 from dspa.stages.abinitio.reduction import AbInitioStep
 from dspa.stages.abinitio.schedule import Settings, plan_step
+from dspa.stages.em.march import Pass, march
 from dspa.stages.particles.chunks import image_spec, particle_chunks
 from dspa.stages.particles.noise import BackgroundNoise
 from dspa.stages.stage import Context, Input, Stage, check, param
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import xarray as xr
@@ -203,14 +205,11 @@ def _runs(settings: Settings) -> tuple[int, ...]:
 
 def _march(context: Context, settings: Settings, runs: MiniBatches) -> Model:
     """Make all steps that no checkpoint holds yet: the starts, then the best of them onwards."""
-    found = context.runner.checkpoints.latest("it")
-    if found is not None:
-        context.events.message(f"going on after step {found.iteration}")
-        model, first = found.model, found.iteration + 1
-    else:
-        model, first = _best_start(context, settings, runs), settings.coarse_steps + 1
-    settings = dataclasses.replace(settings, start=int(model["start"]))
-    return _steps(context, settings, runs, model, range(first, settings.steps + 1), name="it")
+
+    def begin() -> tuple[int, Result]:
+        return settings.coarse_steps, Result(_best_start(context, settings, runs), {})
+
+    return _steps(context, settings, runs, begin, last=settings.steps, prefix="it")
 
 
 def _best_start(context: Context, settings: Settings, runs: MiniBatches) -> Model:
@@ -222,15 +221,10 @@ def _best_start(context: Context, settings: Settings, runs: MiniBatches) -> Mode
         raise InputError("no particle image can be used: all hold NaN or do not vary")
     ends: list[Model] = []
     for start in range(settings.starts):
-        name = f"start{start + 1}-"
-        found = context.runner.checkpoints.latest(name)
-        model: Model = {"noise": noise["noise"], "start": np.asarray(start)}
-        first = 0
-        if found is not None:
-            model, first = found.model, found.iteration + 1
-        own = dataclasses.replace(settings, start=start)
-        steps = range(first, settings.coarse_steps + 1)
-        ends.append(_steps(context, own, runs, model, steps, name=name))
+        blank = Result({"noise": noise["noise"], "start": np.asarray(start)}, {})
+        begin, prefix = partial(_before_first, blank), f"start{start + 1}-"
+        last = settings.coarse_steps
+        ends.append(_steps(context, settings, runs, begin, last=last, prefix=prefix))
     scores = [float(np.mean(end["history"][-JUDGED:, 1])) for end in ends]
     best = int(np.argmax(scores))
     if len(ends) > 1:
@@ -242,23 +236,32 @@ def _best_start(context: Context, settings: Settings, runs: MiniBatches) -> Mode
     return ends[best]
 
 
+def _before_first(blank: Result) -> tuple[int, Result]:
+    """Begin ahead of step 0, the random start."""
+    return -1, blank
+
+
 def _steps(
     context: Context,
     settings: Settings,
     runs: MiniBatches,
-    model: Model,
-    steps: range,
+    begin: Callable[[], tuple[int, Result]],
     *,
-    name: str,
+    last: int,
+    prefix: str,
 ) -> Model:
-    """Make a range of steps."""
-    for iteration in steps:
-        plan = plan_step(settings, iteration)
-        chunks = runs.batch(settings, iteration)
-        step = AbInitioStep(plan)
-        model = context.runner.run(step, chunks, model, name=f"{name}{iteration:04d}").model
-        _report(context, plan, model)
-    return model
+    """Make the steps up to a last one."""
+
+    def step(number: int, result: Result) -> Pass:
+        own = dataclasses.replace(settings, start=int(result.model["start"]))
+        plan = plan_step(own, number)
+        return Pass(AbInitioStep(plan), runs.batch(own, number), result.model)
+
+    def report(number: int, made: Pass, result: Result) -> None:
+        _report(context, cast("AbInitioStep", made.reduction).plan, result.model)
+
+    end = march(context, last=last, begin=begin, step=step, report=report, prefix=prefix)
+    return end.model
 
 
 def _report(context: Context, plan: StepPlan, model: Model) -> None:

@@ -11,16 +11,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from dspa.data.errors import InputError
+from dspa.dataflow.runner import Result
 from dspa.geometry.symmetry import symmetry_operators
 from dspa.io.particles import read_particles
 from dspa.io.volumes import read_volume
 from dspa.ops.images.normalise import is_flat
 from dspa.ops.maps.fsc import resolution_shell
+from dspa.stages.em.march import Pass, march
 from dspa.stages.em.noise import noise_groups
 from dspa.stages.particles.chunks import (
     ParticleChunk,
@@ -60,7 +62,7 @@ from dspa.stages.refine.start import (
 from dspa.stages.stage import Context, Input, Stage, check, param
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import xarray as xr
@@ -131,21 +133,10 @@ def run(context: Context, inputs: Mapping[str, Any], params: RefineParams) -> di
     noise = context.runner.run(BackgroundNoise(spec), chunks, {}, name="noise000")
     valid = noise.rows["valid"]
     _report_images(context, valid, halves)
-    found = context.runner.checkpoints.latest("it")
-    model: Model
-    rows: Rows
-    if found is None:
-        model = _first(context, inputs, settings, noise.model["noise"])
-        rows, iteration = {}, 0
-    else:
-        iteration, model, rows = found
-        state = _advance(state, rows)
-        context.events.message(f"going on after iteration {iteration}")
-    model, rows, state = _iterate(
-        context, (model, rows, state), chunks, settings,
-        iteration=iteration, most=params.iterations,
-    )  # fmt: skip
-    return _finish(context, particles, spec, (model, rows, state), valid=valid)
+    begin = partial(_begin, context, inputs, settings, noise.model["noise"])
+    result = _iterate(context, begin, chunks, settings, state=state, most=params.iterations)
+    end = (result.model, result.rows, _advance(state, result.rows))
+    return _finish(context, particles, spec, end, valid=valid)
 
 
 def _prepare(
@@ -209,38 +200,45 @@ def _first(
     return first_model(settings, density, noise=noise, mask=mask)
 
 
+def _begin(
+    context: Context, inputs: Mapping[str, Any], settings: Settings, noise: NDArray[np.float64]
+) -> tuple[int, Result]:
+    """Begin with the map that was given."""
+    return 0, Result(_first(context, inputs, settings, noise), {})
+
+
 def _iterate(
     context: Context,
-    begin: tuple[Model, Rows, State],
+    begin: Callable[[], tuple[int, Result]],
     chunks: tuple[ParticleChunk, ...],
     settings: Settings,
     *,
-    iteration: int,
+    state: State,
     most: int,
-) -> tuple[Model, Rows, State]:
+) -> Result:
     """Iterate until the resolution stops improving."""
-    model, rows, state = begin
-    while iteration < most and not _done(settings, model):
-        iteration += 1
-        plan = plan_iteration(settings, iteration, model)
-        result = context.runner.run(
-            Refinement(plan), with_state(chunks, state), model, name=f"it{iteration:03d}"
-        )
-        model, rows = result.model, result.rows
-        state = _advance(state, rows)
-        context.events.emit("iteration", iteration=iteration, **_figures(plan, model))
-        show_iteration(context.events, model, settings.spec, iteration=iteration)
-    return model, rows, state
+
+    def step(number: int, result: Result) -> Pass:
+        plan = plan_iteration(settings, number, result.model)
+        known = with_state(chunks, _advance(state, result.rows))
+        return Pass(Refinement(plan), known, result.model)
+
+    def report(number: int, made: Pass, result: Result) -> None:
+        plan = cast("Refinement", made.reduction).plan
+        context.events.emit("iteration", iteration=number, **_figures(plan, result.model))
+        show_iteration(context.events, result.model, settings.spec, iteration=number)
+
+    return march(context, last=most, begin=begin, step=step, report=report, done=_done)
 
 
-def _done(settings: Settings, model: Model) -> bool:
+def _done(result: Result) -> bool:
     """Tell whether the resolution has stopped improving, at the radius it calls for."""
-    return converged(np.asarray(model["history"]))
+    return converged(np.asarray(result.model["history"]))
 
 
 def _advance(state: State, rows: Rows) -> State:
-    """Take over the poses of a pass over all particles."""
-    return state | {name: np.asarray(rows[name]) for name in ("pose", "shift")}
+    """Take over the poses of a pass over all particles, if one was made."""
+    return state | {name: np.asarray(rows[name]) for name in ("pose", "shift") if name in rows}
 
 
 def _figures(plan: Plan, model: Model) -> dict[str, Any]:
