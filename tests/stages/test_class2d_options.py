@@ -54,7 +54,7 @@ def test_duplicates_are_told_by_where_the_particles_are(tmp_path):
     write_particles(particles, path)
     events: list = []
     # Particles lie up to 1.5 + 2 pixels off the centre.
-    settled = {"online_iterations": 4, "remove_duplicates": True, "min_distance": 4.5}
+    settled = {"online_iterations": 8, "remove_duplicates": True, "min_distance": 4.5}
     settled["max_shift"] = 4.0 * PIXEL
     outputs = classify(tmp_path, path, events=events, **settled)
     kept, gone = (read_particles(outputs[name]) for name in ("particles", "duplicates"))

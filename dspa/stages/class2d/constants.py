@@ -2,7 +2,7 @@
 
 A figure in brackets is a measured effect: of RNA polymerase at SNR 0.05 unless it says otherwise,
 with the value here and then with another. ``python -m benchmarks.class2d_ablation`` measures them
-anew; its table is in ``docs``. What has no figure was set once and not varied.
+anew; its table is in ``docs/records/class2d.md``. What has no figure was set once and not varied.
 """
 
 from __future__ import annotations
