@@ -14,10 +14,10 @@ frames     : (p, s, 2, 3) float32      first two rows of each pose, times the pa
 numerators : (p, f, 2) float32
 weights    : (p, f) float32
 kx, ky     : (f,) float32
-scale      : (1,) float32 or float64   factor on what is added: 1, or that of a fixed-point grid
-grid       : (2h + 1, 2h + 1, h + 1, 3)   real, imaginary, weight; added to.
-             float32 on the CPU. On a GPU int64 fixed point: additions of integers commute, so the
-             result has the same bits in whatever order the blocks run.
+scale      : (1,) float32   factor that makes integers of what is added
+grid       : (2h + 1, 2h + 1, h + 1, 3) int64   real, imaginary, weight; added to, in fixed point.
+             Additions of integers commute, so the result has the same bits in whatever order the
+             blocks of a GPU run, and whatever else is added before or after.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from dspa.kernels.interpolate import locate
 @portable
 def accumulate(grid: Any, index: Any, value: Any) -> None:
     """Add to a grid that items share; on a GPU the launcher puts an atomic addition here."""
-    grid[index] += value
+    grid[index] += np.int64(value)
 
 
 @portable

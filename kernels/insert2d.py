@@ -19,11 +19,10 @@ weight  : (pairs,) float32     posterior of each shift
 phases  : (shifts, 2, f) float32
 y, c2   : (images, 2, F), (images, F) float32   F >= f: the first f coefficients are used
 kx, ky  : (f,) float32
-scale   : (1,) float32         factor on what is added: 1, or that of a fixed-point grid
+scale   : (1,) float32         factor that makes integers of what is added
 work    : (rows, 2, f) float32     room to work in; item uses row ``item % rows``
-sums    : (grids, 2 limit + 1, limit + 1, 3)    real, imaginary, weight; added to.
-          float32 on the CPU, where entries come in order; int64 fixed point on a GPU, where they do
-          not and sums of integers do not care.
+sums    : (grids, 2 limit + 1, limit + 1, 3) int64    real, imaginary, weight; added to, in fixed
+          point: sums of integers do not depend on the order.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from dspa.device.launcher import Kernel, portable
 @portable
 def accumulate(sums: Any, index: Any, value: Any) -> None:
     """Add to a grid that items share; on a GPU the launcher puts an atomic addition here."""
-    sums[index] += value
+    sums[index] += np.int64(value)
 
 
 @portable

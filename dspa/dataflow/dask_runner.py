@@ -1,43 +1,39 @@
-"""Reductions on Dask: the plan of `dspa.dataflow.runner`, one task per node of the tree.
+"""Reductions on Dask: each pass is that of `dspa.dataflow.dask_pass`.
 
 The model is a task that loads a checkpoint by path and hash, so a worker that lost it reads it
-again; nothing is scattered. Keys name run, pass and chunk. Only handles pass through the client.
+again; nothing is scattered. Keys name run, pass and chunk. Sums and rows stay in the workers; only
+handles pass through the client.
 """
 
 from __future__ import annotations
 
 import math
 import pickle
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import cloudpickle
-from distributed import Future, KilledWorker, as_completed, get_worker
+from distributed import Future, KilledWorker, as_completed
 
-from dspa.dataflow.checkpoint import Checkpoints, Stored, load
+from dspa.dataflow.checkpoint import Checkpoints, load
 from dspa.dataflow.cluster import Cluster, adopt
+from dspa.dataflow.dask_pass import Pass
 from dspa.dataflow.events import Events
 from dspa.dataflow.placement import host, one_thread
+from dspa.dataflow.reduction import Again
+from dspa.dataflow.resident import LostSums
 from dspa.dataflow.runner import (
-    FAN_IN,
-    Part,
     Plan,
     Result,
-    finish_part,
-    fold_tree,
     make_plan,
-    merge_parts,
     new_run_id,
-    reduce_group,
 )
-from dspa.dataflow.worker_setup import size_cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from dspa.dataflow.reduction import Bound, Chunk, Model, Reduction
+    from dspa.dataflow.reduction import Chunk, Model, Reduction
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -45,10 +41,10 @@ S = TypeVar("S")
 # Seconds that Dask spends on a task, and a chunk's time where nothing is known of it yet.
 OVERHEAD = 0.004
 SLOW_CHUNK = 1.0
+LONGEST = 20.0  # seconds of a task of several chunks: what a worker that dies leaves half done
+MOST_TASKS = 4096
 # A function beyond this travels once to a worker, not with every task.
 LARGE_FUNCTION = 2**12
-# Reductions bound to a model in this process, newest last: two, for the two half sets.
-_BOUND: dict[str, Bound] = {}
 
 
 @dataclass
@@ -108,18 +104,31 @@ class DaskRunner:
         name : str
             Ends in the number of the pass: ``it003``.
         """
-        plan = make_plan(reduction, chunks, name=name, memory=self.memory)
-        stored = self._checkpoints.store(model)
         self._listen()
-        turn = self._turn(name)
-        self._watch = _Watch(turn, len(plan.chunks), name, self.events)
-        try:
-            handles = self._submit(plan, stored, turn).result()
-        except KilledWorker as error:
-            raise RuntimeError(self._obituary(name)) from error
+        stored = self._checkpoints.store(model)
+        for _ in range(2):
+            plan = make_plan(reduction, chunks, name=name, memory=self.memory)
+            turn = self._turn(name)
+            self._watch = _Watch(turn, len(plan.chunks), name, self.events)
+            try:
+                new, rows = Pass(
+                    self.cluster,
+                    plan,
+                    stored,
+                    turn,
+                    folder=self._checkpoints.folder,
+                    topic=self.topic,
+                    group=self.group(plan),
+                ).made()
+                break
+            except Again as more:
+                reduction = more.reduction
+            except (KilledWorker, LostSums) as error:
+                raise RuntimeError(self._obituary(name)) from error
+        else:
+            raise RuntimeError(f"{name}: the sums overflow again with the room they asked for")
         self._watch.finished()
         self._seconds[type(reduction).__qualname__] = self._watch.seconds_per_chunk
-        new, rows = handles
         self._checkpoints.record(name, new, rows, **plan.about())
         return Result(load(new), load(rows))
 
@@ -165,10 +174,11 @@ class DaskRunner:
         """Stop listening; the cluster belongs to whoever made it."""
         if self._listening:
             self._listening = False
-            self.cluster.client.unsubscribe_topic(self._topic)
+            self.cluster.client.unsubscribe_topic(self.topic)
 
     @property
-    def _topic(self) -> str:
+    def topic(self) -> str:
+        """Of the reports of workers."""
         return f"dspa-progress-{self._id}"
 
     def _listen(self) -> None:
@@ -179,45 +189,11 @@ class DaskRunner:
                 self._watch(event[1])
 
         if not self._listening:
-            self.cluster.client.subscribe_topic(self._topic, heard)
+            self.cluster.client.subscribe_topic(self.topic, heard)
             self._listening = True
 
-    def _submit(self, plan: Plan, stored: Stored, turn: str) -> Future:
-        """Submit the whole plan, children before parents; keys are (kind and pass, number)."""
-        client = self.cluster.client
-        blob = cloudpickle.dumps(plan.reduction, protocol=5)
-        reduction = client.submit(pickle.loads, blob, key=("reduction-" + turn, 0), pure=False)
-        model = client.submit(load, stored, key=("model-" + turn, 0), pure=False)
-        merges, leaves = iter(range(len(plan.chunks))), iter(range(len(plan.chunks)))
-        group, homes = self._group(plan), self.cluster.addresses
-
-        def leaf(chunks: Sequence[Chunk]) -> Future:
-            blob = cloudpickle.dumps(tuple(chunks), protocol=5)
-            task = _ChunkTask(self._topic, turn, plan.batch, blob)
-            number, place = chunks[0].number, next(leaves)
-            # A chunk prefers the worker that it went to in other passes, which may have it cached.
-            home = (number if group == 1 else place) % max(1, len(homes))
-            return client.submit(
-                _reduce,
-                reduction,
-                model,
-                task,
-                key=("chunk-" + turn, number),
-                pure=False,
-                workers=homes[home : home + 1] or None,
-                allow_other_workers=bool(homes),
-            )
-
-        def node(parts: list[Future]) -> Future:
-            key = ("merge-" + turn, next(merges))
-            return client.submit(merge_parts, *parts, key=key, pure=False)
-
-        total = fold_tree(plan.chunks, leaf, node, leaf_size=group)
-        folder, key = self._checkpoints.folder, ("finish-" + turn, 0)
-        return client.submit(_finish, reduction, model, total, folder, turn, key=key, pure=False)
-
-    def _group(self, plan: Plan) -> int:
-        """Chunks per task, from how long they took last time: whole subtrees, so the same bits."""
+    def group(self, plan: Plan) -> int:
+        """Chunks per task, from how long they took last time."""
         seconds = self._seconds.get(type(plan.reduction).__qualname__, SLOW_CHUNK)
         return chunks_per_task(len(plan.chunks), seconds, workers=self.workers)
 
@@ -234,7 +210,7 @@ class DaskRunner:
 
 
 def chunks_per_task(count: int, seconds: float, *, workers: int) -> int:
-    """Return how many chunks to join in a task: the power of the fan-in that ends soonest.
+    """Return how many chunks to join in a task: the number that ends soonest.
 
     Parameters
     ----------
@@ -247,26 +223,18 @@ def chunks_per_task(count: int, seconds: float, *, workers: int) -> int:
 
     def cost(group: int) -> float:
         tasks = math.ceil(count / group)
-        merges = math.ceil(tasks / (FAN_IN - 1))
         # A quarter of a task more: the last one makes the others wait when workers are uneven.
         rounds = math.ceil(tasks / workers) + 0.25
-        return rounds * min(group, count) * seconds + (tasks + merges) * OVERHEAD
+        return rounds * min(group, count) * seconds + tasks * OVERHEAD
 
-    powers = range(1 + math.ceil(math.log(max(count, 1), FAN_IN)))
-    return min((FAN_IN**power for power in powers), key=cost)
+    longest = max(1, int(LONGEST / max(seconds, 1e-9)))
+    sizes = {1} | {math.ceil(count / tasks) for tasks in range(1, min(count, MOST_TASKS) + 1)}
+    return min((size for size in sizes if size <= longest), key=cost, default=1)
 
 
 def runner_for(client: Any, folder: Path, events: Events) -> DaskRunner:
     """Return a runner on a client the caller made."""
     return DaskRunner(adopt(client), folder, events)
-
-
-@dataclass(frozen=True)
-class _ChunkTask:
-    topic: str
-    turn: str
-    batch: int
-    chunks: bytes
 
 
 class _Watch:
@@ -297,35 +265,6 @@ class _Watch:
     def seconds_per_chunk(self) -> float:
         """Mean time of a chunk in its worker."""
         return sum(self.times.values()) / len(self.times) if self.times else SLOW_CHUNK
-
-
-def _bound(turn: str, reduction: Reduction, model: Model) -> Bound:
-    """Bind once per pass and process; the last two stay."""
-    if turn not in _BOUND:
-        while len(_BOUND) > 1:
-            del _BOUND[next(iter(_BOUND))]
-        _BOUND[turn] = reduction.bind(model)
-    return _BOUND[turn]
-
-
-def _reduce(reduction: Reduction, model: Model, task: _ChunkTask) -> Part:
-    worker = get_worker()
-    size_cache(worker)
-    chunks = pickle.loads(task.chunks)
-    start = time.perf_counter()
-    with one_thread():
-        part = reduce_group(_bound(task.turn, reduction, model), chunks, task.batch)
-    numbers = [int(chunk.number) for chunk in chunks]
-    seconds = time.perf_counter() - start
-    worker.log_event(task.topic, {"turn": task.turn, "chunks": numbers, "seconds": seconds})
-    return part
-
-
-def _finish(
-    reduction: Reduction, model: Model, part: Part, folder: Path, turn: str
-) -> tuple[Stored, Stored]:
-    with one_thread():
-        return finish_part(_bound(turn, reduction, model), part, folder)
 
 
 def _apply(carried: bytes, item: Any) -> Any:

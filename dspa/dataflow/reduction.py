@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Model = Mapping[str, NDArray[Any]]
 # Results per item: every array has the items as its first axis.
 Rows = Mapping[str, NDArray[Any]]
+# What a pass adds up: named arrays of integers, since their sums do not depend on the order.
 Sums = dict[str, Any]
 Batch = Any
 
@@ -28,7 +29,7 @@ class Chunk(Protocol):
 
     @property
     def number(self) -> int:
-        """Position of the chunk in its set; the tree of merges is built over these numbers."""
+        """Position of the chunk in its set."""
         ...
 
     @property
@@ -48,12 +49,16 @@ class Chunk(Protocol):
 class Reduction(Protocol):
     """What travels to the workers."""
 
-    def bind(self, model: Model) -> Bound:
-        """Make ready for this model: once per pass and process, so it may precompute."""
+    def bind(self, model: Model, items: int) -> Bound:
+        """Make ready for this model, and a pass over so many items; once per pass and process."""
         ...
 
     def bytes_per_item(self) -> int:
         """Peak working memory of ``add`` per item, so that the runner can size batches."""
+        ...
+
+    def bytes_of_sums(self) -> int:
+        """Memory of the sums and of the model when it is bound: what a worker has all the time."""
         ...
 
 
@@ -61,7 +66,7 @@ class Bound(Protocol):
     """A reduction with its model: start, add, finish. It does not change while it works."""
 
     def start(self) -> Sums:
-        """Return empty sums."""
+        """Return empty sums: arrays of int64."""
         ...
 
     def add(self, sums: Sums, batch: Batch) -> Rows:
@@ -69,5 +74,21 @@ class Bound(Protocol):
         ...
 
     def finish(self, sums: Sums) -> Model:
-        """Turn the sums over all chunks into the next model (the M-step, the gradient step)."""
+        """Turn the sums over all chunks into the next model (the M-step, the gradient step).
+
+        It may use up the sums. Raises `Again` where their numbers have not held what was added.
+        """
         ...
+
+
+class Again(Exception):
+    """The pass must be made again, with this reduction: its sums have more room.
+
+    Parameters
+    ----------
+    reduction : Reduction
+    """
+
+    def __init__(self, reduction: Reduction) -> None:
+        super().__init__(reduction)
+        self.reduction = reduction

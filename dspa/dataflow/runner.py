@@ -1,8 +1,8 @@
 """Running a reduction: the plan that every runner shares, and the inline runner.
 
-What is computed is fixed before any worker is known: the chunks, the number of items in a batch,
-and a tree of merges with a fixed fan-in over the chunks in order. A runner only decides where
-each node of that plan is evaluated, so the result is bit for bit the same with any of them.
+What is computed is fixed before any worker is known: the chunks and the number of items in a batch.
+What batches give is added up in integers, whose sums do not depend on the order. So a runner may
+add any chunk anywhere, and the result is bit for bit the same.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import cloudpickle
 import numpy as np
 
 from dspa.data.errors import InputError
-from dspa.dataflow.cache import size_of
 from dspa.dataflow.checkpoint import Checkpoints, Stored, load, store
 from dspa.dataflow.events import Events
 from dspa.dataflow.placement import host, one_thread
+from dspa.dataflow.reduction import Again
 from dspa.device import memory_budget
 
 if TYPE_CHECKING:
@@ -35,11 +35,12 @@ if TYPE_CHECKING:
 
     from dspa.dataflow.reduction import Bound, Chunk, Model, Reduction, Rows, Sums
 
-FAN_IN = 4
 ITEM = "item"  # among rows: which item of the set each is
-# Working memory of one batch. A constant, not what this machine has free: the order of float32
-# sums follows from it, and so do the bits of the result.
+# Working memory of one batch. A constant, not what this machine has free: what is summed in
+# floating point within a batch follows from it, and so do the bits of the result.
 BATCH_BYTES = 256 * 2**20
+
+PROCESS = 380 << 20  # bytes of a worker that holds nothing
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -94,16 +95,22 @@ class Runner(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass
 class Part:
-    """What a task hands on: the sums of a run of chunks, and their rows."""
+    """What was made of some chunks so far: it grows.
+
+    Attributes
+    ----------
+    sums : dict of str to int64 array
+    rows : list of Rows
+        Of batches, in any order.
+    chunks : set of int
+        Numbers of the chunks.
+    """
 
     sums: Sums
-    rows: tuple[Rows, ...]
-
-    def __sizeof__(self) -> int:
-        """Bytes of the arrays, so that Dask sees what it holds."""
-        return size_of(self.sums) + size_of(self.rows)
+    rows: list[Rows] = field(default_factory=list)
+    chunks: set[int] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -126,13 +133,17 @@ class Plan:
     batch: int
     name: str
 
+    @property
+    def items(self) -> int:
+        """How many items the pass visits."""
+        return sum(len(chunk) for chunk in self.chunks)
+
     def about(self) -> dict[str, Any]:
         """Return what a checkpoint records, so that a repeat can be compared."""
         return {
             "chunks": len(self.chunks),
-            "items": sum(len(chunk) for chunk in self.chunks),
+            "items": self.items,
             "batch": self.batch,
-            "fan_in": FAN_IN,
         }
 
 
@@ -157,42 +168,43 @@ def make_plan(reduction: Reduction, chunks: Sequence[Chunk], *, name: str, memor
         raise ValueError(f"{name}: chunk numbers must increase, got {numbers[:8]}")
     per_item = max(1, int(reduction.bytes_per_item()))
     batch = max(1, min(BATCH_BYTES // per_item, max(len(chunk) for chunk in chunks)))
-    if batch * per_item > memory:
+    sums = int(reduction.bytes_of_sums())
+    needed = PROCESS + sums + batch * per_item
+    if needed > memory:
         raise InputError(
-            f"{name}: {batch} item(s) at once need {batch * per_item / 2**30:.2f} GiB and a worker "
-            f"has {memory / 2**30:.2f} GiB; use fewer workers (--cluster local:N) or a smaller box"
+            f"{name}: a worker needs {needed / 2**30:.2f} GiB, {sums / 2**30:.2f} of them for what "
+            f"it sums up and {batch * per_item / 2**30:.2f} for {batch} item(s) at once, and has "
+            f"{memory / 2**30:.2f} GiB; use fewer workers (--cluster local:N) or a smaller box"
         )
     return Plan(reduction, tuple(chunks), batch, name)
 
 
-def reduce_chunk(bound: Bound, chunk: Chunk, batch: int) -> Part:
-    """Add all batches of one chunk; the result is in host memory."""
-    sums, rows, items = bound.start(), [], chunk.items
+def add_chunk(bound: Bound, part: Part, chunk: Chunk, batch: int) -> None:
+    """Add all batches of a chunk to a part."""
+    items = chunk.items
     for start in range(0, len(chunk), batch):
         stop = min(start + batch, len(chunk))
-        new = bound.add(sums, chunk.batch(start, stop))
+        new = bound.add(part.sums, chunk.batch(start, stop))
         row = {name: np.asarray(host(value)) for name, value in new.items()}
-        rows.append({ITEM: np.asarray(items[start:stop], np.int64)} | row)
-    return Part(host(sums), tuple(rows))
+        part.rows.append({ITEM: np.asarray(items[start:stop], np.int64)} | row)
+    part.chunks.add(int(chunk.number))
+    for name, values in part.sums.items():
+        if not str(getattr(values, "dtype", "")).endswith("int64"):
+            raise TypeError(f"sums {name!r} are not int64: their order would show in the result")
 
 
-def merge_sums(a: Sums, b: Sums) -> Sums:
-    """Join two sums, name by name; what one of them lacks is nothing."""
-    both = {name: a[name] + b[name] for name in a if name in b}
-    return {**a, **b, **both}
-
-
-def merge_parts(*parts: Part) -> Part:
-    """Merge the parts of one node of the tree, left to right."""
-    sums = parts[0].sums
-    for part in parts[1:]:
-        sums = merge_sums(sums, part.sums)
-    return Part(host(sums), tuple(row for part in parts for row in part.rows))
+def reduce_chunks(bound: Bound, chunks: Iterable[Chunk], batch: int) -> Part:
+    """Make a part of some chunks."""
+    part = Part(bound.start())
+    for chunk in chunks:
+        add_chunk(bound, part, chunk, batch)
+    return part
 
 
 def finish_part(bound: Bound, part: Part, folder: Path) -> tuple[Stored, Stored]:
     """Make the model from the sum, and write it and the rows; only handles travel on."""
-    model = {name: np.asarray(host(value)) for name, value in bound.finish(part.sums).items()}
+    made = bound.finish(host(part.sums))
+    model = {name: np.asarray(host(value)) for name, value in made.items()}
     folder.mkdir(parents=True, exist_ok=True)
     return store(model, folder), store(join_rows(part.rows), folder, prefix="rows")
 
@@ -211,45 +223,6 @@ def join_rows(rows: Sequence[Rows]) -> dict[str, NDArray[Any]]:
                 raise ValueError(f"a batch gave {wrong}")
     order = np.argsort(np.concatenate([row[ITEM] for row in rows]), kind="stable")
     return {name: np.concatenate([row[name] for row in rows])[order] for name in rows[0]}
-
-
-def fold_tree(leaves: Sequence[S], leaf: Callable[[Sequence[S]], T], node: Callable[[list[T]], T],
-              *, leaf_size: int = 1) -> T:  # fmt: skip
-    """Evaluate the tree of merges depth first: few partials are alive at any time.
-
-    Parameters
-    ----------
-    leaves : sequence
-        The chunks, in order.
-    leaf : callable
-        Evaluates a run of ``leaf_size`` chunks (the last may be shorter).
-    node : callable
-        Merges up to ``FAN_IN`` results, left to right.
-    leaf_size : int
-        A power of ``FAN_IN``: whole subtrees evaluated in one place. It does not change the tree.
-    """
-    span = leaf_size
-    while span < len(leaves):
-        span *= FAN_IN
-
-    def evaluate(start: int, width: int) -> T:
-        stop = min(start + width, len(leaves))
-        if width <= leaf_size:
-            return leaf(leaves[start:stop])
-        step = width // FAN_IN
-        parts = [evaluate(at, step) for at in range(start, stop, step)]
-        return parts[0] if len(parts) == 1 else node(parts)
-
-    return evaluate(0, span)
-
-
-def reduce_group(bound: Bound, chunks: Sequence[Chunk], batch: int) -> Part:
-    """Evaluate a subtree in one place: exactly the merges the whole tree would make there."""
-    return fold_tree(
-        chunks,
-        lambda run: reduce_chunk(bound, run[0], batch),
-        lambda parts: merge_parts(*parts),
-    )
 
 
 @dataclass
@@ -308,22 +281,23 @@ class InlineRunner:
         name : str
             Ends in the number of the pass: ``it003``.
         """
+        try:
+            return self._pass(reduction, chunks, model, name)
+        except Again as more:
+            return self._pass(more.reduction, chunks, model, name)
+
+    def _pass(
+        self, reduction: Reduction, chunks: Sequence[Chunk], model: Model, name: str
+    ) -> Result:
         plan = make_plan(reduction, chunks, name=name, memory=self.memory)
-        done = 0
-
-        def leaf(run: Sequence[Chunk]) -> Part:
-            nonlocal done
-            part = travel(self._unchanged(reduce_chunk, bound, travel(run[0]), plan.batch))
-            done += 1
-            self.events.emit("progress", task=name, done=done, total=len(plan.chunks))
-            return part
-
-        def node(parts: list[Part]) -> Part:
-            return travel(merge_parts(*parts))
-
         with one_thread():
-            bound = travel(reduction).bind(load(self._checkpoints.store(model)))
-            part = fold_tree(plan.chunks, leaf, node)
+            bound = travel(reduction).bind(load(self._checkpoints.store(model)), plan.items)
+            part, before = Part(bound.start()), self._dumped(bound)
+            for done, chunk in enumerate(plan.chunks, 1):
+                add_chunk(bound, part, travel(chunk), plan.batch)
+                if self._dumped(bound) != before:
+                    raise AssertionError(f"add changed its {type(bound).__name__}")
+                self.events.emit("progress", task=name, done=done, total=len(plan.chunks))
             stored, rows = finish_part(bound, part, self._checkpoints.folder)
         self._checkpoints.record(name, stored, rows, **plan.about())
         return Result(load(stored), load(rows))
@@ -349,14 +323,9 @@ class InlineRunner:
                 self.events.emit("progress", task=name, done=number + 1, total=len(items))
         return results
 
-    def _unchanged(self, function: Callable[..., Part], *arguments: Any) -> Part:
-        """Call a function; if strict, compare its arguments before and after."""
-        before = [cloudpickle.dumps(item) for item in arguments] if self.strict else []
-        part = function(*arguments)
-        for item, old in zip(arguments, before, strict=False):
-            if cloudpickle.dumps(item) != old:
-                raise AssertionError(f"{function.__name__} changed its {type(item).__name__}")
-        return part
+    def _dumped(self, bound: Bound) -> bytes:
+        """Pickle a reduction, to compare it later; nothing unless strict."""
+        return cloudpickle.dumps(bound) if self.strict else b""
 
     def close(self) -> None:
         """Remove the temporary folder, if this runner made one."""

@@ -97,19 +97,20 @@ def test_killed_client_resumes_to_the_same_bits(tmp_path, make_runner):
 def test_short_tasks_are_joined_without_changing_bits(make_runner, monkeypatch):
     many = [toy.ToyChunk(i, 4) for i in range(40)]
     inline, _ = toy.passes(make_runner("inline"), many)
-    for group in (4, 16, 64):
+    for group in (3, 16, 64):
         runner = make_runner(2)
-        monkeypatch.setattr(runner, "_group", lambda plan, group=group: group)
+        monkeypatch.setattr(runner, "group", lambda plan, group=group: group)
         grouped, _ = toy.passes(runner, many)
         assert grouped["volume"].tobytes() == inline["volume"].tobytes()
 
 
 def test_short_chunks_share_a_task_and_long_ones_do_not():
-    assert chunks_per_task(1000, 2.0, workers=4) == 1
+    assert chunks_per_task(1000, 2.0, workers=4) <= 2
     assert chunks_per_task(8, 0.3, workers=2) == 1
     assert chunks_per_task(1, 0.001, workers=2) == 1
     assert chunks_per_task(1000, 0.001, workers=2) >= 16
-    assert chunks_per_task(6, 0.002, workers=2) == 4
+    assert chunks_per_task(6, 0.002, workers=2) == 3
+    assert chunks_per_task(1000, 6.0, workers=2) <= 4  # little is lost with a worker
 
 
 def test_map_is_ordered_and_reports(runner):

@@ -1,4 +1,4 @@
-"""A reduction whose float32 sums depend on their order: any change of plan changes its bits."""
+"""A reduction whose batches are summed in float32: any change of batches changes its bits."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dspa.data.errors import InputError
+from dspa.ops.sums.fixed import add_exact, exact, exact_value
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,16 @@ class ToyChunk:
 class ToyReduction:
     size: int = 512
     item_bytes: int = 6 * 2**20
+    sums_bytes: int = 4096
 
-    def bind(self, model):
+    def bind(self, model, items=0):
         return BoundToy(self.size, np.array(model["volume"]))
 
     def bytes_per_item(self):
         return self.item_bytes
+
+    def bytes_of_sums(self):
+        return self.sums_bytes
 
 
 @dataclass(frozen=True)
@@ -47,19 +52,20 @@ class BoundToy:
     model: object
 
     def start(self):
-        return {"sum": np.zeros(self.size, np.float32), "items": np.zeros((), np.int64)}
+        return {"sum": exact((self.size,)), "items": np.zeros((), np.int64)}
 
     def add(self, sums, batch):
-        out = sums["sum"]
+        out = np.zeros(self.size, np.float32)
         index = np.abs(batch * 7.0 + self.model[:16]).astype(np.int64) % self.size
         np.add.at(out, index, batch + self.model[index])
         out += batch.sum(dtype=np.float32) * np.float32(1e-3)
+        add_exact(sums["sum"], out)
         sums["items"] += len(batch)
         return {"best": index[:, 0], "value": batch[:, 0] + self.model[0]}
 
     def finish(self, sums):
-        model = self.model * np.float32(0.9) + sums["sum"] / np.float32(sums["items"])
-        return {"volume": model, "items": np.asarray(sums["items"])}
+        model = self.model * np.float32(0.9) + exact_value(sums["sum"]) / sums["items"]
+        return {"volume": model.astype(np.float32), "items": np.asarray(sums["items"])}
 
 
 def passes(runner, chunks, *, count=3, size=512):

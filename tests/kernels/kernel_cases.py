@@ -63,15 +63,13 @@ class Insert:
         frames = frames_of(copies, padding=PADDING)
         numerators = noise(self.items, BAND.count, seed=4)
         weights = np.abs(noise(self.items, BAND.count, seed=5))
-        dtype, scale = (np.int64, FIXED_POINT) if cuda else (np.float32, 1.0)
-        self.out = np.zeros((*GRID.shape, 3), dtype)
-        self.scale = scale
-        factor = np.array([scale], np.float32)
+        self.out = np.zeros((*GRID.shape, 3), np.int64)
+        factor = np.array([FIXED_POINT], np.float32)
         self.arrays = (frames, interleaved(numerators), weights, KX, KY, factor, self.out)
         self.reference = insert.reference(frames, numerators, weights, kx=KX, ky=KY, half=HALF)
 
     def result(self):
-        return self.out / self.scale
+        return self.out / FIXED_POINT
 
 
 class Symmetrise:
@@ -156,10 +154,9 @@ class Insert2D:
         target = np.array([1, 0, 1, 0, 0], np.int32)
         weight = np.linspace(0.1, 0.9, SHIFT.size).astype(np.float32)
         y, c2 = noise(2, BAND.count, seed=9), np.abs(noise(2, BAND.count, seed=10))
-        dtype, self.scale = (np.int64, FIXED_POINT) if cuda else (np.float32, 1.0)
-        self.out = np.zeros((2, 2 * LIMIT + 1, LIMIT + 1, 3), dtype)
+        self.out = np.zeros((2, 2 * LIMIT + 1, LIMIT + 1, 3), np.int64)
         room = np.zeros((self.items if cuda else 1, 2, BAND.count), np.float32)
-        factor = np.array([self.scale], np.float32)
+        factor = np.array([FIXED_POINT], np.float32)
         self.arrays = (
             target, TURNS, IMAGE, START, SHIFT, weight, split(PHASES), split(y), c2, KX, KY,
             factor, room, self.out,
@@ -174,7 +171,7 @@ class Insert2D:
             )  # fmt: skip
 
     def result(self):
-        return self.out / self.scale
+        return self.out / FIXED_POINT
 
 
 class Blend:

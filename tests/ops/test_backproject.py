@@ -8,13 +8,13 @@ from dspa.geometry.band import band
 from dspa.geometry.rotation import random_rotations, rotation_about_z
 from dspa.ops.sums.backproject import (
     accumulator,
-    fixed_point_scale,
     hermitian,
     insert,
     insert_into,
     shell_weights,
     symmetrise,
 )
+from dspa.ops.sums.fixed import fixed_point_scale, overflows
 from dspa.ops.sums.grid import grid_shells
 from dspa.ops.sums.project import Reference, prepare_volume, project
 from dspa.ops.sums.reconstruct import reconstruct
@@ -132,8 +132,10 @@ def test_array_api_strict_gives_the_same():
 
 def test_fixed_point_neither_overflows_nor_loses_bits():
     for largest, slices in ((1e-20, 1), (1.0, 100), (1e12, 10**6), (0.0, 0)):
-        scale = fixed_point_scale(largest, slices)
+        scale = fixed_point_scale(largest * slices)
         assert np.isfinite(np.float32(scale))
-        assert largest * slices * 8 * scale < 2**63
+        assert largest * slices * 8 * scale <= 2**62
+        assert not overflows(largest * slices * 0.999, scale)
+        assert overflows(largest * slices * 2.01, scale) or largest == 0 or scale == 2**100
         if largest >= 1.0:
             assert largest * scale > 2**36

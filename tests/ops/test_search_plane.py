@@ -24,6 +24,7 @@ from dspa.ops.sums.averages import (
     smooth_curve,
     solve_averages,
 )
+from dspa.ops.sums.fixed import as_float
 from dspa.ops.sums.insert import insert_candidates
 
 BLOBS = ((1.0, 8, 3, 3.0), (2.0, -7, 5, 2.5), (1.5, 2, -9, 2.5), (1.0, 10, 10, 2.5))
@@ -95,13 +96,13 @@ def scored(searcher, cells, *, y, c2, radius=None):
     return 2.0 * cross - norm, norm
 
 
-def inserted(sums, searcher, cells, *, weight, y, c2):
+def inserted(sums, searcher, cells, *, weight, y, c2, scale=0.0):
     """Insert cells of the finest level into sums, with the phases of their lattice."""
     lattice = searcher.lattice
     phases, row = lattice.phases(searcher.last, cells.shift)
     insert_candidates(
         sums, cells.member, cells, weight=weight, frames=lambda pose: lattice.frames(0, pose),
-        phases=phases, row=row, y=split(y), c2=c2, band=lattice.band,
+        phases=phases, row=row, y=split(y), c2=c2, band=lattice.band, scale=scale,
     )  # fmt: skip
 
 
@@ -153,19 +154,23 @@ def test_slices_cut_in_blocks_give_the_same_scores(rng, monkeypatch):
     assert np.array_equal(at_once, in_blocks)
 
 
-def test_fixed_point_sums_of_a_gpu_are_those_of_the_cpu(rng, monkeypatch):
+def test_sums_with_a_scale_of_their_own_are_those_of_a_call(rng):
     members, grid = small_grid(33)
     y = (rng.standard_normal((4, members.count, 2)) @ [1, 1j] * 1e3).astype(np.complex64)
     c2 = rng.random((4, members.count)).astype(np.float32)
     cells = random_cells(rng, grid, 50, 4, 2)
     searcher = Searchers(np.zeros((1, 2, 33, 33), np.float32), grid)[0]
     weight = rng.random(50).astype(np.float32)
-    plain, fixed = empty_sums(2, members.radius), empty_sums(2, members.radius)
+    plain, fixed = (empty_sums(2, members.radius, fixed=fixed) for fixed in (False, True))
     inserted(plain, searcher, cells, weight=weight, y=y, c2=c2)
-    # No GPU here: the integers, added up by the CPU.
-    monkeypatch.setattr("dspa.ops.sums.insert.is_host", lambda _: False)
-    inserted(fixed, searcher, cells, weight=weight, y=y, c2=c2)
-    assert np.abs(plain - fixed).max() < 1e-6 * np.abs(plain).max()
+    inserted(fixed, searcher, cells, weight=weight, y=y, c2=c2, scale=2.0**30)
+    parts = np.zeros_like(fixed)
+    for image in (3, 1, 0, 2):  # in parts, in another order: to the bit
+        chosen = np.flatnonzero(cells.image == image)
+        some, own = cells.take(chosen), weight[chosen]
+        inserted(parts, searcher, some, weight=own, y=y, c2=c2, scale=2.0**30)
+    assert np.array_equal(parts, fixed)
+    assert np.abs(plain - as_float(fixed, 2.0**30)).max() < 1e-6 * np.abs(plain).max()
 
 
 def test_sums_of_turned_images_give_the_class_back():

@@ -17,7 +17,7 @@ from dspa.stages.class2d import stage as class2d
 from dspa.stages.class2d.model import load_classification
 from dspa.stages.class2d.plan import Settings
 from dspa.stages.class2d.reduction import Class2D
-from dspa.stages.class2d.sums import all_grids
+from dspa.stages.class2d.sums import all_grids, settled
 from dspa.stages.particles.chunks import image_spec, particle_chunks
 from dspa.stages.stage import Context
 from tests.stages.portraits import BOX, PIXEL, portraits, table
@@ -107,7 +107,7 @@ def test_what_is_coarser_than_the_high_pass_does_not_count(tmp_path):
         bound = Class2D(plan).bind(known.model.arrays())
         sums = bound.start()
         rows = bound.add(sums, one)
-        return rows["log_likelihood"], np.stack(all_grids(sums, plan)[0])
+        return rows["log_likelihood"], all_grids(settled(sums, bound.scale), plan)[0]
 
     above = BOX * PIXEL / 4.0
     gain, sums = gains(batch, above)

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from dspa.data.errors import InputError
 from dspa.dataflow.events import Events
-from dspa.dataflow.runner import InlineRunner
+from dspa.dataflow.runner import PROCESS, InlineRunner
 from dspa.geometry.band import band
 from dspa.geometry.rotation import matrix_from_rotvec, random_rotations
 from dspa.geometry.symmetry import symmetric_angle, symmetry_operators
@@ -23,13 +23,11 @@ from dspa.ops.maps.fsc import fsc, resolution_shell
 from dspa.ops.sums.backproject import accumulator
 from dspa.ops.sums.project import prepare_volume, project
 from dspa.stages.particles.chunks import image_spec
-from dspa.stages.refine.plan import choose_fineness, converged
+from dspa.stages.refine.plan import choose_fineness, converged, largest_pass, sums_bytes
 from dspa.stages.refine.stage import STAGE, RefineParams, run
 from dspa.stages.refine.start import (
-    WORKING_COPIES,
     assign_half_sets,
     check_memory,
-    map_bytes,
     resample,
 )
 from dspa.stages.stage import Context
@@ -254,11 +252,11 @@ def test_the_step_is_no_finer_than_images_can_tell():
 
 def test_maps_that_do_not_fit_are_refused_with_a_resolution_that_does(tiny):
     spec = image_spec(read_particles(tiny[0] / "particles.zarr"))
-    need = WORKING_COPIES * map_bytes(spec.radius)
-    assert map_bytes(11) == 2 * accumulator(BOX, 11).sums.nbytes
-    check_memory(spec, need)
-    with pytest.raises(InputError, match=r"--max-resolution 1[0-9]"):
-        check_memory(spec, need // 2)
+    need = largest_pass(spec, spec.radius)
+    assert need > sums_bytes(11) == 2 * 2 * accumulator(BOX, 11).sums.nbytes
+    check_memory(spec, need + PROCESS)
+    with pytest.raises(InputError, match=r"--max-resolution [12][0-9]"):
+        check_memory(spec, PROCESS + need // 2)
 
 
 def test_bad_input_is_one_sentence(tiny, tmp_path):

@@ -23,7 +23,7 @@ _HOLE = 0.02
 _LARGEST_PRIOR = 1e4
 
 
-def empty_sums(count: int, radius: int, *, reference: Any = None) -> Any:
+def empty_sums(count: int, radius: int, *, reference: Any = None, fixed: bool = False) -> Any:
     """Make grids of zeros for `insert_candidates`.
 
     Parameters
@@ -34,13 +34,15 @@ def empty_sums(count: int, radius: int, *, reference: Any = None) -> Any:
         Band radius to which images are added up.
     reference : array, optional
         They live where this array lives; on the host if absent.
+    fixed : bool
+        Whether they are int64, for sums in fixed point.
 
     Returns
     -------
-    (count, 2 limit + 1, limit + 1, 3) float32
+    (count, 2 limit + 1, limit + 1, 3) float32 or int64
         limit = 2 radius + 1.
     """
-    return zeros((count,), 2 * radius + 1, dims=2, reference=reference)
+    return zeros((count,), 2 * radius + 1, dims=2, reference=reference, fixed=fixed)
 
 
 def sums_radius(sums: Any) -> int:

@@ -7,24 +7,21 @@ partial sums of chunks merge in any fixed order.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dspa.device import is_cuda, is_host, like, namespace, to_host
+from dspa.device import is_host, like, namespace, to_host
 from dspa.device.launcher import launch
 from dspa.kernels.insert import INSERT
 from dspa.kernels.symmetrise import SYMMETRISE
+from dspa.ops.sums.fixed import fixed_point_scale, largest_entries
 from dspa.ops.sums.grid import grid_shells, whole, zeros
 from dspa.ops.sums.project import band_limit, frames_of, interleaved
 
 if TYPE_CHECKING:
     from dspa.geometry.band import Band
-
-# Slices cross a grid point's neighbourhood with at most this many coefficients each (padding >= 1).
-_HITS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,13 +118,10 @@ def insert_into(
     xp = np if is_host(target.sums) else namespace(target.sums)
     numerators = xp.asarray(like(numerators, reference=target.sums), dtype=xp.complex64)
     weights = xp.asarray(like(weights, reference=target.sums), dtype=xp.float32)
-    if not is_cuda(target.sums):
-        one = np.ones(1, np.float32)
-        arrays = (frames, interleaved(numerators), weights, kx, ky, one, target.sums)
-        launch(INSERT, frames.shape[0], *arrays)
+    if frames.shape[0] == 0:
         return
-    largest = max(float(xp.max(xp.abs(numerators))), float(xp.max(weights)))
-    scale = fixed_point_scale(largest, frames.shape[0] * frames.shape[1])
+    largest = largest_entries(numerators, weights)
+    scale = fixed_point_scale(frames.shape[1] * float(largest.sum()))
     fixed = xp.zeros(target.sums.shape, dtype=xp.int64)
     factor = xp.full((1,), scale, dtype=xp.float32)
     launch(
@@ -142,25 +136,6 @@ def insert_into(
         fixed,
     )
     target.sums[...] += xp.astype(xp.astype(fixed, xp.float64) / scale, xp.float32)
-
-
-def fixed_point_scale(largest: float, slices: int) -> float:
-    """Choose the factor that makes int64 of what is inserted on a GPU, and cannot overflow.
-
-    Parameters
-    ----------
-    largest : float
-        Largest magnitude of any entry.
-    slices : int
-        How many slices meet in one grid point at most.
-
-    Returns
-    -------
-    float
-        A power of two, representable in float32.
-    """
-    bits = 62 - math.log2(max(largest, 1e-30) * _HITS * max(slices, 1))
-    return float(2.0 ** min(100, math.floor(bits)))
 
 
 def insert(

@@ -19,7 +19,20 @@ def half_width(sums: Any) -> int:
     return int(sums.shape[-2]) - 1
 
 
-def zeros(lead: tuple[int, ...], half: int, *, dims: int, reference: Any = None) -> Any:
+def grid_shape(radius: int, *, padding: int = 2, dims: int = 3) -> tuple[int, ...]:
+    """Shape of the grid that reaches a radius."""
+    half = padding * radius + 1
+    return (*(2 * half + 1,) * (dims - 1), half + 1, 3)
+
+
+def zeros(
+    lead: tuple[int, ...],
+    half: int,
+    *,
+    dims: int,
+    reference: Any = None,
+    fixed: bool = False,
+) -> Any:
     """Make empty grids.
 
     Parameters
@@ -32,14 +45,16 @@ def zeros(lead: tuple[int, ...], half: int, *, dims: int, reference: Any = None)
         2 or 3.
     reference : array, optional
         They live where this array lives; on the host if absent.
+    fixed : bool
+        Whether they are int64, for sums in fixed point.
 
     Returns
     -------
-    (*lead, 2h + 1, [2h + 1,] h + 1, 3) float32
+    (*lead, 2h + 1, [2h + 1,] h + 1, 3) float32 or int64
     """
     xp = np if reference is None or is_host(reference) else namespace(reference)
     shape = (*lead, *(2 * half + 1,) * (dims - 1), half + 1, 3)
-    return xp.zeros(shape, dtype=xp.float32)
+    return xp.zeros(shape, dtype=xp.int64 if fixed else xp.float32)
 
 
 def widen(sums: Any, half: int, *, dims: int) -> Any:

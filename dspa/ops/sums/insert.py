@@ -12,7 +12,7 @@ from dspa.kernels.blend import BLEND
 from dspa.kernels.insert import INSERT
 from dspa.kernels.insert2d import INSERT2D
 from dspa.ops.poses.cells import Candidates, run_starts
-from dspa.ops.sums.backproject import fixed_point_scale
+from dspa.ops.sums.fixed import fixed_point_scale
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,13 +36,14 @@ def insert_candidates(
     y: Any,
     c2: Any,
     band: Band,
+    scale: float = 0.0,
 ) -> None:
     """Add images, weighted by the posterior of their cells, into grids.
 
     Parameters
     ----------
-    sums : (grids, 2 limit + 1, limit + 1, 3) or (grids, 2h + 1, 2h + 1, h + 1, 3) float32
-        Added to in place: numerator (real, imaginary) and weight.
+    sums : (grids, 2 limit + 1, limit + 1, 3) or (grids, 2h + 1, 2h + 1, h + 1, 3)
+        Added to in place: numerator (real, imaginary) and weight. int64, or float32 without scale.
     target : (pairs,) int32
         Grid each cell goes to; equal for cells that share image, member and pose.
     cells : Candidates
@@ -57,6 +58,8 @@ def insert_candidates(
         conj(X) CTF / sigma^2; the first f coefficients are used.
     c2 : (n, F) float32
     band : Band
+    scale : float
+        Of sums in fixed point (`dspa.ops.sums.fixed`); 0 for sums in float32.
     """
     order = np.lexsort((cells.shift, cells.pose, cells.image, target))
     cells, target, weight, row = cells.take(order), target[order], weight[order], row[order]
@@ -77,10 +80,10 @@ def insert_candidates(
     image = like(cells.image[lead], reference=y)
     k = (like(line[:f].astype(np.float32), reference=y) for line in (band.kx, band.ky))
     if sums.ndim == 4:
-        most = float(np.add.reduceat(weight, lead).max())
-        _insert_plane(sums, (like(target[lead], reference=y), where, image), shifts, (*k,), most)
+        items = (like(target[lead], reference=y), where, image)
+        _insert_plane(sums, items, shifts, (*k,), scale)
     else:
-        _insert_space(sums, target[lead], (where, image), shifts, (*k,))
+        _insert_space(sums, target[lead], (where, image), shifts, (*k,), scale=scale)
 
 
 def unmoved(count: int, *, reference: Any) -> Any:
@@ -90,15 +93,17 @@ def unmoved(count: int, *, reference: Any) -> Any:
     return like(phases, reference=reference)
 
 
-def insert_marginal(sums: Any, found: Marginal, lattice: Lattice) -> None:
+def insert_marginal(sums: Any, found: Marginal, lattice: Lattice, *, scale: float = 0.0) -> None:
     """Add the sums per pose of the whole coarse lattice to the grids of the members.
 
     Parameters
     ----------
-    sums : (members, ..., 3) float32
+    sums : (members, ..., 3)
         As for `insert_candidates`.
     found : Marginal
     lattice : Lattice
+    scale : float
+        As for `insert_candidates`.
     """
     columns, count = (int(n) for n in found.weight.shape)
     still = np.zeros(columns, np.int32)
@@ -113,27 +118,26 @@ def insert_marginal(sums: Any, found: Marginal, lattice: Lattice) -> None:
         y=found.numerator,
         c2=found.weight,
         band=lattice.band,
+        scale=scale,
     )
 
 
 def _insert_plane(
-    sums: Any, items: tuple[Any, ...], shifts: tuple[Any, ...], k: tuple[Any, ...], most: float
+    sums: Any, items: tuple[Any, ...], shifts: tuple[Any, ...], k: tuple[Any, ...], scale: float
 ) -> None:
-    """Insert into grids of images; ``most`` is the largest posterior of a pose."""
-    *_, y, c2 = shifts
+    """Insert into grids of images."""
+    _, _, weight, _, y, c2 = shifts
     xp, count, f = namespace(y), int(items[0].shape[0]), int(k[0].shape[0])
-    if is_host(sums):
-        one, room = np.ones(1, np.float32), np.empty((1, 2, f), np.float32)
-        launch(INSERT2D, count, *items, *shifts, *k, one, room, sums)
-        return
-    # Blocks of a GPU meet in any order: integers, which commute, and as many bits as are safe.
-    largest = max(float(xp.max(xp.abs(y))), float(xp.max(c2)))
-    scale = fixed_point_scale(np.sqrt(2.0) * largest * most, count)
-    fixed = xp.zeros(sums.shape, dtype=xp.int64)
-    room = xp.empty((count, 2, f), dtype=xp.float32)
-    factor = xp.full((1,), scale, dtype=xp.float32)
+    fixed, own = sums, scale
+    if not scale:
+        largest = max(float(xp.max(xp.abs(y))), float(xp.max(c2)))
+        own = fixed_point_scale(np.sqrt(2.0) * largest * float(xp.sum(weight)))
+        fixed = xp.zeros(sums.shape, dtype=xp.int64)
+    room = xp.empty((1 if is_host(sums) else count, 2, f), dtype=xp.float32)
+    factor = xp.full((1,), own, dtype=xp.float32)
     launch(INSERT2D, count, *items, *shifts, *k, factor, room, fixed)
-    sums += xp.astype(xp.astype(fixed, xp.float64) / scale, xp.float32)
+    if not scale:
+        sums += xp.astype(xp.astype(fixed, xp.float64) / own, xp.float32)
 
 
 def _insert_space(
@@ -142,6 +146,8 @@ def _insert_space(
     items: tuple[Any, Any],
     shifts: tuple[Any, ...],
     k: tuple[Any, ...],
+    *,
+    scale: float,
 ) -> None:
     """Insert into grids of maps: images are blended over shifts once, then put into space."""
     frames, image = items
@@ -153,11 +159,11 @@ def _insert_space(
     for first, last in zip(edges, np.append(edges[1:], count), strict=True):
         run, grid = slice(first, last), sums[int(target[first])]
         arrays = (xp.reshape(frames[run], (-1, 1, 2, 3)), numerator[run], power[run], *k)
-        if is_host(sums):
-            launch(INSERT, int(last - first), *arrays, np.ones(1, np.float32), grid)
-            continue
-        largest = max(float(xp.max(xp.abs(numerator[run]))), float(xp.max(power[run])))
-        scale = fixed_point_scale(largest, int(last - first))
-        fixed = xp.zeros(grid.shape, dtype=xp.int64)
-        launch(INSERT, int(last - first), *arrays, xp.full((1,), scale, dtype=xp.float32), fixed)
-        grid += xp.astype(xp.astype(fixed, xp.float64) / scale, xp.float32)
+        fixed, own = grid, scale
+        if not scale:
+            largest = max(float(xp.max(xp.abs(numerator[run]))), float(xp.max(power[run])))
+            own = fixed_point_scale(np.sqrt(2.0) * largest * int(last - first))
+            fixed = xp.zeros(grid.shape, dtype=xp.int64)
+        launch(INSERT, int(last - first), *arrays, xp.full((1,), own, dtype=xp.float32), fixed)
+        if not scale:
+            grid += xp.astype(xp.astype(fixed, xp.float64) / own, xp.float32)

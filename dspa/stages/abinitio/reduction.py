@@ -8,11 +8,13 @@ the sums by their weights preconditions the step: all shells converge alike.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from dspa.dataflow.reduction import Again
 from dspa.device import like, namespace, take_rows
 from dspa.geometry.rotation import random_rotations
 from dspa.geometry.symmetry import symmetry_operators
@@ -29,6 +31,16 @@ from dspa.ops.poses.search import Pruning, Searchers, search
 from dspa.ops.poses.sphere import SphereLattice
 from dspa.ops.sums import grid
 from dspa.ops.sums.backproject import Accumulator
+from dspa.ops.sums.fixed import (
+    add_exact,
+    as_float,
+    exact,
+    exact_value,
+    expected_total,
+    fixed_point_scale,
+    largest_entries,
+    overflows,
+)
 from dspa.ops.sums.insert import insert_candidates, insert_marginal, unmoved
 from dspa.ops.sums.project import frames_of
 from dspa.ops.sums.reconstruct import reconstruct
@@ -89,15 +101,24 @@ def widened(levels: tuple[Level, ...], sample_size: float) -> tuple[Level, ...]:
 
 @dataclass(frozen=True, eq=False)
 class AbInitioStep:
-    """Reduction of one step (see ``dspa.dataflow.reduction``)."""
+    """Reduction of one step (see ``dspa.dataflow.reduction``).
+
+    Attributes
+    ----------
+    plan : StepPlan
+    total : float
+        What the largest entries of all images add up to, if a pass has measured it.
+    """
 
     plan: StepPlan
+    total: float = 0.0
 
-    def bind(self, model: Model) -> BoundStep:
+    def bind(self, model: Model, items: int = 1 << 20) -> BoundStep:
         """Slice the volumes for this step."""
         plan = self.plan
+        scale = fixed_point_scale(self.total or expected_total(items, model["noise"]))
         if plan.act == "start":
-            return RandomStep(plan, model)
+            return RandomStep(plan, model, scale)
         levels = plan.levels
         if plan.act != "coarse":
             last = min(plan.settings.coarse_steps, len(model["history"]) - 1)
@@ -113,12 +134,18 @@ class AbInitioStep:
         # All classes are members of one set: every image sees every map.
         searchers = Searchers(np.asarray(model["density"])[None], lattice)
         kind = CoarseStep if plan.act == "coarse" else FineStep
-        return kind(plan, model, lattice, searchers)
+        return kind(plan, model, scale, lattice, searchers)
 
     def bytes_per_item(self) -> int:
         """Memory per image: its band several times over, and scores or candidates."""
         spec = self.plan.settings.spec
         return 64 * spec.band().count + (40_000 if self.plan.act == "coarse" else 1_500_000)
+
+    def bytes_of_sums(self) -> int:
+        """Memory of the sums, of those so far, and of the volumes and what is made of them."""
+        settings = self.plan.settings
+        points = math.prod(grid.grid_shape(self.plan.sums_radius, padding=PADDING))
+        return settings.classes * (20 * points + 64 * settings.spec.crop**3)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,10 +157,13 @@ class BoundStep:
     plan : StepPlan
     model : Model
         Of the step before.
+    scale : float
+        Of the sums in fixed point.
     """
 
     plan: StepPlan
     model: Model
+    scale: float
 
     @property
     def half(self) -> int:
@@ -143,9 +173,10 @@ class BoundStep:
     def start(self) -> Sums:
         """Return empty sums; the grids are made where the first images lie."""
         return {
-            "occupancy": np.zeros(self.plan.settings.classes),
+            "occupancy": exact((self.plan.settings.classes,)),
             # images, log-likelihood, log of the effective sample size
-            "figures": np.zeros(3),
+            "figures": exact((3,)),
+            "largest": exact(),
         }
 
     def add(self, sums: Sums, batch: ParticleBatch) -> Rows:
@@ -161,11 +192,12 @@ class BoundStep:
         c2 = transfer * transfer / noise
         if "sums" not in sums:
             lead = (self.plan.settings.classes,)
-            sums["sums"] = grid.zeros(lead, self.half, dims=3, reference=y)
+            sums["sums"] = grid.zeros(lead, self.half, dims=3, reference=y, fixed=True)
+        add_exact(sums["largest"], largest_entries(y, c2).sum())
         found = self._compare(sums["sums"], batch.indices[chosen], y, c2)
-        sums["occupancy"] += found.class_posterior.sum(axis=0)
+        add_exact(sums["occupancy"], found.class_posterior.sum(axis=0))
         size = np.log(np.maximum(found.sample_size, 1.0)).sum()
-        sums["figures"] += [chosen.size, float(found.log_likelihood.sum(dtype=float)), float(size)]
+        add_exact(sums["figures"], (chosen.size, found.log_likelihood.sum(dtype=float), size))
         if self.plan.act == "final":
             _fill_rows(rows, chosen, found, pixel_size=self.plan.settings.spec.crop_pixel_size)
         return rows
@@ -177,10 +209,14 @@ class BoundStep:
     def finish(self, sums: Sums) -> Model:
         """Blend the sums into those so far and make the next volumes."""
         model, plan = self.model, self.plan
-        images = max(1.0, float(sums["figures"][0]))
-        empty = grid.zeros((plan.settings.classes,), self.half, dims=3)
-        fresh = np.asarray(sums.get("sums", empty), np.float32) / np.float32(images)
-        share = sums["occupancy"] / images
+        figures, total = exact_value(sums["figures"]), float(exact_value(sums["largest"]))
+        if overflows(total, self.scale):
+            raise Again(AbInitioStep(plan, total))
+        images = max(1.0, float(figures[0]))
+        fresh = grid.zeros((plan.settings.classes,), self.half, dims=3)
+        if "sums" in sums:
+            fresh = as_float(sums.pop("sums"), self.scale) / np.float32(images)
+        share = exact_value(sums["occupancy"]) / images
         if plan.act in ("start", "final"):
             blend, occupancy = fresh, share
         else:
@@ -197,7 +233,7 @@ class BoundStep:
             "occupancy": occupancy,
             "noise": model["noise"],
             "start": np.asarray(plan.settings.start),
-            "history": _history(model, plan, sums["figures"]),
+            "history": _history(model, plan, figures),
             "iteration": np.asarray(plan.iteration),
         }
 
@@ -235,6 +271,7 @@ class RandomStep(BoundStep):
             y=split(y),
             c2=c2,
             band=members,
+            scale=self.scale,
         )
         return Outcome(np.zeros(count), np.full((count, classes), 1.0 / classes), np.ones(count))
 
@@ -250,7 +287,7 @@ class CoarseStep(BoundStep):
         """Marginalise over the coarse grid."""
         searcher = self.searchers.beside(y)[0]
         found = marginal_sums(searcher, y, c2, temperature=self.plan.temperature)
-        insert_marginal(sums, found, self.lattice)
+        insert_marginal(sums, found, self.lattice, scale=self.scale)
         # The likelihood is a mean over poses and classes.
         cells = 2 * searcher.bank.poses
         gain = found.log_likelihood.astype(np.float64) - np.log(cells)
@@ -302,6 +339,7 @@ class FineStep(BoundStep):
             y=split(y),
             c2=c2,
             band=lattice.band,
+            scale=self.scale,
         )
 
 

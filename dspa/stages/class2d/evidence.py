@@ -66,7 +66,7 @@ class Weighing:
     showing: NDArray[np.bool_]
     every: int
 
-    def bind(self, model: Model) -> BoundWeighing:
+    def bind(self, model: Model, items: int = 0) -> BoundWeighing:
         """Prepare the averages of the classes that show a particle."""
         known = ClassModel.read(model)
         averages = self.plan.settings.compared(known.references[:, self.showing])
@@ -78,6 +78,10 @@ class Weighing:
     def bytes_per_item(self) -> int:
         """Memory per particle: its band several times over."""
         return 48 * self.plan.spec.band().count + 40_000
+
+    def bytes_of_sums(self) -> int:
+        """Memory of the averages."""
+        return 64 * int(self.showing.sum()) * self.plan.spec.crop**2
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +107,7 @@ class BoundWeighing:
 
     def start(self) -> Sums:
         """Return the number of images weighed so far."""
-        return {"weighed": np.zeros(1)}
+        return {"weighed": np.zeros(1, np.int64)}
 
     def add(self, sums: Sums, batch: ParticleBatch) -> Rows:
         """Weigh the images of a batch."""

@@ -462,4 +462,4 @@ def worker_bytes(spec: ImageSpec, *, classes: int, run: int) -> int:
     grid = (4 * reach + 3) * (2 * reach + 2) * 12  # of one class in one fold
     sums = FOLDS * (classes + max(1, classes // 5)) * grid
     averages = FOLDS * classes * (grid + 8 * spec.crop**2)
-    return tuned().process + 12 * sums + 6 * averages + run * 72 * spec.band().count
+    return tuned().process + 8 * sums + 6 * averages + run * 72 * spec.band().count

@@ -10,11 +10,13 @@ Folds 0 and 1 against 2 and 3 are the halves whose correlation measures resoluti
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dspa.dataflow.reduction import Again
 from dspa.device import like, namespace, take_rows
 from dspa.ops.images.noise import spread_shells
 from dspa.ops.poses.blind import Share, blind_shares, drawn_at
@@ -22,10 +24,18 @@ from dspa.ops.poses.cells import draw_cells
 from dspa.ops.poses.marginal import marginal_sums
 from dspa.ops.poses.posterior import posterior
 from dspa.ops.poses.search import Found, Searcher, Searchers, search
-from dspa.ops.sums.averages import centre_offsets, crossing
+from dspa.ops.sums.averages import centre_offsets, crossing, empty_sums
+from dspa.ops.sums.fixed import (
+    add_exact,
+    exact_value,
+    expected_total,
+    fixed_point_scale,
+    largest_entries,
+    overflows,
+)
 from dspa.stages.class2d.averages import references, solve
 from dspa.stages.class2d.census import class_prior, regrouped
-from dspa.stages.class2d.constants import tuned
+from dspa.stages.class2d.constants import FOLDS, tuned
 from dspa.stages.class2d.model import ClassModel, Totals
 from dspa.stages.class2d.sums import (
     empty,
@@ -36,6 +46,7 @@ from dspa.stages.class2d.sums import (
     outcome_of_search,
     outcome_of_soft,
     record,
+    settled,
 )
 from dspa.stages.em.contrast import fitted, tally_contrast
 from dspa.stages.em.noise import (
@@ -44,6 +55,7 @@ from dspa.stages.em.noise import (
     blend_sums,
     drawing_places,
     image_noise,
+    least_noise,
     next_noise,
 )
 
@@ -58,24 +70,40 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Class2D:
-    """Reduction of one pass (see ``dspa.dataflow.reduction``)."""
+    """Reduction of one pass (see ``dspa.dataflow.reduction``).
+
+    Attributes
+    ----------
+    plan : ClassPlan
+    total : float
+        What the largest entries of all images add up to, if a pass has measured it.
+    """
 
     plan: ClassPlan
+    total: float = 0.0
 
-    def bind(self, model: Model) -> BoundPass:
+    def bind(self, model: Model, items: int = 1 << 20) -> BoundPass:
         """Prepare the class averages for the search."""
+        noise = least_noise(model) * self.plan.uncertainty
+        scale = fixed_point_scale(self.total or expected_total(items, noise))
         known = ClassModel.read(model)
         if self.plan.iteration == 0:
-            return RandomPass(self.plan, known)
+            return RandomPass(self.plan, known, scale)
         averages = self.plan.settings.compared(known.references)
         owned = known.census.count if self.plan.settled else None
         prior = class_prior(known.count, owned)
         made = Searchers(averages, self.plan.lattice(), prior)
-        return SearchPass(self.plan, known, made)
+        return SearchPass(self.plan, known, scale, made)
 
     def bytes_per_item(self) -> int:
         """Memory per particle: its band several times over, and its candidates."""
         return 48 * self.plan.spec.band().count + 40_000
+
+    def bytes_of_sums(self) -> int:
+        """Memory of the sums of all folds and of the averages."""
+        plan = self.plan
+        grid = math.prod(empty_sums(0, plan.reach).shape[1:])
+        return FOLDS * (8 * (plan.classes + plan.turnover.slots) + 12 * plan.classes) * grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,10 +115,13 @@ class BoundPass:
     plan : ClassPlan
     model : ClassModel
         Of the pass before.
+    scale : float
+        Of the sums in fixed point.
     """
 
     plan: ClassPlan
     model: ClassModel
+    scale: float
 
     def start(self) -> Sums:
         """Return empty statistics."""
@@ -131,6 +162,10 @@ class BoundPass:
     def finish(self, sums: Sums) -> Model:
         """Blend the statistics into those so far and make the class averages (M-step)."""
         model, plan = self.model, self.plan
+        total = float(exact_value(sums["largest"]))
+        if overflows(total, self.scale):
+            raise Again(Class2D(plan, total))
+        sums = settled(sums, self.scale)
         band, mask = plan.spec.band(), plan.spec.crop_mask()
         state, seeded = regrouped(model.blend(sums, plan), plan)
         statistics = state.all
@@ -194,7 +229,10 @@ class RandomPass(BoundPass):
         c2: Any,
     ) -> None:
         fold = batch.state["fold"][valid]
-        insert_random(sums, batch.indices[valid], fold, plan=self.plan, y=y, c2=c2)
+        add_exact(sums["largest"], largest_entries(y, c2).sum())
+        insert_random(
+            sums, batch.indices[valid], fold, plan=self.plan, scale=self.scale, y=y, c2=c2
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,7 +288,8 @@ class SearchPass(BoundPass):
         plan, model = self.plan, self.model
         if plan.soft:
             lattice = marginal_sums(searcher, y, c2)
-            insert_soft(sums, lattice, fold=fold, plan=plan, searcher=searcher)
+            add_exact(sums["largest"], largest_entries(y, c2).sum())
+            insert_soft(sums, lattice, fold=fold, plan=plan, searcher=searcher, factor=self.scale)
             outcome = outcome_of_soft(lattice, searcher)
         else:
             seen = search(searcher, y, c2, pruning=plan.pruning)
@@ -274,9 +313,10 @@ class SearchPass(BoundPass):
                 )
             shares = self._blind(seen, (scores, scales), batch.indices[place], searcher, y=y, c2=c2)
             if plan.image_scale:
-                sums["contrast"] += tally_contrast(outcome.score, outcome.norm)
+                add_exact(sums["contrast"], tally_contrast(outcome.score, outcome.norm))
                 contrast = like(outcome.scale[:, None], reference=y)
                 y, c2 = y * contrast, c2 * (contrast * contrast)
+            add_exact(sums["largest"], largest_entries(y, c2).sum())
             insert_found(
                 sums,
                 found,
@@ -286,6 +326,7 @@ class SearchPass(BoundPass):
                 plan=plan,
                 model=model,
                 searcher=searcher,
+                factor=self.scale,
                 y=y,
                 c2=c2,
             )

@@ -19,6 +19,7 @@ from dspa.ops.poses.cells import Candidates, join_cells
 from dspa.ops.poses.plane import rotation_table
 from dspa.ops.poses.score import split
 from dspa.ops.sums.averages import empty_sums
+from dspa.ops.sums.fixed import add_exact, as_float, exact, exact_value
 from dspa.ops.sums.insert import insert_candidates, insert_marginal, unmoved
 from dspa.stages.class2d.averages import tally
 from dspa.stages.class2d.census import relief
@@ -40,14 +41,31 @@ if TYPE_CHECKING:
 def empty(plan: ClassPlan) -> Sums:
     """Return empty statistics, without grids of any fold."""
     return {
-        "counts": np.zeros((FOLDS, plan.classes)),
-        "poor_counts": np.zeros((FOLDS, plan.turnover.slots)),
-        "tally": np.zeros((3, plan.classes)),  # sums of fits and log-likelihoods, number
-        "saved": np.zeros((plan.classes, plan.classes)),  # see census.relief
+        "counts": exact((FOLDS, plan.classes)),
+        "poor_counts": exact((FOLDS, plan.turnover.slots)),
+        "tally": exact((3, plan.classes)),  # sums of fits and log-likelihoods, number
+        "saved": exact((plan.classes, plan.classes)),  # see census.relief
         # Images, log-likelihood, effective classes, cells scored, searches that met a limit.
-        "total": np.zeros(5),
+        "total": exact((5,)),
         **empty_noise(plan),
-        "contrast": empty_contrast(),
+        "contrast": exact(empty_contrast().shape),
+        "largest": exact(),  # what the largest entries of the images add up to
+    }
+
+
+def settled(sums: Sums, scale: float) -> Sums:
+    """Return the sums of a pass as floating-point numbers; the integers of the grids are used up.
+
+    Parameters
+    ----------
+    sums : Sums
+        Figures from `exact`, grids in fixed point.
+    scale : float
+        Of the grids.
+    """
+    return {
+        name: as_float(values, scale) if name.startswith("fold") else exact_value(values)
+        for name, values in sums.items()
     }
 
 
@@ -58,15 +76,15 @@ def grids_of(partial: Sums, fold: int, plan: ClassPlan, *, reference: Any = None
     """
     name = f"fold{fold}"
     if name not in partial:
-        partial[name] = empty_sums(
-            plan.classes + plan.turnover.slots, plan.reach, reference=reference
-        )
+        count = plan.classes + plan.turnover.slots
+        partial[name] = empty_sums(count, plan.reach, reference=reference, fixed=True)
     return partial[name]
 
 
 def all_grids(partial: Sums, plan: ClassPlan) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Grids of every fold: of the classes (folds, classes, ...) and of the slots."""
-    every = [grids_of(dict(partial), fold, plan) for fold in range(FOLDS)]
+    """Settled grids of every fold: of the classes (folds, classes, ...) and of the slots."""
+    nothing = empty_sums(plan.classes + plan.turnover.slots, plan.reach)
+    every = [partial.get(f"fold{fold}", nothing) for fold in range(FOLDS)]
     return (
         np.stack([grids[: plan.classes] for grids in every]),
         np.stack([grids[plan.classes :] for grids in every]),
@@ -190,15 +208,16 @@ def record(
     rows["spread"][place] = outcome.spread
     rows["scale"][place] = outcome.scale
     owner, classes = best.member, searcher.members
-    partial["saved"] += relief(owner, outcome.second, outcome.margin, classes)
-    partial["tally"] += tally(owner, fit, outcome.log_likelihood, classes)
-    partial["total"] += [
+    add_exact(partial["saved"], relief(owner, outcome.second, outcome.margin, classes))
+    add_exact(partial["tally"], tally(owner, fit, outcome.log_likelihood, classes))
+    figures = (
         place.size,
         float(outcome.log_likelihood.sum(dtype=np.float64)),
         float(outcome.spread.sum(dtype=np.float64)),
         outcome.scored,
         outcome.capped,
-    ]
+    )
+    add_exact(partial["total"], figures)
 
 
 def insert_found(
@@ -211,6 +230,7 @@ def insert_found(
     plan: ClassPlan,
     model: ClassModel,
     searcher: Searcher,
+    factor: float,
     y: Any,
     c2: Any,
 ) -> None:
@@ -219,7 +239,7 @@ def insert_found(
     The coefficients that no share covers are added up with the posterior as it was found.
     """
     classes, slots, band = plan.classes, plan.turnover.slots, plan.spec.band()
-    partial["counts"][fold] += np.bincount(found.cells.member, found.weight, classes)
+    add_exact(partial["counts"][fold], np.bincount(found.cells.member, found.weight, classes))
     owner = found.cells.member[found.best]
     # Only the image's own class, and only where the fit is below the average of that class. What is
     # too large is halved evenly, by the angle: of two noise classes the better fitting one would
@@ -236,7 +256,7 @@ def insert_found(
         poor = low[cells.image] & (owner[cells.image] == cells.member)
         poor &= (slot >= 0) & (slot < slots)
         if cells is found.cells:
-            partial["poor_counts"][fold] += np.bincount(slot[poor], weight[poor], slots)
+            add_exact(partial["poor_counts"][fold], np.bincount(slot[poor], weight[poor], slots))
         if share.first == share.last:
             continue
         both = join_cells(cells, cells.take(poor))
@@ -251,16 +271,23 @@ def insert_found(
             y=take_run(planes, share.first, share.last),
             c2=take_run(c2, share.first, share.last),
             band=part_of_band(band, share.first, share.last),
+            scale=factor,
         )
 
 
 def insert_soft(
-    partial: Sums, found: Marginal, *, fold: int, plan: ClassPlan, searcher: Searcher
+    partial: Sums,
+    found: Marginal,
+    *,
+    fold: int,
+    plan: ClassPlan,
+    searcher: Searcher,
+    factor: float,
 ) -> None:
     """Add the sums per pose of the whole coarse lattice to the averages of their fold."""
     grids = grids_of(partial, fold, plan, reference=found.weight)
-    insert_marginal(grids, found, searcher.lattice)
-    partial["counts"][fold] += found.classes.sum(axis=0, dtype=np.float64)
+    insert_marginal(grids, found, searcher.lattice, scale=factor)
+    add_exact(partial["counts"][fold], found.classes.sum(axis=0, dtype=np.float64))
 
 
 def insert_random(
@@ -269,6 +296,7 @@ def insert_random(
     fold: NDArray[np.int8],
     *,
     plan: ClassPlan,
+    scale: float,
     y: Any,
     c2: Any,
 ) -> None:
@@ -297,6 +325,7 @@ def insert_random(
             y=planes,
             c2=c2,
             band=band,
+            scale=scale,
         )
-        partial["counts"][number] += np.bincount(member, minlength=plan.classes)
-    partial["total"][0] += indices.size
+        add_exact(partial["counts"][number], np.bincount(member, minlength=plan.classes))
+    add_exact(partial["total"][0], indices.size)

@@ -24,6 +24,7 @@ from dspa.ops.images.noise_update import (
     residual_moments,
 )
 from dspa.ops.poses.residual import shell_terms
+from dspa.ops.sums.fixed import add_exact, exact
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,6 +100,15 @@ def image_noise(model: Model, group: NDArray[np.int32]) -> NDArray[np.float64]:
     return np.asarray(noise * np.where(inside[:, None], ratio[np.where(inside, group, 0)], 1.0))
 
 
+def least_noise(model: Model) -> float:
+    """Least noise power of any shell and group."""
+    ratio = model.get("noise_ratio")
+    least = np.asarray(model["noise"], np.float64)
+    if ratio is not None and len(ratio):
+        least = least * np.minimum(1.0, np.min(ratio, axis=0))
+    return float(least.min())
+
+
 def drawing_places(indices: NDArray[np.int64], iteration: int) -> NDArray[np.float64]:
     """Say where in its posterior each image draws a cell in a pass, 0 to 1.
 
@@ -117,9 +127,9 @@ def empty_noise(plan: PassPlan) -> Sums:
     """Return the sums of a pass: moments of all images; power, CTF^2, number of each group."""
     shells = plan.spec.radius + 1
     return {
-        "noise_moments": np.zeros((MOMENTS, shells)),
-        "noise_sums": np.zeros((2, plan.settings.groups, shells)),
-        "noise_images": np.zeros(plan.settings.groups),
+        "noise_moments": exact((MOMENTS, shells)),
+        "noise_sums": exact((2, plan.settings.groups, shells)),
+        "noise_images": exact((plan.settings.groups,)),
     }
 
 
@@ -164,14 +174,22 @@ def add_residuals(
     left = (power - expected * plan.uncertainty * explained) / share
     members = np.bincount(batch.band.shell, minlength=plan.spec.radius + 1)
     left = cap_residuals(left, expected, np.asarray(share * members))
-    partial["noise_moments"] += residual_moments(left, ctf.astype(np.float64))
+    add_exact(partial["noise_moments"], residual_moments(left, ctf.astype(np.float64)))
     known = (group >= 0) & (group < plan.settings.groups)
-    for sums, values in (
-        (partial["noise_sums"][0], left),
-        (partial["noise_sums"][1], ctf),
-    ):
-        np.add.at(sums, group[known], values[known])
-    partial["noise_images"] += np.bincount(group[known], minlength=plan.settings.groups)
+    met, row = np.unique(group[known], return_inverse=True)
+    tables = np.stack([left[known], ctf[known]])
+    for sums, values in zip(partial["noise_sums"], tables, strict=True):
+        own = np.zeros((met.size, left.shape[1]))
+        np.add.at(own, row, values)
+        _add_rows(sums, met, own)
+    _add_rows(partial["noise_images"], met, np.bincount(row, minlength=met.size))
+
+
+def _add_rows(sums: NDArray[np.int64], rows: NDArray[Any], values: NDArray[Any]) -> None:
+    """Add to some rows of exact sums."""
+    part = sums[rows]
+    add_exact(part, values)
+    sums[rows] = part
 
 
 def next_noise(plan: PassPlan, model: Model, partial: Sums) -> dict[str, NDArray[Any]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dspa.ops.images.noise import smooth_spectrum
+from dspa.ops.sums.fixed import add_exact, exact, exact_value
 
 if TYPE_CHECKING:
     from dspa.dataflow.reduction import Model, Rows, Sums
@@ -20,28 +21,33 @@ class BackgroundNoise:
 
     spec: ImageSpec
 
-    def bind(self, model: Model) -> BackgroundNoise:
+    def bind(self, model: Model, items: int = 0) -> BackgroundNoise:
         """Return itself: nothing is known yet."""
         return self
 
     def start(self) -> Sums:
         """Return empty sums."""
         shells = self.spec.radius + 1
-        return {"noise": np.zeros(shells), "power": np.zeros(shells), "count": np.zeros(())}
+        return {"noise": exact((shells,)), "power": exact((shells,)), "count": exact()}
 
     def add(self, sums: Sums, batch: ParticleBatch) -> Rows:
         """Add the spectra of a batch."""
-        sums["noise"] += batch.background[batch.valid].sum(axis=0, dtype=np.float64)
-        sums["power"] += batch.power[batch.valid].sum(axis=0, dtype=np.float64)
-        sums["count"] += float(batch.valid.sum())
+        add_exact(sums["noise"], batch.background[batch.valid].sum(axis=0, dtype=np.float64))
+        add_exact(sums["power"], batch.power[batch.valid].sum(axis=0, dtype=np.float64))
+        add_exact(sums["count"], batch.valid.sum())
         return {"valid": batch.valid}
 
     def finish(self, sums: Sums) -> Model:
         """Return ``noise`` and ``power`` (radius + 1,) per coefficient, and ``count``."""
-        count = max(1.0, float(sums["count"]))
-        noise = smooth_spectrum(sums["noise"] / count)
-        return {"noise": noise, "power": sums["power"] / count, "count": sums["count"]}
+        found = {name: exact_value(places) for name, places in sums.items()}
+        count = max(1.0, float(found["count"]))
+        noise = smooth_spectrum(found["noise"] / count)
+        return {"noise": noise, "power": found["power"] / count, "count": found["count"]}
 
     def bytes_per_item(self) -> int:
         """Memory per particle."""
         return 24 * self.spec.band().count
+
+    def bytes_of_sums(self) -> int:
+        """Memory of the spectra."""
+        return 96 * (self.spec.radius + 1)

@@ -6,6 +6,7 @@ resumed job plans the same iterations as an undisturbed one.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,10 @@ import numpy as np
 
 from dspa.ops.poses.pose_grid import TURNS, step_of_order
 from dspa.ops.poses.sphere import Level, Shifts
+from dspa.ops.sums.grid import grid_shape
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from numpy.typing import NDArray
 
@@ -28,6 +30,8 @@ KEPT = (40, 20)  # most poses that go on from the first and second level
 FEWEST, MOST = 12, 40  # most poses of a posterior, where it is narrow and where it is broad
 BROAD = 30.0  # effective poses of a posterior beyond which a step is finer than images can tell
 NARROW = 5.0  # effective poses up to which a local search loses nothing
+# Volumes of a model: halves, references, masks, the whole; and what is made of them on the way.
+MODEL_VOLUMES = 10
 SEEN = 8.5  # coarse radius, in resolution elements across the particle
 
 
@@ -296,6 +300,32 @@ def plan_iteration(
     shifts = Shifts(reach, (float(draw[0]), float(draw[1])), sigma)
     insert_radius = min(spec.radius, max(2 * radius, radius + 8))
     return Plan(settings, iteration, radius, insert_radius, levels, shifts, local, first)
+
+
+def sums_bytes(radius: int) -> int:
+    """Bytes of the sums of both half maps out to a radius: numerator and weight in int64."""
+    return 2 * 8 * math.prod(grid_shape(radius))
+
+
+def pass_bytes(spec: ImageSpec, *, reach: int, radii: Collection[int]) -> int:
+    """Bytes that a worker holds throughout a pass: sums, model, references.
+
+    Parameters
+    ----------
+    spec : ImageSpec
+    reach : int
+        Finest shell that is added up.
+    radii : collection of int
+        Finest shells that the levels of the search compare.
+    """
+    references = sum(2 * 8 * math.prod(grid_shape(radius)[:3]) for radius in set(radii))
+    return sums_bytes(reach) + MODEL_VOLUMES * 4 * spec.crop**3 + references
+
+
+def largest_pass(spec: ImageSpec, radius: int) -> int:
+    """Bytes that a worker holds throughout a pass that compares images out to a radius."""
+    radii = {round(part * radius) for part in (0.3, 0.55, 1.0)}
+    return pass_bytes(spec, reach=min(spec.radius, 2 * radius), radii=radii)
 
 
 def converged(history: NDArray[np.float64], *, least: int = 5, patience: int = 3) -> bool:

@@ -6,13 +6,15 @@ only the reference of its own half, and the noise is estimated for each.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dspa.device import is_host, like, namespace, take_rows
+from dspa.dataflow.reduction import Again
+from dspa.device import like, namespace, take_rows
 from dspa.geometry.rotation import angle_between
 from dspa.geometry.symmetry import symmetry_operators
 from dspa.ops.images.noise import spread_shells
@@ -24,7 +26,18 @@ from dspa.ops.poses.posterior import posterior
 from dspa.ops.poses.score import split
 from dspa.ops.poses.search import Pruning, Searchers, search
 from dspa.ops.poses.sphere import SphereLattice
+from dspa.ops.sums import grid
 from dspa.ops.sums.backproject import accumulator
+from dspa.ops.sums.fixed import (
+    add_exact,
+    as_float,
+    exact,
+    exact_value,
+    expected_total,
+    fixed_point_scale,
+    largest_entries,
+    overflows,
+)
 from dspa.ops.sums.insert import insert_candidates
 from dspa.stages.em.contrast import empty_contrast, fitted, tally_contrast
 from dspa.stages.em.noise import (
@@ -33,8 +46,10 @@ from dspa.stages.em.noise import (
     drawing_places,
     empty_noise,
     image_noise,
+    least_noise,
 )
 from dspa.stages.refine.maps import FIGURES, half_model, solve
+from dspa.stages.refine.plan import pass_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,11 +67,19 @@ LEAST = 1e-3  # share of an image's best cell below which a cell is left out of 
 
 @dataclass(frozen=True, eq=False)
 class Refinement:
-    """Reduction of one iteration (see ``dspa.dataflow.reduction``)."""
+    """Reduction of one iteration (see ``dspa.dataflow.reduction``).
+
+    Attributes
+    ----------
+    plan : Plan
+    totals : (float, float)
+        What the largest entries of the images of each half add up to, if a pass has measured it.
+    """
 
     plan: Plan
+    totals: tuple[float, float] = (0.0, 0.0)
 
-    def bind(self, model: Model) -> BoundRefinement:
+    def bind(self, model: Model, items: int = 1 << 20) -> BoundRefinement:
         """Make the references of both halves ready."""
         plan = self.plan
         lattice = SphereLattice(
@@ -74,7 +97,12 @@ class Refinement:
             survivors=1 << 30,
             poses=tuple(level.poses for level in plan.levels),
         )
-        return BoundRefinement(plan, model, lattice, searchers, pruning)
+        # A scale for each half: they share nothing.
+        scales = tuple(
+            fixed_point_scale(total or expected_total(items, least_noise(half_model(model, half))))
+            for total, half in zip(self.totals, HALVES, strict=True)
+        )
+        return BoundRefinement(plan, model, lattice, searchers, pruning, scales)
 
     def bytes_per_item(self) -> int:
         """Memory per image: its bands, and the largest level of its candidates."""
@@ -85,6 +113,12 @@ class Refinement:
             scored = max(scored, 8 * above.poses * (8 * members.size(level.radius) + 600))
         inserted = 2 * levels[-1].poses * 8 * members.size(self.plan.insert_radius) * 3
         return 40 * members.count + scored + inserted
+
+    def bytes_of_sums(self) -> int:
+        """Memory of both sums, and of the model and the references made from it."""
+        plan = self.plan
+        radii = {math.ceil(level.radius) for level in plan.levels}
+        return pass_bytes(plan.spec, reach=plan.insert_radius, radii=radii)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +134,8 @@ class BoundRefinement:
     searchers : Searchers
         One set for each half.
     pruning : Pruning
+    scales : tuple of float
+        Of the sums of each half in fixed point.
     """
 
     plan: Plan
@@ -107,13 +143,15 @@ class BoundRefinement:
     lattice: SphereLattice
     searchers: Searchers
     pruning: Pruning
+    scales: tuple[float, ...]
 
     def start(self) -> Sums:
         """Return empty sums of both halves; their maps are made where the first images lie."""
         sums: Sums = {}
         for half in HALVES:
             parts = empty_noise(self.plan) | {
-                "contrast": empty_contrast(), "figures": np.zeros(len(FIGURES)),
+                "contrast": exact(empty_contrast().shape), "figures": exact((len(FIGURES),)),
+                "largest": exact(),
             }  # fmt: skip
             sums |= {f"{name}{half}": values for name, values in parts.items()}
         return sums
@@ -176,14 +214,15 @@ class BoundRefinement:
                 c2=take_rows(c2, few),
             )
         if plan.image_scale:
-            own["contrast"] += tally_contrast(seen.scores[top], seen.norms[top])
+            add_exact(own["contrast"], tally_contrast(seen.scores[top], seen.norms[top]))
             contrast = like(scales[top][:, None], reference=y)
             y, c2 = y * contrast, c2 * (contrast * contrast)
+        add_exact(sums[f"largest{half}"], largest_entries(y, c2).sum())
         self._insert(sums, found, half=half, y=y, c2=c2)
         shift = prior + peak.shift * pixel_size
-        figures = sums[f"figures{half}"]
-        figures += self._figures(seen, found, peak)
-        figures[5:7] += self._changes(rows, chosen, peak.pose, shift)
+        figures = self._figures(seen, found, peak)
+        figures[5:7] = self._changes(rows, chosen, peak.pose, shift)
+        add_exact(sums[f"figures{half}"], figures)
         rows["pose"][chosen], rows["shift"][chosen] = peak.pose, shift
         rows["log_likelihood"][chosen] = found.log_likelihood
         rows["probability"][chosen], rows["spread"][chosen] = peak.probability, peak.spread
@@ -211,14 +250,14 @@ class BoundRefinement:
         last, members = len(plan.levels) - 1, plan.spec.band()
         name = f"map{half}"
         if name not in sums:
-            where = None if is_host(y) else y
-            sums[name] = accumulator(plan.spec.crop, plan.insert_radius, reference=where)
+            where = 2 * plan.insert_radius + 1
+            sums[name] = grid.zeros((), where, dims=3, reference=y, fixed=True)
         distinct, row = lattice.distinct_shifts(last, found.cells.shift)
         phases = lattice.phase_planes(
             last, like(distinct, reference=y), members.size(plan.insert_radius)
         )
         insert_candidates(
-            sums[name].sums[None],
+            sums[name][None],
             np.zeros(found.cells.size, np.int32),
             found.cells,
             weight=found.weight,
@@ -228,6 +267,7 @@ class BoundRefinement:
             y=split(y),
             c2=c2,
             band=members,
+            scale=self.scales[half - 1],
         )
 
     def _figures(self, seen: Found, found: Posterior, peak: Peak) -> NDArray[np.float64]:
@@ -260,7 +300,16 @@ class BoundRefinement:
 
     def finish(self, sums: Sums) -> Model:
         """Reconstruct the halves, measure their resolution, make the next references."""
-        plan, whole = self.plan, dict(sums)
-        for half in HALVES:
-            whole.setdefault(f"map{half}", accumulator(plan.spec.crop, plan.insert_radius))
+        plan = self.plan
+        whole: dict[str, Any] = {
+            name: exact_value(places) for name, places in sums.items() if not name.startswith("map")
+        }
+        totals = (float(whole["largest1"]), float(whole["largest2"]))
+        if any(overflows(*each) for each in zip(totals, self.scales, strict=True)):
+            raise Again(Refinement(plan, totals))
+        for half, scale in zip(HALVES, self.scales, strict=True):
+            made = accumulator(plan.spec.crop, plan.insert_radius)
+            if f"map{half}" in sums:
+                made = replace(made, sums=as_float(sums.pop(f"map{half}"), scale))
+            whole[f"map{half}"] = made
         return solve(plan, whole, self.model)

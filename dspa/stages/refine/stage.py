@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from dspa.data.errors import InputError
-from dspa.dataflow.runner import Result
+from dspa.dataflow.runner import PROCESS, Result
 from dspa.geometry.symmetry import symmetry_operators
 from dspa.io.particles import read_particles
 from dspa.io.volumes import read_volume
@@ -45,17 +45,16 @@ from dspa.stages.refine.plan import (
     angular_order,
     converged,
     describe,
+    largest_pass,
     plan_iteration,
 )
 from dspa.stages.refine.reduction import Refinement
 from dspa.stages.refine.start import (
-    WORKING_COPIES,
     assign_half_sets,
     check_memory,
     first_model,
     first_state,
     make_settings,
-    map_bytes,
     place_axes,
     resample,
 )
@@ -311,7 +310,7 @@ def plan(inputs: Mapping[str, Any], params: RefineParams) -> dict[str, Any]:
         "chunks": len(chunks),
         "symmetry": f"{settings.symmetry} ({len(symmetry_operators(settings.symmetry))} operators)",
         "finest angular step": f"{60.0 / 2**order:.2f} degrees",
-        "maps per worker": f"{WORKING_COPIES * map_bytes(spec.radius) / 2**20:.0f} MiB",
+        "memory per worker": f"{(PROCESS + largest_pass(spec, spec.radius)) / 2**30:.2f} GiB",
         "cached bands": f"{12 * spec.band().count * len(particles['particle']) / 2**20:.0f} MiB",
     }
 

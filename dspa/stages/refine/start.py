@@ -9,6 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from dspa.data.errors import InputError
+from dspa.dataflow.runner import PROCESS
 from dspa.geometry.axes import align_to_symmetry, aligned_density
 from dspa.geometry.symmetry import symmetry_operators
 from dspa.ops.images.transform import resize_volume
@@ -22,7 +23,7 @@ from dspa.stages.particles.copies import (
 )
 from dspa.stages.particles.duplicates import DISTANCE
 from dspa.stages.refine.maps import low_shells, reference_mask
-from dspa.stages.refine.plan import Settings, plan_iteration
+from dspa.stages.refine.plan import Settings, largest_pass, plan_iteration
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 # with copies turned about any other axis.
 FAITHFUL, DISTINCT = 0.6, 0.15
 IN_PLACE = 0.01  # loss of correlation for which axes are left where they are
-WORKING_COPIES = 4  # of the sums of both maps in a worker while parts are merged or solved
 AXES_BEYOND = 1.6  # axes are looked for in shells up to this multiple of the initial low-pass
 
 
@@ -111,14 +111,8 @@ def _in_both(groups: NDArray[np.int64], halves: NDArray[np.int8]) -> int:
     return int(np.intersect1d(groups[halves == 1], groups[halves == 2]).size)
 
 
-def map_bytes(radius: int) -> int:
-    """Bytes of the sums of both half maps out to a radius: what a task hands on."""
-    half = 2 * radius + 1  # of the grid of `dspa.ops.sums.backproject.accumulator`
-    return 2 * 12 * (2 * half + 1) ** 2 * (half + 1)
-
-
 def check_memory(spec: ImageSpec, memory: int) -> None:
-    """Refuse, with the numbers, if the maps do not fit a worker.
+    """Refuse, with the numbers, if the sums of both maps do not fit a worker.
 
     Parameters
     ----------
@@ -126,11 +120,11 @@ def check_memory(spec: ImageSpec, memory: int) -> None:
     memory : int
         Bytes of a worker.
     """
-    needed = WORKING_COPIES * map_bytes(spec.radius)
+    needed = PROCESS + largest_pass(spec, spec.radius)
     if needed <= memory:
         return
     radius = spec.radius
-    while radius > 4 and WORKING_COPIES * map_bytes(radius) > memory:
+    while radius > 4 and PROCESS + largest_pass(spec, radius) > memory:
         radius -= 1
     raise InputError(
         f"both half maps out to {spec.extent / spec.radius:.2f} A need {needed / 2**30:.1f} GiB "

@@ -1,0 +1,317 @@
+"""One pass on the workers of a cluster: chunks added, sums brought together, the model made.
+
+Tasks add chunks to the sums of the worker they run on (`dspa.dataflow.resident`) and return a
+receipt, which says which chunks are in which sums. Dask runs a task again whose receipt was lost
+with its worker. At the end the sums of all workers are added into those of one, piece by piece, and
+the model is made there. Sums that are gone by then, or are not of the very chunks that the receipts
+name, are left aside, and their chunks are added anew: every chunk counts once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import pickle
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+from distributed import Future, get_worker
+
+from dspa.dataflow import resident
+from dspa.dataflow.checkpoint import Stored, load
+from dspa.dataflow.placement import one_thread
+from dspa.dataflow.resident import LostSums, pieces_of
+from dspa.dataflow.runner import Part, Plan, add_chunk, finish_part
+from dspa.dataflow.worker_setup import size_cache
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from dspa.dataflow.cluster import Cluster
+    from dspa.dataflow.reduction import Bound, Chunk, Model, Reduction
+
+ATTEMPTS = 5  # times that lost sums are made again before giving up
+POLL = 1.0  # seconds between looks at which workers are alive
+# The reduction bound to its model in this process, by pass: one, as references are large.
+_BOUND: dict[str, Bound] = {}
+
+
+@dataclass(frozen=True)
+class _ChunkTask:
+    """Chunks to be added: what a task needs to know."""
+
+    topic: str
+    turn: str
+    items: int
+    batch: int
+    chunks: bytes
+
+
+@dataclass(frozen=True)
+class _Holder:
+    """Sums in a worker."""
+
+    address: str
+    name: str
+
+
+@dataclass(frozen=True)
+class _Receipt:
+    """Says which chunks a task has added to which sums, and how large these are."""
+
+    holder: _Holder
+    chunks: tuple[int, ...]
+    nbytes: int
+
+
+class Pass:
+    """One pass on the workers: add all chunks, bring the sums together, finish.
+
+    Parameters
+    ----------
+    cluster : Cluster
+    plan : Plan
+    stored : Stored
+        The model.
+    turn : str
+        Name of the pass, shared with no other.
+    folder : Path
+        Where the model goes.
+    topic : str
+        Of the reports of workers.
+    group : int
+        Chunks per task.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        plan: Plan,
+        stored: Stored,
+        turn: str,
+        *,
+        folder: Path,
+        topic: str,
+        group: int,
+    ) -> None:
+        self.cluster, self.plan, self.turn = cluster, plan, turn
+        self.folder, self.topic, self.group = folder, topic, group
+        client = cluster.client
+        blob = cloudpickle.dumps(plan.reduction, protocol=5)
+        self.reduction = client.submit(pickle.loads, blob, key=("reduction-" + turn, 0), pure=False)
+        self.model = client.submit(load, stored, key=("model-" + turn, 0), pure=False)
+        self.held: dict[_Holder, set[int]] = {}  # which chunks are where
+        self.nbytes: dict[_Holder, int] = {}
+        self.receipts: list[Future] = []  # kept: workers drop the sums of passes without tasks
+        self._keys = itertools.count()
+
+    def made(self) -> tuple[Stored, Stored]:
+        """Make the pass; sums that are lost on the way are made again."""
+        for attempt in range(ATTEMPTS):
+            done = set().union(*self.held.values())
+            self._add([chunk for chunk in self.plan.chunks if chunk.number not in done])
+            try:
+                return self._finished()
+            except LostSums:
+                if attempt + 1 == ATTEMPTS:
+                    raise
+                self._look_for_lost()
+        raise AssertionError
+
+    def _submit(self, function: Callable[..., Any], *arguments: Any, at: _Holder | None) -> Future:
+        """Submit a task of this pass, to the worker of some sums if it is about these."""
+        key = (f"{function.__name__.strip('_')}-{self.turn}", next(self._keys))
+        where = {} if at is None else {"workers": [at.address], "allow_other_workers": False}
+        return self.cluster.client.submit(function, *arguments, key=key, pure=False, **where)
+
+    def _add(self, chunks: Sequence[Chunk]) -> None:
+        """Have chunks added, and note where they went."""
+        if not chunks:
+            return
+        homes, client = self.cluster.addresses, self.cluster.client
+        group, futures = self.group, []
+        # A chunk prefers the worker that it went to in other passes, which may have it cached.
+        for place in range(max(1, len(homes))):
+            own = [c for c in chunks if c.number % max(1, len(homes)) == place]
+            for first in range(0, len(own), group):
+                some = own[first : first + group]
+                blob = cloudpickle.dumps(tuple(some), protocol=5)
+                task = _ChunkTask(self.topic, self.turn, self.plan.items, self.plan.batch, blob)
+                futures.append(
+                    client.submit(
+                        _add_chunks,
+                        self.reduction,
+                        self.model,
+                        task,
+                        key=("chunk-" + self.turn, next(self._keys)),
+                        pure=False,
+                        workers=homes[place : place + 1] or None,
+                        allow_other_workers=bool(homes),
+                    )
+                )
+        self.receipts += futures
+        for receipt in client.gather(futures):
+            self.held.setdefault(receipt.holder, set()).update(receipt.chunks)
+            self.nbytes[receipt.holder] = receipt.nbytes
+
+    def _finished(self) -> tuple[Stored, Stored]:
+        """Bring all sums together, pair by pair, and make the model where they are."""
+        ready: dict[_Holder, Future | None] = dict.fromkeys(self.held)
+        chunks = {holder: sorted(numbers) for holder, numbers in self.held.items()}
+        holders = sorted(ready, key=lambda holder: -len(chunks[holder]))
+        while len(holders) > 1:
+            half = -(-len(holders) // 2)
+            for into, other in zip(holders, holders[half:], strict=False):
+                ready[into] = self._merge(into, other, ready, chunks)
+                chunks[into] = sorted(chunks[into] + chunks[other])
+            holders = holders[:half]
+        root = holders[0]
+        folder, items = self.folder, self.plan.items
+        last = _Last(self.turn, root.name, tuple(chunks[root]), items, folder)
+        final = self._submit(_finish, self.reduction, self.model, last, ready[root], at=root)
+        handles: tuple[Stored, Stored] = self._result(final)
+        return handles
+
+    def _merge(
+        self,
+        into: _Holder,
+        other: _Holder,
+        ready: dict[_Holder, Future | None],
+        chunks: dict[_Holder, list[int]],
+    ) -> Future:
+        """Add the sums of one worker to those of another: a few pieces are under way at a time."""
+        count = pieces_of(max(self.nbytes[into], self.nbytes[other]))
+        done: list[Future | None] = [ready[into]]
+        for number in range(count):
+            move = _Move(
+                self.turn, into.name, other.name, tuple(chunks[into]), tuple(chunks[other]),
+                number, count,
+            )  # fmt: skip
+            piece = self._submit(_cut, move, ready[other], done[max(0, number - 1)], at=other)
+            done.append(self._submit(_absorb, move, piece, done[-1], at=into))
+        last = done[-1]
+        assert last is not None
+        return last
+
+    def _result(self, future: Future) -> Any:
+        """Wait for a result, as long as the workers that hold sums are alive."""
+        while True:
+            try:
+                return future.result(timeout=POLL)
+            except TimeoutError:
+                alive = set(self.cluster.addresses)
+                if any(holder.address not in alive for holder in self.held):
+                    raise LostSums(self.turn) from None
+
+    def _look_for_lost(self) -> None:
+        """Forget the sums that are not there any more, or not as the receipts have it."""
+        alive = set(self.cluster.addresses)
+        asked = {
+            holder: self._submit(_is_held, self.turn, holder.name, sorted(numbers), at=holder)
+            for holder, numbers in self.held.items()
+            if holder.address in alive
+        }
+        kept = {}
+        for holder, future in asked.items():
+            with contextlib.suppress(LostSums):
+                if self._result_of(holder, future):
+                    kept[holder] = self.held[holder]
+        self.held = kept
+
+    def _result_of(self, holder: _Holder, future: Future) -> Any:
+        """Wait for a result of the worker that holds these sums."""
+        while True:
+            try:
+                return future.result(timeout=POLL)
+            except TimeoutError:
+                if holder.address not in set(self.cluster.addresses):
+                    raise LostSums(self.turn) from None
+
+
+@dataclass(frozen=True)
+class _Move:
+    """One piece on its way from the sums of a worker into those of another."""
+
+    turn: str
+    into: str
+    other: str
+    chunks: tuple[int, ...]
+    others: tuple[int, ...]
+    number: int
+    count: int
+
+
+@dataclass(frozen=True)
+class _Last:
+    """What the task needs to know that makes the model."""
+
+    turn: str
+    name: str
+    chunks: tuple[int, ...]
+    items: int
+    folder: Path
+
+
+def _bound(turn: str, reduction: Reduction, model: Model, items: int) -> Bound:
+    """Bind once per pass and process; only the last one stays."""
+    if turn not in _BOUND:
+        _BOUND.clear()
+        _BOUND[turn] = reduction.bind(model, items)
+    return _BOUND[turn]
+
+
+def _add_chunks(reduction: Reduction, model: Model, task: _ChunkTask) -> _Receipt:
+    worker = get_worker()
+    size_cache(worker)
+    resident.forget({key[0].partition("-")[2] for key in list(worker.state.tasks)
+                     if isinstance(key, tuple)})  # fmt: skip
+    chunks = pickle.loads(task.chunks)
+    numbers = tuple(int(chunk.number) for chunk in chunks)
+    start = time.perf_counter()
+    with one_thread():
+        bound = _bound(task.turn, reduction, model, task.items)
+        held = resident.take(task.turn, lambda: Part(bound.start()))
+        for chunk in chunks:
+            if chunk.number not in held.part.chunks:
+                add_chunk(bound, held.part, chunk, task.batch)
+        resident.put_back(task.turn, held)
+    seconds = time.perf_counter() - start
+    worker.log_event(task.topic, {"turn": task.turn, "chunks": numbers, "seconds": seconds})
+    return _Receipt(_Holder(worker.address, held.name), numbers, held.nbytes)
+
+
+def _cut(move: _Move, *after: Any) -> Any:
+    """Copy a piece of the sums that go over to another worker; the last takes the rows along."""
+    held = resident.claim(move.turn, move.other, move.others)
+    resident.put_back(move.turn, held)
+    rows = held.part.rows if move.number == move.count - 1 else []
+    return resident.cut_piece(held, move.number, move.count), rows
+
+
+def _absorb(move: _Move, piece: Any, *after: Any) -> None:
+    """Add a piece to the sums here; until the last one has come, these are nobody's."""
+    chunks = set(move.chunks) if move.number == 0 else set()
+    held = resident.claim(move.turn, move.into, chunks)
+    sums, rows = piece
+    resident.add_piece(held, sums)
+    held.part.chunks = set()
+    if move.number == move.count - 1:
+        held.part.rows += rows
+        held.part.chunks = {*move.chunks, *move.others}
+    resident.put_back(move.turn, held)
+
+
+def _is_held(turn: str, name: str, chunks: Sequence[int]) -> bool:
+    resident.put_back(turn, resident.claim(turn, name, chunks))
+    return True
+
+
+def _finish(reduction: Reduction, model: Model, last: _Last, *after: Any) -> tuple[Stored, Stored]:
+    """Make the model from the sums of all chunks, which are here."""
+    held = resident.claim(last.turn, last.name, last.chunks)
+    with one_thread():
+        bound = _bound(last.turn, reduction, model, last.items)
+        return finish_part(bound, held.part, last.folder)

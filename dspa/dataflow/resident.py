@@ -1,0 +1,144 @@
+"""The sums of a pass, in the worker that makes them: they stay there until the pass is over.
+
+A worker has one `Held` per thread and pass. A task takes it, adds chunks and puts it back, so a
+task that fails on the way takes the sums with it and leaves none that are half made. What is in
+them is listed with them; the client compares that with what it was told (`dask_runner`), and has
+every chunk added once, whatever was lost on the way.
+
+Sums go from worker to worker in pieces of some megabytes, so that a worker never holds two of them.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.dataflow.cache import size_of
+from dspa.dataflow.placement import host
+from dspa.device import like, namespace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from dspa.dataflow.runner import Part
+
+PIECE = 64 << 20  # bytes
+
+
+class LostSums(RuntimeError):
+    """Sums that should be here are not, or hold other chunks: what they held is to be redone."""
+
+
+@dataclass
+class Held:
+    """Sums of a pass in this process.
+
+    Attributes
+    ----------
+    part : Part
+        Sums, rows, and the numbers of the chunks they are of.
+    name : str
+        Of these sums among all.
+    """
+
+    part: Part
+    name: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the sums."""
+        return size_of(self.part.sums)
+
+
+_IDLE: dict[str, list[Held]] = {}
+_LOCK = threading.Lock()
+
+
+def take(turn: str, make: Callable[[], Part]) -> Held:
+    """Take sums of a pass that no task works on, or begin with none."""
+    with _LOCK:
+        idle = _IDLE.get(turn)
+        if idle:
+            return idle.pop()
+    return Held(make())
+
+
+def put_back(turn: str, held: Held) -> None:
+    """Leave sums for the next task of the pass."""
+    with _LOCK:
+        _IDLE.setdefault(turn, []).append(held)
+
+
+def claim(turn: str, name: str, chunks: Collection[int]) -> Held:
+    """Take the sums of that name.
+
+    Parameters
+    ----------
+    turn : str
+        The pass.
+    name : str
+        Of the sums.
+    chunks : collection of int
+        Numbers of the chunks that they are of; `LostSums` if they are of others.
+    """
+    with _LOCK:
+        idle = _IDLE.get(turn, [])
+        found = [held for held in idle if held.name == name]
+        for held in found:
+            idle.remove(held)
+    if not found or found[0].part.chunks != set(chunks):
+        raise LostSums(turn)
+    return found[0]
+
+
+def forget(known: Collection[str]) -> None:
+    """Drop the sums of passes that nobody waits for any more.
+
+    Parameters
+    ----------
+    known : collection of str
+        Passes that this worker still has tasks of.
+    """
+    with _LOCK:
+        for turn in [turn for turn in _IDLE if turn not in known]:
+            del _IDLE[turn]
+
+
+def cut_piece(held: Held, number: int, count: int) -> dict[str, tuple[tuple[int, ...], int, Any]]:
+    """Cut a piece out of sums: of every array its shape, where the piece begins, and the piece.
+
+    Parameters
+    ----------
+    held : Held
+    number, count : int
+        Piece ``number`` of ``count``.
+    """
+    pieces = {}
+    for name, values in held.part.sums.items():
+        flat = namespace(values).reshape(values, (-1,))
+        size = int(flat.shape[0])
+        first, last = size * number // count, size * (number + 1) // count
+        # A copy: what travels must not change under way.
+        pieces[name] = (tuple(values.shape), first, np.array(host(flat[first:last])))
+    return pieces
+
+
+def add_piece(held: Held, pieces: dict[str, tuple[tuple[int, ...], int, Any]]) -> None:
+    """Add a piece of other sums."""
+    sums = held.part.sums
+    reference = next(iter(sums.values()), np.zeros(0))
+    for name, (shape, first, values) in pieces.items():
+        if name not in sums:
+            xp = namespace(reference)
+            sums[name] = xp.zeros(shape, dtype=xp.int64)
+        flat = namespace(sums[name]).reshape(sums[name], (-1,))
+        flat[first : first + values.size] += like(values, reference=flat)
+
+
+def pieces_of(nbytes: int) -> int:
+    """Say in how many pieces sums of that size travel."""
+    return max(1, -(-nbytes // PIECE))
