@@ -20,6 +20,7 @@ import toy_reduction as toy
 
 from dspa.data.errors import InputError
 from dspa.dataflow import cluster as cluster_module
+from dspa.dataflow import dask_pass
 from dspa.dataflow.checkpoint import Checkpoints
 from dspa.dataflow.cluster import connect
 from dspa.dataflow.dask_runner import DaskRunner, chunks_per_task
@@ -58,6 +59,23 @@ def test_killed_worker_changes_no_bits(make_runner, expected):
     assert pids[0] not in after
     assert model["volume"].tobytes() == expected[0]["volume"].tobytes()
     assert rows["best"].tobytes() == expected[1]["best"].tobytes()
+
+
+def test_sums_lost_after_their_receipts_are_made_again(make_runner, expected, monkeypatch):
+    runner, killed, finished = make_runner(2), [], dask_pass.Pass._finished
+
+    def kill_a_holder_first(self):
+        if not killed:
+            at = next(iter(self.held)).address
+            killed.append(runner.cluster.client.run(os.getpid, workers=[at])[at])
+            os.kill(killed[0], signal.SIGKILL)
+        return finished(self)
+
+    monkeypatch.setattr(dask_pass.Pass, "_finished", kill_a_holder_first)
+    model, rows = toy.passes(runner, chunks())
+    assert killed
+    assert model["volume"].tobytes() == expected[0]["volume"].tobytes()
+    assert rows["value"].tobytes() == expected[1]["value"].tobytes()
 
 
 def test_killed_client_resumes_to_the_same_bits(tmp_path, make_runner):

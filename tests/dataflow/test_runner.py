@@ -12,7 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dspa.data.errors import InputError
-from dspa.dataflow.resident import Held, add_piece, cut_piece
+from dspa.dataflow.reduction import Again
+from dspa.dataflow.resident import (
+    Held,
+    LostSums,
+    add_piece,
+    claim,
+    cut_piece,
+    forget,
+    put_back,
+    take,
+)
 from dspa.dataflow.runner import InlineRunner, join_rows, make_plan, reduce_chunks
 
 
@@ -49,6 +59,43 @@ def test_rows_come_in_the_order_of_the_items(tmp_path):
 
     with pytest.raises(ValueError, match=r"41 .*42 items"):
         join_rows(reduce_chunks(Short(512, np.zeros(512)), chunks, 42).rows)
+
+
+class Tight(toy.ToyReduction):
+    """Its sums have no room; those of the toy reduction have."""
+
+    def bind(self, model, items=0):
+        return TightBound(self.size, np.array(model["volume"]))
+
+
+class TightBound(toy.BoundToy):
+    def finish(self, sums):
+        raise Again(toy.ToyReduction(self.size))
+
+
+def test_sums_without_room_are_made_again_with_more(tmp_path):
+    chunks, start = [toy.ToyChunk(0)], {"volume": np.zeros(512, np.float32)}
+    runner = InlineRunner(tmp_path)
+    first = runner.run(Tight(), chunks, start, name="it1").model["volume"]
+    assert np.array_equal(
+        first, runner.run(toy.ToyReduction(), chunks, start, name="it2").model["volume"]
+    )
+
+
+def test_claims_are_of_the_very_chunks_or_lost():
+    bound = toy.ToyReduction().bind({"volume": np.ones(512, np.float32)})
+    held = take("pass", lambda: reduce_chunks(bound, [toy.ToyChunk(3, 8)], 8))
+    with pytest.raises(LostSums):  # a task has it: it may fail and leave it half made
+        claim("pass", held.name, {3})
+    put_back("pass", held)
+    with pytest.raises(LostSums):
+        claim("pass", held.name, {3, 4})
+    put_back("pass", held)
+    assert claim("pass", held.name, {3}) is held
+    put_back("pass", held)
+    forget({"another"})
+    with pytest.raises(LostSums):
+        claim("pass", held.name, {3})
 
 
 def test_sums_in_floating_point_are_refused():

@@ -2,6 +2,9 @@
 
 import dataclasses
 import itertools
+import os
+import signal
+import threading
 
 import numpy as np
 import pytest
@@ -80,6 +83,30 @@ def test_two_classes_end_in_maps_and_assigned_particles(stack, make_runner):
     assert np.allclose(np.linalg.det(done["pose"].values), 1)
     assert (done["posterior"].values > 0.49).all()
     assert outputs["particles_star"].exists()
+
+
+def bits(outputs):
+    done = read_particles(outputs["particles"])
+    columns = [done[name].values.tobytes() for name in ("pose", "shift", "posterior")]
+    return [outputs["volume"].read_bytes(), *columns]
+
+
+def test_workers_and_deaths_change_no_bits(stack, make_runner):
+    path = stack(60, 0.5)
+    expected = bits(run_stage(make_runner("inline"), path, SHORT))
+    assert bits(run_stage(make_runner(1), path, SHORT)) == expected
+    assert bits(run_stage(make_runner(4), path, SHORT)) == expected
+    runner, killed = make_runner(2), []
+
+    def kill(event):
+        if event["kind"] == "iteration" and not killed:
+            killed.append(next(iter(runner.cluster.client.run(os.getpid).values())))
+            threading.Timer(0.05, lambda: os.kill(killed[0], signal.SIGKILL)).start()
+
+    runner.folder.mkdir(exist_ok=True)
+    context = Context(runner.folder, runner, Events(runner.folder, (kill,)), 1)
+    assert bits(STAGE.run(context, {"particles": path}, SHORT)) == expected
+    assert killed
 
 
 def test_resuming_gives_the_same_bits(stack, make_runner, tmp_path):
