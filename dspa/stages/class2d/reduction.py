@@ -84,9 +84,9 @@ class Class2D:
 
     def bind(self, model: Model, items: int = 1 << 20) -> BoundPass:
         """Prepare the class averages for the search."""
-        noise = least_noise(model) * self.plan.uncertainty
-        scale = fixed_point_scale(self.total or expected_total(items, noise))
         known = ClassModel.read(model)
+        noise = least_noise(known.nuisance) * self.plan.uncertainty
+        scale = fixed_point_scale(self.total or expected_total(items, noise))
         if self.plan.iteration == 0:
             return RandomPass(self.plan, known, scale)
         averages = self.plan.settings.compared(known.references)
