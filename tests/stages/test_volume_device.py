@@ -16,8 +16,8 @@ from dspa.geometry.band import band
 from dspa.geometry.rotation import random_rotations
 from dspa.io.particles import read_particles
 from dspa.ops.images.transform import band_to_images, shift_phases
-from dspa.ops.sums.project import prepare_volume, project
 from dspa.ops.sums.fixed import exact_value
+from dspa.ops.sums.project import prepare_volume, project
 from dspa.stages.abinitio.reduction import AbInitioStep
 from dspa.stages.abinitio.schedule import Settings as AbInitioSettings
 from dspa.stages.abinitio.schedule import plan_step
