@@ -13,14 +13,9 @@ from dspa.geometry.band import band
 from dspa.geometry.rotation import random_rotations
 from dspa.ops.ctf.model import CTF, ctf_band
 from dspa.ops.images.transform import band_to_images, shift_phases
-from dspa.ops.poses.score2d import (
-    coarse_bank,
-    coarse_room,
-    coarse_scores,
-    cut_slices,
-    moved_images,
-)
-from dspa.ops.poses.search2d import Pruning, Searcher, search
+from dspa.ops.poses.bank import coarse_bank, coarse_room, coarse_scores, moved_images
+from dspa.ops.poses.cells import Candidates
+from dspa.ops.poses.search import Pruning, Searcher, search
 from dspa.ops.simulate.phantom import phantom_density
 from dspa.ops.sums.project import prepare_volume, project
 from dspa.stages.class2d.averages import Statistics
@@ -126,7 +121,7 @@ def bind_rows(
 def coarse_rows(bound: Class2D, batch: ParticleBatch) -> Iterator[Row]:
     """Compare the coarse scores with what the machine makes of a large square product."""
     bank = bound.searchers[0].bank
-    count = bound.searchers[0].block
+    count = min(bank.block, len(batch))
     y = np.conj(batch.images[:count]) * batch.ctf[:count]
     c2, room = batch.ctf[:count] ** 2, coarse_room(bank, count)
     work = 4.0 * count * bank.phases.shape[0] * bank.count * bank.poses
@@ -145,11 +140,11 @@ def search_rows(
 ) -> Iterator[Row]:
     """Compare the search with every class, fine angle and fine shift at the full radius."""
     searcher = Class2D(plan).bind(model).searchers[0]
-    grid = searcher.grid
+    lattice = searcher.lattice
     y = (np.conj(batch.images) * batch.ctf).astype(np.complex64)
     c2 = batch.ctf**2
     truth = best_of_all(searcher, y, c2)
-    every = CLASSES * grid.angles * len(grid.shifts)
+    every = CLASSES * lattice.angles * len(lattice.shifts)
     where = f"class2d search, SNR {snr}"
     for name, pruning in (
         ("", Pruning()),
@@ -160,7 +155,7 @@ def search_rows(
         cells = found.cells
         best = np.lexsort((found.scores, cells.image))
         best = best[np.append(np.diff(cells.image[best]) > 0, True)]
-        chosen = np.stack([cells.member[best], cells.angle[best], cells.shift[best]], axis=1)
+        chosen = np.stack([cells.member[best], cells.pose[best], cells.shift[best]], axis=1)
         same = (chosen == truth).all(axis=1).mean()
         yield Row(f"{where}{name}: images with the best cell of all", 100 * float(same), "%")
         share = 100.0 * found.scored / (IMAGES * every)
@@ -173,9 +168,8 @@ def search_rows(
 
 def strict_share(searcher: Searcher, y: NDArray[np.complex64], c2: NDArray[np.float32]) -> float:
     """Share of the coarse cells that reach the best by the strict bound at 3 deviations."""
-    slack = np.repeat(
-        searcher.bound.slack(0, c2, deviations=3.0, gain=1.0), searcher.grid.half_turn, axis=1
-    )
+    slack = searcher.bound.slack(0, c2, deviations=3.0, gain=1.0)
+    slack = np.repeat(slack, searcher.lattice.half_turn, axis=1)
     kept = 0.0
     for first in range(0, len(y), 32):
         rows = slice(first, first + 32)
@@ -191,12 +185,13 @@ def best_of_all(
     searcher: Searcher, y: NDArray[np.complex64], c2: NDArray[np.float32]
 ) -> NDArray[np.int64]:
     """Best of every class, fine angle and fine shift at the full radius: (n, 3)."""
-    grid, half = searcher.grid, searcher.grid.angles // 2
-    count = grid.band.size(grid.radii[-1])
-    member, angle = np.repeat(np.arange(CLASSES), half), np.tile(np.arange(half), CLASSES)
-    turns = searcher.turns[angle]
-    slices = cut_slices(searcher.grids, member, turns, band=grid.band, count=count)
-    phases = np.conj(shift_phases(grid.band, grid.shift_pixels, count=count))
+    lattice, half = searcher.lattice, searcher.lattice.angles // 2
+    count = lattice.band.size(lattice.radii[-1])
+    member, pose = np.repeat(np.arange(CLASSES), half), np.tile(np.arange(half), CLASSES)
+    nothing = np.zeros(member.size, np.int32)
+    every = Candidates(nothing, member.astype(np.int32), pose.astype(np.int32), nothing)
+    slices = searcher.slices(every, level=searcher.last, count=count)
+    phases = np.conj(shift_phases(lattice.band, lattice.shift_pixels, count=count))
     bank = coarse_bank(slices, phases, searcher.prior[member])
     room, best = coarse_room(bank, 1), np.empty((len(y), 3), np.int64)
     for i in range(len(y)):
