@@ -54,6 +54,8 @@ class MrcHeader:
         0 for an image stack, 1 for a volume.
     extended : str
         Type of the extended header, such as ``FEI1``; empty if there is none.
+    own : bool
+        Written by dspa, which leaves a pixel size out that it does not know.
     """
 
     path: str
@@ -65,6 +67,7 @@ class MrcHeader:
     offset: int
     space_group: int
     extended: str
+    own: bool = False
 
     @property
     def packed(self) -> bool:
@@ -138,6 +141,7 @@ def _parse(path: str, raw: bytes, size: int) -> MrcHeader:
         offset=HEADER_BYTES + extension,
         space_group=space_group,
         extended=raw[104:108].decode("ascii", "replace").strip("\0 ") if extension else "",
+        own=raw[224:228] == b"dspa",
     )
     _check_size(header, size)
     if dtype == "i1" and imod_stamp != _IMOD_STAMP and _holds_unsigned(header, words[19:21]):

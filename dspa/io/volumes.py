@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # Voxels whose edges differ by less are taken as cubes: headers store single precision cells.
 EDGE_TOLERANCE = 0.01
+_UNSET = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,10 +30,13 @@ class Volume:
     density : (z, y, x) float32
     pixel_size : float
         Edge of a voxel in A.
+    size_known : bool
+        Whether the pixel size was set: 1 A is what programs write that do not know it.
     """
 
     density: NDArray[np.float32]
     pixel_size: float
+    size_known: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +78,9 @@ def read_volume(path: str | Path, *, pixel_size: float | None = None) -> Volume:
     density = np.ascontiguousarray(density.transpose([stored.index(axis) for axis in (3, 2, 1)]))
     if not np.isfinite(density).all():
         raise InputError(f"{path}: the volume holds NaN or infinite values; make it again")
-    return Volume(density, _edge(header, pixel_size))
+    size = _edge(header, pixel_size)
+    unset = pixel_size is None and not header.own and abs(size - 1.0) < _UNSET
+    return Volume(density, size, size_known=not unset)
 
 
 def _edge(header: mrc.MrcHeader, pixel_size: float | None) -> float:
@@ -82,7 +88,10 @@ def _edge(header: mrc.MrcHeader, pixel_size: float | None) -> float:
         return pixel_size
     edges = np.array(header.voxel)
     if not np.isfinite(edges).all():
-        raise InputError(f"{header.path}: the header has no voxel size (CELLA); give --pixel-size")
+        raise InputError(
+            f"{header.path}: the header has no voxel size (CELLA); bring the map in with import "
+            "volume --pixel-size"
+        )
     if np.ptp(edges) > EDGE_TOLERANCE * edges.max():
         raise InputError(
             f"{header.path}: voxels of {edges[2]:.4g} x {edges[1]:.4g} x {edges[0]:.4g} A are not "

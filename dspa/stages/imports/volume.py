@@ -24,12 +24,19 @@ class Params:
     pixel_size: float | None = param(
         None, "Voxel size, instead of the header's.", unit="A", minimum=0.01
     )
+    invert: bool = param(False, "Turn the sign: the molecule is dark in the file.")
 
 
 def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[str, Path]:
     """Check a map and write it with standard axes and header."""
     volume = read_volume(params.file, pixel_size=params.pixel_size)
-    shape = volume.density.shape
+    if not volume.size_known:
+        raise InputError(
+            f"{params.file}: the header says 1 A per voxel, which programs write that do not know "
+            "it; give --pixel-size (1 if that is right)"
+        )
+    density = -volume.density if params.invert else volume.density
+    shape = density.shape
     if len(set(shape)) != 1:
         raise InputError(
             f"{params.file}: {shape[2]} x {shape[1]} x {shape[0]} voxels; give a cubic map"
@@ -37,10 +44,10 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     if is_flat(volume.density):
         raise InputError(f"{params.file}: every voxel is {float(volume.density.flat[0]):g}")
     target = context.folder / "volume.mrc"
-    write_volume(target, volume.density, pixel_size=volume.pixel_size)
+    write_volume(target, density, pixel_size=volume.pixel_size)
     context.events.picture(
         "slices",
-        volume_slices(volume.density, pixel_size=volume.pixel_size),
+        volume_slices(density, pixel_size=volume.pixel_size),
         title="central slices",
     )
     context.events.message(f"{shape[0]} voxels of {volume.pixel_size:.4g} A along each edge")

@@ -103,6 +103,11 @@ def _class_templates(path: Path, chosen: tuple[int, ...]) -> _Templates:
 def _volume_templates(path: Path, params: Params) -> _Templates:
     """Project a map along views spread over its asymmetric unit; in-plane turns come later."""
     volume = read_volume(path)
+    if not volume.size_known:
+        raise InputError(
+            f"{path}: the header says 1 A per voxel, which programs write that do not know it; "
+            "bring the map in with import volume --pixel-size"
+        )
     box = volume.density.shape[0]
     pixel = volume.pixel_size
     wanted = math.ceil(box * pixel / (params.low_pass * PROJECTION_PIXEL) / 2) * 2

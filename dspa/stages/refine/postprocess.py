@@ -16,6 +16,7 @@ from dspa.ops.maps.fsc import resolution_shell
 from dspa.ops.maps.postprocess import SharpenedMap, sharpen_map
 from dspa.ops.maps.resolution import Resolution, measure_resolution
 from dspa.stages.refine.output import draw_fsc, write_fsc
+from dspa.stages.refine.reference import check_mask, check_mask_holds, read_fitting
 from dspa.stages.refine.start import resample
 from dspa.stages.stage import Context, Input, Stage, check, param
 
@@ -65,10 +66,11 @@ def run(context: Context, inputs: Mapping[str, Any], params: PostprocessParams) 
     pixel_size, box = first.pixel_size, first.density.shape[0]
     mask = None
     if inputs.get("mask") is not None:
-        given = resample(read_volume(inputs["mask"]), box=box, pixel_size=pixel_size)
-        mask = np.clip(given, 0.0, 1.0).astype(np.float32)
-        if float(mask.max()) < 0.5:
-            raise InputError(f"{inputs['mask']}: the mask holds no value above 0.5")
+        given = read_fitting(inputs["mask"], box=box, pixel_size=pixel_size, events=context.events)
+        check_mask(inputs["mask"], given, context.events)
+        mask = np.clip(resample(given, box=box, pixel_size=pixel_size), 0.0, 1.0).astype(np.float32)
+        both = 0.5 * (first.density + second.density)
+        check_mask_holds(inputs["mask"], mask, both, pixel_size, context.events)
     measured = measure_resolution(
         first.density,
         second.density,

@@ -19,8 +19,6 @@ from dspa.data.errors import InputError
 from dspa.dataflow.runner import PROCESS, Result
 from dspa.geometry.symmetry import symmetry_operators
 from dspa.io.particles import read_particles
-from dspa.io.volumes import read_volume
-from dspa.ops.images.normalise import is_flat
 from dspa.ops.maps.fsc import resolution_shell
 from dspa.stages.em.march import Pass, march
 from dspa.stages.em.noise import noise_groups
@@ -49,6 +47,7 @@ from dspa.stages.refine.plan import (
     plan_iteration,
 )
 from dspa.stages.refine.reduction import Refinement
+from dspa.stages.refine.reference import starting_maps
 from dspa.stages.refine.start import (
     assign_half_sets,
     check_memory,
@@ -56,7 +55,6 @@ from dspa.stages.refine.start import (
     first_state,
     make_settings,
     place_axes,
-    resample,
 )
 from dspa.stages.stage import Context, Input, Stage, check, param
 
@@ -71,6 +69,7 @@ if TYPE_CHECKING:
     from dspa.stages.particles.chunks import ImageSpec
 
 State = dict[str, "NDArray[Any]"]
+StartingMaps = tuple["NDArray[np.float32]", "NDArray[np.float32] | None"]
 
 
 @dataclass(frozen=True)
@@ -128,11 +127,15 @@ def run(context: Context, inputs: Mapping[str, Any], params: RefineParams) -> di
         particles, context.seed, existing=params.half_sets, events=context.events
     )
     state = first_state(particles, halves)
+    maps = None
+    if context.runner.checkpoints.latest("it") is None:
+        # Before the particles are read: what does not fit is refused at once.
+        maps = starting_maps(inputs["volume"], inputs.get("mask"), spec, context.events)
     chunks = particle_chunks(particles, spec, seed=context.seed, resident=True)
     noise = context.runner.run(BackgroundNoise(spec), chunks, {}, name="noise000")
     valid = noise.rows["valid"]
     _report_images(context, valid, halves)
-    begin = partial(_begin, context, inputs, settings, noise.model["noise"])
+    begin = partial(_begin, context, inputs, settings, noise.model["noise"], maps)
     result = _iterate(context, begin, chunks, settings, state=state, most=params.iterations)
     end = (result.model, result.rows, _advance(state, result.rows))
     return _finish(context, particles, spec, end, valid=valid)
@@ -176,20 +179,14 @@ def _report_images(context: Context, valid: NDArray[np.bool_], halves: NDArray[n
 
 
 def _first(
-    context: Context, inputs: Mapping[str, Any], settings: Settings, noise: NDArray[np.float64]
+    context: Context,
+    inputs: Mapping[str, Any],
+    settings: Settings,
+    maps: StartingMaps,
+    noise: NDArray[np.float64],
 ) -> dict[str, NDArray[Any]]:
-    """Read the starting map and the mask, and make the first model."""
-    spec = settings.spec
-    volume = read_volume(inputs["volume"])
-    density = resample(volume, box=spec.crop, pixel_size=spec.crop_pixel_size)
-    if is_flat(volume.density) or not np.any(density):
-        raise InputError(f"{inputs['volume']}: the map is empty (one value everywhere)")
-    density = density / density.std()  # any grey scale will do: the first iteration fits its own
-    mask = None
-    if inputs.get("mask") is not None:
-        read = read_volume(inputs["mask"])
-        mask = resample(read, box=spec.crop, pixel_size=spec.crop_pixel_size)
-        mask = np.clip(mask, 0.0, 1.0).astype(np.float32)
+    """Make the first model of the starting map and the mask."""
+    spec, (density, mask) = settings.spec, maps
     density = place_axes(density, settings, context.events)
     context.events.message(
         f"starting from {inputs['volume']} low-passed to "
@@ -200,10 +197,16 @@ def _first(
 
 
 def _begin(
-    context: Context, inputs: Mapping[str, Any], settings: Settings, noise: NDArray[np.float64]
+    context: Context,
+    inputs: Mapping[str, Any],
+    settings: Settings,
+    noise: NDArray[np.float64],
+    maps: StartingMaps | None,
 ) -> tuple[int, Result]:
     """Begin with the map that was given."""
-    return 0, Result(_first(context, inputs, settings, noise), {})
+    if maps is None:  # the checkpoints were lost since
+        maps = starting_maps(inputs["volume"], inputs.get("mask"), settings.spec, context.events)
+    return 0, Result(_first(context, inputs, settings, maps, noise), {})
 
 
 def _iterate(

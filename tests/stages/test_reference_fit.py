@@ -1,0 +1,117 @@
+"""Starting maps and masks that cannot be of the particles are refused, or told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+
+from dspa.data.errors import InputError
+from dspa.dataflow.events import Events
+from dspa.io.volumes import Volume, read_volume, write_volume
+from dspa.stages.imports.volume import VOLUME_STAGE
+from dspa.stages.refine.reference import (
+    check_mask,
+    check_mask_holds,
+    check_reference,
+    read_fitting,
+)
+from tests.stages.desk import Desk
+
+N, PIXEL = 32, 4.0
+Z, Y, X = np.mgrid[:N, :N, :N] - N // 2
+BLOB = np.exp(-(X**2 / 30 + Y**2 / 12 + Z**2 / 8.0)).astype("f4")
+MASK = (BLOB > 0.05).astype("f4")
+
+
+class Heard:
+    """Events in a folder, and what they said."""
+
+    def __init__(self, folder: Path) -> None:
+        self.all: list[dict] = []
+        self.events = Events(folder, (self.all.append,))
+
+    @property
+    def warnings(self) -> str:
+        return " | ".join(e["text"] for e in self.all if e["kind"] == "warning")
+
+
+@pytest.fixture
+def heard(tmp_path: Path) -> Heard:
+    return Heard(tmp_path)
+
+
+def _foreign(path: Path, density: np.ndarray, size: float) -> Path:
+    """Write a map as other programs do."""
+    with mrcfile.new(path, overwrite=True) as stream:
+        stream.set_data(density)
+        stream.voxel_size = size
+    return path
+
+
+def test_a_pixel_size_that_was_never_set(tmp_path: Path, heard: Heard) -> None:
+    one = _foreign(tmp_path / "one.mrc", BLOB, 1.0)
+    with pytest.raises(InputError, match=r"one.mrc: the header says 1 A .* have 4 A; bring it in"):
+        read_fitting(one, box=N, pixel_size=PIXEL, events=heard.events)
+    assert read_fitting(one, box=N, pixel_size=1.0, events=heard.events).pixel_size == 1.0
+    none = _foreign(tmp_path / "none.mrc", BLOB, 0.0)
+    with pytest.raises(InputError, match=r"no voxel size .* import volume --pixel-size"):
+        read_fitting(none, box=N, pixel_size=PIXEL, events=heard.events)
+    nano = _foreign(tmp_path / "nano.mrc", BLOB, 0.1)
+    with pytest.raises(InputError, match=r"voxels of 0.1 A"):
+        read_fitting(nano, box=N, pixel_size=1.0, events=heard.events)
+
+
+def test_said_once_it_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    desk = Desk(tmp_path)
+    _foreign(tmp_path / "one.mrc", BLOB, 1.0)
+    with pytest.raises(InputError, match=r"give --pixel-size .1 if that is right"):
+        desk.run(VOLUME_STAGE, file="one.mrc")
+    made = desk.run(VOLUME_STAGE, file="one.mrc", pixel_size=1.0, invert=True)["volume"]
+    volume = read_volume(made)
+    assert volume.size_known
+    np.testing.assert_array_equal(volume.density, -BLOB)
+
+
+def test_the_box_of_the_particles_at_another_size_is_told(tmp_path: Path, heard: Heard) -> None:
+    write_volume(tmp_path / "v.mrc", BLOB, pixel_size=2.0)
+    read_fitting(tmp_path / "v.mrc", box=N, pixel_size=PIXEL, events=heard.events)
+    assert "has the box of the particles (32) but 2 A per voxel" in heard.warnings
+
+
+def test_inverted_and_oversized_maps(heard: Heard) -> None:
+    noise = 0.02 * np.random.default_rng(0).normal(size=BLOB.shape).astype("f4")
+    for sign, offset in ((1.0, 0.0), (1.0, 5.0), (0.001, 0.0)):
+        check_reference("v.mrc", Volume(sign * (BLOB + noise) + offset, PIXEL), 128.0, heard.events)
+    assert heard.warnings == ""
+    with pytest.raises(InputError, match=r"v.mrc: the density is darker .*--invert"):
+        check_reference("v.mrc", Volume(7.0 - 3.0 * (BLOB + noise), PIXEL), 128.0, heard.events)
+    with pytest.raises(InputError, match=r"v.mrc: the density is \d+ A wide .* boxes 40 A"):
+        check_reference("v.mrc", Volume(BLOB, PIXEL), 40.0, heard.events)
+    check_reference("v.mrc", Volume(BLOB, PIXEL), 600.0, heard.events)
+    assert "less than a fifth of the box" in heard.warnings
+
+
+def test_masks(heard: Heard) -> None:
+    check_mask("m.mrc", Volume(MASK, PIXEL), heard.events)
+    check_mask("m.mrc", Volume(np.ones_like(MASK), PIXEL), heard.events)
+    assert heard.warnings == ""
+    with pytest.raises(InputError, match=r"m.mrc: the mask is 1 at the edge .* inverted"):
+        check_mask("m.mrc", Volume(1 - MASK, PIXEL), heard.events)
+    with pytest.raises(InputError, match=r"no value above 0.5"):
+        check_mask("m.mrc", Volume(0.1 * MASK, PIXEL), heard.events)
+    check_mask("m.mrc", Volume(4 * MASK - 1, PIXEL), heard.events)
+    assert "values from -1 to 3 where a mask has 0 to 1" in heard.warnings
+
+
+def test_masks_hold_the_reference(heard: Heard) -> None:
+    check_mask_holds("m.mrc", MASK, BLOB, PIXEL, heard.events)
+    assert heard.warnings == ""
+    half = MASK * (X > 0)
+    check_mask_holds("m.mrc", half.astype("f4"), BLOB, PIXEL, heard.events)
+    assert "of the reference lies inside" in heard.warnings
+    with pytest.raises(InputError, match=r"\d% of the reference lies inside the mask"):
+        check_mask_holds("m.mrc", np.roll(MASK, 14, 2), BLOB, PIXEL, heard.events)
