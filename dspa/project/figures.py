@@ -17,7 +17,7 @@ SECONDS = frozenset({"remaining"})
 
 
 def figures_of(event: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the figures an event carries: its plain numbers and words.
+    """Return the figures an event carries: its plain numbers and words, None for what is unknown.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ def figures_of(event: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: value
         for key, value in event.items()
-        if key not in HIDDEN and isinstance(value, bool | int | float | str)
+        if key not in HIDDEN and (value is None or isinstance(value, bool | int | float | str))
     }
 
 
@@ -49,7 +49,9 @@ def figure(name: str, value: Any) -> str:
         return f"{text} A" if ANGSTROM.intersection(name.split("_")) else text
     if isinstance(value, int):
         return f"{value:,}"
-    return "-" if value is None else str(value)
+    if value is None:
+        return "none" if ANGSTROM.intersection(name.split("_")) else "-"
+    return str(value)
 
 
 def setting(value: Any, unit: str) -> str:

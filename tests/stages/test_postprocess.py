@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,8 @@ from dspa.io.star import find_block, read_star
 from dspa.io.volumes import read_volume, write_volume
 from dspa.ops.maps.mask import soft_sphere
 from dspa.ops.maps.sharpen import low_pass
+from dspa.project.figures import figures_of, line
+from dspa.stages.refine.output import write_fsc
 from dspa.stages.refine.postprocess import PostprocessParams, run
 from dspa.stages.stage import Context
 
@@ -45,6 +49,65 @@ def test_resolution_and_files(halves):
     assert corrected.size == 15
     assert read_volume(outputs["volume"]).pixel_size == pytest.approx(PIXEL)
     assert read_volume(outputs["mask"]).density.max() <= 1.0
+
+
+def protein(rng):
+    """A map of its own, with detail everywhere."""
+    ball = soft_sphere(BOX, 24.0, pixel_size=PIXEL, edge=6.0)
+    detail = low_pass(rng.standard_normal((BOX,) * 3).astype(np.float32), 10.0, pixel_size=PIXEL)
+    return (3.0 * detail + 1.0) * ball
+
+
+def noise(rng):
+    return rng.standard_normal((BOX,) * 3).astype(np.float32)
+
+
+def copies_with_noise(rng):
+    same = protein(rng) + noise(rng)
+    return same + 0.3 * noise(rng), same + 0.3 * noise(rng)
+
+
+WORTHLESS = {
+    "identical": (lambda rng: 2 * (protein(rng),), "one and the same"),
+    "scaled": (lambda rng: (protein(rng), 3e4 * protein(np.random.default_rng(0))), "one and the"),
+    "half the images in both": (copies_with_noise, "noise around the particle"),
+    "unrelated": (lambda rng: (protein(rng), protein(rng)), "no better than|do not correlate"),
+    "unrelated, noisy": (
+        lambda rng: (protein(rng) + noise(rng), protein(rng) + noise(rng)),
+        "no better than|do not correlate",
+    ),
+    "noise": (lambda rng: (noise(rng), noise(rng)), "do not correlate|no better"),
+    "smooth noise": (
+        lambda rng: [low_pass(noise(rng), 15.0, pixel_size=PIXEL) for _ in (1, 2)],
+        "do not correlate|no better",
+    ),
+    "empty": (lambda rng: (protein(rng), 0 * protein(rng)), "half map 2 is empty"),
+    "one value": (lambda rng: (0 * protein(rng) + 3.3, protein(rng)), "half map 1 is empty"),
+}
+
+
+@pytest.mark.parametrize("kind", list(WORTHLESS))
+def test_halves_that_tell_nothing_get_no_resolution(tmp_path, kind):
+    make, words = WORTHLESS[kind]
+    for number, half in enumerate(make(np.random.default_rng(0)), 1):
+        write_volume(tmp_path / f"half{number}.mrc", half, pixel_size=PIXEL)
+    write_volume(tmp_path / "volume.mrc", half, pixel_size=PIXEL)
+    outputs, events = process(tmp_path, {"volume": tmp_path / "volume.mrc"})
+    result = next(event for event in events if event["kind"] == "result")
+    assert result["resolution"] is None
+    assert re.search(words, result["reason"])
+    assert any("no resolution" in e["text"] for e in events if e["kind"] == "warning")
+    general = find_block(read_star(outputs["fsc"]), "general")
+    assert list(general.columns) == ["dspaNoResolution"]
+    assert "resolution none, reason" in line(figures_of(result))
+
+
+def test_a_refinement_without_resolution_gets_none_from_its_halves(halves):
+    curves = np.ones((6, 17))
+    write_fsc(halves / "fsc.star", curves, extent=96.0, shells=15, resolution=9.0, reason="noise")
+    _, events = process(halves, {"volume": halves / "volume.mrc"})
+    result = next(event for event in events if event["kind"] == "result")
+    assert (result["resolution"], result["reason"]) == (None, "noise")
 
 
 def test_the_users_bfactor_sharpens(halves):

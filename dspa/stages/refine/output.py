@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dspa.dataflow.reduction import Model
     from dspa.stages.particles.chunks import ImageSpec
 
+NO_RESOLUTION = "dspaNoResolution"  # in fsc.star instead of the resolution: why there is none
 SHOWN = ("no mask", "spherical", "loose", "tight", "random phases", "corrected")
 
 
@@ -68,7 +69,13 @@ def write_maps(folder: Path, model: Model, spec: ImageSpec) -> dict[str, Path]:
 
 
 def write_fsc(
-    path: Path, curves: NDArray[np.float64], *, extent: float, shells: int, resolution: float
+    path: Path,
+    curves: NDArray[np.float64],
+    *,
+    extent: float,
+    shells: int,
+    resolution: float,
+    reason: str = "",
 ) -> None:
     """Write the curves as a STAR file whose first labels are RELION's.
 
@@ -83,10 +90,14 @@ def write_fsc(
         Shells that hold data.
     resolution : float
         At 0.143 of the corrected curve, A.
+    reason : str
+        Why that is no resolution; it is written instead.
     """
     index = np.arange(1, shells + 1)
     values = {name: curves[number, 1 : shells + 1] for number, name in enumerate(CURVES)}
-    general = {"rlnFinalResolution": np.array([resolution])}
+    general: dict[str, NDArray[Any]] = {"rlnFinalResolution": np.array([resolution])}
+    if reason:
+        general = {NO_RESOLUTION: np.array([reason], object)}
     table: dict[str, NDArray[Any]] = {
         "rlnSpectralIndex": index,
         "rlnResolution": index / extent,

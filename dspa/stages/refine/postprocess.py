@@ -18,6 +18,7 @@ from dspa.ops.maps.resolution import Resolution, measure_resolution
 from dspa.stages.refine.output import draw_fsc, write_fsc
 from dspa.stages.refine.reference import check_mask, check_mask_holds, read_fitting
 from dspa.stages.refine.start import resample
+from dspa.stages.refine.verdict import judge_halves, reason_beside, tell
 from dspa.stages.stage import Context, Input, Stage, check, param
 
 if TYPE_CHECKING:
@@ -88,7 +89,11 @@ def run(context: Context, inputs: Mapping[str, Any], params: PostprocessParams) 
         fit_from=params.fit_from,
         resolution=params.lowpass if params.lowpass > 0 else None,
     )
-    return _write(context, measured, sharp, halves=first, given=params.bfactor is not None)
+    reason = judge_halves(
+        first.density, second.density, measured, pixel_size=pixel_size, seed=context.seed
+    ) or reason_beside(Path(inputs["volume"]).with_name("fsc.star"))
+    given = params.bfactor is not None
+    return _write(context, measured, sharp, halves=first, given=given, reason=reason)
 
 
 def read_halves(volume: Path) -> tuple[Volume, Volume]:
@@ -128,6 +133,7 @@ def _write(
     *,
     halves: Volume,
     given: bool,
+    reason: str,
 ) -> dict[str, Path]:
     """Write maps and curves, draw pictures, and say what was found."""
     folder, events = context.folder, context.events
@@ -144,14 +150,18 @@ def _write(
     for name, density in maps.items():
         write_volume(outputs[name], density, pixel_size=pixel_size)
     outputs["fsc"] = folder / "fsc.star"
-    write_fsc(outputs["fsc"], measured.curves, extent=extent, shells=shells, resolution=resolution)
+    write_fsc(
+        outputs["fsc"], measured.curves, extent=extent, shells=shells, resolution=resolution,
+        reason=reason,
+    )  # fmt: skip
+    tell(events, reason)
     how = "fitted" if sharp.fitted else "as given" if given else "too few shells beyond 7 A to fit"
     events.message(
         f"B-factor {sharp.bfactor:.0f} A^2 ({how}); low-pass {sharp.resolution:.2f} A; phases "
         f"random beyond {extent / measured.random_from:.1f} A"
     )
     chance = measured.curve("random phases")[int(shell)]
-    if chance > 0.1 and shell >= measured.random_from + 2:
+    if not reason and chance > 0.1 and shell >= measured.random_from + 2:
         events.warning(
             f"with random phases the masked halves still correlate by {chance:.2f} at "
             f"{resolution:.1f} A: the mask is too tight; use a wider or softer one"
@@ -161,13 +171,16 @@ def _write(
         "slices", picture.volume_slices(sharp.density, pixel_size=pixel_size), title="sharpened"
     )
     events.picture("rendering", volume_rendering(sharp.density), title="sharpened map")
-    events.emit(
-        "result",
-        resolution=resolution,
-        unmasked_resolution=extent
-        / max(min(resolution_shell(measured.curve("no mask")), float(shells)), 1e-3),
-        bfactor=sharp.bfactor,
-    )
+    plain = max(min(resolution_shell(measured.curve("no mask")), float(shells)), 1e-3)
+    if reason:
+        events.emit("result", resolution=None, reason=reason, bfactor=sharp.bfactor)
+    else:
+        events.emit(
+            "result",
+            resolution=resolution,
+            unmasked_resolution=extent / plain,
+            bfactor=sharp.bfactor,
+        )
     return outputs
 
 

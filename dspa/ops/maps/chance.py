@@ -1,0 +1,118 @@
+"""Whether two half maps agree by more than chance, and whether they share what they must not.
+
+The FSC tells how far two half maps agree, not why. Three questions tell whether there is anything
+in it: are they one map; is the noise around the particle the same in both; and do they agree, in
+the shells in question, better than one of them does with the other turned at random?
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import ndimage
+
+from dspa.geometry.rotation import random_rotations
+from dspa.ops.images.transform import resize_volume
+from dspa.ops.maps.fsc import fsc
+from dspa.ops.maps.mask import radii
+from dspa.ops.maps.sharpen import filter_shells
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SAME = 0.9999  # correlation in every shell beyond which two maps are one
+TURNS = 40  # random orientations that say what chance gives
+FEWEST_VOXELS = 500  # of solvent
+
+
+def are_same(half1: NDArray[np.float32], half2: NDArray[np.float32]) -> bool:
+    """Tell whether two maps are one, up to grey scale: noise would part them in some shell."""
+    curve = fsc(half1, half2)[1:]
+    return bool(curve.size and float(np.abs(curve).min()) > SAME)
+
+
+def solvent_correlation(
+    half1: NDArray[np.float32], half2: NDArray[np.float32], mask: NDArray[np.float32], *, first: int
+) -> float:
+    """Correlate what lies around the particle, where independent halves hold different noise.
+
+    Parameters
+    ----------
+    half1, half2 : (n, n, n) float32
+        Unmasked, unfiltered.
+    mask : (n, n, n) float32
+        Positive on the particle.
+    first : int
+        Shell from which on: coarser shells ring far beyond the particle.
+
+    Returns
+    -------
+    float
+        NaN where too little lies around it.
+    """
+    box = half1.shape[0]
+    around = (mask <= 0.0) & (radii(box, 3) < box / 2 - 1.0)
+    if int(around.sum()) < FEWEST_VOXELS:
+        return float("nan")
+    fine = [high_pass(half, first)[around].astype(np.float64) for half in (half1, half2)]
+    sizes = [float(np.linalg.norm(each)) for each in fine]
+    if not min(sizes) > 0.0:
+        return float("nan")
+    return float(fine[0] @ fine[1]) / (sizes[0] * sizes[1])
+
+
+def beyond_chance(
+    half1: NDArray[np.float32],
+    half2: NDArray[np.float32],
+    mask: NDArray[np.float32],
+    *,
+    first: int,
+    last: int,
+    seed: int = 0,
+) -> float:
+    """Say by how much two maps agree better than in random orientations.
+
+    Parameters
+    ----------
+    half1, half2 : (n, n, n) float32
+        Unmasked, unfiltered.
+    mask : (n, n, n) float32
+        Put on both once the shells below ``first`` are gone, so that it cannot carry them on.
+    first, last : int
+        Shells in question.
+    seed : int
+        Of the orientations.
+
+    Returns
+    -------
+    float
+        Standard deviations of what chance gives; about 0 +- 1 where there is nothing.
+    """
+    size = min(half1.shape[0], 2 * (last + 3))
+    window = np.clip(resize_volume(mask, size), 0.0, 1.0)
+    one, other = (high_pass(resize_volume(half, size), first) for half in (half1, half2))
+    one = one * window
+    centre = np.full(3, size // 2)
+
+    def agreement(volume: NDArray[np.float32]) -> float:
+        shells = np.arange(first, last + 1)
+        curve = fsc(one, volume * window)[first : last + 1]
+        weight = shells[: curve.size].astype(np.float64) ** 2  # coefficients of a shell
+        # The best of all ranges that begin at the first shell: signal fades with frequency.
+        return float((np.cumsum(weight * curve) / np.sqrt(np.cumsum(weight))).max())
+
+    chance = []
+    for rotation in random_rotations(TURNS, seed=seed):
+        turned = ndimage.affine_transform(
+            other, rotation, offset=centre - rotation @ centre, order=1
+        )
+        chance.append(agreement(np.asarray(turned, np.float32)))
+    spread = float(np.std(chance, ddof=1))
+    return (agreement(other) - float(np.mean(chance))) / spread if spread > 0.0 else 0.0
+
+
+def high_pass(density: NDArray[np.float32], first: int) -> NDArray[np.float32]:
+    """Take the shells below ``first`` off a map."""
+    shells = np.arange(density.shape[0])
+    return np.asarray(filter_shells(density, (shells >= first).astype(np.float64)), np.float32)
