@@ -50,6 +50,7 @@ FIGURES: dict[str, tuple[str, Callable[[float], float]]] = {
     "contrast": ("contrast of centre and rim", float),
     "rim": ("variation at the rim", float),
     "off_centre": ("off the centre", float),
+    "lopsided": ("one side of the rim over the other", float),
     "strength": ("strength, in noise of one image", lambda value: 10.0 ** (value / 2.0)),
     "resolution": ("resolution, Å", math.exp),
     "log_likelihood": ("log-likelihood of a particle", math.exp),

@@ -49,8 +49,31 @@ def test_a_class_that_noise_explains_is_rejected_and_a_dull_one_is_not(rng):
     images, good = averages_and_truth(rng)
     images, counts = images[good], np.full(int(good.sum()), 80)
     resolution, noise = np.full(counts.size, 12.0), np.full(counts.size, 0.05)
-    resolution[2], noise[4], noise[5] = 60.0, 0.65, 0.75
+    resolution[2], noise[4], noise[5] = 24.0, 0.65, 0.75
     found = judge_classes(images, counts, radius=21.0, resolution=resolution, noise=noise)
     assert found.score[2] > 0.5
     assert found.score[5] < 0.5 < found.score[4]
     assert np.all(np.delete(found.score, [2, 4, 5]) > 0.9)
+
+
+def test_a_class_that_resolves_nothing_the_others_resolve_is_rejected(rng):
+    images, good = averages_and_truth(rng)
+    images, counts = images[good], np.full(int(good.sum()), 80)
+    resolution = np.full(counts.size, 20.0)
+    resolution[[1, 2]] = 40.0, 85.0
+    found = judge_classes(images, counts, radius=21.0, resolution=resolution)
+    assert found.score[2] < 0.5 < found.score[1]
+    coarse = judge_classes(images, counts, radius=21.0, resolution=np.full(counts.size, 85.0))
+    assert coarse.score[2] > 0.5  # where no class resolves more, it is like the others
+
+
+def test_a_class_with_a_neighbour_in_it_is_rejected(rng):
+    images, good = averages_and_truth(rng)
+    images, counts = images[good], np.full(int(good.sum()), 80)
+    axis = np.arange(48) - 24
+    x, y = np.meshgrid(axis, axis)
+    neighbour = np.exp(-((x - 22) ** 2 + (y + 2) ** 2) / 60) * (np.hypot(x, y) < 21.6)
+    images[3] += neighbour.astype(np.float32)
+    found = judge_classes(images, counts, radius=21.0, resolution=np.full(counts.size, 12.0))
+    assert found.score[3] < 0.5
+    assert np.all(np.delete(found.score, 3) > 0.5)

@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 
 # Figure: (which side is bad, smallest spread that is believed, most it costs).
 # Side -1: small is bad; +1: large is bad; 0: both are.
-# A dull or small class is no reason by itself: particles in thick ice and rare views make such.
+# A dull or small class is no reason by itself: particles in thick ice and rare views make such. One
+# that resolves nothing of what the others resolve is, and so is one with a neighbour at its rim.
 RULES: dict[str, tuple[int, float, float]] = {
     "contrast": (-1, 0.20, 6.0),
     "rim": (+1, 0.12, 6.0),
     "off_centre": (+1, 0.04, 6.0),
+    "lopsided": (+1, 0.025, 6.0),
     "strength": (0, 0.30, 6.0),
-    "resolution": (+1, 0.25, 1.5),
+    "resolution": (+1, 0.25, 6.0),
     "log_likelihood": (-1, 0.25, 6.0),
     "size": (-1, 0.90, 1.5),
 }
@@ -50,9 +52,10 @@ class ClassQuality:
     figures : mapping of name to (classes,) float64
         ``contrast`` (centre against rim, in standard deviations of the average), ``rim``
         (variation at the rim against the whole), ``off_centre`` (distance of the bright mass from
-        the centre over the mask's radius), ``strength`` (log10 of the variance), ``resolution``
-        (log of A), ``log_likelihood`` (log), ``size`` (log of the count), ``noise`` (share of its
-        particles that noise explains).
+        the centre over the mask's radius), ``lopsided`` (how much more lies on one side of the rim
+        than on the other, over the bright mass), ``strength`` (log10 of the variance),
+        ``resolution`` (log of A), ``log_likelihood`` (log), ``size`` (log of the count), ``noise``
+        (share of its particles that noise explains).
     penalty : mapping of name to (classes,) float64
         What each figure took away.
     """
@@ -75,7 +78,7 @@ def image_figures(averages: NDArray[np.float32], radius: float) -> dict[str, NDA
     Returns
     -------
     figures : dict
-        ``contrast``, ``rim``, ``off_centre``, ``strength``: (classes,) float64 each.
+        ``contrast``, ``rim``, ``off_centre``, ``lopsided``, ``strength``: (classes,) float64 each.
     """
     box = averages.shape[-1]
     axis = np.arange(box) - box // 2
@@ -89,7 +92,10 @@ def image_figures(averages: NDArray[np.float32], radius: float) -> dict[str, NDA
     bright = np.clip(images, 0.0, None) * inside
     mass = np.maximum(bright.sum(axis=(1, 2)), 1e-9)
     off = np.hypot((bright * x).sum(axis=(1, 2)) / mass, (bright * y).sum(axis=(1, 2)) / mass)
+    outer = inside & (distance > 0.7 * radius)
+    side = np.exp(1j * np.arctan2(y, x)) * outer
     return {
+        "lopsided": np.abs((images * side).sum(axis=(1, 2))) / mass,
         "contrast": (images[:, core].mean(axis=1) - images[:, rim].mean(axis=1)) / deviation,
         "rim": images[:, rim].std(axis=1) / deviation,
         "off_centre": off / radius,
