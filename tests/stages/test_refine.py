@@ -17,6 +17,7 @@ from dspa.geometry.band import band
 from dspa.geometry.rotation import matrix_from_rotvec, random_rotations
 from dspa.geometry.symmetry import symmetric_angle, symmetry_operators
 from dspa.io.particles import read_particles, write_particles
+from dspa.io.star import find_block, read_star
 from dspa.io.volumes import Volume, read_images, read_volume, write_image_stack, write_volume
 from dspa.ops.images.transform import band_to_images, shift_phases
 from dspa.ops.maps.fsc import fsc, resolution_shell
@@ -109,6 +110,41 @@ def test_it_comes_to_the_truth_and_says_so_truly(tiny, reference):
     figures = [event for event in events if event["kind"] == "iteration"]
     assert len(figures) == 2
     assert figures[-1]["resolution"] <= figures[0]["resolution"]
+
+
+def result_of(events):
+    return next(event for event in events if event["kind"] == "result")
+
+
+def test_what_is_there_gets_a_resolution(reference):
+    result = result_of(reference[1])
+    assert 8.0 < result["resolution"] < 14.0
+    assert "reason" not in result
+
+
+@pytest.mark.parametrize("kind", ["noise", "few", "the same images twice"])
+def test_what_is_not_there_gets_none(tiny, tmp_path, kind):
+    rng = np.random.default_rng(8)
+    images = rng.standard_normal((200, BOX, BOX))
+    if kind == "the same images twice":
+        images[100:] = images[:100]
+    if kind == "few":
+        images = np.array(read_images(tiny[0] / "stack.mrcs").images)[10:22]
+        images = images + 4.0 * images.std() * rng.standard_normal(images.shape)
+    write_stack_table(tmp_path, images, pixel_size=PIXEL)
+    write_volume(tmp_path / "truth.mrc", tiny[1], pixel_size=PIXEL)
+    events = []
+    params = RefineParams(iterations=4, initial_lowpass=24.0)
+    outputs = refine(
+        (tmp_path,), InlineRunner(tmp_path / "r"), tmp_path / "job", params, (events.append,)
+    )
+    result = result_of(events)
+    assert result["resolution"] is None
+    assert result["reason"]
+    assert "unmasked_resolution" not in result
+    assert any("no resolution" in e["text"] for e in events if e["kind"] == "warning")
+    general = find_block(read_star(outputs["fsc"]), "general")
+    assert str(general.columns["dspaNoResolution"][0]) == result["reason"]
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])

@@ -92,8 +92,9 @@ def run(context: Context, inputs: Mapping[str, Any], params: PostprocessParams) 
     reason = judge_halves(
         first.density, second.density, measured, pixel_size=pixel_size, seed=context.seed
     ) or reason_beside(Path(inputs["volume"]).with_name("fsc.star"))
-    given = params.bfactor is not None
-    return _write(context, measured, sharp, halves=first, given=given, reason=reason)
+    return _write(
+        context, measured, sharp, halves=first, given=params.bfactor is not None, reason=reason
+    )
 
 
 def read_halves(volume: Path) -> tuple[Volume, Volume]:

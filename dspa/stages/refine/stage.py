@@ -56,6 +56,7 @@ from dspa.stages.refine.start import (
     make_settings,
     place_axes,
 )
+from dspa.stages.refine.verdict import judge_refinement, tell
 from dspa.stages.stage import Context, Input, Stage, check, param
 
 if TYPE_CHECKING:
@@ -137,8 +138,10 @@ def run(context: Context, inputs: Mapping[str, Any], params: RefineParams) -> di
     _report_images(context, valid, halves)
     begin = partial(_begin, context, inputs, settings, noise.model["noise"], maps)
     result = _iterate(context, begin, chunks, settings, state=state, most=params.iterations)
-    end = (result.model, result.rows, _advance(state, result.rows))
-    return _finish(context, particles, spec, end, valid=valid)
+    state = _advance(state, result.rows)
+    reason = judge_refinement(context, chunks, settings, result.model, state, valid=valid)
+    end = (result.model, result.rows, state)
+    return _finish(context, particles, spec, end, valid=valid, reason=reason)
 
 
 def _prepare(
@@ -269,8 +272,9 @@ def _finish(
     end: tuple[Model, Rows, State],
     *,
     valid: NDArray[np.bool_],
+    reason: str,
 ) -> dict[str, Path]:
-    """Write everything."""
+    """Write everything, and the resolution or why there is none."""
     model, rows, state = end
     by_particle = {}
     for name in ("log_likelihood", "probability", "scale"):
@@ -283,15 +287,16 @@ def _finish(
     outputs["fsc"] = context.folder / "fsc.star"
     shells = int(model["radius"]) if model["curves"].shape[1] <= spec.radius else spec.radius
     write_fsc(
-        outputs["fsc"], model["curves"], extent=spec.extent, shells=shells, resolution=resolution
-    )
+        outputs["fsc"], model["curves"], extent=spec.extent, shells=shells, resolution=resolution,
+        reason=reason,
+    )  # fmt: skip
+    tell(context.events, reason)
     show_result(context.events, model, spec, state={"pose": state["pose"][valid]})
+    found: dict[str, Any] = {"resolution": None, "reason": reason}
+    if not reason:
+        found = {"resolution": resolution, "unmasked_resolution": _crossing_of(model, spec)}
     context.events.emit(
-        "result",
-        particles=int(valid.sum()),
-        resolution=resolution,
-        iterations=int(model["iteration"]),
-        unmasked_resolution=_crossing_of(model, spec),
+        "result", particles=int(valid.sum()), iterations=int(model["iteration"]), **found
     )
     return outputs
 

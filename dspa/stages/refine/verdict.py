@@ -1,32 +1,54 @@
 """Whether the resolution of two half maps means anything; if not, why.
 
-A figure is given only where it lies beyond what the halves shared and beyond chance. See
-``docs/fsc.md``.
+A figure is given only where it lies beyond chance and beyond what the halves shared. Both halves of
+a refinement begin from one map and share the coarse shells of their references, and noise aligned
+to one reference agrees with itself: first in those shells, then, carried on by masks and edges, in
+the next. So at the end the images are aligned once more by those coarse shells alone, to a
+reference that holds nothing else. Where there is a particle, that finds the views the images had.
+Where there is none, or another, it finds any. See ``docs/method/fsc.md``.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dspa.geometry.band import band
 from dspa.io.star import find_block, read_star
+from dspa.ops.images.noise import shell_mean
 from dspa.ops.images.normalise import is_flat
 from dspa.ops.maps.chance import are_same, beyond_chance, solvent_correlation
 from dspa.ops.maps.mask import radii
+from dspa.ops.maps.resolution import Resolution
+from dspa.ops.maps.sharpen import filter_shells
+from dspa.ops.sums.project import prepare_volume, project
+from dspa.stages.particles.chunks import with_state
 from dspa.stages.refine.output import NO_RESOLUTION
+from dspa.stages.refine.plan import plan_iteration
+from dspa.stages.refine.reduction import Refinement
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from dspa.dataflow.events import Events
-    from dspa.ops.maps.resolution import Resolution
+    from dspa.dataflow.reduction import Model
+    from dspa.stages.particles.chunks import ParticleChunk
+    from dspa.stages.refine.plan import Settings
+    from dspa.stages.stage import Context
 
 FEWEST_SHELLS = 2.5  # from the origin to the resolution; fewer are no curve
 BY_CHANCE = 5.0  # standard deviations that agreement must lie beyond chance
 NOISE_SHARED = 0.25  # correlation around the particle that independent halves do not have
+COARSE = 0.6  # of the resolution, in shells: what the last alignment sees at most
+MARGIN = 1.5  # shells by which edges and masks carry on what the references are joined in
+SAME_VIEW = 0.5  # likeness of views, from 0 by chance to 1, that particles have
+PREDICTED = 4.0  # standard deviations by which blindly aligned halves of particles agree
+COMPARED = 500  # images whose views are compared
 COARSEST = 2.0  # resolutions across the particle, below which nothing in it is resolved
 
 
@@ -75,6 +97,135 @@ def judge_halves(
     if beyond_chance(half1, half2, measured.mask, first=2, last=int(shell), seed=seed) < BY_CHANCE:
         return "the half maps agree no better than when one of them is turned at random"
     return ""
+
+
+def judge_refinement(
+    context: Context,
+    chunks: Sequence[ParticleChunk],
+    settings: Settings,
+    model: Model,
+    state: Mapping[str, NDArray[Any]],
+    *,
+    valid: NDArray[np.bool_],
+) -> str:
+    """Say why a refinement gives no resolution.
+
+    Parameters
+    ----------
+    context : Context
+    chunks : sequence of ParticleChunk
+    settings : Settings
+    model : mapping
+        Of the last iteration.
+    state : mapping
+        What the particles are thought to be, in their order.
+    valid : (n,) bool
+        Which of them take part.
+
+    Returns
+    -------
+    str
+        A sentence, or nothing where the resolution may stand.
+    """
+    spec, half = settings.spec, np.asarray(model["half"])
+    shell = float(model["shell_143"])
+    measured = Resolution(np.asarray(model["curves"]), 0, shell, np.asarray(model["fsc_mask"]))
+    reason = judge_halves(
+        half[0], half[1], measured, pixel_size=spec.crop_pixel_size, seed=context.seed
+    )
+    if reason:
+        return reason
+    if shell < settings.initial_radius + MARGIN:
+        joined = spec.extent / settings.initial_radius
+        return f"the half maps agree no further than the {joined:.1f} A that they share"
+    blind = align_blindly(context, chunks, settings, model, state, valid=valid)
+    context.events.message(
+        f"aligned once more by shells coarser than {blind.resolution:.1f} A alone, images find "
+        f"their views again to {100 * max(blind.views, 0.0):.0f} % (by chance 0), and the finer "
+        f"shells of the half maps agree {blind.beyond:.1f} standard deviations beyond chance"
+    )
+    if blind.views < SAME_VIEW or blind.beyond < PREDICTED:
+        return (
+            f"aligned by shells coarser than {blind.resolution:.1f} A alone, images "
+            + (
+                "do not find their views again"
+                if blind.views < SAME_VIEW
+                else "give half maps that do not agree in any finer shell"
+            )
+            + ": noise, too few particles, or another particle than the first map"
+        )
+    return ""
+
+
+@dataclass(frozen=True)
+class BlindAlignment:
+    """What images give that are aligned by coarse shells alone.
+
+    Attributes
+    ----------
+    resolution : float
+        Of the shells they see, A.
+    views : float
+        Median likeness of the map seen from there and from where the images were thought to see
+        it, out to the resolution: 0 as between different images, 1 for the same view.
+    beyond : float
+        Agreement of the half maps in finer shells, in standard deviations of chance.
+    """
+
+    resolution: float
+    views: float
+    beyond: float
+
+
+def align_blindly(
+    context: Context,
+    chunks: Sequence[ParticleChunk],
+    settings: Settings,
+    model: Model,
+    state: Mapping[str, NDArray[Any]],
+    *,
+    valid: NDArray[np.bool_],
+) -> BlindAlignment:
+    """Align images once more by coarse shells alone, to a reference that holds nothing else.
+
+    Parameters
+    ----------
+    context, chunks, settings, model, state, valid
+        As of `judge_refinement`.
+
+    """
+    shell, box = float(model["shell_143"]), settings.spec.crop
+    coarse = max(4, int(min(settings.initial_radius, COARSE * shell)))
+    whole = np.asarray(model["half"]).mean(axis=0) * np.asarray(model["mask"])
+    # The mask has carried coarse shells into finer ones: they are cut off once more.
+    low = np.asarray(filter_shells(whole, (np.arange(box) <= coarse).astype(float)), np.float32)
+    once = plan_iteration(
+        replace(settings, initial_radius=float(coarse)), 1, {**model, "order": np.asarray(0)}
+    )
+    blind = {**model, "reference": np.stack([low, low])}
+    found = context.runner.run(Refinement(once), with_state(chunks, state), blind, name="verdict")
+    rows = np.flatnonzero(valid)
+    rows = rows[:: max(1, rows.size // COMPARED)]
+    members = band(box, int(min(max(shell, coarse), settings.spec.radius)))
+    reference = prepare_volume(whole.astype(np.float32), members.radius)
+    pose = np.empty_like(state["pose"])
+    pose[found.rows["item"]] = found.rows["pose"]
+    views = [project(reference, each[rows], members) for each in (state["pose"], pose)]
+
+    def likeness(a: NDArray[np.complex64], b: NDArray[np.complex64]) -> float:
+        cross = shell_mean((a * np.conj(b)).real, members)[:, 2:]
+        power = shell_mean(np.abs(a) ** 2, members) * shell_mean(np.abs(b) ** 2, members)
+        size = np.sqrt(power[:, 2:])
+        return float(np.median((cross / np.where(size > 0, size, 1.0)).mean(axis=1)))
+
+    chance = likeness(views[0], np.roll(views[1], 1, axis=0))
+    half = np.asarray(found.model["half"])
+    last = max(coarse + 4, int(min(shell, once.insert_radius)))
+    beyond = beyond_chance(
+        half[0], half[1], np.asarray(model["fsc_mask"]), first=coarse + 2, last=last
+    )
+    agreement = (likeness(*views) - chance) / max(1.0 - chance, 1e-3)
+    return BlindAlignment(settings.spec.extent / coarse, agreement, beyond)
 
 
 def particle_diameter(mask: NDArray[np.float32]) -> float:
