@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 
 FEWEST_SHELLS = 2.5  # from the origin to the resolution; fewer are no curve
 BY_CHANCE = 5.0  # standard deviations that agreement must lie beyond chance
-NOISE_SHARED = 0.25  # correlation around the particle that independent halves do not have
+NOISE_SHARED = 0.35  # correlation around the particle that independent halves do not have
+FINE = 0.35  # of the box, in shells: 0.7 of Nyquist
 COARSE = 0.6  # of the resolution, in shells: what the last alignment sees at most
 MARGIN = 1.5  # shells by which edges and masks carry on what the references are joined in
 SAME_VIEW = 0.5  # likeness of views, from 0 by chance to 1, that particles have
@@ -88,7 +89,9 @@ def judge_halves(
     size = particle_diameter(measured.mask) * pixel_size
     if shell < FEWEST_SHELLS or extent / shell > size / COARSEST:
         return "the half maps do not correlate in any detail of the particle"
-    shared = solvent_correlation(half1, half2, measured.mask, first=max(2, int(0.5 * shell)))
+    # Finer than the map resolves: what is coarser rings beyond the particle.
+    fine = max(2, int(min(shell, FINE * box)))
+    shared = solvent_correlation(half1, half2, measured.mask, first=fine)
     if shared > NOISE_SHARED:
         return (
             f"the noise around the particle correlates by {shared:.2f} between the half maps: they "
