@@ -58,7 +58,7 @@ class Figures:
     truth_resolution : float
         Where the map's correlation with the truth falls below 0.5, A.
     gold_resolution : float
-        Where the half maps' falls below 0.143, A, as the refinement reports it.
+        Where the half maps' falls below 0.143, A, as the refinement reports it; NaN for none.
     particles : int
         In the refinement.
     seconds : float
@@ -220,7 +220,7 @@ def _measure(jobs: dict[str, Job], begin: float) -> tuple[Figures, Findings]:
     figures = Figures(
         picks=judge_picks(found, truth, micrographs),
         truth_resolution=agreement.resolution,
-        gold_resolution=float(record.figures["resolution"]),
+        gold_resolution=float(record.figures["resolution"] or "nan"),
         particles=int(refined.sizes["particle"]),
         seconds=time.monotonic() - begin,
     )
