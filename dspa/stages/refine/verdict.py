@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 FEWEST_SHELLS = 2.5  # from the origin to the resolution; fewer are no curve
 BY_CHANCE = 5.0  # standard deviations that agreement must lie beyond chance
-NOISE_SHARED = 0.35  # correlation around the particle that independent halves do not have
+NOISE_SHARED = 0.5  # correlation around the particle that independent halves do not have
 FINE = 0.35  # of the box, in shells: 0.7 of Nyquist
 COARSE = 0.6  # of the resolution, in shells: what the last alignment sees at most
 MARGIN = 1.5  # shells by which edges and masks carry on what the references are joined in
@@ -60,6 +60,7 @@ def judge_halves(
     *,
     pixel_size: float,
     seed: int = 0,
+    apart: bool = False,
 ) -> str:
     """Say why two half maps have no resolution, from the maps alone.
 
@@ -73,6 +74,8 @@ def judge_halves(
         A.
     seed : int
         Of the random orientations.
+    apart : bool
+        It is known that no image is in both, so that their noise need not be looked at.
 
     Returns
     -------
@@ -92,7 +95,7 @@ def judge_halves(
     # Finer than the map resolves: what is coarser rings beyond the particle.
     fine = max(2, int(min(shell, FINE * box)))
     shared = solvent_correlation(half1, half2, measured.mask, first=fine)
-    if shared > NOISE_SHARED:
+    if not apart and shared > NOISE_SHARED:
         return (
             f"the noise around the particle correlates by {shared:.2f} between the half maps: they "
             "are not independent (images in both halves, or filtered or joined maps)"
@@ -134,7 +137,7 @@ def judge_refinement(
     shell = float(model["shell_143"])
     measured = Resolution(np.asarray(model["curves"]), 0, shell, np.asarray(model["fsc_mask"]))
     reason = judge_halves(
-        half[0], half[1], measured, pixel_size=spec.crop_pixel_size, seed=context.seed
+        half[0], half[1], measured, pixel_size=spec.crop_pixel_size, seed=context.seed, apart=True
     )
     if reason:
         return reason
