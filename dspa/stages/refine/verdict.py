@@ -42,13 +42,13 @@ if TYPE_CHECKING:
     from dspa.stages.stage import Context
 
 FEWEST_SHELLS = 2.5  # from the origin to the resolution; fewer are no curve
-BY_CHANCE = 5.0  # standard deviations that agreement must lie beyond chance
+BY_CHANCE = 3.5  # standard deviations that agreement must lie beyond chance
 NOISE_SHARED = 0.5  # correlation around the particle that independent halves do not have
 FINE = 0.35  # of the box, in shells: 0.7 of Nyquist
 COARSE = 0.6  # of the resolution, in shells: what the last alignment sees at most
 MARGIN = 1.5  # shells by which edges and masks carry on what the references are joined in
 SAME_VIEW = 0.5  # likeness of views, from 0 by chance to 1, that particles have
-PREDICTED = 4.0  # standard deviations by which blindly aligned halves of particles agree
+PREDICTED = 3.0  # standard deviations by which blindly aligned halves of particles agree
 COMPARED = 500  # images whose views are compared
 COARSEST = 2.0  # resolutions across the particle, below which nothing in it is resolved
 
@@ -75,7 +75,8 @@ def judge_halves(
     seed : int
         Of the random orientations.
     apart : bool
-        It is known that no image is in both, so that their noise need not be looked at.
+        Only look whether there is anything: the caller knows that no image is in both, and finds
+        out by other means whether they agree beyond chance.
 
     Returns
     -------
@@ -92,10 +93,12 @@ def judge_halves(
     size = particle_diameter(measured.mask) * pixel_size
     if shell < FEWEST_SHELLS or extent / shell > size / COARSEST:
         return "the half maps do not correlate in any detail of the particle"
+    if apart:
+        return ""
     # Finer than the map resolves: what is coarser rings beyond the particle.
     fine = max(2, int(min(shell, FINE * box)))
     shared = solvent_correlation(half1, half2, measured.mask, first=fine)
-    if not apart and shared > NOISE_SHARED:
+    if shared > NOISE_SHARED:
         return (
             f"the noise around the particle correlates by {shared:.2f} between the half maps: they "
             "are not independent (images in both halves, or filtered or joined maps)"
