@@ -64,7 +64,10 @@ def _open(path: str) -> _Source:
     try:
         stat = Path(path, "zarr.json").stat() if Path(path).is_dir() else Path(path).stat()
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: the stack cannot be read; check the path") from error
+        raise InputError(
+            f"{path}: the stack cannot be read; check the path, or say where it "
+            "is now: dspa relink OLD NEW"
+        ) from error
     return _open_version(path, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
 
 

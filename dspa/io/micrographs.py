@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -160,6 +161,11 @@ def _present(path: str | Path) -> Path:
     file = Path(path)
     if file.suffix.lower() not in SUFFIXES:
         raise InputError(f"{path}: micrographs are {', '.join(SUFFIXES)} files")
+    if not os.path.lexists(file):
+        raise InputError(
+            f"{path}: there is no such file; bring it back, or say where it is now: "
+            "dspa relink OLD NEW"
+        )
     return regular(file)
 
 

@@ -94,16 +94,21 @@ def _record(job: Job, change: Any) -> None:
     if record.state == "running":
         raise InputError(f"{job.name} is running; relink when it has ended")
     changed = with_paths(record, change)
-    params = {name: _texts(value, change) for name, value in record.params.items()}
+    params = {name: _texts(value, change, record.folder) for name, value in record.params.items()}
     changed = dataclasses.replace(changed, params=params)
     if changed != record:
         job.write(changed)
 
 
-def _texts(value: Any, change: Any) -> Any:
+def _texts(value: Any, change: Any, folder: str) -> Any:
+    """Change the file names among parameters; relative ones start at the folder of the command."""
     if isinstance(value, list):
-        return [_texts(each, change) for each in value]
-    return change(value) if isinstance(value, str) and value.startswith("/") else value
+        return [_texts(each, change, folder) for each in value]
+    if not isinstance(value, str) or not value:
+        return value
+    path = os.path.normpath(Path(folder, value))
+    moved = change(path)
+    return value if moved == path else moved
 
 
 def _table(path: Path, change: Any) -> None:

@@ -16,6 +16,9 @@ import pytest
 
 from dspa import cli
 from dspa.data import schema, store
+from dspa.data.errors import InputError
+from dspa.io.images import stack_info
+from dspa.io.micrographs import read_micrograph_image
 from dspa.project import control, functions, lease
 from dspa.project.project import find, init
 from dspa.stages import registry
@@ -292,13 +295,15 @@ def test_relink_changes_every_path(dspa, tmp_path):
     (old / "deep").mkdir(parents=True)
     (old / "deep/m.mrc").write_text("")
     (old / "p.star").write_text("data_")
-    dspa(f"toy make {old}/deep/*.mrc")
+    dspa(f"toy make ../{old.name}/deep/*.mrc")
     store.save(micrographs(old / "deep", "m.mrc"), job(1).folder / "m.zarr")
     star = f"{old}/deep/m.mrc 1\n000001@{old}/deep/m.mrc {old}x/m.mrc\n"
     (job(1).folder / "m.star").write_text(star)
     dspa(f"toy iterate {old}/p.star --iterations 1")
     old.rename(new)
-    status, _, err = dspa(f"resume J1 --project {tmp_path}")
+    for read in (read_micrograph_image, stack_info):
+        with pytest.raises(InputError, match=rf"{old.name}/deep/m.mrc: .*dspa relink OLD NEW"):
+            read(old / "deep/m.mrc")
     status, _, err = dspa("rerun J2")
     assert status == 2 and str(old / "p.star") in err
     status, out, _ = dspa(f"relink {old} {new}")
