@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,9 +111,12 @@ def _read_star(path: Path) -> Coordinates:
 def _join(tables: list[tuple[Path, Coordinates]]) -> _Joined:
     names: dict[str, int] = {}
     frames = []
+    stems = Counter(_APPENDED.sub("", path.stem) for path, _ in tables)
     for path, table in tables:
         if table.micrograph is None:
             stem = _APPENDED.sub("", path.stem)
+            if stems[stem] > 1:  # folders tell micrographs of one name apart
+                stem = "/".join([*path.relative_to(path.anchor).parts[:-1], stem])
             codes = np.full(len(table.x), names.setdefault(stem, len(names)), np.int32)
         else:
             words = [str(name) for name in table.micrograph]

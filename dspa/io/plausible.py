@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _MM = 1e7  # mm to A
 # Defocus of a row is told if it is outside; of most rows it is an error.
 NEAREST, FARTHEST = 100.0, 2e5  # A
-_MOST = 0.9
+_MOST, _MANY = 0.9, 0.1
 _FEW_ROWS, _FEW_ANGLES = 50, 20
 _SMALLEST_BOX = 40.0  # A; no particle of which a map can be made fits
 _PHASE_PLATE = 0.5  # rad; with a phase plate the focus may be exact
@@ -165,7 +165,8 @@ def _check_optics(
     unit = f" {quantity.unit}" if quantity.unit else ""
     unset = ", as if it was never set" if value == 0 else quantity.likely(value)
     asked = f"give the right {where}" if where.startswith("--") else f"give {quantity.option}"
-    raise InputError(f"{source}: {where} is {value:.6g}{unit}{unset}; {asked} in {quantity.unit}")
+    unit_asked = f" in {quantity.unit}" if quantity.unit else " as a fraction"
+    raise InputError(f"{source}: {where} is {value:.6g}{unit}{unset}; {asked}{unit_asked}")
 
 
 def _check_defocus(
@@ -192,13 +193,17 @@ def _check_defocus(
             f"{FARTHEST / 1e4:.0f} um{unset}; write it in A"
         )
     odd = np.flatnonzero((values < quantity.low) | (values > quantity.high))
-    if odd.size and not plate:
-        row = int(odd[0])
-        return [
-            f"{where} is outside of {NEAREST:.0f} A to {FARTHEST / 1e4:.0f} um in {odd.size} of "
-            f"{values.size} rows (row {row + 1}: {values[row]:.6g} A)"
-        ]
-    return []
+    if not odd.size or plate:
+        return []
+    row = int(odd[0])
+    told = (
+        f"{where} is outside of {NEAREST:.0f} A to {FARTHEST / 1e4:.0f} um in {odd.size} of "
+        f"{values.size} rows (row {row + 1}: {values[row]:.6g} A"
+        f"{quantity.likely(float(values[row]))})"
+    )
+    if odd.size > _MANY * values.size:
+        raise InputError(f"{source}: {told}; write all of them in A, or leave these rows out")
+    return [told]
 
 
 def _median(table: xr.Dataset, name: str) -> float:

@@ -117,3 +117,13 @@ def test_cryolo_files_survive_a_round_trip(data_dir: Path, tmp_path: Path):
             np.testing.assert_allclose(
                 np.asarray(new[label], float), np.asarray(old[label], float), atol=1e-4
             )
+
+
+def test_files_of_one_name_in_two_folders_are_two_micrographs(tmp_path: Path) -> None:
+    for number, folder in enumerate(("a", "b")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "001.box").write_text(f"{10 * number} 0 20 20\n")
+    table = read_picks([tmp_path / "a" / "001.box", tmp_path / "b" / "001.box"], pixel_size=1.0)
+    names = [str(name) for name in table["micrograph_name"].values]
+    assert [name[-5:] for name in names] == ["a/001", "b/001"]
+    assert table["micrograph"].values.tolist() == [0, 1]

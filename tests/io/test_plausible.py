@@ -87,6 +87,9 @@ def test_what_is_odd_in_some_rows_is_told() -> None:
     defocus[7], defocus[9] = 20.0, -5000.0
     doubts = check_values(_table(defocus_u=defocus), "p.star")
     assert "rlnDefocusU is outside of 100 A to 20 um in 2 of 60 rows (row 8: 20 A)" in doubts[0]
+    defocus[20:40] = 1.5
+    with pytest.raises(InputError, match=r"rlnDefocusU is outside .* in 22 of 60 rows .*; write"):
+        check_values(_table(defocus_u=defocus), "p.star")
     radians = np.deg2rad(np.linspace(0.01, 3.1, COUNT))
     assert "look like radians" in check_values(_table(defocus_angle=radians), "p.star")[0]
     degrees = np.linspace(0, 180, COUNT)
