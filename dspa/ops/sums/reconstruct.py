@@ -135,25 +135,6 @@ def centred_inverse(values: Any, box: int, *, padded: int) -> Any:
     return _inverse_axis(result, box, axis=-1, padded=padded)
 
 
-def inverse_images(values: Any, box: int, *, padded: int) -> Any:
-    """Transform half planes back, as `centred_inverse` does a volume.
-
-    Parameters
-    ----------
-    values : (n, 2h + 1, h + 1) complex64
-        Frequencies -h..h, x from 0; the outermost, |k| = h, are taken as zero.
-    box, padded : int
-        Lengths of the axes of the result and of the transform.
-
-    Returns
-    -------
-    (n, box, box) float32
-        Images.
-    """
-    result = _inverse_axis(values, box, axis=-2, padded=padded)
-    return _inverse_axis(result, box, axis=-1, padded=padded)
-
-
 def _inverse_axis(values: Any, box: int, *, axis: int, padded: int) -> Any:
     xp = namespace(values)
     real = axis == -1

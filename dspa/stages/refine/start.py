@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -168,23 +167,6 @@ def resample(volume: Volume, *, box: int, pixel_size: float) -> NDArray[np.float
         density, np.full(3, ratio), offset=offset, output_shape=(box,) * 3, order=3
     )
     return np.asarray(moved, np.float32)
-
-
-@dataclass(frozen=True, eq=False)
-class Start:
-    """Settings, first model and per-particle state.
-
-    Attributes
-    ----------
-    settings : Settings
-    model : mapping
-        What `plan_iteration` and the first pass take.
-    state : mapping of name to (particles, ...) arrays
-    """
-
-    settings: Settings
-    model: dict[str, NDArray[Any]]
-    state: dict[str, NDArray[Any]]
 
 
 def first_model(
