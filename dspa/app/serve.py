@@ -6,6 +6,7 @@ only, and only under an address with a token that nobody else can guess.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import socket
 from functools import partial
@@ -95,6 +96,34 @@ def make_server(project: Project, *, port: int = 0, token: str = "") -> tuple[An
     return server, f"http://{HOST}:{server.port}{prefix}/"
 
 
+def keep_from_logs(secret: str) -> None:
+    """Write a secret as three dots wherever this process logs it.
+
+    The web server names the addresses of requests that fail, and they hold the token.
+
+    Parameters
+    ----------
+    secret : str
+    """
+    make = logging.getLogRecordFactory()
+
+    def without(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make(*args, **kwargs)
+        try:
+            text = record.getMessage()
+        except (TypeError, ValueError):  # arguments that do not fit: logging says so itself
+            text = f"{record.msg} {record.args}"
+        if secret in text:
+            record.msg, record.args = text.replace(secret, "..."), ()
+        if record.exc_info:
+            story = logging.Formatter().formatException(record.exc_info)
+            if secret in story:
+                record.exc_info, record.exc_text = None, story.replace(secret, "...")
+        return record
+
+    logging.setLogRecordFactory(without)
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
@@ -111,7 +140,9 @@ def serve(project: Project, *, port: int = 0, told: Callable[[str], Any] = print
     told : callable
         Told the address.
     """
-    server, address = make_server(project, port=port)
+    token = secrets.token_urlsafe(24)
+    keep_from_logs(token)
+    server, address = make_server(project, port=port, token=token)
     told(
         f"{address}\non this machine only; from another: ssh -L {server.port}:{HOST}:{server.port}"
     )

@@ -196,7 +196,7 @@ def validate(dataset: xr.Dataset, source: str = "dataset") -> None:
         File or origin, for the message.
     """
     kind, version = dataset.attrs.get("kind"), dataset.attrs.get("layout_version")
-    if kind not in SCHEMAS:
+    if not isinstance(kind, str) or kind not in SCHEMAS:
         raise InputError(f"{source}: kind is {kind!r}; a dspa dataset is one of {list(SCHEMAS)}")
     if version != LAYOUT_VERSION:
         raise InputError(

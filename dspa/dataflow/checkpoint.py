@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from dspa.data.atomic import write_atomically
 from dspa.data.errors import InputError
+from dspa.dataflow.arrays_file import read_arrays
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -133,11 +134,7 @@ def load(stored: Stored) -> dict[str, NDArray[Any]]:
         If the file cannot be read now, which says nothing of what it holds.
     """
     try:
-        with (
-            Path(stored.path).open("rb") as stream,
-            np.load(stream, allow_pickle=False) as archive,
-        ):
-            arrays = {name: archive[name] for name in archive.files}
+        arrays = read_arrays(Path(stored.path))
     except DAMAGE as error:
         _refuse_if_away(Path(stored.path), error)
         raise CheckpointError(f"cannot read checkpoint {stored.path}: {error}") from error
@@ -217,7 +214,14 @@ class Checkpoints:
                 for key in ("model", "rows")
             ]
             iteration = int(record["iteration"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            ArithmeticError,
+            RecursionError,
+        ) as error:
             _refuse_if_away(path, error)
             raise CheckpointError(f"cannot read checkpoint {path}: {error}") from error
         return Checkpoint(iteration, load(stored[0]), load(stored[1]))

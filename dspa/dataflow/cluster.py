@@ -10,21 +10,22 @@ from __future__ import annotations
 import atexit
 import importlib.util
 import ipaddress
+import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import dask
-import yaml
 from dask.system import CPU_COUNT
+from dask.utils import parse_bytes
 from distributed import Client, LocalCluster, Security
 from distributed.deploy.spec import close_clusters
 from distributed.system import MEMORY_LIMIT
 
 from dspa.data.errors import InputError
 from dspa.dataflow.scratch import scratch_folder
+from dspa.dataflow.yaml_file import read_yaml
 from dspa.device import CUDA, DEVICE_VARIABLE
 
 if TYPE_CHECKING:
@@ -56,6 +57,10 @@ MALLOC = {
 }
 # Times that a cluster is started whose workers die meanwhile.
 ATTEMPTS = 3
+LARGEST = 4096  # workers
+_ADDRESS = re.compile(
+    r"(?:tls|(?:insecure\+)?tcp)://(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})"
+)
 ON_GPU = {f"distributed.nanny.pre-spawn-environ.{DEVICE_VARIABLE}": CUDA}
 
 
@@ -96,8 +101,14 @@ class Cluster:
         if self._client is None:
             try:
                 self._client, self._closing = self.start()
-            except (OSError, TimeoutError) as error:
-                raise InputError(f"--cluster {self.name}: cannot connect ({error})") from error
+            except InputError:
+                raise
+            except Exception as error:
+                reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+                raise InputError(
+                    f"--cluster {self.name}: cannot be used ({reason}); check its address, "
+                    "certificates and options"
+                ) from error
         return self._client
 
     @property
@@ -182,7 +193,10 @@ class _Borrowed:
 
 def _local(name: str, workers: int, options: Mapping[str, Any], routes: tuple[str, ...]) -> Cluster:
     # Half a worker's share is left to this process, which holds the client and the scheduler.
-    memory = int(options.get("memory_limit", MEMORY_LIMIT / (workers + 0.5)))
+    try:
+        memory = parse_bytes(options.get("memory_limit", int(MEMORY_LIMIT / (workers + 0.5))))
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise InputError(f"--cluster {name}: memory_limit is no size; write 4GiB") from error
 
     def start() -> tuple[Client, tuple[Any, ...]]:
         folder = str(scratch_folder("dspa-spill-", options.get("local_directory")))
@@ -272,16 +286,14 @@ def check_address(address: str) -> str:
     address : str
         ``tls://``, ``tcp://`` on this machine, or ``insecure+tcp://``.
     """
+    # Nothing may follow or precede host and port: Dask would take another part for the host.
+    match = _ADDRESS.fullmatch(address)
+    if match is None or not 1 <= int(match["port"]) <= 65535:
+        raise InputError(f"--cluster {address!r} is not an address; use tls://HOST:PORT")
+    host, port = match["host"].strip("[]"), match["port"]
     insecure = address.startswith("insecure+tcp://")
     plain = address.removeprefix("insecure+")
-    try:
-        parts = urlsplit(plain)
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise InputError(f"--cluster {address!r}: {error}; use tls://HOST:PORT") from error
-    if parts.scheme not in ("tcp", "tls") or not host or not port:
-        raise InputError(f"--cluster {address!r} is not an address; use tls://HOST:PORT")
-    if parts.scheme == "tcp" and not insecure and not _is_loopback(host):
+    if plain.startswith("tcp") and not insecure and not _is_loopback(host):
         raise InputError(
             f"--cluster {address}: over plain tcp anyone on the network can run code as you; "
             f"use tls:// with certificates, or insecure+tcp://{host}:{port} if it is yours"
@@ -307,18 +319,16 @@ def _remote(address: str, security: Security | None) -> Cluster:
 
 def _from_file(path: Path, routes: tuple[str, ...]) -> Cluster:
     """Read a cluster from YAML: ``kind`` and the options of that kind (see deploy/)."""
-    try:
-        options = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"--cluster {path}: cannot read it ({error})") from error
+    options = read_yaml(path, "cluster")
     if not isinstance(options, dict) or not isinstance(options.get("kind"), str):
         raise InputError(f"--cluster {path}: it needs a line 'kind: local|cuda|tls|slurm'")
     kind = options.pop("kind")
     name = str(path)
     if kind == "local":
-        return _local(name, int(options.pop("workers", CPU_COUNT)), options, routes)
+        return _local(name, _workers(name, options, CPU_COUNT), options, routes)
     if kind == "cuda":
-        return _cuda(name, options.pop("workers", None), options)
+        workers = _workers(name, options, 1) if "workers" in options else None
+        return _cuda(name, workers, options)
     if kind == "tls":
         keys = ("ca_file", "certificate", "key", "address")
         missing = [key for key in keys if not isinstance(options.get(key), str)]
@@ -332,8 +342,15 @@ def _from_file(path: Path, routes: tuple[str, ...]) -> Cluster:
         )
         return _remote(options["address"], security)
     if kind == "slurm":
-        return _slurm(name, int(options.pop("workers", 1)), options)
+        return _slurm(name, _workers(name, options, 1), options)
     raise InputError(f"--cluster {path}: kind {kind!r} is not known; use local, cuda, tls or slurm")
+
+
+def _workers(name: str, options: dict[str, Any], default: int) -> int:
+    given = options.pop("workers", default)
+    if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= LARGEST:
+        raise InputError(f"--cluster {name}: workers is {given!r}; it must be 1 to {LARGEST}")
+    return given
 
 
 def _slurm(name: str, jobs: int, options: Mapping[str, Any]) -> Cluster:
@@ -370,6 +387,6 @@ def _is_loopback(host: str) -> bool:
 
 
 def _count(spelling: str, text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 4096:
-        raise InputError(f"--cluster {spelling!r}: the number of workers must be 1 to 4096")
+    if not re.fullmatch("[0-9]{1,4}", text) or not 1 <= int(text) <= LARGEST:
+        raise InputError(f"--cluster {spelling!r}: the number of workers must be 1 to {LARGEST}")
     return int(text)

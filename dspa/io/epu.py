@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -10,7 +11,8 @@ from xml.etree import ElementTree
 from dspa.data.errors import InputError
 from dspa.io.locate import regular
 
-_MAXIMUM_BYTES = 16 << 20
+_MAXIMUM_BYTES = 2 << 20
+_DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")
 # Movie and sum files share the name of the exposure, with more at the end.
 _ENDINGS = ("_Fractions", "_EER", "_fractions", "_eer", "_DW", "_aligned", "")
 
@@ -56,11 +58,17 @@ def read_epu(path: str | Path) -> Exposure:
         raw = file.read_bytes() if size <= _MAXIMUM_BYTES else b""
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read; check the path") from error
+    try:
+        # Decoded here: what a declaration says of the encoding could hide what follows.
+        text = raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except ValueError as error:
+        raise InputError(f"{path}: not an EPU exposure (neither UTF-8 nor UTF-16)") from error
     # A document type may define entities that expand without end; EPU writes none.
-    if not raw or b"<!DOCTYPE" in raw or b"<!ENTITY" in raw:
+    # NUL is no character of XML; the parser would take it for another encoding.
+    if not text or "\0" in text or "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise InputError(f"{path}: not an EPU exposure")
     try:
-        root = ElementTree.fromstring(raw)
+        root = ElementTree.fromstring(_DECLARATION.sub("", text))
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise InputError(f"{path}: damaged XML ({error})") from error
     if _bare(root) != "MicroscopeImage":

@@ -94,7 +94,7 @@ def store_header(path: str) -> StoreHeader:
         kind, size = attributes["kind"], float(attributes["pixel_size"] or math.nan)
         count, rows, columns = (int(n) for n in shape)
         dtype, grid = meta["data_type"], meta["chunk_grid"]["configuration"]["chunk_shape"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
         raise InputError(f"{path}: not an image store ({error}); extract again") from error
     sane = 0 <= count < 1 << 40 and 1 <= rows <= MAXIMUM_BOX and 1 <= columns <= MAXIMUM_BOX
     if kind != "images" or not sane or dtype not in _DTYPES or grid != [SHARD, rows, columns]:
@@ -160,10 +160,14 @@ def _check_shard(
     size = version[1]
     if size != mrc.HEADER_BYTES + chunks * chunk_bytes + tail:
         raise InputError(f"{path}: {size} bytes, a damaged shard; extract again")
-    with Path(path).open("rb") as stream:
-        stream.seek(size - tail)
-        if stream.read(tail) != _shard_index(chunks, chunk_bytes):
-            raise InputError(f"{path}: the shard's index is damaged; extract again")
+    try:
+        with Path(path).open("rb") as stream:
+            stream.seek(size - tail)
+            read = stream.read(tail)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    if read != _shard_index(chunks, chunk_bytes):
+        raise InputError(f"{path}: the shard's index is damaged; extract again")
 
 
 def _shard_index(chunks: int, chunk_bytes: int) -> bytes:

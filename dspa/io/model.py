@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import gzip
+import zlib
+from typing import TYPE_CHECKING
 
 import gemmi
 import numpy as np
 
 from dspa.data.errors import InputError
+from dspa.io.locate import regular
 from dspa.ops.simulate.phantom import Atoms
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 MAXIMUM_ATOMS = 20_000_000
+MAXIMUM_INFLATION = 64  # atoms compress five to ten times
 _HYDROGENS = 1.0  # per heavy atom, where the model has none
 _HYDROGEN_LENGTH = 0.529  # A, electron scattering length of H
 _ATOM_VOLUME = 17.0  # A^3 of ice a heavy atom of a protein and its hydrogens take the place of
@@ -38,18 +45,33 @@ def read_model(path: str | Path, *, assembly: str = "1") -> Atoms:
     Atoms
         Centred on the centre of scattering.
     """
-    source = Path(path)
-    if not source.is_file():
-        raise InputError(f"{path}: there is no such file; give an atomic model (PDB or mmCIF)")
+    source = regular(path)
+    if source.suffix == ".gz":
+        _check_inflated(source)
     try:
         structure = gemmi.read_structure(str(source))
-    except (RuntimeError, ValueError, LookupError, OSError) as error:
+    except Exception as error:  # whatever the library says of a damaged file
+        reason = " ".join(str(error).split())[:120]
         raise InputError(
-            f"{path}: cannot be read as PDB or mmCIF ({str(error)[:120]}); check the file"
+            f"{path}: cannot be read as PDB or mmCIF ({reason}); check the file"
         ) from error
     if not len(structure) or not structure[0].count_atom_sites():
         raise InputError(f"{path}: holds no atoms; give an atomic model (PDB or mmCIF)")
     return _gaussians(_assembled(structure, assembly, source), source)
+
+
+def _check_inflated(source: Path) -> None:
+    """Refuse a compressed file that inflates to more than any model does."""
+    limit = MAXIMUM_INFLATION * source.stat().st_size + (1 << 20)
+    held = 0
+    try:
+        with gzip.open(source) as stream:
+            while piece := stream.read(1 << 20):
+                held += len(piece)
+                if held > limit:
+                    raise InputError(f"{source}: inflates to more than a model can; check the file")
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{source}: damaged gzip file ({error}); copy it again") from error
 
 
 def _assembled(structure: gemmi.Structure, name: str, source: Path) -> gemmi.Model:
@@ -63,7 +85,12 @@ def _assembled(structure: gemmi.Structure, name: str, source: Path) -> gemmi.Mod
     copies = sum(len(generator.operators) for generator in known[name].generators)
     if copies * model.count_atom_sites() > MAXIMUM_ATOMS:
         raise InputError(f"{source}: assembly {name} has more than {MAXIMUM_ATOMS} atoms")
-    return gemmi.make_assembly(known[name], model, gemmi.HowToNameCopiedChain.Dup)
+    try:
+        return gemmi.make_assembly(known[name], model, gemmi.HowToNameCopiedChain.Dup)
+    except RuntimeError as error:
+        raise InputError(
+            f"{source}: assembly {name} cannot be built ({error}); use none"
+        ) from error
 
 
 def _gaussians(model: gemmi.Model, source: Path) -> Atoms:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ def words(name: str) -> str:
 
 def duration(seconds: float) -> str:
     """Return a time span as people say it: ``42 s``, ``3 min 5 s``, ``2 h 10 min``."""
+    if not math.isfinite(seconds):
+        return "-"
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from dspa.stages.stage import Input, Stage
 
 # J5, last, or the name that a user gave; then perhaps one of its outputs.
-_JOB = re.compile(r"(?:[Jj](\d+)|([A-Za-z][\w-]*))(?:\.(\w+))?")
+_JOB = re.compile(r"(?:[Jj]([0-9]{1,9})|([A-Za-z][\w-]*))(?:\.(\w+))?")
 LAST = "last"
 
 
@@ -106,10 +107,24 @@ def is_job(text: str, project: Project | None = None) -> bool:
         Where names that users gave are looked up.
     """
     match = _JOB.fullmatch(text)
-    if match is None or Path(text).exists():
+    if match is None or is_there(Path(text)):
         return False
     named = match.group(2)
     return named is None or named == LAST or bool(project and _called(project, named))
+
+
+def is_there(path: Path) -> bool:
+    """Tell whether something is at a path; what cannot be asked for (too long a name) is not.
+
+    Parameters
+    ----------
+    path : Path
+        May begin with ``~``.
+    """
+    try:
+        return path.expanduser().exists()
+    except (OSError, ValueError, RuntimeError):
+        return False
 
 
 def find_job(project: Project | None, text: str) -> Job:
@@ -186,7 +201,7 @@ def choose(project: Project | None, item: Input, texts: Sequence[str]) -> Any:
 
 
 def _pieces(text: str) -> list[str]:
-    return [text] if Path(text).exists() else [piece for piece in text.split(",") if piece]
+    return [text] if is_there(Path(text)) else [piece for piece in text.split(",") if piece]
 
 
 def _one(project: Project | None, item: Input, text: str) -> Given:
@@ -199,8 +214,9 @@ def _one(project: Project | None, item: Input, text: str) -> Given:
 
 
 def _file(text: str, kind: str) -> Given:
-    path = Path(text).expanduser().absolute()
-    if not path.exists():
+    # A home that is not there stays as it is spelt: expanduser would raise.
+    path = Path(os.path.expanduser(text)).absolute()  # noqa: PTH111
+    if not is_there(path):
         raise InputError(
             f"{text}: there is no such file for {kind}, and it is no job number (J1, J2, ...)"
         )
@@ -255,7 +271,7 @@ def _search(project: Project | None, item: Input, level: list[Job]) -> Given | N
             raise InputError(f"{names} both have {item.kind}; say which with --{item.name}")
         if found:
             number, path = found.popitem()
-            if not path.exists():
+            if not is_there(path):
                 raise InputError(f"{path}, the {item.kind} of J{number}, is gone; run it again")
             return Given(f"J{number}", path, number)
         seen |= {job.number for job in level}

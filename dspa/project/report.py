@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime
 import html
 from pathlib import Path
@@ -89,7 +90,10 @@ def _head(job: Job, record: Record) -> str:
 def _times(record: Record) -> str:
     if record.started is None:
         return ""
-    start = datetime.datetime.fromtimestamp(record.started).astimezone()
+    try:
+        start = datetime.datetime.fromtimestamp(record.started).astimezone()
+    except (ValueError, OverflowError, OSError):  # beyond what calendars hold
+        return ""
     took = f", took {duration(record.seconds)}" if record.seconds else ""
     again = f", {record.attempts} attempts" if record.attempts > 1 else ""
     return f"started {start:%Y-%m-%d %H:%M:%S}{took}{again}"
@@ -126,7 +130,7 @@ def _pictures(folder: Path, events: Iterable[Mapping[str, Any]]) -> str:
     figures = []
     for relative, title in titles.items():
         path = folder / "pictures" / Path(relative).name
-        if path.is_file():
+        with contextlib.suppress(OSError, ValueError):  # a picture that is gone, or never was one
             data = base64.b64encode(path.read_bytes()).decode()
             figures.append(
                 f"<figure><img alt='{_text(title)}' src='data:image/png;base64,{data}'>"
@@ -137,7 +141,7 @@ def _pictures(folder: Path, events: Iterable[Mapping[str, Any]]) -> str:
 
 def _iterations(events: Iterable[Mapping[str, Any]]) -> str:
     """Show what each iteration came to, the newest first: the table is longer than its frame."""
-    rows = {event.get("iteration"): event for event in events if event["kind"] == "iteration"}
+    rows = {str(e.get("iteration")): e for e in events if e["kind"] == "iteration"}
     if not rows:
         return ""
     names = list(dict.fromkeys(name for event in rows.values() for name in figures_of(event)))

@@ -25,10 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from dspa.data.errors import InputError
-from dspa.project.lineage import find_job, is_job, resolve
+from dspa.dataflow.yaml_file import read_yaml
+from dspa.project.lineage import find_job, is_job, is_there, resolve
 from dspa.project.params import fields_of, from_plain
 from dspa.project.rehearsal import rehearse
 from dspa.project.running import Options, start
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
     from dspa.project.job import Job
     from dspa.project.project import Project
     from dspa.stages.stage import Stage
-
-LARGEST = 2**20
 
 
 @dataclass(frozen=True)
@@ -80,13 +77,7 @@ def read_workflow(path: Path) -> list[Step]:
     path : Path
         A YAML file with a list ``steps``; only plain YAML is read, never Python objects.
     """
-    try:
-        if path.stat().st_size > LARGEST:
-            raise InputError(f"{path} is larger than a workflow can be (1 MiB)")
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        reason = str(error).replace("\n", " ")
-        raise InputError(f"cannot read the workflow {path}: {reason}") from error
+    content = read_yaml(path, "workflow")
     steps = content.get("steps") if isinstance(content, dict) else None
     if not isinstance(steps, list) or not steps:
         raise InputError(f"{path} needs a list 'steps:' with a 'stage:' in each")
@@ -156,7 +147,7 @@ def _check_sources(project: Project | None, step: Step, known: Mapping[str, Any]
             continue
         if is_job(text, project):
             find_job(project, text)
-        elif not Path(text).expanduser().exists():
+        elif not is_there(Path(text)):
             near = difflib.get_close_matches(text, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise InputError(f"from {text!r}: there is no such step before it, job or file{hint}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -185,7 +186,7 @@ def _check_one(option: str, value: Any, data: Mapping[str, Any]) -> None:
         return
     low, high = data["minimum"], data["maximum"]
     below, above = low is not None and value < low, high is not None and value > high
-    if value != value or below or above:
+    if value != value or abs(value) == math.inf or below or above:
         given = f"{value} {data['unit']}".strip()
         raise InputError(f"{option} is {given}; use a value {range_text(data)}")
 

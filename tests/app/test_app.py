@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import urllib.error
 import urllib.request
@@ -13,6 +14,7 @@ from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.websocket import websocket_connect
 
 from dspa.app.monitor import Monitor
+from dspa.app.serve import keep_from_logs
 from dspa.dataflow.events import Events
 from dspa.dataflow.process import this_process
 from dspa.project.job import Record
@@ -127,3 +129,19 @@ def test_dashboard_has_our_tab(tmp_path):
             assert list(sources[0].data["resolution"]) == [7.5]
     finally:
         machines.close()
+
+
+def test_the_token_is_never_logged(caplog: pytest.LogCaptureFixture) -> None:
+    make = logging.getLogRecordFactory()
+    try:
+        keep_from_logs("s3cr3t")
+        logging.getLogger("pages.access").warning("404 GET /%s/x (127.0.0.1)", "s3cr3t")
+        try:
+            raise ValueError("no page /s3cr3t/")
+        except ValueError:
+            logging.getLogger("pages.application").exception("Uncaught GET /s3cr3t/")
+    finally:
+        logging.setLogRecordFactory(make)
+    assert "404 GET /.../x" in caplog.text
+    assert "no page /.../" in caplog.text
+    assert "s3cr3t" not in caplog.text

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import resource
 import shutil
 import struct
+import time
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lz4.block
 import numpy as np
@@ -16,20 +20,26 @@ import tifffile
 
 from dspa.data import schema, store
 from dspa.data.errors import InputError
+from dspa.dataflow.cluster import connect
 from dspa.io import mrc
 from dspa.io.cs import read_cs
 from dspa.io.epu import read_epu
 from dspa.io.images import ParticleImages, stack_info, write_images
 from dspa.io.micrographs import micrograph_info, read_micrograph_image, read_micrographs
+from dspa.io.model import read_model
 from dspa.io.particles import read_particles, write_particles
 from dspa.io.picks import read_picks
 from dspa.io.volumes import read_images, read_volume, write_image_stack, write_volume
+from dspa.project.job import Job, Record
+from dspa.project.report import write_report
+from dspa.project.workflow import read_workflow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
 ROUNDS = 150
+MANY = 5000
 # No damaged file of a few kilobytes may make a reader take this much.
 LIMIT = 3 << 30
 
@@ -152,6 +162,18 @@ _XML = (
 )
 _CBOX = "data_cryolo\n\nloop_\n_CoordinateX #1\n_CoordinateY #2\n_Width #3\n_Height #4\n1 2 3 4\n"
 
+_PDB = "".join(
+    f"ATOM  {i:5d}  CA  ALA A{i:4d}    {i:8.3f}{i * 0.7:8.3f}{-i:8.3f}  1.00 20.00           C\n"
+    for i in range(1, 12)
+)
+_WORKFLOW = """steps:
+  - stage: import micrographs
+    files: "m/*.mrc"
+    pixel-size: 1.1
+  - {name: blobs, stage: pick blob, from: import micrographs, min-diameter: 90, max-diameter: 200}
+"""
+_CLUSTER = "kind: local\nworkers: 4\nmemory_limit: 4GiB\nlocal_directory: /tmp\n"
+
 CASES: dict[str, tuple[str, Callable[[Path], object], Callable[[Path], object]]] = {
     "volume": (
         "v.mrc",
@@ -175,12 +197,15 @@ CASES: dict[str, tuple[str, Callable[[Path], object], Callable[[Path], object]]]
     "cbox": ("b.cbox", _text(_CBOX), lambda p: read_picks([p], pixel_size=1.0)),
     "csv": ("b.csv", _text("x,y,score\n1,2,3\n4,5,6\n"), lambda p: read_picks([p], pixel_size=1.0)),
     "epu": ("e.xml", _text(_XML), read_epu),
+    "model": ("m.pdb", _text(_PDB), read_model),
+    "workflow": ("w.yaml", _text(_WORKFLOW), read_workflow),
+    "cluster": ("c.yaml", _text(_CLUSTER), lambda p: connect(str(p))),
 }
 
 
-def mutations(raw: bytes, rounds: int) -> Iterator[bytes]:
+def mutations(raw: bytes, rounds: int, *, seed: int = 0) -> Iterator[bytes]:
     """Truncate, flip bits, overwrite words with absurd numbers, repeat and drop pieces."""
-    rng = np.random.default_rng(len(raw))
+    rng = np.random.default_rng([len(raw), seed])
     absurd = [b"\xff" * 4, b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\0" * 8, b"9" * 12, b"-1"]
     words = [
         b"nan",
@@ -339,3 +364,103 @@ def test_a_damaged_dataset_is_refused(tmp_path: Path) -> None:
     shutil.rmtree(path / "uid")
     with pytest.raises(InputError, match="uid"):
         store.open(path)
+
+
+@pytest.mark.parametrize("odd", [[], {}, None, -1, float("nan"), "x", [["particles"]]])
+def test_odd_values_in_the_header_of_a_dataset_are_refused(odd: object, tmp_path: Path) -> None:
+    path = tmp_path / "p.zarr"
+    _star_particles(tmp_path / "p.star")
+    store.save(read_particles(tmp_path / "p.star"), path)
+    raw = (path / "zarr.json").read_text()
+    for name in ("kind", "layout_version"):
+        header = json.loads(raw)
+        header["attributes"][name] = odd
+        (path / "zarr.json").write_text(json.dumps(header))
+        with pytest.raises(InputError, match=r"p\.zarr"):
+            store.open(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8"])
+def test_a_document_type_is_refused_in_every_encoding(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "e.xml"
+    name = encoding.removesuffix("-le").removesuffix("-be")
+    entities = "".join(f'<!ENTITY e{i} "{f"&e{i - 1};" * 10}">' for i in range(1, 9))
+    text = f'<?xml version="1.0" encoding="{name}"?><!DOCTYPE m [<!ENTITY e0 "x">{entities}]>{_XML}'
+    path.write_text(text, encoding=encoding)
+    with pytest.raises(InputError, match="not an EPU exposure"):
+        read_epu(path)
+
+
+def test_epu_notes_in_utf_16_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "e.xml"
+    path.write_text(f'<?xml version="1.0" encoding="utf-16"?>{_XML}', encoding="utf-16")
+    assert read_epu(path).voltage == 300.0
+    path.write_bytes(f'<?xml version="1.0" encoding="cp037"?>{_XML}'.encode("cp037"))
+    with pytest.raises(InputError, match="neither UTF-8 nor UTF-16"):
+        read_epu(path)
+
+
+def test_a_model_that_inflates_without_end_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.pdb.gz"
+    with gzip.open(path, "wb") as stream:
+        for _ in range(64):
+            stream.write(b"REMARK \n" * (1 << 17))
+    with pytest.raises(InputError, match="inflates to more"):
+        read_model(path)
+
+
+def _report(folder: Path) -> None:
+    write_report(folder)
+    assert Job(folder).parents == [2]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"figures": {"resolution": 1e300, "x": [{}], "y": None}},
+        {"params": {"classes": [[[]]], "x": {"y": 1}}},
+        {"versions": {"dspa": "x" * 5000}},
+    ],
+)
+def test_a_report_is_written_whatever_a_record_holds(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "J003-x"
+    folder.mkdir()
+    inputs = {"particles": {"given": "J2", "path": "/x", "job": 2}}
+    record = Record(3, "class2d", state="completed", inputs=inputs, started=1.7e9)
+    Job(folder).write(replace(record, **change))
+    events = [
+        {"kind": "iteration", "iteration": {}, "resolution": 8.0, "time": 1e300},
+        {"kind": "iteration", "iteration": [1], "remaining": 1e999},
+        {"kind": "picture", "path": "pictures/" + "x" * 4000, "title": {}},
+        {"kind": "picture", "path": "pictures/\0.png"},
+        {"kind": "warning"},
+    ]
+    lines = "".join(json.dumps(event) + "\n" for event in events)
+    (folder / "events.jsonl").write_text(lines + '{"kind": "message", "text": NaN}\n')
+    _report(folder)
+
+
+# ---- many more, for machines that have the time: pytest -m slow
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", CASES)
+def test_thousands_of_mutated_files(name: str, tmp_path: Path) -> None:
+    file, make, read = CASES[name]
+    path = tmp_path / file
+    make(path)
+    raw = path.read_bytes()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for data in mutations(raw, MANY, seed=1):
+        path.write_bytes(data)
+        began = time.process_time()
+        try:
+            read(path)
+        except InputError as error:
+            assert str(path) in str(error)
+            assert "\n" not in str(error)
+        assert time.process_time() - began < 5.0
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # KiB

@@ -65,7 +65,7 @@ def test_bad_models_are_refused(tmp_path: Path, text: str, says: str) -> None:
 
 
 def test_a_missing_file_and_assembly_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="No such file"):
         read_model(tmp_path / "none.pdb")
     path = tmp_path / "m.pdb"
     path.write_text(model_text())

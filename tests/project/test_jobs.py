@@ -252,3 +252,11 @@ def test_bad_workflow_runs_nothing(dspa, tmp_path, text, sentence):
     status, _, err = dspa("run w.yaml --cluster inline")
     assert status == 2 and sentence in err and err.count("\n") == 1
     assert not find().jobs
+
+
+@pytest.mark.parametrize("word", ["x" * 5000, "~no-such-user/a.star", "a\0b", "J" + "9" * 5000])
+def test_words_that_no_file_can_have_are_refused(word, dspa):
+    status, _, error = dspa(f"toy iterate {word}")
+    assert status != 0
+    assert "there is no such file" in error
+    assert error.count("\n") == 1

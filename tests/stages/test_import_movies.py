@@ -120,7 +120,7 @@ def test_a_gain_that_lies_otherwise_is_refused_with_what_helps(
             run(MOVIES_STAGE, files="m.mrc", gain="g.mrc")
         words = str(caught.value).split("; ")[1].split()
         options = {words[i]: words[i + 1] for i in range(len(words)) if words[i].startswith("--")}
-        rotate, flip = int(options.get("--gain-rotate", 0)), options["--gain-flip"]
+        rotate, flip = int(options.get("--gain-rotate", 0)), options.get("--gain-flip", "none")
     outputs = run(MOVIES_STAGE, files="m.mrc", gain="g.mrc", gain_rotate=rotate, gain_flip=flip)
     np.testing.assert_allclose(_sum(outputs), frames.sum(0) * gain, rtol=1e-6)
 
@@ -136,6 +136,8 @@ def test_frames_that_are_corrected_already_refuse_a_gain(
     write_image_stack(tmp_path / "g.mrc", gain[None, :40], pixel_size=1.0)
     with pytest.raises(InputError, match="48 x 40 pixels, the frames of"):
         run(MOVIES_STAGE, files="m.mrc", gain="g.mrc")
+    with pytest.raises(InputError, match="No such file"):
+        run(MOVIES_STAGE, files="m.mrc", gain="none.gain")
     _mrc(tmp_path / "g.mrc", gain - 1.2)
     with pytest.raises(InputError, match="negative"):
         run(MOVIES_STAGE, files="m.mrc", gain="g.mrc")

@@ -12,6 +12,7 @@ import numpy as np
 
 from dspa.data.atomic import write_atomically
 from dspa.data.errors import InputError
+from dspa.dataflow.arrays_file import read_arrays
 from dspa.dataflow.checkpoint import DAMAGE
 from dspa.stages.class2d.averages import Statistics
 from dspa.stages.class2d.census import Census, Standing, first_partners
@@ -244,8 +245,7 @@ def load_classification(path: Path) -> Classification:
             f"{path}: is no classification that class2d left; name a class2d job or its {FILE}"
         )
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+        arrays = read_arrays(path)
         head = json.loads(str(arrays["head"]))
         if head["layout"] != LAYOUT:
             raise InputError(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dspa.data.errors import InputError
+from dspa.io.locate import regular
 from dspa.io.micrographs import read_micrograph_image
 from dspa.io.tiff import read_tiff_sum, turns_rows
 from dspa.ops.images.gain import inverse_gain, turned_gain, unevenness, unevenness_error
@@ -72,7 +73,7 @@ def read_gain(path: str, *, rotate: int, flip: str, use: str) -> Gain:
         As in `Gain`.
     """
     falcon = Path(path).suffix.lower() == FALCON
-    stored = read_tiff_sum(Path(path)) if falcon else read_micrograph_image(path, turned=False)
+    stored = read_tiff_sum(regular(path)) if falcon else read_micrograph_image(path, turned=False)
     if not np.isfinite(stored).all() or (stored < 0).any() or not stored.any():
         raise InputError(f"{path}: a gain reference with negative, infinite or only zero values")
     return Gain(path, stored, rotate, flip, use)
@@ -104,8 +105,8 @@ def settle_gain(context: Context, gain: Gain, movies: Sequence[str]) -> NDArray[
     if not found:
         shapes = [f"{a.shape[1]} x {a.shape[0]}" for a in (total, gain.stored)]
         raise InputError(
-            f"{gain.path}: {shapes[1]} pixels, the frames of {movie} have {shapes[0]}; give the "
-            "gain of this camera mode, or turn it with --gain-rotate"
+            f"{gain.path}: {shapes[1]} pixels, the frames of {movie} have {shapes[0]}; "
+            f"{_remedy(gain, movie, total, unevenness(total))}"
         )
     use = min(found, key=lambda name: found[name])
     factor = factors[use]
@@ -164,8 +165,11 @@ def _remedy(gain: Gain, movie: str, total: NDArray[np.float32], bound: float) ->
             "corrected already, or give the gain of this session"
         )
     use, rotate, flip = best
-    words = [f"--gain-rotate {rotate}" if rotate else "", f"--gain-flip {flip}"]
-    words.append("--gain-use divide" if use == "divide" else "")
+    words = [
+        f"--gain-rotate {rotate}" if rotate != gain.rotate else "",
+        f"--gain-flip {flip}" if flip != gain.flip else "",
+        f"--gain-use {use}" if use == "divide" or gain.use == "divide" else "",
+    ]
     return f"{' '.join(w for w in words if w)} makes them more even"
 
 
