@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from dspa.data.errors import InputError
-from dspa.dataflow.runner import Result
 from dspa.stages.class2d.constants import FOLDS
 from dspa.stages.class2d.model import ClassModel
 from dspa.stages.class2d.reduction import Class2D
+from dspa.stages.em import march as em
+from dspa.stages.em.march import Pass
 from dspa.stages.particles.chunks import ParticleChunk, minibatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from dspa.dataflow.runner import Result
     from dspa.stages.class2d.averages import Statistics
     from dspa.stages.class2d.plan import ClassPlan, Settings
     from dspa.stages.particles.chunks import ChunkRun
@@ -72,28 +74,27 @@ def march(
     result : Result
         Model and rows of the last pass.
     """
-    runner = context.runner
-    latest = runner.checkpoints.latest()
-    if latest is None:
-        done, result = 0, begin()
-    else:
-        done, result = latest.iteration, Result(latest.model, latest.rows)
-        context.events.message(f"going on after pass {done} of {settings.passes}")
-    for number in range(done + 1, settings.passes + 1):
+
+    def step(number: int, result: Result) -> Pass:
         model = ClassModel.read(result.model)
         plan = settings.plan(model, number)
-        part = full
+        part: Sequence[ParticleChunk | ChunkRun] = full
         if plan.act.online:
             part = minibatch(online, settings.step_size, number - 1, multiple=FOLDS)
         elif onto is not None:
             plan = replace(plan, step=onto.step, share=onto.step)
             model = replace(model, statistics=onto.statistics)
-        result = runner.run(Class2D(plan), part, model.arrays(), name=f"it{number:03d}")
+        return Pass(Class2D(plan), part, model.arrays())
+
+    def tell(number: int, made: Pass, result: Result) -> None:
         model = ClassModel.read(result.model)
         if not model.total.images:
-            raise nothing_to_see(part)
-        report(number, plan, model)
-    return result
+            raise nothing_to_see(cast("Sequence[ParticleChunk | ChunkRun]", made.chunks))
+        report(number, cast("Class2D", made.reduction).plan, model)
+
+    return em.march(
+        context, last=settings.passes, begin=lambda: (0, begin()), step=step, report=tell
+    )
 
 
 def nothing_to_see(chunks: Sequence[ParticleChunk | ChunkRun]) -> InputError:
