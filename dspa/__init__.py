@@ -1,7 +1,8 @@
 """dspa: distributed single-particle analysis, from cryo-electron micrographs to maps.
 
 Every stage of the command line is a function here: ``dspa.class2d(particles, classes=50)``. They
-are found when they are first used; importing dspa loads next to nothing.
+are found when they are first used; importing dspa loads next to nothing. ``dspa.result("J5")``
+opens a job, ``dspa.plots`` draws.
 """
 
 from __future__ import annotations
@@ -18,10 +19,14 @@ def _functions() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "plots":
+        return importlib.import_module("dspa.io.plots")
+    if name == "result":
+        return importlib.import_module("dspa.project.functions").result
     if not name.startswith("_") and name in _functions():
         return importlib.import_module("dspa.project.functions").function(name)
     raise AttributeError(f"module 'dspa' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_functions()])
+    return sorted([*globals(), "plots", "result", *_functions()])

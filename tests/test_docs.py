@@ -69,7 +69,8 @@ EXAMPLES = re.compile("NAME|dose")  # of the recipes
 DOTTED = re.compile(rf"`(?:dspa\.)?((?:{'|'.join(ROOMS)})(?:\.\w+)+)")
 FULL = re.compile(r"(?<![\w./])dspa((?:\.[a-z_0-9]+)+)(?![\w/])", re.IGNORECASE)
 PATH = re.compile(r"`((?:[\w.-]+/)+[\w.-]+\.(?:py|md|sh|yaml|toml))`")
-FUNCTIONS = {"class2d", "select2d", "pick_blob"}  # dspa.NAME: a stage as a function
+# dspa.NAME: found when it is used
+FUNCTIONS = {"class2d", "select2d", "pick_blob", "plots", "result", "import_particles"}
 SITE = [page for page in PAGES if page.is_relative_to(ROOT / "docs")]
 
 

@@ -35,7 +35,7 @@ FENCES = {
     "bokeh": {"app"},
     "cupy": {"device", "ops", "kernels"},
     "cupyx": {"device", "ops", "kernels"},
-    "matplotlib": {"dspa/io/picture.py"},
+    "matplotlib": {"dspa/io/picture.py", "dspa/io/plots.py"},
     "PIL": {"dspa/io/picture.py", "dspa/io/png.py"},
     "click": {"cli"},
     "pickle": {"dataflow"},

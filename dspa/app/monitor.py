@@ -15,6 +15,7 @@ from dspa.app import frame
 from dspa.data.errors import InputError
 from dspa.dataflow.events import read_events
 from dspa.project.figures import duration, figures_of, line, words
+from dspa.project.forecast import Forecast
 from dspa.project.job import now
 from dspa.project.listeners import sentence
 from dspa.project.show import latest_figures
@@ -43,7 +44,7 @@ class Tail:
     series: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     pictures: dict[str, str] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
-    progress: str = ""
+    forecast: Forecast = field(default_factory=Forecast)
 
     def read(self) -> bool:
         """Read what is new; tell whether anything was."""
@@ -55,14 +56,13 @@ class Tail:
 
     def _take(self, event: dict[str, Any]) -> None:
         kind = event["kind"]
+        self.forecast(event)
         if kind == "iteration" and isinstance(event.get("iteration"), int | float):
             for name, value in figures_of(event).items():
                 if isinstance(value, int | float) and not isinstance(value, bool):
                     self.series.setdefault(name, []).append((event["iteration"], value))
         elif kind == "picture" and isinstance(event.get("name"), str):
             self.pictures[event["name"]] = str(event.get("title", ""))
-        elif kind == "progress":
-            self.progress = f"{event.get('task', '')} {event.get('done')} of {event.get('total')}"
         text = sentence(event)
         if text:
             self.lines = [*self.lines[1 - LINES :], text]
@@ -130,12 +130,13 @@ class Monitor:
     def _head(self, job: Job) -> None:
         assert self.tail is not None
         about = _row(job)
+        progress = self.tail.forecast.sentence if about["state"] == "running" else ""
         report = f"<a href='{self.links}{job.name}' target=_blank>report</a>"
         if "pick" in about["stage"].split() and about["state"] == "completed":
             report += f" &nbsp; <a href='picks?job={job.name}'>inspect these picks</a>"
         self.head.text = (
             f"<h3>{job.name} {html.escape(about['stage'])}: {about['state']}</h3>"
-            f"{html.escape(self.tail.progress)} {report}"
+            f"{html.escape(progress)} {report}"
         )
 
     def _draw(self) -> None:

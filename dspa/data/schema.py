@@ -182,6 +182,7 @@ VOLUME = Schema(
 SCHEMAS = {s.kind: s for s in (PARTICLES, MICROGRAPHS, MOVIES, VOLUME)}
 
 # What an index variable points into, and the smallest value that means something or nothing.
+_SPAN = 1 << 20  # rows that are looked at together
 _INDEX_INTO = {"micrograph": "micrograph", "optics": "optics", "image_stack": "stack"}
 
 
@@ -242,20 +243,24 @@ def _check_extra(schema: Schema, name: str, array: Any, source: str) -> None:
 
 def _check_indices(dataset: xr.Dataset, source: str) -> None:
     for name, table in _INDEX_INTO.items():
-        if name not in dataset.variables or not dataset[name].size:
+        if name not in dataset.variables or dataset[name].ndim != 1 or not dataset[name].size:
             continue
-        values = dataset[name].values
-        if values.ndim != 1:
-            continue
-        low, high = int(values.min()), int(values.max())
+        low, high = _range(dataset.variables[name])
         if low < -1 or high >= dataset.sizes.get(table, 0):
             raise InputError(
                 f"{source}: {name} points to entry {high if low >= -1 else low} "
                 f"of a {table} table of {dataset.sizes.get(table, 0)}"
             )
     if "image_index" in dataset.variables and dataset["image_index"].size:
-        if int(dataset["image_index"].min()) < -1:
+        if _range(dataset.variables["image_index"])[0] < -1:
             raise InputError(f"{source}: image_index has negative entries")
+
+
+def _range(array: xr.Variable) -> tuple[int, int]:
+    """Smallest and largest value of a column, which may lie on disk."""
+    spans = (array[at : at + _SPAN].values for at in range(0, array.shape[0], _SPAN))
+    ends = [(int(part.min()), int(part.max())) for part in spans]
+    return min(low for low, _ in ends), max(high for _, high in ends)
 
 
 def is_text(dtype: np.dtype[Any]) -> bool:

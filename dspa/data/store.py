@@ -1,4 +1,8 @@
-"""Datasets on disk: one Zarr v3 group, loaded eagerly, replaced whole or not at all."""
+"""Datasets on disk: one Zarr v3 group, replaced whole or not at all.
+
+Tables are written a span of rows at a time. They are read whole, or, where that would fill the
+memory (``lazy``), the columns of particles stay on disk and `spans` brings them in by the piece.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +23,21 @@ from dspa.data.places import project_above, relative_inside
 from dspa.data.schema import EXTRA, is_text, validate
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
-# Rows of a chunk; with it, an array's size is bounded by its number of chunk files.
-CHUNK_ROWS = 1 << 20
+# Rows of a chunk, and of a span in memory.
+CHUNK_ROWS = 1 << 16
+# Of what is read; with it, an array's size is bounded by its number of chunk files.
+MAXIMUM_CHUNK_ROWS = 1 << 20
 MAXIMUM_ROW_BYTES = 4096
 # No Zstandard frame expands by more (a run of 128 KiB in 4 bytes).
 MAXIMUM_RATIO = 50_000
 _PATHS = ("path", "stack_path")
 
 
-def save(dataset: xr.Dataset, path: str | Path) -> Path:
+def save(dataset: xr.Dataset, path: str | Path, *, rows: NDArray[np.int64] | None = None) -> Path:
     """Write a dataset; readers see the old one or the new one, never a part.
 
     Paths that lie in the project of the dataset, or else in the folder above its own, are
@@ -41,6 +49,8 @@ def save(dataset: xr.Dataset, path: str | Path) -> Path:
         Valid by its schema.
     path : path
         Folder to make, ``*.zarr``. Replaced when present.
+    rows : (m,) int64, optional
+        Particles to write; by default all.
 
     Returns
     -------
@@ -51,10 +61,9 @@ def save(dataset: xr.Dataset, path: str | Path) -> Path:
     validate(dataset, str(target))
     temporary = target.with_name(f"{target.name}.tmp-{uuid.uuid4().hex[:12]}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    disk, encoding = _encode(dataset, target)
     try:
         with zarr.config.set({"array.write_empty_chunks": True}):
-            disk.to_zarr(temporary, mode="w-", zarr_format=3, consolidated=False, encoding=encoding)
+            _write(dataset, temporary, target, rows)
         _sync(temporary)
         _replace(temporary, target)
     finally:
@@ -62,13 +71,16 @@ def save(dataset: xr.Dataset, path: str | Path) -> Path:
     return target
 
 
-def open(path: str | Path) -> xr.Dataset:
-    """Read a dataset into memory and hold it against its schema.
+def open(path: str | Path, *, lazy: bool = False) -> xr.Dataset:
+    """Read a dataset and hold it against its schema.
 
     Parameters
     ----------
     path : path
         Folder written by `save`.
+    lazy : bool
+        Leave the columns of particles on disk: ``.values`` reads a column anew, `spans` all of
+        them by the piece. They are read through once all the same, so that damage shows here.
 
     Raises
     ------
@@ -80,7 +92,11 @@ def open(path: str | Path) -> xr.Dataset:
         raise InputError(f"{path}: not a dspa dataset (no zarr.json in it)")
     try:
         _check_sizes(source)
-        disk = xr.open_zarr(source, consolidated=False, chunks=None, decode_cf=False).load()
+        disk = xr.open_dataset(
+            source, engine="zarr", consolidated=False, zarr_format=3, chunks=None,
+            decode_cf=False, cache=False,
+        )  # fmt: skip
+        disk = _partly_loaded(disk) if lazy else disk.load()
     except InputError:
         raise
     except Exception as error:
@@ -88,45 +104,102 @@ def open(path: str | Path) -> xr.Dataset:
         raise InputError(
             f"{path}: damaged dataset ({reason}); run the job that made it again"
         ) from error
-    dataset = _decode(disk, source)
+    dataset = _decode(disk, source, lazy=lazy)
     validate(dataset, str(path))
     return dataset
 
 
-def _encode(dataset: xr.Dataset, target: Path) -> tuple[xr.Dataset, dict[str, Any]]:
-    variables, encoding = {}, {}
-    root = project_above(target) or target.parent.parent
+def spans(dataset: xr.Dataset, *, rows: NDArray[np.int64] | None = None) -> Iterator[xr.Dataset]:
+    """Yield particles by the piece, each in memory with the tables it points into.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    rows : (m,) int64, optional
+        Particles to yield; by default all.
+    """
+    count = int(dataset.sizes["particle"]) if rows is None else len(rows)
+    for start in range(0, max(count, 1), CHUNK_ROWS):  # of an empty table one empty piece
+        piece = slice(start, start + CHUNK_ROWS)
+        yield loaded(dataset.isel(particle=piece if rows is None else rows[piece]))
+
+
+def loaded(dataset: xr.Dataset) -> xr.Dataset:
+    """Return a dataset whose columns are all in memory."""
+    return xr.Dataset(
+        {name: _in_memory(array) for name, array in dataset.variables.items()},
+        attrs=dict(dataset.attrs),
+    )
+
+
+def _in_memory(array: xr.Variable) -> xr.Variable:
+    values = array.values
+    return xr.Variable(array.dims, values.astype(object) if is_text(values.dtype) else values)
+
+
+def _partly_loaded(disk: xr.Dataset) -> xr.Dataset:
+    """Load all tables but that of particles, whose columns are read through by the piece."""
+    variables = {}
+    for name, array in disk.variables.items():
+        if array.dims[:1] != ("particle",):
+            array = array.load()
+        for start in range(0, array.shape[0] if array.dims[:1] == ("particle",) else 0, CHUNK_ROWS):
+            array[start : start + CHUNK_ROWS].values  # noqa: B018 - damage shows
+        variables[name] = array
+    return xr.Dataset(variables, attrs=dict(disk.attrs))
+
+
+def _write(
+    dataset: xr.Dataset, folder: Path, target: Path, chosen: NDArray[np.int64] | None
+) -> None:
+    """Write every array, a span of rows at a time."""
+    group = zarr.create_group(folder, zarr_format=3, attributes=dict(dataset.attrs))
     for key, array in dataset.variables.items():
-        name, values = str(key), np.asarray(array.values)
-        if is_text(values.dtype):
-            if name in _PATHS:
-                start = target.parent
-                values = np.array([relative_inside(str(p), root, start) for p in values], object)
-            values = values.astype(np.dtypes.StringDType())
-        stored = quote(name, safe=":")
-        variables[stored] = xr.Variable(array.dims, values)
-        chunks = [max(1, size) for size in values.shape]
+        name = str(key)
+        dtype = np.dtypes.StringDType() if is_text(array.dtype) else array.dtype
+        few = None if array.dims[:1] != ("particle",) else chosen
+        shape = array.shape if few is None else (len(few), *array.shape[1:])
+        chunks = [max(1, size) for size in shape]
         if chunks:
             chunks[0] = min(chunks[0], CHUNK_ROWS)
-            row = int(np.prod(chunks[1:])) * values.dtype.itemsize
+            row = int(np.prod(chunks[1:])) * dtype.itemsize
             if row > MAXIMUM_ROW_BYTES and dataset.attrs["kind"] != "volume":
                 raise InputError(f"{target}: {name} has rows of {row} bytes")
-        encoding[stored] = {
-            "chunks": tuple(chunks),
-            "compressors": [ZstdCodec(level=1, checksum=True)],
-        }
-    return xr.Dataset(variables, attrs=dict(dataset.attrs)), encoding
+        made: Any = group.create_array(
+            quote(name, safe=":"),
+            shape=shape,
+            dtype=dtype,
+            chunks=tuple(chunks),
+            compressors=[ZstdCodec(level=1, checksum=True)],
+            dimension_names=[str(dim) for dim in array.dims],
+        )
+        if not chunks:
+            made[...] = array.values
+        for start in range(0, shape[0] if chunks else 0, chunks[0] if chunks else 1):
+            rows = slice(start, start + chunks[0])
+            values = array[rows if few is None else few[rows]].values
+            made[rows] = _stored(name, values, target)
 
 
-def _decode(disk: xr.Dataset, source: Path) -> xr.Dataset:
+def _stored(name: str, values: NDArray[Any], target: Path) -> NDArray[Any]:
+    if not is_text(values.dtype):
+        return values
+    if name in _PATHS:
+        root = project_above(target) or target.parent.parent
+        values = np.array([relative_inside(str(p), root, target.parent) for p in values], object)
+    return values.astype(np.dtypes.StringDType())
+
+
+def _decode(disk: xr.Dataset, source: Path, *, lazy: bool) -> xr.Dataset:
     variables = {}
     for key, array in disk.variables.items():
-        name, values = unquote(str(key)), array.values
-        if is_text(values.dtype):
-            values = values.astype(object)
+        name = unquote(str(key))
+        if is_text(array.dtype) and not (lazy and array.dims[:1] == ("particle",)):
+            array = _in_memory(array)
             if name in _PATHS:
-                values = np.array([_absolute(p, source) for p in values], object)
-        variables[name] = xr.Variable(array.dims, values)
+                values = np.array([_absolute(p, source) for p in array.values], object)
+                array = xr.Variable(array.dims, values)
+        variables[name] = array
     return xr.Dataset(variables, attrs=dict(disk.attrs))
 
 
@@ -145,7 +218,7 @@ def _check_sizes(source: Path) -> None:
         row_bytes = int(np.prod(array.shape[1:], dtype=object)) * array.dtype.itemsize
         needed = -(-rows // chunk) if rows else 0
         volume = group.attrs.get("kind") == "volume"
-        if (chunk > CHUNK_ROWS or row_bytes > MAXIMUM_ROW_BYTES) and not volume:
+        if (chunk > MAXIMUM_CHUNK_ROWS or row_bytes > MAXIMUM_ROW_BYTES) and not volume:
             raise InputError(f"{source}: the array {name} has absurd chunks; the file is damaged")
         files = [p for p in (source / name / "c").rglob("*") if p.is_file()]
         files += [p for p in [source / name / "c"] if p.is_file()]

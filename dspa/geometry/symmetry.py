@@ -173,6 +173,25 @@ def views_into_unit(directions: ArrayLike, symmetry: str) -> NDArray[np.float64]
     return np.asarray(np.einsum("ni,nij->nj", views, operators[best]))
 
 
+def views_around(directions: ArrayLike, symmetry: str) -> NDArray[np.float64]:
+    """Replace view directions by all their equivalents: one image is a view from each of them.
+
+    Parameters
+    ----------
+    directions : (n, 3) float
+        Unit vectors.
+    symmetry : str
+        Point group of g operators.
+
+    Returns
+    -------
+    (g n, 3) float64
+        Unit vectors.
+    """
+    turned = np.asarray(directions, np.float64) @ symmetry_operators(symmetry)
+    return np.asarray(turned.reshape(-1, 3))
+
+
 def symmetric_angle(a: ArrayLike, b: ArrayLike, symmetry: str) -> NDArray[np.float64]:
     """Measure the smallest angle between poses modulo a point group.
 

@@ -14,10 +14,12 @@ from dspa.io.star_particles import read_star_particles
 from dspa.io.star_write import write_star_particles
 
 if TYPE_CHECKING:
+    import numpy as np
     import xarray as xr
+    from numpy.typing import NDArray
 
 
-def read_particles(path: str | Path) -> xr.Dataset:
+def read_particles(path: str | Path, *, lazy: bool = False) -> xr.Dataset:
     """Read a particle table.
 
     Parameters
@@ -25,6 +27,8 @@ def read_particles(path: str | Path) -> xr.Dataset:
     path : path
         ``.zarr``, ``.star`` or ``.cs``. Stacks are looked for beside the file, in the folders
         above it and in the current folder.
+    lazy : bool
+        Leave the columns of a ``.zarr`` on disk, as `dspa.data.store.open` does.
 
     Raises
     ------
@@ -33,7 +37,7 @@ def read_particles(path: str | Path) -> xr.Dataset:
     """
     source = Path(path)
     if source.suffix == ".zarr":
-        dataset = store.open(source)
+        dataset = store.open(source, lazy=lazy)
         if dataset.attrs["kind"] != "particles":
             raise InputError(f"{path}: holds {dataset.attrs['kind']}, not particles")
         return dataset
@@ -47,7 +51,9 @@ def read_particles(path: str | Path) -> xr.Dataset:
     return table
 
 
-def write_particles(dataset: xr.Dataset, path: str | Path) -> None:
+def write_particles(
+    dataset: xr.Dataset, path: str | Path, *, rows: NDArray[np.int64] | None = None
+) -> None:
     """Write a particle table, atomically.
 
     Parameters
@@ -56,13 +62,16 @@ def write_particles(dataset: xr.Dataset, path: str | Path) -> None:
         Particles.
     path : path
         ``.zarr``, ``.star`` or ``.cs``.
+    rows : (m,) int64, optional
+        Particles to write; by default all. Taken a span at a time, where `Dataset.isel` would hold
+        them for every column.
     """
     target = Path(path)
     if target.suffix == ".zarr":
-        store.save(dataset, target)
+        store.save(dataset, target, rows=rows)
     elif target.suffix == ".star":
-        write_star_particles(dataset, target)
+        write_star_particles(dataset, target, rows=rows)
     elif target.suffix == ".cs":
-        write_cs_particles(dataset, target)
+        write_cs_particles(dataset if rows is None else dataset.isel(particle=rows), target)
     else:
         raise InputError(f"{path}: particles are written to .zarr, .star or .cs files")

@@ -302,7 +302,7 @@ def histogram(
     return _saved(figure)
 
 
-def angular_distribution(directions: ArrayLike, *, title: str = "viewing directions") -> bytes:
+def angular_distribution(directions: ArrayLike, *, title: str = "") -> bytes:
     """Draw where the views come from, as density on the sphere in Mollweide's projection.
 
     Parameters
@@ -310,8 +310,8 @@ def angular_distribution(directions: ArrayLike, *, title: str = "viewing directi
     directions : (n, 3) array
         Unit vectors (x, y, z) of viewing directions in the map's frame: the third rows of the
         pose matrices.
-    title : str
-        The number of views is added.
+    title : str, optional
+        By default it counts the views.
     """
     views = np.asarray(directions, float).reshape(-1, 3)
     rot = np.arctan2(views[:, 1], views[:, 0])
@@ -327,7 +327,7 @@ def angular_distribution(directions: ArrayLike, *, title: str = "viewing directi
     axes.set_xticks(np.radians([-120, -60, 0, 60, 120]))
     axes.tick_params(labelsize=7, colors="#666666")
     axes.grid(visible=True, lw=0.3, alpha=0.4)
-    axes.set_title(f"{title} ({len(views):,})", fontsize=10, pad=12)
+    axes.set_title(title or f"viewing directions ({len(views):,})", fontsize=10, pad=12)
     figure.colorbar(mesh, ax=axes, shrink=0.8, label="density / uniform")
     return _saved(figure)
 

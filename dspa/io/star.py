@@ -78,6 +78,22 @@ class Block:
         return max((len(c) for c in self.columns.values()), default=0)
 
 
+@dataclass(frozen=True, eq=False)
+class Spans:
+    """A table that is written a span of rows at a time.
+
+    Attributes
+    ----------
+    name : str
+        Without ``data_``.
+    pieces : iterable of mapping of label to (rows,) array
+        At least one; all with the same labels in the same order.
+    """
+
+    name: str
+    pieces: Iterable[Mapping[str, NDArray[Any]]]
+
+
 def read_star(path: str | Path) -> list[Block]:
     """Read all blocks of a STAR file.
 
@@ -399,13 +415,13 @@ def text(values: NDArray[Any]) -> NDArray[Any]:
     return np.array([str(v) for v in values.tolist()], object)
 
 
-def write_star(path: str | Path, blocks: Iterable[Block]) -> None:
+def write_star(path: str | Path, blocks: Iterable[Block | Spans]) -> None:
     """Write blocks as a STAR file, atomically; numbers are written so that they read back equal.
 
     Parameters
     ----------
     path : path
-    blocks : iterable of Block
+    blocks : iterable of Block or Spans
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -420,29 +436,42 @@ def write_star(path: str | Path, blocks: Iterable[Block]) -> None:
     write_atomically(target, write)
 
 
-def _write_block(stream: io.TextIOBase | Any, block: Block) -> None:
+def _write_block(stream: Any, block: Block | Spans) -> None:
     stream.write(f"\ndata_{block.name}\n\n")
-    columns = {label: _written(label, values) for label, values in block.columns.items()}
-    if not block.loop:
-        for label, values in columns.items():
-            stream.write(f"_{label:<40} {values[0]}\n")
-        stream.write("\n")
-        return
-    stream.write("loop_\n")
-    for number, label in enumerate(columns, 1):
-        stream.write(f"_{label} #{number}\n")
-    frame = pd.DataFrame(dict(enumerate(columns.values())))
-    spaced: Any = _Spaced(stream)
-    frame.to_csv(
-        spaced,
-        sep=_SEPARATOR,
-        quotechar=_NO_QUOTE,
-        header=False,
-        index=False,
-        na_rep="nan",
-        quoting=csv.QUOTE_NONE,
-    )
+    if isinstance(block, Spans):
+        _write_loop(stream, block.pieces)
+    elif block.loop:
+        _write_loop(stream, [block.columns])
+    else:
+        _write_singles(stream, block.columns)
     stream.write("\n")
+
+
+def _write_singles(stream: Any, columns: Mapping[str, NDArray[Any]]) -> None:
+    for label, values in columns.items():
+        stream.write(f"_{label:<40} {_written(label, values)[0]}\n")
+
+
+def _write_loop(stream: Any, pieces: Iterable[Mapping[str, NDArray[Any]]]) -> None:
+    labels: list[str] = []
+    for piece in pieces:
+        if not labels:
+            labels = list(piece)
+            stream.write("loop_\n")
+            stream.writelines(f"_{label} #{n}\n" for n, label in enumerate(labels, 1))
+        if list(piece) != labels:
+            raise ValueError(f"spans of different columns: {labels} and {list(piece)}")
+        columns = (_written(label, values) for label, values in piece.items())
+        spaced: Any = _Spaced(stream)
+        pd.DataFrame(dict(enumerate(columns))).to_csv(
+            spaced,
+            sep=_SEPARATOR,
+            quotechar=_NO_QUOTE,
+            header=False,
+            index=False,
+            na_rep="nan",
+            quoting=csv.QUOTE_NONE,
+        )
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dspa.data import store
 from dspa.data.errors import InputError
 from dspa.data.schema import EXTRA
 from dspa.data.store import extra_columns
 from dspa.geometry.rotation import euler_from_matrix, matrix_from_euler
 from dspa.io.coordinates import pixel_coordinates
 from dspa.io.images import SHARD, stack_info, stack_link
-from dspa.io.star import Block, write_star
+from dspa.io.star import Block, Spans, write_star
 from dspa.io.star_optics import write_optics
 from dspa.io.star_particles import EULER, PLAIN, TWIN, UID
 
@@ -34,7 +35,11 @@ _DIGITS = 9
 
 
 def write_star_particles(
-    dataset: xr.Dataset, path: str | Path, *, spell: Callable[[str], str] | None = None
+    dataset: xr.Dataset,
+    path: str | Path,
+    *,
+    spell: Callable[[str], str] | None = None,
+    rows: NDArray[np.int64] | None = None,
 ) -> None:
     """Write particles or picks as a STAR file with an optics table.
 
@@ -49,6 +54,8 @@ def write_star_particles(
     path : path
     spell : callable, optional
         Takes the absolute path of a stack and returns how it is to be named.
+    rows : (m,) int64, optional
+        Particles to write; by default all.
     """
     if dataset.attrs.get("kind") != "particles":
         raise InputError(f"{path}: a dataset of {dataset.attrs.get('kind')}, not particles")
@@ -57,10 +64,26 @@ def write_star_particles(
     if has_images and "rlnImageDimensionality" not in optics.columns:
         dimensions = {"rlnImageDimensionality": np.full(optics.rows, 2)}
         optics = Block("optics", {**optics.columns, **dimensions})
+    names = _stack_names(dataset, Path(path), spell) if has_images else None
+    silent = _silent(dataset, rows)
+    pieces = (
+        _columns(piece.drop_vars(silent & set(piece.variables)), ids, names, spell)
+        for piece in store.spans(dataset, rows=rows)
+    )
+    write_star(path, [optics, Spans("particles", pieces)])
+
+
+def _columns(
+    dataset: xr.Dataset,
+    ids: NDArray[np.int64],
+    stacks: tuple[list[str], list[str]] | None,
+    spell: Callable[[str], str] | None,
+) -> dict[str, NDArray[Any]]:
+    """Make the columns of a span of particles."""
     extras = extra_columns(dataset, "particle")
     columns: dict[str, NDArray[Any]] = {}
-    if has_images:
-        columns["rlnImageName"] = _image_names(dataset, Path(path), spell)
+    if stacks is not None:
+        columns["rlnImageName"] = _image_names(dataset, *stacks, spell)
     if "micrograph" in dataset.variables:
         names = np.append(dataset["micrograph_name"].values, "None")
         columns["rlnMicrographName"] = names[dataset["micrograph"].values]
@@ -75,7 +98,24 @@ def write_star_particles(
     for label, values in extras.items():
         if label not in columns:
             columns |= _flat(label, values)
-    write_star(path, [optics, Block("particles", columns)])
+    return columns
+
+
+def _silent(dataset: xr.Dataset, rows: NDArray[np.int64] | None) -> set[str]:
+    """Name the columns that say nothing in any row, and are left out."""
+    names = {name for _, name, _ in PLAIN} | {"half_set"}
+    silent = {name for name in names & set(map(str, dataset.variables))
+              if name in ("half_set", "image_sign") or dataset[name].dtype.kind == "f"}  # fmt: skip
+    for piece in store.spans(dataset[sorted(silent)], rows=rows) if silent else ():
+        for name in sorted(silent):
+            values = piece[name].values
+            if name == "half_set":
+                says = (values > 0).any()
+            else:
+                says = (values != 1).any() if name == "image_sign" else (~np.isnan(values)).any()
+            if says:
+                silent.discard(name)
+    return silent
 
 
 def _with_box_size(dataset: xr.Dataset) -> xr.Dataset:
@@ -83,6 +123,8 @@ def _with_box_size(dataset: xr.Dataset) -> xr.Dataset:
     count = dataset.sizes["optics"]
     known = "box_size" in dataset.variables
     sizes = dataset["box_size"].values.copy() if known else np.zeros(count, np.int32)
+    if (sizes > 0).all():
+        return dataset
     optics, stack = dataset["optics"].values, dataset["image_stack"].values
     for group in np.flatnonzero(sizes <= 0):
         rows = np.flatnonzero((optics == group) & (stack >= 0))
@@ -94,9 +136,10 @@ def _with_box_size(dataset: xr.Dataset) -> xr.Dataset:
     return dataset.assign(box_size=("optics", sizes))
 
 
-def _image_names(
+def _stack_names(
     dataset: xr.Dataset, target: Path, spell: Callable[[str], str] | None
-) -> NDArray[Any]:
+) -> tuple[list[str], list[str]]:
+    """Return the path of every stack, and how the STAR file spells it."""
     paths = [str(p) for p in dataset["stack_path"].values]
     spelt = [str(n) for n in dataset["stack_name"].values] if "stack_name" in dataset else paths
     names = paths
@@ -104,22 +147,28 @@ def _image_names(
         names = [_stack_name(p, n, target) for p, n in zip(paths, spelt, strict=True)]
     if any(str(name).startswith(f"{EXTRA}cs:") for name in dataset.variables):
         names = _linked(paths, names, target)
-    stored = [p.endswith(".zarr") for p in paths]
     names = names if spell is None else [spell(name) for name in names]
-    rows = zip(
-        dataset["image_stack"].values.tolist(), dataset["image_index"].values.tolist(), strict=True
-    )
-    made = []
-    for stack, index in rows:
-        if stack < 0:
-            made.append("None")
-        elif stored[stack]:
-            link = stack_link(paths[stack], index // SHARD)
-            link = link if spell is None else spell(link)
-            made.append(f"{index % SHARD + 1:06d}@{link}")
-        else:
-            made.append(f"{index + 1:06d}@{names[stack]}")
-    return np.array(made, object)
+    return paths, names
+
+
+def _image_names(
+    dataset: xr.Dataset,
+    paths: list[str],
+    names: list[str],
+    spell: Callable[[str], str] | None,
+) -> NDArray[Any]:
+    stack = np.asarray(dataset["image_stack"].values, np.int64)
+    index = np.asarray(dataset["image_index"].values, np.int64)
+    stored = np.array([*(p.endswith(".zarr") for p in paths), False])[stack]
+    files = np.array([*names, ""], object)[stack]
+    place = np.stack([stack[stored], index[stored] // SHARD], axis=1)
+    shards, which = np.unique(place, axis=0, return_inverse=True)
+    found = [stack_link(paths[s], n) for s, n in shards.tolist()]
+    links = np.array([str(link) if spell is None else spell(str(link)) for link in found], object)
+    files[stored] = links[which.ravel()] if len(links) else ""
+    number = np.where(stored, index % SHARD, index) + 1
+    made = np.strings.zfill(number.astype("U20"), 6).astype(object) + "@" + files
+    return np.where(stack < 0, "None", made)
 
 
 def _stack_name(path: str, spelt: str, target: Path) -> str:
@@ -196,10 +245,7 @@ def _plain(dataset: xr.Dataset, extras: dict[str, NDArray[Any]]) -> dict[str, ND
             continue
         values = dataset[name].values
         if values.dtype.kind == "i":
-            if name != "image_sign" or (values != 1).any():
-                columns[label] = values
-            continue
-        if np.isnan(values).all():
+            columns[label] = values
             continue
         if values.dtype.itemsize == 4:
             short = np.round(values / np.float32(factor), _DIGITS)
@@ -213,7 +259,7 @@ def _classes(dataset: xr.Dataset) -> dict[str, NDArray[Any]]:
     columns: dict[str, NDArray[Any]] = {}
     if "class_index" in dataset.variables:
         columns["rlnClassNumber"] = dataset["class_index"].values + 1
-    if "half_set" in dataset.variables and (dataset["half_set"].values > 0).any():
+    if "half_set" in dataset.variables:
         columns["rlnRandomSubset"] = dataset["half_set"].values
     return columns
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from dspa.data.atomic import write_atomically
 from dspa.geometry.rotation import view_direction
+from dspa.geometry.symmetry import views_around
 from dspa.io.micrographs import read_micrograph_image
 from dspa.io.picture import Circles, angular_distribution, curves, image, montage, volume_slices
 from dspa.io.rendering import volume_rendering
@@ -192,7 +193,8 @@ def _fsc(findings: Findings, jobs: dict[str, Job]) -> bytes:
 
 
 def _views(findings: Findings) -> bytes:
-    return angular_distribution(view_direction(findings.refined["pose"].values))
+    views = views_around(view_direction(findings.refined["pose"].values), "D7")
+    return angular_distribution(views, title="viewing directions, with their D7 mates")
 
 
 def _jobs_table(folder: Path, jobs: dict[str, Job]) -> str:

@@ -9,12 +9,27 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 # Fields of events that are not figures.
-HIDDEN = frozenset({"time", "kind", "task", "done", "total", "iteration", "iterations", "name"})
+HIDDEN = frozenset(
+    {
+        "time",
+        "kind",
+        "task",
+        "done",
+        "total",
+        "iteration",
+        "iterations",
+        "at_most",
+        "step",
+        "steps",
+        "name",
+    }
+)
 # Words in a figure's name that say it is a length in A.
+ANGSTROM = frozenset(
+    {"resolution", "defocus", "shift", "diameter", "radius", "gsfsc", "lowpass", "compared"}
+)
+SECONDS = frozenset({"remaining", "remaining_at_most"})
 LISTED = 100  # values of a setting that are shown
-ANGSTROM = frozenset({"resolution", "defocus", "shift", "diameter", "radius", "gsfsc", "lowpass"})
-
-SECONDS = frozenset({"remaining"})
 
 
 def figures_of(event: Mapping[str, Any]) -> dict[str, Any]:

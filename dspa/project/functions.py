@@ -23,13 +23,15 @@ from rich.console import Console
 from dspa.data.errors import InputError
 from dspa.dataflow.dask_runner import runner_for
 from dspa.dataflow.scratch import scratch_folder
-from dspa.io.micrographs import read_micrographs, write_micrographs
-from dspa.io.particles import read_particles, write_particles
-from dspa.io.volumes import read_images, read_volume, write_volume
-from dspa.project.lineage import Given, Resolved
+from dspa.io.micrographs import write_micrographs
+from dspa.io.particles import write_particles
+from dspa.io.volumes import write_volume
+from dspa.project.lineage import Given, Resolved, find_job
 from dspa.project.machines import Machines
+from dspa.project.notebook import notebook_bar
+from dspa.project.outcome import Outcome
 from dspa.project.params import fields_of, from_plain
-from dspa.project.project import Project, init
+from dspa.project.project import Project, find, init
 from dspa.project.running import Options, start
 from dspa.stages.registry import find_stage
 
@@ -40,84 +42,6 @@ if TYPE_CHECKING:
     from dspa.dataflow.runner import Runner
     from dspa.project.job import Job
     from dspa.stages.stage import Input, Stage
-
-READERS: Mapping[str, Callable[[Path], Any]] = {
-    "particles": read_particles,
-    "picks": read_particles,
-    "micrographs": read_micrographs,
-    "classes": read_images,
-    "volume": read_volume,
-    "mask": read_volume,
-}
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a stage gave.
-
-    Outputs are attributes, as paths: ``result.particles``, ``result.volume``, ``result.half1``;
-    `read` opens them. Passed on as an input, it gives whatever kind the next stage asks for, its
-    own or that of the results it came from.
-
-    Attributes
-    ----------
-    job : Job
-        Folder, record, log and report.
-    outputs : mapping of str to Path
-    figures : mapping of str to Any
-        Numbers worth a line: particles, resolution.
-    sources : tuple of Outcome
-        The results it was made from.
-    """
-
-    job: Job
-    outputs: Mapping[str, Path]
-    figures: Mapping[str, Any]
-    sources: tuple[Outcome, ...] = ()
-
-    def __getattr__(self, name: str) -> Path:
-        outputs: Mapping[str, Path] = self.__dict__.get("outputs", {})
-        if name in outputs:
-            return outputs[name]
-        raise AttributeError(f"no output {name!r}; there are {', '.join(outputs)}")
-
-    def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *self.outputs]
-
-    @property
-    def report(self) -> Path:
-        """The job's ``report.html``."""
-        return self.job.folder / "report.html"
-
-    def read(self, name: str) -> Any:
-        """Open an output: a Dataset, a Volume or a stack of images.
-
-        Parameters
-        ----------
-        name : str
-            One of ``outputs``.
-        """
-        path: Path = getattr(self, name)
-        kind = name if name in READERS else _kind_by_suffix(path)
-        return READERS[kind](path)
-
-    def find(self, kind: str) -> Path | None:
-        """Return the output of a kind, from here or from the nearest source that has one.
-
-        Parameters
-        ----------
-        kind : str
-            ``particles``, ``micrographs``, ``volume``...
-        """
-        level: tuple[Outcome, ...] = (self,)
-        while level:
-            found = [each.outputs[kind] for each in level if kind in each.outputs]
-            if len(found) > 1:
-                raise InputError(f"several results have {kind}; pass the one that is meant")
-            if found:
-                return found[0]
-            level = tuple(source for each in level for source in each.sources)
-        return None
 
 
 def function(name: str) -> Callable[..., Outcome]:
@@ -135,7 +59,7 @@ def function(name: str) -> Callable[..., Outcome]:
         on: Any = None,
         folder: str | Path | None = None,
         seed: int = 0,
-        quiet: bool = True,
+        quiet: bool | None = None,
         **values: Any,
     ) -> Outcome:
         return _call(stage, given, values, _Setting(on, folder, seed, quiet))
@@ -151,7 +75,7 @@ class _Setting:
     on: Any
     folder: str | Path | None
     seed: int
-    quiet: bool
+    quiet: bool | None
 
 
 def _call(
@@ -193,15 +117,42 @@ def _job(
 ) -> Outcome:
     params, given, named = what
     inputs = _inputs(project, stage, list(given), named)
-    console = Console(stderr=True, quiet=setting.quiet)
+    bar = notebook_bar(stage.name) if setting.quiet is None else None
+    console = Console(stderr=True, quiet=setting.quiet is not False)
     with _machines(setting.on) as (make_runner, cluster):
-        options = Options(make_runner, cluster=cluster, seed=setting.seed, console=console)
+        options = Options(
+            make_runner,
+            cluster=cluster,
+            seed=setting.seed,
+            console=console,
+            listeners=() if bar is None else (bar,),
+        )
         job = start(project, stage, inputs, params, options=options)
-    record = job.read()
-    outputs = {name: job.folder / path for name, path in record.outputs.items()}
     everything = [*given, *named.values()]
     flat = [x for each in everything for x in (each if isinstance(each, list | tuple) else [each])]
     sources = tuple(item for item in flat if isinstance(item, Outcome))
+    return _outcome(job, sources)
+
+
+def result(job: str | int, *, folder: str | Path | None = None) -> Outcome:
+    """Open a completed job of a project, from wherever it was run.
+
+    Parameters
+    ----------
+    job : str or int
+        ``J5`` or 5.
+    folder : path, optional
+        Project; by default that of the current folder.
+    """
+    project = find(None if folder is None else Path(folder))
+    if project is None:
+        raise InputError(f"{folder or Path.cwd()} is not a dspa project; give folder=")
+    return _outcome(find_job(project, f"J{job}" if isinstance(job, int) else job), ())
+
+
+def _outcome(job: Job, sources: tuple[Outcome, ...]) -> Outcome:
+    record = job.read()
+    outputs = {name: job.folder / path for name, path in record.outputs.items()}
     return Outcome(job, outputs, record.figures, sources)
 
 
@@ -289,13 +240,6 @@ def _written(project: Project, item: Input, value: Any) -> Path:
     raise InputError(f"{item.name} is a {kind}; pass a path, a Dataset, a Volume or a result")
 
 
-def _kind_by_suffix(path: Path) -> str:
-    kind = {".mrc": "volume", ".mrcs": "classes", ".zarr": "particles"}.get(path.suffix)
-    if kind is None:
-        raise InputError(f"{path} is none of the kinds that open as arrays; read it as a file")
-    return kind
-
-
 def _signature(stage: Stage) -> inspect.Signature:
     """Return what editors and ``help`` show: inputs, parameters and their defaults."""
     taken = {each.name for each in fields_of(stage.params)}
@@ -304,7 +248,7 @@ def _signature(stage: Stage) -> inspect.Signature:
     for each in fields_of(stage.params):
         default = inspect.Parameter.empty if each.required else each.default
         made.append(inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=default))
-    for name, default in (("on", None), ("folder", None), ("seed", 0), ("quiet", True)):
+    for name, default in (("on", None), ("folder", None), ("seed", 0), ("quiet", None)):
         made.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default))
     given = inspect.Parameter("given", inspect.Parameter.VAR_POSITIONAL)
     return inspect.Signature([given, *made])
@@ -330,5 +274,7 @@ def _docstring(stage: Stage) -> str:
         "    Project to keep the job in; a temporary one if absent.",
         "seed : int",
         "    All randomness follows from it.",
+        "quiet : bool, optional",
+        "    False: progress on the terminal, True: none; by default a bar in a notebook.",
     ]
     return re.sub(r"[ \t]+\n", "\n", "\n".join(lines)) + "\n"

@@ -11,7 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.progress import TimeElapsedColumn as Elapsed
 from rich.table import Column
 
-from dspa.project.figures import figures_of, line
+from dspa.project.figures import SECONDS, figures_of, line
+from dspa.project.forecast import Forecast, task_words
 from dspa.project.report import write_report
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def sentence(event: Event) -> str:
         return f"warning: {event.get('text', '')}"
     if kind == "iteration":
         total = f" of {event['iterations']}" if event.get("iterations") else ""
+        total = f" of at most {event['at_most']}" if event.get("at_most") else total
         return f"iteration {event.get('iteration')}{total}: {line(figures_of(event))}"
     if kind == "result":
         return line(figures_of(event))
@@ -48,18 +50,34 @@ def sentence(event: Event) -> str:
 
 @dataclass
 class LogFile:
-    """Writes ``log.txt``: a line with the time of day for every event worth reading."""
+    """Writes ``log.txt``: a line with the time of day for every event worth reading.
+
+    Attributes
+    ----------
+    folder : Path
+        The job's.
+    interval : float
+        Seconds between lines about what is under way.
+    """
 
     folder: Path
+    interval: float = 60.0
+    forecast: Forecast = field(default_factory=Forecast)
+    _told: float = 0.0
 
     def __call__(self, event: Event) -> None:
         """Write the event's sentence, if it has one."""
-        text = sentence(event)
+        self.forecast(event)
+        text = sentence(self.forecast.complete(event))
         if event["kind"] == "picture":
             text = f"picture {event.get('path')}"
-        elif event["kind"] == "progress" and event.get("done") == event.get("total"):
-            text = f"{event.get('task', 'progress')}: {event.get('total')} done"
+        elif event["kind"] == "progress":
+            if event.get("done") == event.get("total"):
+                text = f"{task_words(str(event.get('task', '')))}: {event.get('total')} done"
+            elif event["time"] - self._told >= self.interval:
+                text = self.forecast.sentence
         if text:
+            self._told = event["time"]
             moment = datetime.datetime.fromtimestamp(event["time"]).astimezone()
             with (self.folder / "log.txt").open("a", encoding="utf-8") as stream:
                 stream.write(f"{moment:%Y-%m-%d %H:%M:%S} {text}\n")
@@ -106,6 +124,7 @@ class Screen:
     def __init__(self, console: Console, title: str) -> None:
         self.console = console
         self.title = title
+        self.forecast = Forecast()
         self._figures = ""
         self._bars: dict[str, TaskID] = {}
         self._progress: Progress | None = None
@@ -126,17 +145,19 @@ class Screen:
     def __call__(self, event: Event) -> None:
         """Show one event."""
         kind = event["kind"]
+        self.forecast(event)
         if kind == "progress":
-            what = str(event.get("task", "")) or "progress"
+            what = task_words(str(event.get("task", "")))
             self._step("part", f"  {what}", event.get("done"), event.get("total"))
             return
         if kind == "iteration":
-            self._figures = line(_leading(figures_of(event)))
+            self._figures = line(leading(figures_of(self.forecast.complete(event))))
             if self._progress is not None:
-                number, total = event.get("iteration"), event.get("iterations")
+                number = event.get("iteration")
+                total = event.get("iterations") or event.get("at_most")
                 self._step("whole", f"{self.title} iteration", number, total)
                 return
-        text = sentence(event)
+        text = sentence(self.forecast.complete(event))
         if text and kind in ("message", "warning", "iteration"):
             self._say(f"{self.title}: {text}")
 
@@ -150,13 +171,16 @@ class Screen:
         if self._progress is None:
             if bar == "part" and time.monotonic() - self._shown > 30:
                 self._shown = time.monotonic()
-                self._say(f"{self.title}: {label.strip()} {done} of {total} {self._figures}")
+                self._say(f"{self.title}: {self.forecast.sentence}")
             return
         if not self._bars and bar == "part":
             self._bars["whole"] = self._progress.add_task(self.title, total=None, figures="")
         if bar not in self._bars:
             self._bars[bar] = self._progress.add_task(label, total=total, figures="")
-        figures = self._figures if bar == "whole" else ""
+        figures = self._figures
+        if bar == "part":
+            alone = not self._figures and (left := self.forecast.left) is not None
+            figures = line({"remaining": left}) if alone else ""
         self._progress.update(
             self._bars[bar], description=label, completed=done, total=total, figures=figures
         )
@@ -165,7 +189,7 @@ class Screen:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _leading(figures: dict[str, Any]) -> dict[str, Any]:
+def leading(figures: dict[str, Any]) -> dict[str, Any]:
     """Return the few figures that fit beside a bar: time to go, resolution, and the next one."""
-    names = sorted(figures, key=lambda name: (name != "remaining", "resolution" not in name))[:3]
+    names = sorted(figures, key=lambda name: (name not in SECONDS, "resolution" not in name))[:3]
     return {name: figures[name] for name in names}

@@ -78,6 +78,43 @@ def write_report(folder: Path) -> Path:
     return path
 
 
+NOTEBOOK_STYLE = """
+.dspa-job { border: 1px solid #dfe5ea; border-radius: 8px; padding: 10px 14px; max-width: 1000px;
+  font: 14px/1.45 system-ui, sans-serif; color: #1c2733; background: #fff; }
+.dspa-job .cards { display: flex; flex-wrap: wrap; gap: 18px; margin: 8px 0; }
+.dspa-job .card b { display: block; font-size: 17px; }
+.dspa-job .card span, .dspa-job figcaption, .dspa-job .quiet { color: #5b6b7a; font-size: 12px; }
+.dspa-job .gallery { display: flex; flex-wrap: wrap; gap: 12px; }
+.dspa-job figure { margin: 0; max-width: 100%; }
+.dspa-job figure img { max-width: 100%; max-height: 420px; }
+.dspa-job .warning { border-left: 4px solid #b7791f; padding: 2px 10px; margin: 4px 0; }
+.dspa-job .error { border-left: 4px solid #b3403a; padding: 2px 10px; margin: 4px 0; }
+.dspa-job h2 { display: none; }
+"""
+
+
+def fragment(folder: Path) -> str:
+    """Return a job as HTML to show inside another page: state, figures, warnings, pictures.
+
+    Parameters
+    ----------
+    folder : Path
+        The job's folder.
+    """
+    job = Job(folder)
+    record = job.read()
+    events = [event for _, event in read_events(folder / "events.jsonl")]
+    error = f"<div class=error>{_text(record.error)}</div>" if record.error else ""
+    outputs = ", ".join(_text(name) for name in record.outputs)
+    return (
+        f"<div class=dspa-job><style>{NOTEBOOK_STYLE}</style><b>{job.name} {_text(record.stage)}"
+        f"</b> <span class=quiet>{record.state}, {_times(record)}</span>{error}"
+        f"{_figures(record, events)}{_warnings(events)}{_pictures(folder, events)}"
+        + (f"<div class=quiet>outputs: {outputs}</div>" if outputs else "")
+        + "</div>"
+    )
+
+
 def _head(job: Job, record: Record) -> str:
     error = f"<section class=error>{_text(record.error)}</section>" if record.error else ""
     return (

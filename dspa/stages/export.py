@@ -101,6 +101,8 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     kind, table = _choose(inputs, params)
     target, form = _target(params, kind)
     _refuse(params, kind, target, form)
+    if form != "star":
+        table = store.loaded(table)
     if form in FORMS:
         return _write_folder(context, table, target, params, inputs)
     spell = _spelling(params, target)
@@ -243,7 +245,7 @@ def _job_number(path: Path) -> int:
 
 def _read(path: Path) -> xr.Dataset:
     if path.suffix == ".zarr":
-        return store.open(path)
+        return store.open(path, lazy=True)
     try:
         return read_particles(path)
     except InputError:

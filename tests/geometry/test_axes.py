@@ -56,7 +56,7 @@ def test_axes_are_found_in_noise(symmetry):
     assert found.correlation > found.typical + 0.4
     moved = aligned_density(density, found)
     for axis in (2, 7) if symmetry == "D7" else ():
-        turned = Alignment(matrix_from_rotvec(_TURNS[axis]), np.zeros(3), 1.0, 0.0)
+        turned = Alignment(matrix_from_rotvec(_TURNS[axis]), np.zeros(3), 1.0, 0.0, 9.0, 1.0, 1.0)
         copy = aligned_density(moved, turned)
         assert (
             np.corrcoef(copy[8:32, 8:32, 8:32].ravel(), moved[8:32, 8:32, 8:32].ravel())[0, 1] > 0.6
@@ -67,7 +67,7 @@ def test_poses_follow_the_map():
     box = 32
     density, _, _ = symmetric_map("C2", box=box, noise=0.0)
     alignment = Alignment(
-        matrix_from_rotvec([0.3, -0.5, 0.8]), np.array([1.0, -2.0, 0.5]), 1.0, 0.0
+        matrix_from_rotvec([0.3, -0.5, 0.8]), np.array([1.0, -2.0, 0.5]), 1.0, 0.0, 9.0, 1.0, 1.0
     )
     poses = random_rotations(4, 0)
     shifts = np.zeros((4, 2))

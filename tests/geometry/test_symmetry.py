@@ -11,6 +11,7 @@ from dspa.geometry.symmetry import (
     parse_symmetry,
     symmetric_angle,
     symmetry_operators,
+    views_around,
     views_into_unit,
 )
 
@@ -75,3 +76,13 @@ def test_poses_modulo_symmetry(name):
     reduced = views_into_unit(equivalent[:, 2], name)
     assert in_asymmetric_unit(reduced, name).all()
     np.testing.assert_allclose(reduced, views_into_unit(poses[:, 2], name), atol=1e-9)
+
+
+@pytest.mark.parametrize("symmetry", ["C1", "D2", "O"])
+def test_views_around_are_all_mates_of_a_view(symmetry, rng):
+    views = rng.normal(size=(5, 3))
+    views /= np.linalg.norm(views, axis=1, keepdims=True)
+    mates = views_around(views, symmetry)
+    assert mates.shape == (len(symmetry_operators(symmetry)) * 5, 3)
+    unit = np.tile(views_into_unit(views, symmetry), (len(mates) // 5, 1))
+    np.testing.assert_allclose(views_into_unit(mates, symmetry), unit, atol=1e-9)

@@ -261,6 +261,8 @@ def test_a_map_without_the_symmetry_is_warned_about(tiny, tmp_path):
     once = RefineParams(symmetry="C5", iterations=1, initial_lowpass=24.0)
     refine(tiny, InlineRunner(tmp_path / "r"), tmp_path / "job", once, (events.append,))
     assert any(e["kind"] == "warning" and "obeys C5 poorly" in e["text"] for e in events)
+    assert any(e["kind"] == "message" and "all 1 iterations made" in e["text"] for e in events)
+    assert any(e["kind"] == "result" and "--iterations" in e["stopped"] for e in events)
 
 
 def test_it_stops_when_resolution_no_longer_improves():

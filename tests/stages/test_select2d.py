@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -72,8 +74,14 @@ def test_named_classes_are_trimmed_only_when_asked(tmp_path, rng, trim, kept):
     )
     write_particles(table, path)
     write_image_stack(tmp_path / "c.mrcs", rng.random((4, 16, 16), np.float32), pixel_size=3.0)
-    context = Context(tmp_path, InlineRunner(tmp_path / "runner"), Events(tmp_path, ()), seed=0)
+    said = []
+    (tmp_path / "job").mkdir()
+    events = Events(tmp_path / "job", (said.append,))
+    context = Context(tmp_path / "job", InlineRunner(tmp_path / "runner"), events, seed=0)
     inputs = {"particles": path, "averages": tmp_path / "c.mrcs"}
     outputs = run(context, inputs, Params(classes=(1, 2, 4), trim=trim))
+    (told,) = (e["text"] for e in said if e["kind"] == "message")
+    counts = [int(number) for number in re.findall(r"\b(\d+) (?:particles|in )", told)]
+    assert counts[0] == 40 - kept == sum(counts[1:])
     assert read_particles(outputs["particles"]).sizes["particle"] == kept
     assert read_particles(outputs["rejected"]).sizes["particle"] == 40 - kept

@@ -63,9 +63,9 @@ def write_particle_results(
         posterior=("particle", np.asarray(rows["posterior"], np.float32)),
         log_likelihood=("particle", np.asarray(rows["log_likelihood"], np.float32)),
     )
-    done = done.isel(particle=np.flatnonzero(rows["class_index"] >= 0))
-    write_particles(done, folder / "particles.zarr")
-    write_particles(done, folder / "particles.star")
+    used = np.flatnonzero(rows["class_index"] >= 0)
+    write_particles(done, folder / "particles.zarr", rows=used)
+    write_particles(done, folder / "particles.star", rows=used)
     return {"particles": folder / "particles.zarr", "particles_star": folder / "particles.star"}
 
 
@@ -75,7 +75,7 @@ def show_progress(events: Events, model: Model, plan: StepPlan) -> None:
     events.picture(
         "slices",
         _slices(model["density"], plan.settings.spec),
-        title=f"maps after step {plan.iteration}, {resolution:.1f} A",
+        title=f"maps after step {plan.iteration}, images compared to {resolution:.1f} A",
     )
 
 
@@ -115,11 +115,11 @@ def _show_history(events: Events, history: NDArray[np.float64]) -> None:
     """Emit how resolution and effective sample size went, step by step."""
     if len(history) < 3:
         return
-    series = {"resolution, A": history[1:, 0], "poses per image (effective)": history[1:, 2]}
+    series = {"compared to, A": history[1:, 0], "poses per image (effective)": history[1:, 2]}
     drawn = picture.curves(
         np.arange(1, len(history)), series, xlabel="step", logarithmic=True, title="steps"
     )
-    events.picture("steps", drawn, title="resolution and spread of the poses")
+    events.picture("steps", drawn, title="to where images are compared, and spread of the poses")
 
 
 def _slices(density: NDArray[np.float32], spec: ImageSpec) -> bytes:

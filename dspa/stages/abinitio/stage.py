@@ -272,9 +272,10 @@ def _report(context: Context, plan: StepPlan, model: Model) -> None:
     context.events.emit(
         "iteration",
         iteration=plan.iteration,
-        of=settings.steps,
+        iterations=settings.steps,
+        **_steps_made(plan),
         **which,
-        resolution=resolution,
+        compared_to=resolution,
         log_likelihood=evidence,
         ess=spread,
         images=int(images),
@@ -282,6 +283,15 @@ def _report(context: Context, plan: StepPlan, model: Model) -> None:
     )
     if plan.iteration % SHOW_EVERY == 0 or plan.iteration == settings.steps:
         show_progress(context.events, model, plan)
+
+
+def _steps_made(plan: StepPlan) -> dict[str, int]:
+    """Count the steps of all starts: those made up to this one, and all."""
+    settings = plan.settings
+    coarse = settings.coarse_steps + 1
+    before = settings.starts - 1 if plan.iteration >= coarse else settings.start
+    all_steps = settings.starts * coarse + settings.steps - settings.coarse_steps
+    return {"step": before * coarse + plan.iteration + 1, "steps": all_steps}
 
 
 def _finish(
@@ -310,7 +320,7 @@ def _finish(
         "result",
         particles=used,
         classes=settings.classes,
-        resolution=settings.spec.extent / settings.last_radius,
+        compared_to=settings.spec.extent / settings.last_radius,
     )
     return outputs
 

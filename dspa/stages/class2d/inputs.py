@@ -67,7 +67,7 @@ def admit(inputs: Mapping[str, Any], params: Params) -> Work:
     """
     path, start = inputs["particles"], inputs.get("start_from")
     _check_options(params, continued=start is not None)
-    particles = read_particles(path)
+    particles = read_particles(path, lazy=True)
     count = int(particles.sizes["particle"])
     if count == 0:
         raise InputError(f"{path}: holds no particles; look at the job before this one")

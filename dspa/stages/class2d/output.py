@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 AVERAGES = "class_averages.mrcs"
 TABLE = "classes.star"
+SPAN = 1 << 16  # particles whose poses are made together
 
 
 @dataclass(frozen=True)
@@ -257,11 +258,14 @@ def whole_table(rows: Rows, count: int) -> dict[str, NDArray[Any]]:
 
 def assign(particles: xr.Dataset, rows: Rows, spec: ImageSpec) -> xr.Dataset:
     """Return the particles with class, in-plane pose, shift, and how well they fit it."""
-    zero = np.zeros(len(rows["angle"]))
-    pose = matrix_from_euler(zero, zero, rows["angle"])
+    pose = np.empty((len(rows["angle"]), 3, 3))
+    for start in range(0, len(pose), SPAN):
+        angle = rows["angle"][start : start + SPAN]
+        zero = np.zeros(len(angle))
+        pose[start : start + SPAN] = matrix_from_euler(zero, zero, angle)
     return particles.assign(
         class_index=("particle", rows["class_index"].astype(np.int32)),
-        pose=(("particle", "i", "j"), np.asarray(pose, np.float64)),
+        pose=(("particle", "i", "j"), pose),
         shift=(("particle", "xy"), rows["shift"] * spec.crop_pixel_size),
         posterior=("particle", rows["posterior"].astype(np.float32)),
         log_likelihood=("particle", rows["log_likelihood"].astype(np.float32)),

@@ -221,7 +221,7 @@ def admit(inputs: Mapping[str, Any], params: Params) -> Choice:
     InputError
         If the particles have no classes, or of `choose`.
     """
-    particles = read_particles(inputs["particles"])
+    particles = read_particles(inputs["particles"], lazy=True)
     if "class_index" not in particles:
         raise InputError(f"{inputs['particles']}: the particles have no classes; run class2d first")
     member = np.asarray(particles["class_index"].values, np.int64)
@@ -266,8 +266,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
         keep,
         trimmed=np.bincount(member[trimmed], minlength=keep.size),
     )
-    if params.auto or trim > 0.0:
-        _tell(context, particles, good, least)
+    _tell(context, particles, member < 0, good, least)
     context.events.emit(
         "result",
         particles=int(inside.sum()),
@@ -365,27 +364,35 @@ def _write(
         "particles_star": folder / "particles.star",
         "rejected": folder / "rejected.zarr",
     }
-    selected = particles.isel(particle=np.flatnonzero(inside))
-    member = number[np.asarray(selected["class_index"].values)]
-    selected = selected.assign(class_index=("particle", member))
-    write_particles(selected, outputs["particles"])
-    write_particles(selected, outputs["particles_star"])
-    write_particles(particles.isel(particle=np.flatnonzero(~inside)), outputs["rejected"])
+    member = np.append(number, np.int32(-1))[np.asarray(particles["class_index"].values)]
+    renamed = particles.assign(class_index=("particle", member))
+    chosen = np.flatnonzero(inside)
+    write_particles(renamed, outputs["particles"], rows=chosen)
+    write_particles(renamed, outputs["particles_star"], rows=chosen)
+    write_particles(particles, outputs["rejected"], rows=np.flatnonzero(~inside))
     return outputs
 
 
-def _tell(context: Context, particles: xr.Dataset, good: NDArray[np.bool_], least: float) -> None:
-    """Say what classes and trimming gave up."""
-    if "noise_probability" in particles:
-        likely = float(np.sum(1.0 - particles["noise_probability"].values[~good], dtype=np.float64))
-        context.events.message(
-            f"{int((~good).sum())} particles are in rejected classes; noise does not explain "
-            f"about {likely:.0f} of them"
-        )
-    if np.isfinite(least):
-        context.events.message(
-            f"particles of the kept classes were rejected where their evidence is below {least:.2g}"
-        )
+def _tell(
+    context: Context,
+    particles: xr.Dataset,
+    nowhere: NDArray[np.bool_],
+    good: NDArray[np.bool_],
+    least: float,
+) -> None:
+    """Say what was rejected and why: counts that add up to the rejected particles."""
+    lost = ~good & ~nowhere
+    trimmed = int((good & weaker(particles, least)).sum())
+    parts = [f"{int(lost.sum())} in rejected classes"]
+    if lost.any() and "noise_probability" in particles:
+        likely = float(np.sum(1.0 - particles["noise_probability"].values[lost], dtype=np.float64))
+        parts[0] += f" (noise does not explain about {likely:.0f} of them)"
+    if trimmed:
+        parts.append(f"{trimmed} in kept classes with evidence below {least:.2g}")
+    if nowhere.any():
+        parts.append(f"{int(nowhere.sum())} in no class")
+    total = int(lost.sum()) + trimmed + int(nowhere.sum())
+    context.events.message(f"{total} particles rejected: {', '.join(parts)}")
 
 
 def write_scores(

@@ -340,11 +340,14 @@ def particle_chunks(
         count = -(-count // multiple) * multiple
     ctf, images = ctf_arguments(particles), ParticleImages(particles)
     place = _place(particles, spec)
+    # Columns may lie on disk: they are read once, not for every chunk.
+    named = ("image_stack", "image_index", "image_sign")
+    columns = [np.asarray(particles[name].values) for name in named if name in particles]
     chunks = []
     for number, run in enumerate(np.array_split(order, count)):
         indices = np.sort(run).astype(np.int64)
         chosen = None if ctf is None else {name: ctf[name][indices] for name in ctf}
-        key = _key(place, particles, indices, chosen)
+        key = _key(place, [values[indices] for values in columns], chosen)
         handle = images.select(indices)
         chunks.append(ParticleChunk(number, indices, handle, chosen, spec, key, resident=resident))
     return with_state(chunks, state or {})
@@ -360,15 +363,13 @@ def _place(particles: xr.Dataset, spec: ImageSpec) -> bytes:
 
 def _key(
     place: bytes,
-    particles: xr.Dataset,
-    indices: NDArray[np.int64],
+    images: Sequence[NDArray[Any]],
     ctf: Mapping[str, NDArray[np.float64]] | None,
 ) -> str:
     """Name the content of a chunk: which images, how prepared."""
     digest = hashlib.sha256(place)
-    for name in ("image_stack", "image_index", "image_sign"):
-        if name in particles:
-            digest.update(np.ascontiguousarray(particles[name].values[indices]).tobytes())
+    for column in images:
+        digest.update(np.ascontiguousarray(column).tobytes())
     for name, values in (ctf or {}).items():
         digest.update(name.encode() + np.ascontiguousarray(values).tobytes())
     return "band-" + digest.hexdigest()[:32]

@@ -159,9 +159,9 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
 def write_split(table: xr.Dataset, keep: NDArray[np.bool_], folder: Path) -> Path:
     """Write ``particles`` and ``duplicates``, as ``.zarr`` and ``.star``; return the latter."""
     for name, chosen in (("particles", keep), ("duplicates", ~keep)):
-        part = table.isel(particle=np.flatnonzero(chosen))
-        write_particles(part, folder / f"{name}.zarr")
-        write_particles(part, folder / f"{name}.star")
+        rows = np.flatnonzero(chosen)
+        write_particles(table, folder / f"{name}.zarr", rows=rows)
+        write_particles(table, folder / f"{name}.star", rows=rows)
     return folder / "duplicates.zarr"
 
 

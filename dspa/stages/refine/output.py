@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dspa.geometry.rotation import view_direction
+from dspa.geometry.symmetry import views_around
 from dspa.io import picture
 from dspa.io.particles import write_particles
 from dspa.io.rendering import volume_rendering
@@ -140,9 +140,9 @@ def write_poses(
         log_likelihood=("particle", np.asarray(rows["log_likelihood"], np.float32)),
         scale=("particle", np.asarray(rows["scale"], np.float32)),
     )
-    done = done.isel(particle=np.flatnonzero(valid))
-    write_particles(done, folder / "particles.zarr")
-    write_particles(done, folder / "particles.star")
+    used = np.flatnonzero(valid)
+    write_particles(done, folder / "particles.zarr", rows=used)
+    write_particles(done, folder / "particles.star", rows=used)
     return {"particles": folder / "particles.zarr", "particles_star": folder / "particles.star"}
 
 
@@ -155,6 +155,12 @@ def show_iteration(events: Events, model: Model, spec: ImageSpec, *, iteration: 
         title=f"map after iteration {iteration}",
     )
     draw_fsc(events, model["curves"], extent=spec.extent, shells=spec.radius)
+
+
+def _views_title(count: int, symmetry: str) -> str:
+    """Say how many particles the views on the whole sphere are of."""
+    mates = "" if symmetry == "C1" else f", each with its {symmetry} mates"
+    return f"viewing directions of {count:,} particles{mates}"
 
 
 def draw_fsc(events: Events, curves: NDArray[np.float64], *, extent: float, shells: int) -> None:
@@ -178,14 +184,21 @@ def draw_fsc(events: Events, curves: NDArray[np.float64], *, extent: float, shel
 
 
 def show_result(
-    events: Events, model: Model, spec: ImageSpec, *, state: Mapping[str, NDArray[Any]]
+    events: Events,
+    model: Model,
+    spec: ImageSpec,
+    *,
+    directions: NDArray[np.float64],
+    symmetry: str,
 ) -> None:
-    """Emit the pictures of the end: rendering, mask, views, progress."""
+    """Emit the pictures of the end: rendering, mask, views and their mates, progress."""
     events.picture("rendering", volume_rendering(model["volume"]), title="map")
     events.picture("mask", picture.volume_slices(model["fsc_mask"], mask=True), title="FSC mask")
     events.picture(
         "views",
-        picture.angular_distribution(view_direction(state["pose"])),
+        picture.angular_distribution(
+            views_around(directions, symmetry), title=_views_title(len(directions), symmetry)
+        ),
         title="viewing directions",
     )
     history = np.asarray(model["history"])

@@ -33,6 +33,7 @@ NARROW = 5.0  # effective poses up to which a local search loses nothing
 # Volumes of a model: halves, references, masks, the whole; and what is made of them on the way.
 MODEL_VOLUMES = 10
 SEEN = 8.5  # coarse radius, in resolution elements across the particle
+PATIENCE = 3  # iterations without a gain that end a refinement
 
 
 @dataclass(frozen=True)
@@ -328,7 +329,7 @@ def largest_pass(spec: ImageSpec, radius: int) -> int:
     return pass_bytes(spec, reach=min(spec.radius, 2 * radius), radii=radii)
 
 
-def converged(history: NDArray[np.float64], *, least: int = 5, patience: int = 3) -> bool:
+def converged(history: NDArray[np.float64], *, least: int = 5, patience: int = PATIENCE) -> bool:
     """Tell whether resolution has stopped improving.
 
     Parameters

@@ -17,6 +17,7 @@ import numpy as np
 
 from dspa.data.errors import InputError
 from dspa.dataflow.runner import PROCESS, Result
+from dspa.geometry.rotation import view_direction
 from dspa.geometry.symmetry import symmetry_operators
 from dspa.io.particles import read_particles
 from dspa.ops.maps.fsc import resolution_shell
@@ -38,6 +39,7 @@ from dspa.stages.refine.output import (
     write_poses,
 )
 from dspa.stages.refine.plan import (
+    PATIENCE,
     Plan,
     Settings,
     angular_order,
@@ -140,8 +142,10 @@ def run(context: Context, inputs: Mapping[str, Any], params: RefineParams) -> di
     result = _iterate(context, begin, chunks, settings, state=state, most=params.iterations)
     state = _advance(state, result.rows)
     reason = judge_refinement(context, chunks, settings, result.model, state, valid=valid)
+    stopped = _reason(result.model, params.iterations)
+    context.events.message(f"stopped: {stopped}")
     end = (result.model, result.rows, state)
-    return _finish(context, particles, spec, end, valid=valid, reason=reason)
+    return _finish(context, particles, settings, end, valid=valid, why=(reason, stopped))
 
 
 def _prepare(
@@ -230,7 +234,8 @@ def _iterate(
 
     def report(number: int, made: Pass, result: Result) -> None:
         plan = cast("Refinement", made.reduction).plan
-        context.events.emit("iteration", iteration=number, **_figures(plan, result.model))
+        figures = _figures(plan, result.model)
+        context.events.emit("iteration", iteration=number, at_most=most, **figures)
         show_iteration(context.events, result.model, settings.spec, iteration=number)
 
     return march(context, last=most, begin=begin, step=step, report=report, done=_done)
@@ -239,6 +244,13 @@ def _iterate(
 def _done(result: Result) -> bool:
     """Tell whether the resolution has stopped improving, at the radius it calls for."""
     return converged(np.asarray(result.model["history"]))
+
+
+def _reason(model: Model, most: int) -> str:
+    """Say why no further iteration is made."""
+    if converged(np.asarray(model["history"])):
+        return f"converged, no gain in {PATIENCE} iterations"
+    return f"all {most} iterations made, and it still gained; --iterations allows more"
 
 
 def _advance(state: State, rows: Rows) -> State:
@@ -268,14 +280,15 @@ def _figures(plan: Plan, model: Model) -> dict[str, Any]:
 def _finish(
     context: Context,
     particles: xr.Dataset,
-    spec: ImageSpec,
+    settings: Settings,
     end: tuple[Model, Rows, State],
     *,
     valid: NDArray[np.bool_],
-    reason: str,
+    why: tuple[str, str],
 ) -> dict[str, Path]:
     """Write everything, and the resolution or why there is none."""
     model, rows, state = end
+    spec, (reason, stopped) = settings.spec, why
     by_particle = {}
     for name in ("log_likelihood", "probability", "scale"):
         values = np.full(valid.size, np.nan)
@@ -291,12 +304,17 @@ def _finish(
         reason=reason,
     )  # fmt: skip
     tell(context.events, reason)
-    show_result(context.events, model, spec, state={"pose": state["pose"][valid]})
+    directions = view_direction(state["pose"][valid])
+    show_result(context.events, model, spec, directions=directions, symmetry=settings.symmetry)
     found: dict[str, Any] = {"resolution": None, "reason": reason}
     if not reason:
         found = {"resolution": resolution, "unmasked_resolution": _crossing_of(model, spec)}
     context.events.emit(
-        "result", particles=int(valid.sum()), iterations=int(model["iteration"]), **found
+        "result",
+        particles=int(valid.sum()),
+        iterations=int(model["iteration"]),
+        stopped=stopped,
+        **found,
     )
     return outputs
 

@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from dspa.data.errors import InputError
 from dspa.dataflow.runner import PROCESS
-from dspa.geometry.axes import align_to_symmetry, aligned_density
+from dspa.geometry.axes import Alignment, align_to_symmetry, aligned_density
 from dspa.geometry.symmetry import symmetry_operators
 from dspa.ops.images.transform import resize_volume
 from dspa.ops.maps.resolution import CURVES
@@ -33,8 +33,11 @@ if TYPE_CHECKING:
     from dspa.stages.particles.chunks import ImageSpec
 
 # A map obeys its symmetry if it correlates with its mates this well, and this much better than
-# with copies turned about any other axis.
+# with copies turned about any other axis, ...
 FAITHFUL, DISTINCT = 0.6, 0.15
+# ... or, noisy as first maps are, by so many standard deviations better than about axes at random;
+# and under all operators about equally well: what noise takes it takes from all alike.
+CLEAR, EVEN = 6.0, 0.5
 IN_PLACE = 0.01  # loss of correlation for which axes are left where they are
 AXES_BEYOND = 1.6  # axes are looked for in shells up to this multiple of the initial low-pass
 
@@ -250,17 +253,31 @@ def place_axes(
         f"symmetry {settings.symmetry}: axes found; the map correlates {found.correlation:.2f} "
         f"with its symmetry mates ({found.typical:.2f} about a typical axis)"
     )
-    if found.correlation < max(FAITHFUL, found.typical + DISTINCT):
-        events.warning(
-            f"the map obeys {settings.symmetry} poorly (correlation {found.correlation:.2f}; "
-            f"{FAITHFUL} or more, and well above {found.typical:.2f}, is usual): check the "
-            "symmetry, or refine in C1"
-        )
+    if doubt := _doubt(found, settings.symmetry):
+        events.warning(doubt)
     turned = aligned_density(smooth, found)
     # A map whose axes are in place already stays as it is: nobody wants it permuted.
     as_given, as_found = symmetric_mean(smooth, operators), symmetric_mean(turned, operators)
     in_place = _likeness(smooth, as_given) >= _likeness(turned, as_found) - IN_PLACE
     return np.asarray(resize_volume(as_given if in_place else as_found, box), np.float32)
+
+
+def _doubt(found: Alignment, symmetry: str) -> str:
+    """Say why a map may not have a symmetry; nothing if it shows it."""
+    faithful = found.correlation >= max(FAITHFUL, found.typical + DISTINCT)
+    if not faithful and found.significance < CLEAR:
+        return (
+            f"the map obeys {symmetry} poorly: it correlates {found.correlation:.2f} with its "
+            f"mates, {found.significance:.1f} standard deviations above axes at random "
+            f"({CLEAR:g} or more is usual); check the symmetry, or refine in C1"
+        )
+    if found.least < min(EVEN * found.most, found.most - DISTINCT):
+        return (
+            f"the map obeys a part of {symmetry} only: it correlates {found.most:.2f} with some of "
+            f"its mates and {found.least:.2f} with others; check the symmetry, or refine in a "
+            "smaller group"
+        )
+    return ""
 
 
 def _likeness(density: NDArray[np.float32], other: NDArray[np.float32]) -> float:

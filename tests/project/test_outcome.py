@@ -1,0 +1,126 @@
+"""What a stage gave opens as arrays and tables, draws itself, and shows itself in a notebook."""
+
+from __future__ import annotations
+
+import re
+import sys
+import types
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import dspa
+from dspa.data.errors import InputError
+from dspa.dataflow.events import Events
+from dspa.io.picture import image
+from dspa.io.star import Block, write_star
+from dspa.io.volumes import write_image_stack, write_volume
+from dspa.project.job import Record
+from dspa.project.notebook import NotebookBar, notebook_bar
+from dspa.project.project import init
+
+
+@pytest.fixture
+def job(tmp_path, rng):
+    """A job that left every kind of output and some events."""
+    project = init(tmp_path)
+    files = {"classes": "c.mrcs", "class_table": "class_averages.star", "fsc": "fsc.star",
+             "volume": "v.mrc", "half1": "h.mrc", "other": "o.star", "note": "n.txt"}  # fmt: skip
+    made = project.new_job(
+        Record(number=0, stage="refine", state="completed", outputs=files, figures={"classes": 3})
+    )
+    folder = made.folder
+    write_image_stack(folder / "c.mrcs", rng.random((3, 8, 8), np.float32), pixel_size=2.0)
+    number = np.arange(1, 4)
+    columns = {"rlnClassNumber": number, "dspaParticles": 10 * number,
+               "rlnEstimatedResolution": 9.0 - number}  # fmt: skip
+    write_star(folder / "class_averages.star", [Block("model_classes", columns)])
+    shells = np.arange(1, 6)
+    curve = {"rlnResolution": shells / 40.0, "rlnFourierShellCorrelationCorrected": 1.0 / shells}
+    write_star(folder / "fsc.star", [Block("fsc", curve)])
+    write_star(folder / "o.star", [Block("some", {"x": shells})])
+    for name in ("v.mrc", "h.mrc"):
+        write_volume(folder / name, rng.random((8, 8, 8), np.float32), pixel_size=2.0)
+    (folder / "n.txt").write_text("hello")
+    events = Events(folder)
+    events.picture("slices", image(rng.random((8, 8), np.float32)), title="central <slices>")
+    events.warning("mind this")
+    for n in range(1, 4):
+        events.emit("iteration", iteration=n, iterations=3, resolution=10.0 - n)
+    return dspa.result(1, folder=tmp_path)
+
+
+def test_class_averages_know_their_classes(job):
+    averages = job.read("classes")
+    assert isinstance(averages, xr.DataArray) and averages.dims == ("class", "y", "x")
+    assert averages["class"].values.tolist() == [1, 2, 3]
+    assert averages["particles"].values.tolist() == [10, 20, 30]
+    assert averages["x"].values[[0, 4]].tolist() == [-8.0, 0.0]
+    best = averages.sel({"class": 3})
+    assert float(best["resolution"]) == 6.0
+
+
+def test_tables_curves_maps_and_text_open(job):
+    assert job.read("class_table").loc[2, "particles"] == 20
+    assert job.read("fsc")["corrected"].iloc[1] == 0.5
+    assert job.read("volume").density.shape == job.read("half1").density.shape == (8, 8, 8)
+    assert job.read("other")["some"]["x"].tolist() == [1, 2, 3, 4, 5]
+    assert job.read("note") == "hello"
+    assert job.iterations["resolution"].tolist() == [9.0, 8.0, 7.0]
+
+
+@pytest.mark.parametrize("name", ["classes", "fsc", "volume", "half1", "iterations"])
+def test_plots_are_figures_that_show_themselves(job, name):
+    figure = job.plot(name)
+    assert figure.axes and figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_what_has_no_plot_says_so(job):
+    with pytest.raises(InputError, match="no plot of note"):
+        job.plot("note")
+
+
+def test_views_are_over_the_sphere(rng):
+    views = rng.normal(size=(30, 3))
+    figure = dspa.plots.views(views / np.linalg.norm(views, axis=1, keepdims=True), title="t")
+    assert figure.axes[0].get_title() == "t"
+
+
+def test_a_notebook_shows_figures_pictures_and_warnings_and_nothing_else_changes(job):
+    page = job._repr_html_()
+    assert "J1 refine" in page and "mind this" in page and "data:image/png;base64," in page
+    assert "central &lt;slices&gt;" in page and "<slices>" not in page
+    rules = re.findall(
+        r"^([^\n{]+)\{", page[page.index("<style>") + 7 : page.index("</style>")], re.M
+    )
+    assert rules and all(
+        part.strip().startswith(".dspa-job") for r in rules for part in r.split(",")
+    )
+
+
+def test_a_bar_is_shown_where_there_is_a_notebook(monkeypatch):
+    assert notebook_bar("class2d") is None
+    shown = []
+
+    class Handle:
+        def update(self, data, *, raw):
+            shown.append(data["text/html"])
+
+    def display(data, *, raw, display_id):
+        shown.append(data["text/html"])
+        return Handle()
+
+    shell = types.SimpleNamespace(kernel=object())
+    module = types.SimpleNamespace(
+        get_ipython=lambda: shell, display=types.SimpleNamespace(display=display)
+    )
+    monkeypatch.setitem(sys.modules, "IPython", module)
+    bar = notebook_bar("class2d")
+    assert isinstance(bar, NotebookBar)
+    bar({"kind": "state", "time": 100.0, "state": "running"})
+    bar._shown = -1e9
+    bar({"kind": "iteration", "time": 110.0, "iteration": 2, "iterations": 4, "resolution": 8.0})
+    assert "value='2' max='4'" in shown[-1] and "resolution 8 A" in shown[-1]
+    bar({"kind": "state", "time": 120.0, "state": "completed"})
+    assert "completed" in shown[-1] and "<progress" not in shown[-1]
