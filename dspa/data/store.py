@@ -6,6 +6,7 @@ memory (``lazy``), the columns of particles stay on disk and `spans` brings them
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import uuid
@@ -107,6 +108,21 @@ def open(path: str | Path, *, lazy: bool = False) -> xr.Dataset:
     dataset = _decode(disk, source, lazy=lazy)
     validate(dataset, str(path))
     return dataset
+
+
+def rows(path: str | Path) -> int:
+    """Count the particles of a dataset by its header; 0 where that cannot be read.
+
+    Parameters
+    ----------
+    path : path
+        Folder written by `save`.
+    """
+    try:
+        header = json.loads((Path(path) / "uid" / "zarr.json").read_text(encoding="utf-8"))
+        return max(0, int(header["shape"][0]))
+    except (OSError, ValueError, LookupError, TypeError):  # what is damaged is refused on reading
+        return 0
 
 
 def spans(dataset: xr.Dataset, *, rows: NDArray[np.int64] | None = None) -> Iterator[xr.Dataset]:

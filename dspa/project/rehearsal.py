@@ -15,7 +15,7 @@ from dspa.project.lineage import Resolved, paths
 from dspa.stages.stage import Context, check
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from dspa.stages.stage import Stage
 
@@ -41,9 +41,12 @@ def rehearse(stage: Stage, inputs: Resolved, params: Any) -> dict[str, Any]:
     """
     check(params)
     given = paths(inputs)
+    needed = require_memory(stage, given, params)
     if stage.admit is not None:
         stage.admit(given, params)
     figures = dict(stage.plan(given, params)) if stage.plan is not None else {}
+    if needed:
+        figures["memory of this process"] = f"{needed / 2**30:.2f} GiB"
     if stage.admit is not None or not stage.contained:
         return figures
     warnings: list[str] = []
@@ -61,6 +64,33 @@ def rehearse(stage: Stage, inputs: Resolved, params: Any) -> dict[str, Any]:
         except InputError as error:
             raise InputError(str(error).replace(folder, "the job's folder")) from error
     return figures | ({"warning": "; ".join(dict.fromkeys(warnings))} if warnings else {})
+
+
+def require_memory(stage: Stage, inputs: Mapping[str, Any], params: Any) -> int:
+    """Return the bytes the process that leads a job needs; refuse if they are not there.
+
+    Parameters
+    ----------
+    stage : Stage
+    inputs : mapping
+        Paths.
+    params : dataclass
+
+    Raises
+    ------
+    InputError
+        With both numbers.
+    """
+    if stage.lead is None:
+        return 0
+    needed, free = stage.lead(inputs, params), memory_budget()
+    if needed > free:
+        raise InputError(
+            f"{stage.name} of these tables needs {needed / 2**30:.2f} GiB in the process that "
+            f"leads it, and {free / 2**30:.2f} GiB are free here; lead it from a machine with more "
+            "memory (the workers may stay where they are), or split the set"
+        )
+    return needed
 
 
 @dataclass

@@ -26,6 +26,7 @@ from dspa.project.lease import Lease, claim, stopper
 from dspa.project.lineage import Resolved, check_name, paths
 from dspa.project.listeners import LogFile, Refresher, Screen
 from dspa.project.params import from_plain
+from dspa.project.rehearsal import require_memory
 from dspa.project.report import write_report
 from dspa.stages.registry import find_stage
 from dspa.stages.stage import Context, Stage, check
@@ -100,6 +101,7 @@ def start(
     """
     check(params)
     check_name(project, options.name)
+    require_memory(stage, paths(inputs), params)
     if stage.admit is not None:
         stage.admit(paths(inputs), params)
     fields = dataclasses.fields(params)

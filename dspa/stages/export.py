@@ -24,6 +24,7 @@ from dspa.io.particles import read_particles
 from dspa.io.pick_folders import FORMS, write_pick_folder
 from dspa.io.star_micrographs import write_star_micrographs
 from dspa.io.star_write import write_star_particles
+from dspa.stages.particles.lead import leading
 from dspa.stages.stage import Context, Input, Stage, param
 
 if TYPE_CHECKING:
@@ -365,4 +366,5 @@ STAGE = Stage(
     run,
     plan,
     contained=False,
+    lead=leading(120),
 )

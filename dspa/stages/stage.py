@@ -80,6 +80,7 @@ class Context:
 
 RunFunction = Callable[[Context, Mapping[str, Any], Any], Mapping[str, "Path"]]
 PlanFunction = Callable[[Mapping[str, Any], Any], Mapping[str, Any]]
+LeadFunction = Callable[[Mapping[str, Any], Any], int]
 AdmitFunction = Callable[[Mapping[str, Any], Any], object]
 
 
@@ -104,6 +105,9 @@ class Stage:
     admit : callable, optional
         ``admit(inputs, params)`` raises InputError where ``run`` would refuse before it computes
         anything. It is asked before a job gets its number: a typing error leaves no job.
+    lead : callable, optional
+        ``lead(inputs, params) -> bytes`` of memory that the process that leads the job needs. It is
+        told by ``--dry-run``, and a job that does not fit gets no number either.
     contained : bool
         Whether ``run`` reaches nothing outside its folder before it uses the runner: a dry run
         then goes so far, to find what would be refused.
@@ -116,6 +120,7 @@ class Stage:
     run: RunFunction
     plan: PlanFunction | None = None
     admit: AdmitFunction | None = None
+    lead: LeadFunction | None = None
     contained: bool = True
 
 

@@ -16,6 +16,7 @@ from dspa.io.volumes import read_images, write_image_stack
 from dspa.ops.images.class_quality import GOOD, ClassQuality, judge_classes
 from dspa.stages.class2d.constants import tuned
 from dspa.stages.class2d.output import AVERAGES, TABLE
+from dspa.stages.particles.lead import leading
 from dspa.stages.stage import Context, Input, Stage, param
 
 if TYPE_CHECKING:
@@ -475,4 +476,5 @@ STAGE = Stage(
     ),
     run=run,
     admit=admit,
+    lead=leading(120),
 )

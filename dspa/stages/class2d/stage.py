@@ -30,6 +30,7 @@ from dspa.stages.class2d.reduction import Class2D
 from dspa.stages.em.noise import noise_groups
 from dspa.stages.particles.chunks import join_chunks, minibatch, particle_chunks
 from dspa.stages.particles.copies import as_first_copy, particle_copies
+from dspa.stages.particles.lead import leading
 from dspa.stages.particles.noise import BackgroundNoise
 from dspa.stages.particles.optics import ctf_arguments
 from dspa.stages.stage import Context, Input, Stage
@@ -239,4 +240,5 @@ STAGE = Stage(
     run=run,
     plan=plan,
     admit=admit,
+    lead=leading(500),
 )

@@ -28,6 +28,7 @@ from dspa.stages.imports.picks import (
     warn_of_other_size,
 )
 from dspa.stages.particles.checks import ImageReport, examine, judge_contrast
+from dspa.stages.particles.lead import BASE, table_bytes
 from dspa.stages.stage import Context, Input, Stage, param
 
 if TYPE_CHECKING:
@@ -458,6 +459,11 @@ def _finish(context: Context, table: xr.Dataset, kind: str) -> Mapping[str, Path
     return {kind: context.folder / f"{kind}.zarr"}
 
 
+def _lead(_inputs: Mapping[str, Any], params: Params) -> int:
+    """Memory for files that are read whole."""
+    return BASE + sum(table_bytes(path, 0) for path in matching(params.file))
+
+
 PARTICLES_STAGE = Stage(
     "import particles",
     "bring in particles from a STAR or cryoSPARC file",
@@ -472,4 +478,5 @@ PARTICLES_STAGE = Stage(
         ),
     ),
     run,
+    lead=_lead,
 )
