@@ -366,5 +366,5 @@ STAGE = Stage(
     run,
     plan,
     contained=False,
-    lead=leading(120),
+    lead=leading(250),
 )
