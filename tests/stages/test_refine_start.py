@@ -35,7 +35,14 @@ def warnings_for(density, symmetry, resolution, rng, *, noise=0.0):
     given = (smooth + noise * smooth.std() / extra.std() * extra).astype(np.float32)
     spec = ImageSpec(BOX, PIXEL, BOX, BOX // 2 - 1, 0.9 * BOX * PIXEL)
     settings = make_settings(
-        spec, symmetry=symmetry, initial_lowpass=30.0, max_shift=0.0, seed=0, local=True, scale=True
+        spec,
+        symmetry=symmetry,
+        initial_lowpass=30.0,
+        max_shift=0.0,
+        seed=0,
+        local=True,
+        image_scale=True,
+        groups=1,
     )
     said = []
     place_axes(given, settings, Events(None, (said.append,)))
