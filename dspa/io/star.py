@@ -80,12 +80,11 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class Spans:
-    """A table that is written a span of rows at a time.
+    """A table, named without ``data_``, that is written a span of rows at a time.
 
     Attributes
     ----------
     name : str
-        Without ``data_``.
     pieces : iterable of mapping of label to (rows,) array
         At least one; all with the same labels in the same order.
     """
