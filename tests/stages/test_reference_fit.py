@@ -103,8 +103,11 @@ def test_masks(heard: Heard) -> None:
         check_mask("m.mrc", Volume(1 - MASK, PIXEL), heard.events)
     with pytest.raises(InputError, match=r"no value above 0.5"):
         check_mask("m.mrc", Volume(0.1 * MASK, PIXEL), heard.events)
-    check_mask("m.mrc", Volume(4 * MASK - 1, PIXEL), heard.events)
-    assert "values from -1 to 3 where a mask has 0 to 1" in heard.warnings
+    # what another program's interpolation leaves is clipped; a density is no mask
+    check_mask("m.mrc", Volume(1.2 * MASK - 0.1, PIXEL), heard.events)
+    assert "values from -0.1 to 1.1 where a mask has 0 to 1" in heard.warnings
+    with pytest.raises(InputError, match="from -1 to 3 where a mask has 0 to 1, as if it were a"):
+        check_mask("m.mrc", Volume(4 * MASK - 1, PIXEL), heard.events)
 
 
 def test_masks_hold_the_reference(heard: Heard) -> None:

@@ -33,6 +33,7 @@ DENSE = 0.2  # of the largest density: what counts as the particle
 # Skewness of a smooth map: molecules are few voxels that stand out, upwards.
 INVERTED, DOUBTFUL = -1.5, -0.3
 NARROW = 0.2  # of the box; particles fill more
+LOWEST, HIGHEST = -0.3, 1.5  # beyond these the values are not a mask's, however interpolated
 HELD, HARDLY = 0.5, 0.1  # share of the reference inside of a mask
 SAME_SIZE = 0.01  # relative difference of pixel sizes that are one
 SMALLEST, LARGEST = 0.2, 50.0  # A per voxel
@@ -147,7 +148,7 @@ def check_reference(path: str | Path, volume: Volume, extent: float, events: Eve
 
 
 def check_mask(path: str | Path, mask: Volume, events: Events) -> None:
-    """Refuse a mask that is empty or inverted; tell of values that no mask has.
+    """Refuse a mask that is empty, inverted or a density; tell of values a little beyond 0 to 1.
 
     Parameters
     ----------
@@ -160,6 +161,11 @@ def check_mask(path: str | Path, mask: Volume, events: Events) -> None:
     low, high = float(values.min()), float(values.max())
     if high < 0.5:
         raise InputError(f"{path}: the mask holds no value above 0.5")
+    if low < LOWEST or high > HIGHEST:
+        raise InputError(
+            f"{path}: values from {low:.3g} to {high:.3g} where a mask has 0 to 1, as if it were a "
+            "density; leave --mask out for one to be made, or give a mask made from it"
+        )
     if low < -0.05 or high > 1.05:
         events.warning(
             f"{path}: values from {low:.3g} to {high:.3g} where a mask has 0 to 1; they are clipped"
