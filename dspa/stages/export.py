@@ -101,6 +101,15 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     """Write one table for another program."""
     kind, table = _choose(inputs, params)
     target, form = _target(params, kind)
+    if table.sizes["micrograph" if kind == "micrographs" else "particle"] == 0:
+        raise InputError(f"nothing to export: the table of {kind} is empty")
+    if form in FORMS and "coordinate" not in table.variables:
+        raise InputError(
+            f"--to {form}: the pixel size of the coordinates is unknown; import them again "
+            "with --micrograph-pixel-size"
+            if "coordinate_pixels" in table.variables
+            else f"--to {form}: the {kind} have no coordinates in micrographs; use --to star or cs"
+        )
     _refuse(params, kind, target, form)
     if form != "star":
         table = store.loaded(table)

@@ -110,6 +110,22 @@ def test_the_latest_table_is_exported_unless_asked_otherwise(
         _export(tmp_path, {}, out=str(out))
 
 
+def test_empty_sets_and_particles_of_no_place_are_refused(
+    jobs: dict[str, Path], tmp_path: Path
+) -> None:
+    table = read_particles(jobs["particles"])
+    write_particles(table.isel(particle=slice(0, 0)), tmp_path / "none.zarr")
+    none = {"particles": tmp_path / "none.zarr"}
+    for name in ("o.star", "o.cs"):
+        with pytest.raises(InputError, match="the table of particles is empty"):
+            _export(tmp_path, none, out=str(tmp_path / name))
+    known = {"coordinate", "micrograph_pixel_size"} & set(table.variables)
+    write_particles(table.drop_vars(known), tmp_path / "p.zarr")
+    for form in ("box", "autopick"):
+        with pytest.raises(InputError, match=f"--to {form}: the particles have no coordinates"):
+            _export(tmp_path, {"particles": tmp_path / "p.zarr"}, out=str(tmp_path / "d"), to=form)
+
+
 def test_particles_with_poses_and_classes(
     jobs: dict[str, Path], tmp_path: Path, images: np.ndarray
 ) -> None:
