@@ -63,8 +63,7 @@ def save(dataset: xr.Dataset, path: str | Path, *, rows: NDArray[np.int64] | Non
     temporary = target.with_name(f"{target.name}.tmp-{uuid.uuid4().hex[:12]}")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with zarr.config.set({"array.write_empty_chunks": True}):
-            _write(dataset, temporary, target, rows)
+        _write(dataset, temporary, target, rows)
         _sync(temporary)
         _replace(temporary, target)
     finally:
@@ -188,6 +187,8 @@ def _write(
             chunks=tuple(chunks),
             compressors=[ZstdCodec(level=1, checksum=True)],
             dimension_names=[str(dim) for dim in array.dims],
+            # here and not in zarr.config, which all threads share
+            config={"write_empty_chunks": True},
         )
         if not chunks:
             made[...] = array.values

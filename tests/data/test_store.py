@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import zarr
 
 from dspa.data import schema, store
 from dspa.data.errors import InputError
@@ -51,6 +52,21 @@ def test_what_is_saved_is_what_is_opened(tmp_path: Path) -> None:
     meta = json.loads((tmp_path / "p.zarr" / "zarr.json").read_text())
     assert meta["zarr_format"] == 3
     assert "consolidated_metadata" not in meta
+
+
+def test_settings_of_zarr_that_another_thread_changes_lose_no_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = store._stored
+
+    def meanwhile(*given: Any) -> Any:
+        zarr.config.set({"array.write_empty_chunks": False})
+        return stored(*given)
+
+    monkeypatch.setattr(store, "_stored", meanwhile)
+    with zarr.config.set({"array.write_empty_chunks": False}):
+        store.save(_table(), tmp_path / "p.zarr")
+    assert store.open(tmp_path / "p.zarr").identical(_table())
 
 
 def test_an_empty_table_can_be_saved(tmp_path: Path) -> None:
