@@ -301,15 +301,9 @@ def insert_random(
     c2: Any,
 ) -> None:
     """Put every image into a class drawn from its index, as it lies."""
-    drawn = np.array(
-        [
-            np.random.default_rng([plan.settings.seed, int(index), 0xC1A5]).integers(
-                plan.held, plan.classes
-            )
-            for index in indices
-        ],
-        np.int32,
-    )
+    # The draw of an image hangs on its number alone, not on the batch that it comes in.
+    rng = np.random.default_rng([plan.settings.seed, 0xC1A5])
+    drawn = rng.integers(plan.held, plan.classes, int(indices.max()) + 1, np.int32)[indices]
     band, planes = plan.spec.band(), split(y)
     for number in np.unique(fold).tolist():
         image = np.flatnonzero(fold == number).astype(np.int32)

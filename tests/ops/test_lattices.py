@@ -1,0 +1,76 @@
+"""Properties of the lattices of a search: children tile their parent, or reach all around it."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dspa.geometry.band import band
+from dspa.geometry.rotation import random_rotations
+from dspa.geometry.symmetry import symmetry_operators
+from dspa.ops.poses.cells import Candidates
+from dspa.ops.poses.plane import plane_lattice
+from dspa.ops.poses.pose_grid import random_grid
+from dspa.ops.poses.sphere import Level, Shifts, SphereLattice
+
+MEMBERS = band(24, 10)
+UNIT = st.floats(-0.5, 0.5, allow_nan=False)
+
+
+def one(pose, shift):
+    """A single cell of image 0 and member 0."""
+    zero = np.zeros(1, np.int32)
+    return Candidates(zero, zero, np.array([pose]), np.array([shift], np.int32))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    order=st.integers(0, 3), seed=st.integers(0, 10**6), offset=st.tuples(UNIT, UNIT),
+    place=st.tuples(st.floats(-3.9, 3.9), st.floats(-3.9, 3.9)), halved=st.booleans(),
+)  # fmt: skip
+def test_cells_of_rotations_and_shifts_tile_their_parent(order, seed, offset, place, halved):
+    """Any pose and shift lie in one child of the cell that they lie in, and in no other."""
+    levels = (Level(order, 5, 2.0, 9), Level(order + 1, 9, 1.0 if halved else 2.0, 9))
+    shifts = Shifts(4.0, offset)
+    grid = random_grid((seed, 1))
+    lattice = SphereLattice(MEMBERS, grid, levels, shifts, symmetry_operators("C1"))
+    rotation = random_rotations(1, seed)
+    numbers = []
+    for number, level in enumerate(levels):
+        pixel, turn = grid.locate(level.order, rotation)
+        pose = int(pixel[0] * lattice.turns(number) + turn[0])
+        cell = np.floor((np.array(place) - np.array(offset) * 2.0) / level.shift_step)
+        numbers.append((pose, int(lattice.shift_number(number, cell.astype(np.int64)))))
+    children = lattice.finer(one(*numbers[0]), 0)
+    found = list(zip(children.pose.tolist(), children.shift.tolist(), strict=True))
+    assert len(found) == len(set(found)) == 8 * (4 if halved else 1)
+    assert found.count(numbers[1]) == 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    radius=st.integers(6, 11), coarse=st.integers(3, 6), reach=st.floats(0.5, 4.0),
+    seed=st.integers(0, 10**6),
+)  # fmt: skip
+def test_neighbours_of_turns_and_shifts_reach_all_around_a_cell(radius, coarse, reach, seed):
+    """Every fine cell is reached from the coarse cell nearest to it, if that is in the lattice."""
+    lattice = plane_lattice(
+        band(24, 11), radius=radius, reach=radius, coarse_radius=coarse, max_shift=reach,
+        particle_radius=9.0,
+    )  # fmt: skip
+    rng, fine = np.random.default_rng(seed), 1 << lattice.levels
+    pose, shift = rng.integers(lattice.angles), rng.integers(len(lattice.shifts))
+    parent = int(np.round(pose / fine) * fine) % lattice.angles
+    middle = lattice.row.shape[0] // 2
+    x, y = np.round(lattice.shifts[shift] / fine).astype(int) * fine
+    inside = max(abs(x), abs(y)) <= middle
+    start = lattice.row[y + middle, x + middle] if inside else -1
+    if start not in lattice.coarse:
+        return
+    cells = one(parent, start)
+    for level in range(lattice.levels):
+        cells = lattice.finer(cells, level)
+    found = set(zip(cells.pose.tolist(), cells.shift.tolist(), strict=True))
+    assert len(found) == cells.size
+    assert (pose, shift) in found
