@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.rows import Row, best_time
+from dspa.device.launcher import launch
 from dspa.geometry.band import band
 from dspa.geometry.rotation import random_rotations
-from dspa.kernels import project as project_kernel
-from dspa.kernels import score as score_kernel
+from dspa.kernels import slice3d
+from dspa.kernels.score import SCORE
 from dspa.ops.images.transform import shift_phases
+from dspa.ops.poses.score import split
 from dspa.ops.sums.backproject import accumulator, insert_into
 from dspa.ops.sums.project import frames_of, prepare_volume, project
 
@@ -32,7 +34,7 @@ def run() -> Iterator[Row]:
         frames = frames_of(rotations, padding=reference.padding)
         work = poses * b.count / 1e6
         slices = project(reference, rotations, b)
-        exact = project_kernel.reference(reference.values, frames[:3], b.kx, b.ky)
+        exact = slice3d.reference(reference.values, frames[:3], b.kx, b.ky)
         error = float(np.abs(slices[:3] - exact).max() / np.abs(exact).max())
         yield Row(f"project, radius {radius}: error", error, "relative")
         seconds = best_time(lambda r=reference, a=rotations, b=b: project(r, a, b))
@@ -45,18 +47,15 @@ def run() -> Iterator[Row]:
             )
         )
         yield Row(f"insert, radius {radius} (best)", work / seconds, "M coefficients/s")
-        arguments = {
-            "image": np.sort(rng.integers(0, IMAGES, poses)),
-            "start": np.arange(poses + 1) * SHIFTS,
-            "shift": np.tile(np.arange(SHIFTS), poses),
-            "phases": shift_phases(b, rng.uniform(-3, 3, (SHIFTS, 2))),
-            "y": slices[:IMAGES],
-            "c2": weights[:IMAGES],
-            "kx": b.kx,
-            "ky": b.ky,
-        }
-        seconds = best_time(
-            lambda g=reference.grid, f=frames, a=arguments: score_kernel.score(g, f, **a)
-        )
+        start = np.arange(poses + 1, dtype=np.int32) * SHIFTS
+        row = np.tile(np.arange(SHIFTS, dtype=np.int32), poses)
+        phases = split(np.conj(shift_phases(b, rng.uniform(-3, 3, (SHIFTS, 2)))))
+        image = np.sort(rng.integers(0, IMAGES, poses)).astype(np.int32)
+        arrays = (
+            split(slices), np.arange(poses, dtype=np.int32), image, start, row, phases,
+            split(slices[:IMAGES]), weights[:IMAGES], np.empty((1, 2, b.count), np.float32),
+            np.zeros((1, row.size), np.float32), np.zeros((1, poses), np.float32),
+        )  # fmt: skip
+        seconds = best_time(lambda a=arrays, n=poses: launch(SCORE, n, *a))
         yield Row(f"score, radius {radius}, {SHIFTS} shifts (best)", work * SHIFTS / seconds,
                   "M coefficients/s")  # fmt: skip

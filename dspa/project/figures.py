@@ -43,7 +43,9 @@ def figures_of(event: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: value
         for key, value in event.items()
-        if key not in HIDDEN and (value is None or isinstance(value, bool | int | float | str))
+        if key not in HIDDEN
+        and (value is None or isinstance(value, bool | int | float | str))
+        and not (key == "remaining" and value is None)  # not known yet
     }
 
 

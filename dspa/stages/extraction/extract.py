@@ -35,7 +35,7 @@ from dspa.stages.extraction.tables import (
     with_pixel_size,
 )
 from dspa.stages.particles.duplicates import DISTANCE
-from dspa.stages.stage import Context, Input, Stage, param
+from dspa.stages.stage import Context, Input, Stage, check, param
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -220,6 +220,7 @@ def _source(inputs: Mapping[str, Any]) -> xr.Dataset:
 
 def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[str, Path]:
     """Cut every box; a task for each shard of 1,024 images."""
+    check(params)
     micrographs = read_micrographs(inputs["micrographs"])
     warn_of_rows(context, micrographs)
     tasks = _tasks(micrographs, params)

@@ -1,7 +1,7 @@
 """Memory of the process that leads a job: what the tables it is given take there.
 
 Images stay with the workers; of every particle the leading process keeps places, CTF and results.
-The bytes were measured (``benchmarks/bench_client_memory.py``).
+The bytes were measured (``benchmarks/client_memory.py``).
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from dspa.stages.picks.edits import (
 )
 from dspa.stages.picks.junk_masks import read_junk
 from dspa.stages.picks.tables import SCATTER_POINTS, micrograph_picture, write_picks
-from dspa.stages.stage import Context, Input, Stage, param
+from dspa.stages.stage import Context, Input, Stage, check, param
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -127,6 +127,7 @@ def _thresholds(picks: xr.Dataset, params: Params) -> Thresholds:
 
 def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[str, Path]:
     """Apply the thresholds and show what they do."""
+    check(params)
     picks = read_particles(inputs["picks"])
     chosen_by = (params.min_ncc, params.power, params.min_diameter, params.max_diameter)
     if not params.auto and all(value is None for value in chosen_by):

@@ -26,7 +26,7 @@ from dspa.ops.maps.sharpen import filter_shells
 from dspa.ops.sums.project import prepare_volume, project
 from dspa.stages.particles.chunks import with_state
 from dspa.stages.refine.output import NO_RESOLUTION
-from dspa.stages.refine.plan import plan_iteration
+from dspa.stages.refine.plan import SEEN, plan_iteration
 from dspa.stages.refine.reduction import Refinement
 
 if TYPE_CHECKING:
@@ -204,7 +204,9 @@ def align_blindly(
 
     """
     shell, box = float(model["shell_143"]), settings.spec.crop
-    coarse = max(4, int(min(settings.initial_radius, COARSE * shell)))
+    # Coarse enough to leave shells to predict, fine enough to tell the views of a small particle.
+    seen = max(settings.initial_radius, SEEN / max(float(model["diameter"]), 0.2))
+    coarse = max(4, int(min(seen, COARSE * shell)))
     whole = np.asarray(model["half"]).mean(axis=0) * np.asarray(model["mask"])
     # The mask has carried coarse shells into finer ones: they are cut off once more.
     low = np.asarray(filter_shells(whole, (np.arange(box) <= coarse).astype(float)), np.float32)

@@ -1,6 +1,6 @@
 """Measure how the process that leads a job grows with the number of particles.
 
-``python benchmarks/bench_client_memory.py [STAGE ...] [--rows 100000 300000 1000000]`` runs each
+``python benchmarks/client_memory.py [STAGE ...] [--rows 100000 300000 1000000]`` runs each
 stage in a process of its own on a made table (1,000 images of 16 px that the rows share) and prints
 the growth of its anonymous memory and the slope per particle. Of class2d it runs what the leading
 process does besides the passes.
