@@ -278,7 +278,8 @@ def expect(
     def add_up(classes: int) -> Workload:
         settings = growth.about(known, classes, founders=new)
         made = workload(settings, full=uid.size if everything else new, unseen=unseen)
-        return replace(made, passes=made.passes + (new > 0), visits=made.visits + new)  # the look
+        looks = made.passes + (new > 0)
+        return replace(made, passes=looks, visits=made.visits + new, founded=classes)
 
     return add_up(0 if growth.new_classes is None else wanted), add_up(wanted)
 

@@ -424,11 +424,14 @@ class Workload:
         Passes after the random start, and images looked at in all of them.
     classes : int
         Largest number of classes.
+    founded : int
+        Classes that new particles found.
     """
 
     passes: int
     visits: int
     classes: int
+    founded: int = 0
 
 
 def workload(settings: Settings, *, full: int, unseen: int) -> Workload:

@@ -218,8 +218,7 @@ def plan(inputs: Mapping[str, Any], params: Params) -> dict[str, Any]:
         "memory per worker": f"{peak / 2**30:.2f} GiB",
     }
     if most.visits > least.visits:
-        new = most.classes - least.classes
-        told[f"image visits if new views found {new} classes"] = most.visits
+        told[f"image visits if new views found {most.founded} classes"] = most.visits
     return told
 
 
