@@ -186,14 +186,20 @@ def _read(classes: Path, particles: Path) -> ClassSet:
 def filtered(classes: Classes) -> NDArray[np.float32]:
     """Low-pass class averages to what each resolves: finer is noise, or what a filter left.
 
+    Classes whose resolution is not known (it is the extent of the image) stay as they are.
+
     Parameters
     ----------
     classes : Classes
     """
     if not math.isfinite(classes.pixel_size):
         return classes.averages
-    pairs = zip(classes.averages, classes.resolution, strict=True)
-    return np.stack([low_pass(a, r, pixel_size=classes.pixel_size) for a, r in pairs])
+    shown = classes.averages.copy()
+    extent = shown.shape[-1] * classes.pixel_size
+    for number in np.flatnonzero(classes.resolution < extent):
+        resolution = float(classes.resolution[number])
+        shown[number] = low_pass(shown[number], resolution, pixel_size=classes.pixel_size)
+    return shown
 
 
 def _small(images: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -121,9 +121,9 @@ class ClassPage:
     def _arrange(self) -> Any:
         buttons = row(*self.buttons.values())
         right = column(
-            row(self.jobs, self.by), self.counts, self.limit, buttons, self.strip, self.figures,
-            Div(text=HINT, width=RIGHT, styles={"color": frame.DIM}), self.command.button,
-            self.command.text, self.command.status, self.message, width=RIGHT + 10,
+            row(self.jobs, self.by), self.counts, self.limit, buttons, self.command.button,
+            self.command.text, self.command.status, self.message, self.strip, self.figures,
+            Div(text=HINT, width=RIGHT, styles={"color": frame.DIM}), width=RIGHT + 10,
         )  # fmt: skip
         left = column(self.plot, sizing_mode="stretch_both", min_height=420)
         body = row(left, right, sizing_mode="stretch_both")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from bokeh.document import Document
 
-    from dspa.project.job import Job
+    from dspa.project.job import Job, Record
     from dspa.project.project import Project
 
 ENTRY = "import sys; from dspa.cli import main; main(sys.argv[1:])"
@@ -122,14 +122,18 @@ class Command:
         if self.running is None:
             return
         ended = self.running.process.poll() is not None
-        job = self._job(self.running)
-        if job is not None:
-            self._tell(job)
-        elif ended:
+        found = self._job(self.running)
+        if found is not None:
+            self._tell(*found)
+        elif ended:  # it shows something, or was refused: a refused command leaves no job
             self.running.errors.seek(0)
             lines = self.running.errors.read().decode(errors="replace").strip().splitlines()
-            good = self.running.process.returncode == 0
-            self.say("completed" if good else "failed", lines[-1] if lines else "done")
+            last, status = lines[-1] if lines else "", self.running.process.returncode
+            if status == 0:
+                self.say("completed", last or "done")
+            else:
+                why = last.removeprefix("dspa: ") or f"it ended with status {status}"
+                self.say("failed", f"failed: {why}")
         if ended:
             self.running.errors.close()
             self.running = None
@@ -137,19 +141,19 @@ class Command:
             if self.document is not None and self._watch is not None:
                 self.document.remove_periodic_callback(self._watch)
 
-    def _job(self, started: _Started) -> Job | None:
+    def _job(self, started: _Started) -> tuple[Job, Record] | None:
         for job in reversed(self.project.jobs):
             if job.number <= started.after:
                 break
             try:
-                if job.read().process.get("pid") == started.process.pid:
-                    return job
+                record = job.read()
+                if record.process.get("pid") == started.process.pid:
+                    return job, record
             except InputError:
                 continue
         return None
 
-    def _tell(self, job: Job) -> None:
-        record = job.read()
+    def _tell(self, job: Job, record: Record) -> None:
         rest = record.error if record.error else line(record.figures)
         self.say(record.state, f"{job.name} {record.stage} {record.state}: {rest}".rstrip(": "),
                  link=f"report/{job.name}")  # fmt: skip

@@ -102,6 +102,8 @@ def test_classes_are_clicked_sorted_and_saved(page, project):
     assert figures.startswith("class 5: score")
     assert "contrast of centre and rim" in figures
     assert "share that noise explains" in figures
+    height = page.driver.execute_script("return innerHeight")
+    assert page.middle("run", "button")[0][1] < height  # Save stays in sight beside the figures
     page.hold(SHIFT)
     press(page, 2)
     page.let_go(SHIFT)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from bokeh.events import Tap
 
+from dspa.app.class_set import filtered
 from dspa.app.classes import ClassPage
 from dspa.app.picks import PickPage
 from dspa.data import schema
@@ -14,6 +15,7 @@ from dspa.io.particles import write_particles
 from dspa.io.volumes import write_image_stack, write_volume
 from dspa.project.job import Record
 from dspa.project.project import init
+from dspa.stages.class2d.select2d import Classes
 
 OPTICS = {
     "optics_name": ["a"], "voltage": [300.0], "spherical_aberration": [2.7e7],
@@ -53,11 +55,11 @@ def project(tmp_path, rng):
 
 
 def tap(page, number, shift=False):
-    """Click on a class by its number."""
+    """Click on the picture of a class, by its number."""
     place = page.order.tolist().index(number - 1)
     data = page.frames.data
     at = data["x"][place], data["y"][place]
-    page.tap(Tap(page.plot, x=at[0] + 0.3, y=at[1] - 0.5, modifiers={"shift": shift}))
+    page.tap(Tap(page.plot, x=at[0] + 0.3, y=at[1] - 0.3, modifiers={"shift": shift}))
 
 
 def test_chosen_classes_become_a_command(project):
@@ -70,7 +72,7 @@ def test_chosen_classes_become_a_command(project):
         "3: 0",
     ]
     shown = page.images.data["image"][0]
-    assert np.argwhere(shown == 1).tolist() == [[13, 3]]  # row 2 from the top
+    assert np.argwhere(shown == 1).tolist() == [[13, 3]]  # row 2 from the top; as it was written
     tap(page, 4)
     tap(page, 2)
     assert page.command.words == ["select2d", "J3", "--classes", "2,4"]
@@ -85,6 +87,16 @@ def test_chosen_classes_become_a_command(project):
     assert page.command.words[-1] == "2,3,4"
     page.limit.value = 1
     assert page.command.words[-1] == "1" and page.limit.title.endswith("number 1")
+
+
+def test_averages_are_shown_to_the_resolution_that_is_known(rng):
+    averages = rng.normal(size=(2, 16, 16)).astype("f4")
+    classes = Classes(averages, 2.0, np.array([5, 5]), np.array([8.0, 32.0]), None, None, 28.8)
+    shown = filtered(classes)
+    assert (
+        np.abs(np.fft.rfft2(shown[0])[8]).max() < 1e-4 < np.abs(np.fft.rfft2(averages[0])[8]).max()
+    )
+    assert np.array_equal(shown[1], averages[1])  # 32 A is the extent: nothing is known
 
 
 def test_thresholds_become_a_command(project):
@@ -118,3 +130,13 @@ def test_button_starts_a_job(project):
     assert [process.wait(60) for process in page.command.processes] == [0]
     page.command.poll()
     assert not page.command.button.disabled
+
+
+def test_a_command_that_is_refused_says_why(project):
+    page, jobs = ClassPage(project), len(project.jobs)
+    page.command.show(["select2d", "J3", "--classes", "9"])
+    page.command.start()
+    assert [process.wait(60) for process in page.command.processes] == [2]
+    page.command.poll()
+    assert ">failed: " in page.command.status.text and "dspa:" not in page.command.status.text
+    assert not page.command.button.disabled and len(project.jobs) == jobs
