@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from dspa.project.project import Project
 
 TABLES = ("path", "stack_path", "stack_name")
-# Where a path begins in a STAR file: a line, a column, or after the number of an image.
-_BEGIN = rb"(^|[\s@'\"])"
+# A value in a STAR file: quoted, or up to a blank.
+_VALUE = re.compile(rb"\"[^\"\n]*\"(?=\s|$)|'[^'\n]*'(?=\s|$)|\S+", re.MULTILINE)
+_IMAGE = re.compile(rb"\d+@")  # the number of an image, before the path
 
 
 @dataclass
@@ -94,21 +95,30 @@ def _record(job: Job, change: Any) -> None:
     if record.state == "running":
         raise InputError(f"{job.name} is running; relink when it has ended")
     changed = with_paths(record, change)
-    params = {name: _texts(value, change, record.folder) for name, value in record.params.items()}
+    moved = changed.folder != record.folder
+    params = {
+        name: _texts(value, change, record.folder, moved=moved)
+        for name, value in record.params.items()
+    }
     changed = dataclasses.replace(changed, params=params)
     if changed != record:
         job.write(changed)
 
 
-def _texts(value: Any, change: Any, folder: str) -> Any:
-    """Change the file names among parameters; relative ones start at the folder of the command."""
+def _texts(value: Any, change: Any, folder: str, *, moved: bool) -> Any:
+    """Change the file names among parameters; relative ones start at the folder of the command.
+
+    Where that folder moved, what is relative moved with it; most of that is words, not file names.
+    """
     if isinstance(value, list):
-        return [_texts(each, change, folder) for each in value]
+        return [_texts(each, change, folder, moved=moved) for each in value]
     if not isinstance(value, str) or not value:
         return value
+    if moved and not Path(value).is_absolute() and ".." not in Path(value).parts:
+        return value
     path = os.path.normpath(Path(folder, value))
-    moved = change(path)
-    return value if moved == path else moved
+    made = change(path)
+    return value if made == path else made
 
 
 def _table(path: Path, change: Any) -> None:
@@ -131,9 +141,23 @@ def _table(path: Path, change: Any) -> None:
 
 def _star(path: Path, old: bytes, new: bytes) -> int:
     """Change the paths in a table that other programs read; return how many were changed."""
-    pattern = _BEGIN + re.escape(old.rstrip(b"/")) + rb"(?=[/\s'\"]|$)"
-    whole = path.read_bytes()
-    changed, count = re.subn(pattern, lambda m: m.group(1) + new, whole, flags=re.MULTILINE)
+    below = old.rstrip(b"/") + b"/"
+    count = 0
+
+    def change(match: re.Match[bytes]) -> bytes:
+        nonlocal count
+        value = match[0]
+        quoted = value[:1] in (b'"', b"'") and value[-1:] == value[:1] and len(value) > 1
+        text = value[1:-1] if quoted else value
+        number = _IMAGE.match(text)
+        start = number.end() if number else 0
+        if text[start:] != old and not text.startswith(below, start):
+            return value
+        count += 1
+        text = text[:start] + new + text[start + len(below) - 1 :]
+        return b'"' + text + b'"' if quoted or len(text.split()) > 1 else text
+
+    changed = _VALUE.sub(change, path.read_bytes())
     if count:
         write_atomically(path, lambda stream: stream.write(changed))
     return count

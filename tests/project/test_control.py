@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shutil
@@ -319,6 +320,27 @@ def test_relink_changes_every_path(dspa, tmp_path):
     ):
         status, _, err = dspa(line)
         assert status == 2 and sentence in err
+    shutil.rmtree(new)
+
+
+@pytest.mark.parametrize("outer", ["a", "/"])
+def test_relink_changes_paths_and_nothing_else(dspa, tmp_path, outer):
+    old = tmp_path.parent / f"{tmp_path.name}-old" if outer == "a" else Path("/")
+    new = tmp_path.parent / f"{tmp_path.name}-new one"
+    new.mkdir()
+    dspa("toy make m.mrc")
+    record = job(1).read()
+    # a command that was given in a folder that moved, with a parameter that is a word
+    job(1).write(dataclasses.replace(record, folder=str(old / "run"), params={"views": "random"}))
+    below = f"{old}/d".replace("//", "/")
+    star = f'data_\n\nloop_\n_a #1\n1/2 000001@{below}/m.mrc "{below}/a b.mrc" 3 x/y\n'
+    (job(1).folder / "m.star").write_text(star)
+    status, _, err = dspa("relink", str(old), str(new))
+    assert status == 0, err
+    assert job(1).read().params == {"views": "random"}
+    assert job(1).read().folder == str(new / "run")
+    after = f'1/2 "000001@{new}/d/m.mrc" "{new}/d/a b.mrc" 3 x/y'
+    assert (job(1).folder / "m.star").read_text().splitlines()[-1] == after
     shutil.rmtree(new)
 
 
