@@ -1,4 +1,4 @@
-"""Picks as comma-separated tables with a header line."""
+"""Picks as tables with a header line, separated by commas or tabs."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ def read_csv_picks(path: Path) -> Coordinates:
     """
     lines = read_lines(path)
     try:
-        rows = [row for row in csv.reader(lines, strict=True) if row]
+        separator = "\t" if lines and "\t" in lines[0] else ","  # topaz writes tabs
+        rows = [row for row in csv.reader(lines, delimiter=separator, strict=True) if row]
     except csv.Error as error:
-        raise InputError(f"{path}: not a comma-separated table ({error})") from error
+        raise InputError(f"{path}: not a table of picks ({error})") from error
     header = [word.strip().lower() for word in rows[0]] if rows else []
     place = {key: _find(header, names) for key, names in _columns().items()}
     if place["x"] is None or place["y"] is None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
-SUFFIXES = (".box", ".cbox", ".csv", ".star")
+SUFFIXES = (".box", ".cbox", ".csv", ".txt", ".star")
 # What pickers append to the name of the micrograph.
 _APPENDED = re.compile(r"_(autopick|manualpick|extract|pick|picks|particles|cryolo)$")
 
@@ -44,7 +44,7 @@ def read_picks(paths: Sequence[str | Path], *, pixel_size: float) -> xr.Dataset:
     Parameters
     ----------
     paths : sequence of path
-        ``.box`` (EMAN), ``.cbox`` (crYOLO), ``.csv``, ``.star`` with coordinates.
+        ``.box`` (EMAN), ``.cbox`` (crYOLO), ``.csv``, ``.txt`` (topaz), ``.star`` with coordinates.
     pixel_size : float
         A, of the micrographs.
 
@@ -81,7 +81,7 @@ def _read(path: Path) -> Coordinates:
         return read_box(path)
     if suffix == ".cbox":
         return read_cbox(path)
-    if suffix == ".csv":
+    if suffix in (".csv", ".txt"):
         return read_csv_picks(path)
     if suffix == ".star":
         return _read_star(path)
@@ -93,6 +93,11 @@ def _read_star(path: Path) -> Coordinates:
     block = find_block(blocks, "particles", "") or (blocks[0] if blocks else None)
     if block is None or "rlnCoordinateY" not in block.columns:
         raise InputError(f"{path}: no _rlnCoordinateX and _rlnCoordinateY; not a file of picks")
+    if "rlnImageName" in block.columns:
+        raise InputError(
+            f"{path}: names images (rlnImageName), which picks do not have; import one file of "
+            "particles at a time, or join them first (relion_star_handler --combine)"
+        )
 
     def column(label: str) -> Any:
         if label not in block.columns:

@@ -131,6 +131,7 @@ def check_values(
             if (given or {}).get(name) is not None:
                 where = quantity.option
             _check_optics(source, where, quantity, table[name].values / quantity.scale)
+    _check_whole(table, source, in_cs=in_cs)
     doubts = []
     plate = _median(table, "phase_shift") > _PHASE_PLATE
     for name, quantity in _DEFOCUS.items():
@@ -150,6 +151,15 @@ def has_defocus(table: xr.Dataset) -> bool:
     """
     columns = [table[name].values for name in _DEFOCUS if name in table.variables]
     return any(bool(np.nan_to_num(values).any()) for values in columns)
+
+
+def _check_whole(table: xr.Dataset, source: str | Path, *, in_cs: bool) -> None:
+    """Refuse half a defocus: without the first one there is no CTF."""
+    if has_defocus(table) and "defocus_u" not in table.variables:
+        u, v = (q.field if in_cs else q.label for q in _DEFOCUS.values())
+        raise InputError(
+            f"{source}: has {v} but no {u}, so the CTF is unknown; add the column, or take {v} out"
+        )
 
 
 def _check_optics(
@@ -216,6 +226,9 @@ def _median(table: xr.Dataset, name: str) -> float:
 def _doubts_of_angles(table: xr.Dataset, *, in_cs: bool) -> list[str]:
     """Tell angles in radians where degrees are meant, and the other way round."""
     doubts = []
+    if set(_DEFOCUS) <= set(table.variables) and "defocus_angle" not in table.variables:
+        if (table["defocus_u"].values != table["defocus_v"].values).any():
+            doubts.append("no angle of astigmatism, which is taken as 0")
     for name, words in (
         ("defocus_angle", "angles of astigmatism"),
         ("phase_shift", "phase shifts"),

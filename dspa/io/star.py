@@ -12,6 +12,7 @@ import io
 import math
 import re
 import warnings
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -43,7 +44,7 @@ _COMMENT = re.compile(rb"^[ \t]*#[^\n]*$", re.MULTILINE)
 _LOOP = re.compile(rb"^[ \t]*loop_[ \t]*(?:#[^\n]*)?$", re.MULTILINE | re.IGNORECASE)
 # Of a line with values: all that stands before a word that begins with #.
 _BEFORE_COMMENT = re.compile(rb'^((?:[^"#\n]|"[^"\n]*"|(?<=\S)#)*)(?<=\s)#[^\n]*$', re.MULTILINE)
-_TEXT_BLOCK = re.compile(rb"^;(.*?)^;", re.MULTILINE | re.DOTALL)
+_TEXT_BLOCK = re.compile(rb"\n;(.*?)\n;", re.DOTALL)
 _APOSTROPHES = re.compile(rb"(?<!\S)'([^'\"\n]*)'(?!\S)")
 _LABEL = re.compile(rb"_(\S+)\s*(#.*)?")
 _ODD_QUOTES = re.compile(rb'^[^"\n]*"(?:[^"\n]*"[^"\n]*")*[^"\n]*$', re.MULTILINE)
@@ -103,12 +104,18 @@ def read_star(path: str | Path) -> list[Block]:
     Raises
     ------
     InputError
-        If the file is not a STAR file; the message names the block and the row.
+        If the file is not a STAR file, or two of its blocks have one name.
     """
     raw = _plain(path, _read_text(path))
     starts = list(_BLOCK.finditer(raw))
     if not starts:
         raise InputError(f"{path}: no data_ block; not a STAR file")
+    for name, count in Counter(match[1].decode() for match in starts).items():
+        if count > 1:
+            raise InputError(
+                f"{path}: {count} blocks data_{name}, as of files that were joined; import each "
+                "as a file of its own, or join their rows (relion_star_handler --combine)"
+            )
     ends = [match.start() for match in starts[1:]] + [len(raw)]
     return [
         _read_block(str(path), match[1].decode(), raw[match.end() : end])
@@ -151,7 +158,10 @@ def _plain(path: str | Path, raw: bytes) -> bytes:
 
 
 def _as_one_word(match: re.Match[bytes]) -> bytes:
-    return b'"' + b" ".join(match[1].replace(b'"', b"'").split()) + b'"'
+    before = match.string[match.string.rfind(b"\n", 0, match.start()) + 1 : match.start()].strip()
+    # After values it ends their row; after a label, a comment or nothing it begins one.
+    gap = b"\n" if before[:1] in (b"", b"_", b"#") else b" "
+    return gap + b'"' + b" ".join(match[1].replace(b'"', b"'").split()) + b'"'
 
 
 def _read_block(path: str, name: str, segment: bytes) -> Block:
@@ -368,38 +378,6 @@ def nameless(values: NDArray[Any]) -> NDArray[np.bool_]:
     values : (n,) object
     """
     return pd.Series(values, dtype=object).isin(_NAMELESS).to_numpy(bool)
-
-
-def sound_rows(path: str | Path, block: Block, name: str) -> tuple[Block, dict[str, str]]:
-    """Leave out rows that name nothing, or no optics group where there are several.
-
-    Parameters
-    ----------
-    path : path
-        For messages.
-    block : Block
-    name : str
-        Label of what each row is about.
-
-    Returns
-    -------
-    block : Block
-    note : dict
-        ``set_aside``: a phrase with the count, if there are such rows.
-    """
-    bad = np.zeros(block.rows, bool)
-    if name in block.columns:
-        bad |= nameless(text(block.columns[name]))
-    group = "rlnOpticsGroup"
-    if group in block.columns:
-        bad |= np.isnan(numbers(path, group, block.columns[group]))
-    if bad.all():
-        raise InputError(f"{path}: every row of data_{block.name} lacks _{name} or _{group}")
-    if not bad.any():
-        return block, {}
-    columns = {label: values[~bad] for label, values in block.columns.items()}
-    note = f"{int(bad.sum())} rows without {name} or {group}"
-    return Block(block.name, columns, block.loop), {"set_aside": note}
 
 
 def text(values: NDArray[Any]) -> NDArray[Any]:

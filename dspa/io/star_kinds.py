@@ -8,7 +8,7 @@ import numpy as np
 
 from dspa.data.errors import InputError
 from dspa.io import mrc
-from dspa.io.star import Block, find_block, numbers
+from dspa.io.star import Block, find_block, nameless, numbers, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -106,6 +106,38 @@ def refuse_numberless(path: str | Path, stacks: Mapping[str, Path | None]) -> No
                 f"{path}: rlnImageName {name} has no NUMBER@, and the file holds {held} sections: "
                 "subtomograms and tilt series are not supported; name single images, NUMBER@STACK"
             )
+
+
+def sound_rows(path: str | Path, block: Block, name: str) -> tuple[Block, dict[str, str]]:
+    """Leave out rows that name nothing, or no optics group where there are several.
+
+    Parameters
+    ----------
+    path : path
+        For messages.
+    block : Block
+    name : str
+        Label of what each row is about.
+
+    Returns
+    -------
+    block : Block
+    note : dict
+        ``set_aside``: a phrase with the count, if there are such rows.
+    """
+    bad = np.zeros(block.rows, bool)
+    if name in block.columns:
+        bad |= nameless(text(block.columns[name]))
+    group = "rlnOpticsGroup"
+    if group in block.columns:
+        bad |= np.isnan(numbers(path, group, block.columns[group]))
+    if bad.all():
+        raise InputError(f"{path}: every row of data_{block.name} lacks _{name} or _{group}")
+    if not bad.any():
+        return block, {}
+    columns = {label: values[~bad] for label, values in block.columns.items()}
+    note = f"{int(bad.sum())} rows without {name} or {group}"
+    return Block(block.name, columns, block.loop), {"set_aside": note}
 
 
 def _of_rows(path: str | Path, blocks: list[Block], rows: Block, label: str) -> NDArray[np.float64]:

@@ -17,11 +17,10 @@ from dspa.io.star import (
     integers,
     numbers,
     read_star,
-    sound_rows,
     text,
     write_star,
 )
-from dspa.io.star_kinds import refuse_tomograms
+from dspa.io.star_kinds import refuse_tomograms, sound_rows
 from dspa.io.star_optics import read_optics, write_optics
 from dspa.io.tiff import turns_rows
 

@@ -27,10 +27,14 @@ from dspa.io.star import (
     nameless,
     numbers,
     read_star,
-    sound_rows,
     text,
 )
-from dspa.io.star_kinds import refuse_numberless, refuse_particles, refuse_tomograms
+from dspa.io.star_kinds import (
+    refuse_numberless,
+    refuse_particles,
+    refuse_tomograms,
+    sound_rows,
+)
 from dspa.io.star_optics import read_optics
 from dspa.io.uids import image_uids, pick_uids
 

@@ -166,6 +166,8 @@ def _image_names(
     found = [stack_link(paths[s], n) for s, n in shards.tolist()]
     links = np.array([str(link) if spell is None else spell(str(link)) for link in found], object)
     files[stored] = links[which.ravel()] if len(links) else ""
+    if not len(stack):  # zfill refuses to fill nothing
+        return files
     number = np.where(stored, index % SHARD, index) + 1
     made = np.strings.zfill(number.astype("U20"), 6).astype(object) + "@" + files
     return np.where(stack < 0, "None", made)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dspa.data import schema
+from dspa.data.errors import InputError
 from dspa.io.cs import read_cs
 from dspa.io.cs_particles import Orientation, read_cs_particles
 from dspa.io.cs_write import write_cs_particles
@@ -127,3 +128,20 @@ def test_files_of_one_name_in_two_folders_are_two_micrographs(tmp_path: Path) ->
     names = [str(name) for name in table["micrograph_name"].values]
     assert [name[-5:] for name in names] == ["a/001", "b/001"]
     assert table["micrograph"].values.tolist() == [0, 1]
+
+
+def test_topaz_files_are_read(tmp_path: Path) -> None:
+    (tmp_path / "extracted.txt").write_text(
+        "image_name\tx_coord\ty_coord\tscore\nmic_1\t30\t40\t1.5\nmic 2\t3\t4\t-2\n"
+    )
+    table = read_picks([tmp_path / "extracted.txt"], pixel_size=2.0)
+    assert table["micrograph_name"].values.tolist() == ["mic_1", "mic 2"]
+    assert table["coordinate"].values.tolist() == [[60, 80], [6, 8]]
+    assert table["ncc"].values.tolist() == [1.5, -2.0]
+
+
+def test_images_are_not_taken_for_picks(tmp_path: Path) -> None:
+    head = "data_\nloop_\n_rlnCoordinateX\n_rlnCoordinateY\n_rlnImageName\n"
+    (tmp_path / "p.star").write_text(head + "1 2 1@a.mrcs\n")
+    with pytest.raises(InputError, match=r"p.star: names images .* one file of particles"):
+        read_picks([tmp_path / "p.star"], pixel_size=2.0)

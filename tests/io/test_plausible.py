@@ -96,6 +96,15 @@ def test_what_is_odd_in_some_rows_is_told() -> None:
     assert "look like degrees" in check_values(_table(defocus_angle=degrees), "p.cs")[0]
 
 
+def test_half_a_defocus_is_refused_and_a_missing_angle_told() -> None:
+    with pytest.raises(InputError, match=r"p.star: has rlnDefocusV but no rlnDefocusU, .* unknown"):
+        check_values(_table().drop_vars("defocus_u"), "p.star")
+    with pytest.raises(InputError, match=r"p.cs: has ctf/df2_A but no ctf/df1_A"):
+        check_values(_table().drop_vars("defocus_u"), "p.cs")
+    assert "taken as 0" in check_values(_table().drop_vars("defocus_angle"), "p.star")[0]
+    assert check_values(_table().drop_vars("defocus_v"), "p.star") == []
+
+
 def test_every_reader_looks(tmp_path: Path) -> None:
     optics = {"rlnVoltage": np.full(1, 3e5), "rlnOpticsGroup": np.ones(1, int)}
     rows = {"rlnMicrographName": np.full(1, "m.mrc", object), "rlnOpticsGroup": np.ones(1, int)}

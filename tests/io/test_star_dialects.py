@@ -76,6 +76,9 @@ DIALECTS: dict[str, Callable[[str], str]] = {
     "one row, no loop": _singles,
     "text block": lambda s: s + '\ndata_notes\n\n_note\n;\ndata_particles\nit\'s a "test"\n;\n',
     "text block before": lambda s: "data_notes\n\n_k 1\n_note\n;\nloop_\n# x\n;\n_m 2\n" + s,
+    "text block in rows": lambda s: (
+        s + "\ndata_notes\n\nloop_\n_a\n_b\n1\n;\nx y\n;\n2\n;\n;\n\ndata_z\n\nloop_\n_a\n;\nx\n;\n"
+    ),
     "value on the next line": lambda s: s + "\ndata_more\n\n_a\n 'b c'\n_d 4\n",
     "utf-8 mark": lambda s: "\ufeff" + s,
 }
@@ -103,6 +106,12 @@ def test_relion_reads_a_dialect_as_we_do(name: str, tmp_path: Path) -> None:
     ours, theirs = (read_particles(tmp_path / f"{n}.star") for n in "ab")
     np.testing.assert_array_equal(ours["defocus_u"], theirs["defocus_u"])
     assert ours["stack_name"].values.tolist() == theirs["stack_name"].values.tolist()
+
+
+def test_files_that_were_joined_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "p.star").write_text(PLAIN + PLAIN)
+    with pytest.raises(InputError, match=r"2 blocks data_optics, as of files that were joined"):
+        read_star(tmp_path / "p.star")
 
 
 def test_utf_16_is_read(tmp_path: Path) -> None:

@@ -289,3 +289,12 @@ def test_another_reader_sees_what_was_written(tmp_path: Path) -> None:
         other["particles"][["rlnOriginXAngst", "rlnOriginYAngst"]], table["shift"].values
     )
     assert other["optics"]["rlnImageSize"].tolist() == [64, 64]
+
+
+def test_no_particles_are_written_too(tmp_path: Path) -> None:
+    write_image_stack(tmp_path / "s.mrcs", np.zeros((2, 8, 8), np.float32), pixel_size=2.0)
+    columns = {"rlnImageName": np.array(["1@s.mrcs", "2@s.mrcs"], object)}
+    write_star(tmp_path / "two.star", [Block("particles", columns)])
+    none = read_particles(tmp_path / "two.star").isel(particle=slice(0))
+    write_particles(none, tmp_path / "none.star")
+    assert "_rlnImageName" in (tmp_path / "none.star").read_text()

@@ -15,7 +15,7 @@ from dspa.io.cs_particles import Orientation, read_cs_particles
 from dspa.io.images import ParticleImages, StackInfo, stack_info
 from dspa.io.locate import matching, spelling
 from dspa.io.particles import read_particles, write_particles
-from dspa.io.picks import read_picks
+from dspa.io.picks import SUFFIXES, read_picks
 from dspa.io.picture import montage
 from dspa.io.plausible import check_values, has_defocus
 from dspa.io.star_optics import one_for_all
@@ -162,11 +162,15 @@ def _read(params: Params, known_size: float | None) -> xr.Dataset:
         # A file of picks that names no micrograph is named after it.
         if size is None or {"micrograph", "image_stack"} & set(table.variables):
             return table
-    if suffix in (".box", ".cbox", ".csv", ".star"):
+    if suffix in SUFFIXES:
+        picks = read_picks(files, pixel_size=size or 1.0)
         if size is None:
             raise InputError(f"{params.named}: picks in pixels; give --micrographs or --pixel-size")
-        return read_picks(files, pixel_size=size)
-    raise InputError(f"{params.named}: particles are imported from .star or .cs files")
+        return picks
+    raise InputError(
+        f"{params.named}: particles are imported from .star or .cs files, picks from "
+        f"{', '.join(SUFFIXES)} files"
+    )
 
 
 def _rescaled(table: xr.Dataset, params: Params) -> xr.Dataset:
