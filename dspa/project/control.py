@@ -12,9 +12,11 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dspa.data import store
 from dspa.data.errors import InputError
 from dspa.dataflow.process import end, family, is_alive
 from dspa.io.locate import matching
+from dspa.project.job import job_number
 from dspa.project.lease import BEAT, STOP, Holder, holder
 from dspa.project.running import RECORDS
 
@@ -131,13 +133,27 @@ def dependents(project: Project, jobs: Sequence[Job]) -> list[Job]:
     found = []
     for job in project.jobs:  # in the order in which they were made
         try:
-            parents = job.parents
+            parents = job.parents or _named(job)
         except InputError:
             continue
         if job.number not in taken and taken.intersection(parents):
             taken.add(job.number)
             found.append(job)
     return found
+
+
+def _named(job: Job) -> set[int]:
+    """Return the numbers of the jobs in whose folders the images are that an import names."""
+    numbers = set()
+    for table in job.folder.glob("*.zarr"):
+        with contextlib.suppress(InputError):  # an image store, or damaged
+            dataset = store.open(table, lazy=True)
+            for name in {"path", "stack_path"}.intersection(map(str, dataset.variables)):
+                for path in map(Path, map(str, dataset[name].values)):
+                    if job.folder.parent in path.parents:
+                        inside = path.relative_to(job.folder.parent)
+                        numbers.add(job_number(inside.parts[0]))
+    return numbers - {0, job.number}
 
 
 def delete(jobs: Sequence[Job]) -> int:

@@ -163,6 +163,15 @@ def test_a_file_of_a_job_is_a_dependence_too(dspa):
     assert [each.number for each in control.dependents(find(), [job(1)])] == [2]
 
 
+def test_images_of_a_job_that_came_back_by_import_are_a_dependence_too(dspa):
+    dspa("toy make one")
+    dspa("toy make two")
+    table = micrographs(job(1).folder / "images", "m.mrc")
+    store.save(table, job(2).folder / "micrographs.zarr")
+    assert [each.number for each in control.dependents(find(), [job(1)])] == [2]
+    assert control.dependents(find(), [job(2)]) == []
+
+
 def test_a_running_job_is_not_deleted(dspa, begin):
     dspa("toy make one")
     begin(LONG + " --cluster inline")
