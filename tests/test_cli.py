@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,6 +112,15 @@ def complete(capsys, monkeypatch, *words):
     with pytest.raises(SystemExit):
         cli.run([])
     return {line.partition(",")[2] for line in capsys.readouterr().out.splitlines()}
+
+
+def test_the_line_of_the_readme_turns_completion_on(capsys, monkeypatch):
+    readme = Path(__file__).parents[1] / "README.md"
+    shell = re.search(r"_DSPA_COMPLETE=(\w+) dspa", readme.read_text(encoding="utf-8"))
+    monkeypatch.setenv("_DSPA_COMPLETE", shell[1])
+    with pytest.raises(SystemExit):
+        cli.run([])
+    assert "complete -o nosort -F _dspa_completion dspa" in capsys.readouterr().out
 
 
 def test_tab_completes_stages_options_choices_and_jobs(capsys, tmp_path, monkeypatch):
