@@ -142,6 +142,28 @@ def check_values(
     return [*doubts, *_doubts_of_angles(table, in_cs=in_cs), *_doubts_of_lengths(table)]
 
 
+def check_voxel_size(source: str | Path, size: float, *, given: bool) -> None:
+    """Refuse the voxel size of a map that no map of a particle has.
+
+    Parameters
+    ----------
+    source : path
+        The map, for the message.
+    size : float
+        A.
+    given : bool
+        By the option, not by the header.
+
+    Raises
+    ------
+    InputError
+        Naming the value and the likely unit.
+    """
+    quantity = _OPTICS["pixel_size"]
+    where = quantity.option if given else "the voxel size"
+    _check_optics(source, where, quantity, np.array([size]))
+
+
 def has_defocus(table: xr.Dataset) -> bool:
     """Whether any defocus is known: zeros throughout are what programs write that fitted none.
 

@@ -272,6 +272,11 @@ def test_volumes(desk: Desk, tmp_path: Path) -> None:
     write_volume(tmp_path / "w.mrc", density[:4], pixel_size=2.0)
     with pytest.raises(InputError, match="8 x 8 x 4 voxels; give a cubic map"):
         desk.run(import_volume.VOLUME_STAGE, file="w.mrc")
+    write_volume(tmp_path / "n.mrc", density, pixel_size=0.13)
+    with pytest.raises(InputError, match=r"the voxel size is 0.13 A, as if it were in nm; give"):
+        desk.run(import_volume.VOLUME_STAGE, file="n.mrc")
+    with pytest.raises(InputError, match="--pixel-size is 130 A, as if it were in pm"):
+        desk.run(import_volume.VOLUME_STAGE, file="v.mrc", pixel_size=130.0)
 
 
 def test_the_stages_have_names_and_help() -> None:

@@ -120,6 +120,8 @@ def test_coordinates_that_cannot_be_of_these_micrographs_are_refused(
     parts = desk.run(PARTICLES_STAGE, file="p.star", contrast="bright")["particles"]
     with pytest.raises(InputError, match=r"12 of 12 picks lie outside .*--micrograph-pixel-size"):
         desk.run(EXTRACT, {"particles": parts, "micrographs": mics}, box=BOX)
+    with pytest.raises(InputError, match=r"12 of 12 picks lie outside .*--micrograph-pixel-size"):
+        desk.run(PARTICLES_STAGE, {"micrographs": mics}, file="p.star", contrast="bright")
 
 
 def test_what_the_file_says_goes_before_the_micrographs(desk: Desk, tmp_path: Path) -> None:

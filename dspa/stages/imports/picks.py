@@ -51,6 +51,11 @@ def scaled_by_micrographs(context: Context, particles: xr.Dataset, path: str | P
         With images: they keep their own names and optics.
     path : path
         Table of micrographs.
+
+    Raises
+    ------
+    InputError
+        If their file has none and they do not lie on the micrographs as pixels of these would.
     """
     tasks = micrograph_tasks(read_micrographs(path))
     where = find_micrographs(
@@ -58,6 +63,11 @@ def scaled_by_micrographs(context: Context, particles: xr.Dataset, path: str | P
     )
     scaled = with_pixel_size(particles, where, tasks)
     doubt = doubt_of_scale(scaled, where, tasks)
+    if doubt and "coordinate_pixels" in particles:
+        raise InputError(
+            f"{doubt}, and the file does not tell the pixel size of the coordinates; give "
+            "--micrograph-pixel-size"
+        )
     if doubt:
         context.events.warning(f"{doubt}; check the pixel size of the coordinates")
     return scaled

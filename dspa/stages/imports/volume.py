@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dspa.data.errors import InputError
 from dspa.io.picture import volume_slices
+from dspa.io.plausible import check_voxel_size
 from dspa.io.volumes import read_volume, write_volume
 from dspa.ops.images.normalise import is_flat
 from dspa.stages.stage import Context, Stage, param
@@ -35,6 +36,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
             f"{params.file}: the header says 1 A per voxel, which programs write that do not know "
             "it; give --pixel-size (1 if that is right)"
         )
+    check_voxel_size(params.file, volume.pixel_size, given=params.pixel_size is not None)
     density = -volume.density if params.invert else volume.density
     shape = density.shape
     if len(set(shape)) != 1:
