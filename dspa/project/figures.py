@@ -28,6 +28,11 @@ HIDDEN = frozenset(
 ANGSTROM = frozenset(
     {"resolution", "defocus", "shift", "diameter", "radius", "gsfsc", "lowpass", "compared"}
 )
+# How a pass was computed: for the report, the curves and the notebook, not for lines of progress.
+INNER = frozenset(
+    {"alive", "largest", "restarted", "log_likelihood", "cells_scored", "searches_limited",
+     "searched_to", "ess"}
+)  # fmt: skip
 SECONDS = frozenset({"remaining", "remaining_at_most"})
 LISTED = 100  # values of a setting that are shown
 
@@ -47,6 +52,17 @@ def figures_of(event: Mapping[str, Any]) -> dict[str, Any]:
         and (value is None or isinstance(value, bool | int | float | str))
         and not (key == "remaining" and value is None)  # not known yet
     }
+
+
+def watched(event: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the figures of an event that a user watches while it runs.
+
+    Parameters
+    ----------
+    event : mapping
+        From the stream.
+    """
+    return {name: value for name, value in figures_of(event).items() if name not in INNER}
 
 
 def figure(name: str, value: Any) -> str:

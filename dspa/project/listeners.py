@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.progress import TimeElapsedColumn as Elapsed
 from rich.table import Column
 
-from dspa.project.figures import SECONDS, figures_of, line
+from dspa.project.figures import SECONDS, figures_of, line, watched
 from dspa.project.forecast import Forecast, task_words
 from dspa.project.report import write_report
 
@@ -39,7 +39,7 @@ def sentence(event: Event) -> str:
     if kind == "iteration":
         total = f" of {event['iterations']}" if event.get("iterations") else ""
         total = f" of at most {event['at_most']}" if event.get("at_most") else total
-        return f"iteration {event.get('iteration')}{total}: {line(figures_of(event))}"
+        return f"iteration {event.get('iteration')}{total}: {line(watched(event))}"
     if kind == "result":
         return line(figures_of(event))
     if kind == "state":

@@ -11,7 +11,7 @@ from rich.table import Table
 from dspa.data.errors import InputError
 from dspa.dataflow.events import plain, read_events
 from dspa.project.control import disk_use
-from dspa.project.figures import duration, figure, figures_of, line, setting, size, words
+from dspa.project.figures import duration, figure, line, setting, size, watched, words
 from dspa.project.job import now
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def latest_figures(job: Job) -> dict[str, Any]:
     for _, event in read_events(job.folder / "events.jsonl"):
         if event["kind"] in ("iteration", "result"):
             figures |= {"iteration": event["iteration"]} if "iteration" in event else {}
-            figures |= figures_of(event)
+            figures |= watched(event)
     return figures
 
 

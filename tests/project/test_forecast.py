@@ -7,7 +7,7 @@ from rich.console import Console
 
 from dspa.project.figures import figures_of
 from dspa.project.forecast import Forecast, task_words
-from dspa.project.listeners import LogFile, Screen
+from dspa.project.listeners import LogFile, Screen, sentence
 
 
 def heard(*events):
@@ -68,3 +68,11 @@ def test_log_and_plain_terminal_say_it(tmp_path, capsys):
         screen(event)
     assert "fitting CTFs: 5 of 20, remaining 5 min 0 s" in (tmp_path / "log.txt").read_text()
     assert "J2 ctf: fitting CTFs: 5 of 20, remaining 5 min 0 s" in capsys.readouterr().out
+
+
+def test_lines_of_progress_hold_what_a_user_watches():
+    event = {"kind": "iteration", "iteration": 3, "iterations": 9, "remaining": 60.0}
+    event |= {"resolution": 12.0, "particles": 500, "alive": 6, "log_likelihood": 3.0}
+    assert (
+        sentence(event) == "iteration 3 of 9: remaining 1 min 0 s, resolution 12 A, particles 500"
+    )
