@@ -36,6 +36,8 @@ MAXIMUM_ROW_BYTES = 4096
 # No Zstandard frame expands by more (a run of 128 KiB in 4 bytes).
 MAXIMUM_RATIO = 50_000
 _PATHS = ("path", "stack_path")
+# Attribute that names all arrays of a table: one that a copy left out would else not be missed.
+_ARRAYS = "arrays"
 
 
 def save(dataset: xr.Dataset, path: str | Path, *, rows: NDArray[np.int64] | None = None) -> Path:
@@ -104,6 +106,15 @@ def open(path: str | Path, *, lazy: bool = False) -> xr.Dataset:
         raise InputError(
             f"{path}: damaged dataset ({reason}); run the job that made it again"
         ) from error
+    named = disk.attrs.pop(_ARRAYS, [])
+    if not isinstance(named, list):
+        raise InputError(f"{path}: its list of arrays is no list; the dataset is damaged")
+    lost = sorted(set(map(str, named)) - set(map(str, disk.variables)))
+    if lost:
+        raise InputError(
+            f"{path}: the array {lost[0]} is not there; the dataset is incomplete, so copy it anew "
+            "or run the job that made it again"
+        )
     dataset = _decode(disk, source, lazy=lazy)
     validate(dataset, str(path))
     return dataset
@@ -168,7 +179,9 @@ def _write(
     dataset: xr.Dataset, folder: Path, target: Path, chosen: NDArray[np.int64] | None
 ) -> None:
     """Write every array, a span of rows at a time."""
-    group = zarr.create_group(folder, zarr_format=3, attributes=dict(dataset.attrs))
+    names = sorted(quote(str(name), safe=":") for name in dataset.variables)
+    attributes = dict(dataset.attrs) | {_ARRAYS: names}
+    group = zarr.create_group(folder, zarr_format=3, attributes=attributes)
     for key, array in dataset.variables.items():
         name = str(key)
         dtype = np.dtypes.StringDType() if is_text(array.dtype) else array.dtype

@@ -118,3 +118,16 @@ def test_a_shape_its_chunks_cannot_explain_is_refused(tmp_path: Path) -> None:
     file.write_text(json.dumps(meta))
     with pytest.raises(InputError, match="absurd"):
         store.open(path)
+
+
+@pytest.mark.parametrize("name", ["defocus_u", "image_stack", "stack_path", "pixel_size"])
+def test_an_array_that_a_copy_left_out_is_missed(tmp_path: Path, name: str) -> None:
+    folder = store.save(_table(), tmp_path / "p.zarr")
+    shutil.rmtree(folder / name)
+    with pytest.raises(InputError, match=f"{name} is not there"):
+        store.open(folder)
+    header = json.loads((folder / "zarr.json").read_text())
+    assert name in header["attributes"].pop("arrays")
+    (folder / "zarr.json").write_text(json.dumps(header))  # as written before
+    if name == "defocus_u":
+        assert "defocus_u" not in store.open(folder)
