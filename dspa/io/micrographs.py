@@ -95,6 +95,12 @@ def micrograph_info(path: str | Path) -> MicrographInfo:
     suffix = file.suffix.lower()
     if suffix in MRC_SUFFIXES:
         header = mrc.read_header(file)
+        _, down, along = header.voxel
+        if abs(down - along) > 0.01 * along:  # never so where one of them is unknown
+            raise InputError(
+                f"{path}: the header gives pixels of {along:.4g} x {down:.4g} A; resample the "
+                "micrograph to square pixels, or mend its header"
+            )
         return MicrographInfo(*header.shape, header.pixel_size)
     if suffix == ".png":
         return MicrographInfo(1, *png_shape(file), float("nan"))

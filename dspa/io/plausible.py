@@ -90,7 +90,7 @@ _CS_IN_METRES = (0.001, 0.0095)
 _DEFOCUS = {
     name: _Quantity(
         label, field, "", "A", 1.0, NEAREST, FARTHEST, (2e3, 6e4),
-        (("um", 1e4), ("nm", 10.0), ("m", 1e10), ("mm", 1e7), ("pm", 0.01)),
+        (("um", 1e4), ("nm", 10.0), ("m", 1e10), ("mm", 1e7)),
     )
     for name, label, field in (
         ("defocus_u", "rlnDefocusU", "ctf/df1_A"), ("defocus_v", "rlnDefocusV", "ctf/df2_A"),

@@ -207,3 +207,13 @@ def test_real_micrographs(data_dir: Path) -> None:
     image = read_micrograph_image(files[0])
     assert image.shape == (1200, 1240)
     assert image.max() > 255
+
+
+def test_pixels_that_are_not_square_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.mrc"
+    write_image_stack(path, np.ones((1, 20, 24), np.float32), pixel_size=1.1)
+    raw = bytearray(path.read_bytes())
+    raw[44:48] = np.float32(20 * 2.2).tobytes()  # the cell along the rows
+    path.write_bytes(bytes(raw))
+    with pytest.raises(InputError, match=r"1\.1 x 2\.2 A"):
+        micrograph_info(path)
