@@ -54,7 +54,7 @@ def _table(**changes: np.ndarray | float) -> xr.Dataset:
         ({"pixel_size": 1.1e-10}, "as if it were in m;"),
         ({"defocus_u": 1.52, "defocus_v": 1.5}, "rlnDefocusU is 1.52 A in most rows, .* in um;"),
         ({"defocus_v": 1.5e-6}, "rlnDefocusV is 1.5e-06 A .* in m;"),
-        ({"defocus_u": 1.52e6}, "rlnDefocusU is 1.52e.06 A .* in pm;"),
+        ({"defocus_u": 1.52e6}, "rlnDefocusU is 1.52e.06 A"),
         ({"defocus_u": -15200.0, "defocus_v": -14900.0}, "rlnDefocusU is negative"),
         ({"defocus_v": 0.0}, "rlnDefocusV is 0 A in most rows, .* never set"),
     ],
