@@ -129,7 +129,8 @@ class Job:
         except InputError:
             raise
         except DAMAGE as error:
-            raise InputError(f"{path} is not a readable job record ({error})") from error
+            said = "nested too deeply" if isinstance(error, RecursionError) else error
+            raise InputError(f"{path} is not a readable job record ({said})") from error
         if record.state not in STATES:
             raise InputError(f"{path}: state {record.state!r} is none of {', '.join(STATES)}")
         if record.state == "running" and (gone := holder(self.folder, record.process).gone):

@@ -87,7 +87,10 @@ def judge_halves(
         if not np.isfinite(half).all() or is_flat(half):
             return f"half map {number} is empty"
     if are_same(half1, half2):
-        return "the half maps are one and the same map, so that their correlation says nothing"
+        return (
+            "the half maps are one and the same map (up to scale and sign), so that their "
+            "correlation says nothing"
+        )
     box = half1.shape[0]
     extent, shell = box * pixel_size, min(measured.shell, float((box - 1) // 2))
     size = particle_diameter(measured.mask) * pixel_size
