@@ -112,7 +112,8 @@ def bind_rows(
 ) -> Iterator[Row]:
     """Measure what a pass costs before its first image."""
     for name, plan in (("all poses", soft), ("candidates", fine)):
-        seconds = best_time(lambda plan=plan: Class2D(plan).bind(model).searchers[0], repeats=3)
+        bind = Class2D(plan).bind
+        seconds = best_time(lambda bind=bind: bind(model).compare.searchers[0], repeats=3)
         yield Row(
             f"class2d 64 px, 50 classes, preparing one fold of a pass, {name} (best)", seconds, "s"
         )
@@ -120,7 +121,7 @@ def bind_rows(
 
 def coarse_rows(bound: Class2D, batch: ParticleBatch) -> Iterator[Row]:
     """Compare the coarse scores with what the machine makes of a large square product."""
-    bank = bound.searchers[0].bank
+    bank = bound.compare.searchers[0].bank
     count = min(bank.block, len(batch))
     y = np.conj(batch.images[:count]) * batch.ctf[:count]
     c2, room = batch.ctf[:count] ** 2, coarse_room(bank, count)
@@ -139,7 +140,7 @@ def search_rows(
     plan: ClassPlan, batch: ParticleBatch, model: dict[str, NDArray[np.float32]], *, snr: float
 ) -> Iterator[Row]:
     """Compare the search with every class, fine angle and fine shift at the full radius."""
-    searcher = Class2D(plan).bind(model).searchers[0]
+    searcher = Class2D(plan).bind(model).compare.searchers[0]
     lattice = searcher.lattice
     y = (np.conj(batch.images) * batch.ctf).astype(np.complex64)
     c2 = batch.ctf**2

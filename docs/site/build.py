@@ -128,6 +128,8 @@ def modules() -> dict[str, list[str]]:
         for path in sorted(folder.rglob("*.py")):
             if not path.stem.startswith("_"):
                 package = ".".join(path.parent.relative_to(ROOT).parts)
+                if folder.name == "kernels":  # installed as a package of dspa
+                    package = f"dspa.{package}"
                 found.setdefault(package, []).append(f"{package}.{path.stem}")
     return found
 
@@ -135,7 +137,7 @@ def modules() -> dict[str, list[str]]:
 def api(package: str, found: list[str]) -> str:
     """Return the page of a package: one section for each of its modules."""
     lines = [package, "=" * len(package), ""]
-    if (ROOT / package.replace(".", "/") / "__init__.py").exists():
+    if importlib.util.find_spec(package) is not None:
         lines += [f".. automodule:: {package}", "   :no-members:", ""]
     for module in found:
         lines += [module, "-" * len(module), "", f".. automodule:: {module}", ""]

@@ -108,7 +108,7 @@ def as_float(grid: NDArray[np.int64], scale: float) -> NDArray[np.float32]:
 
 
 def exact(shape: tuple[int, ...] = ()) -> NDArray[np.int64]:
-    """Make exact sums of nothing: (*shape, 6) int64."""
+    """Make exact sums of nothing: (..., 6) int64."""
     return np.zeros((*shape, PLACES), np.int64)
 
 
@@ -117,9 +117,9 @@ def add_exact(sums: NDArray[np.int64], values: ArrayLike) -> None:
 
     Parameters
     ----------
-    sums : (*shape, 6) int64
+    sums : (..., 6) int64
         From `exact`. Holds 2^31 additions.
-    values : (*shape) float
+    values : (...) float
         Below 2^95 in magnitude.
     """
     rest = np.array(values, np.float64)
@@ -133,7 +133,7 @@ def add_exact(sums: NDArray[np.int64], values: ArrayLike) -> None:
 
 
 def exact_value(sums: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Read exact sums, rounded once or twice: (*shape) float64."""
+    """Read exact sums, rounded once or twice: (...) float64."""
     places = _carried(np.array(sums))
     negative = places[..., -1] < 0
     places = np.where(negative[..., None], _carried(-places), places)

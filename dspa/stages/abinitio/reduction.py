@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -118,7 +118,7 @@ class AbInitioStep:
         plan = self.plan
         scale = fixed_point_scale(self.total or expected_total(items, model["noise"]))
         if plan.act == "start":
-            return RandomStep(plan, model, scale)
+            return BoundStep(plan, model, scale, RandomPoses(plan, scale))
         levels = plan.levels
         if plan.act != "coarse":
             last = min(plan.settings.coarse_steps, len(model["history"]) - 1)
@@ -133,8 +133,8 @@ class AbInitioStep:
         )
         # All classes are members of one set: every image sees every map.
         searchers = Searchers(np.asarray(model["density"])[None], lattice)
-        kind = CoarseStep if plan.act == "coarse" else FineStep
-        return kind(plan, model, scale, lattice, searchers)
+        kind = WholeGrid if plan.act == "coarse" else BranchAndBound
+        return BoundStep(plan, model, scale, kind(plan, scale, lattice, searchers))
 
     def bytes_per_item(self) -> int:
         """Memory per image: its band several times over, and scores or candidates."""
@@ -148,9 +148,17 @@ class AbInitioStep:
         return settings.classes * (20 * points + 64 * settings.spec.crop**3)
 
 
+class Comparison(Protocol):
+    """How the images of a batch are compared with the volumes: what an act is about."""
+
+    def __call__(self, sums: Any, indices: NDArray[np.int64], y: Any, c2: Any) -> Outcome:
+        """Add images to the grids of the classes; return what was found of each."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class BoundStep:
-    """A step with its model; how images are compared with it is up to the act.
+    """A step with its model.
 
     Attributes
     ----------
@@ -159,11 +167,14 @@ class BoundStep:
         Of the step before.
     scale : float
         Of the sums in fixed point.
+    compare : Comparison
+        Of the act.
     """
 
     plan: StepPlan
     model: Model
     scale: float
+    compare: Comparison
 
     @property
     def half(self) -> int:
@@ -194,17 +205,13 @@ class BoundStep:
             lead = (self.plan.settings.classes,)
             sums["sums"] = grid.zeros(lead, self.half, dims=3, reference=y, fixed=True)
         add_exact(sums["largest"], largest_entries(y, c2).sum())
-        found = self._compare(sums["sums"], batch.indices[chosen], y, c2)
+        found = self.compare(sums["sums"], batch.indices[chosen], y, c2)
         add_exact(sums["occupancy"], found.class_posterior.sum(axis=0))
         size = np.log(np.maximum(found.sample_size, 1.0)).sum()
         add_exact(sums["figures"], (chosen.size, found.log_likelihood.sum(dtype=float), size))
         if self.plan.act == "final":
             _fill_rows(rows, chosen, found, pixel_size=self.plan.settings.spec.crop_pixel_size)
         return rows
-
-    def _compare(self, sums: Any, indices: NDArray[np.int64], y: Any, c2: Any) -> Outcome:
-        """Add images to the grids of the classes; return what was found of each."""
-        raise NotImplementedError
 
     def finish(self, sums: Sums) -> Model:
         """Blend the sums into those so far and make the next volumes."""
@@ -239,10 +246,19 @@ class BoundStep:
 
 
 @dataclass(frozen=True, eq=False)
-class RandomStep(BoundStep):
-    """The start: no volumes yet."""
+class RandomPoses:
+    """The start: no volumes yet.
 
-    def _compare(self, sums: Any, indices: NDArray[np.int64], y: Any, c2: Any) -> Outcome:
+    Attributes
+    ----------
+    plan : StepPlan
+    scale : float
+    """
+
+    plan: StepPlan
+    scale: float
+
+    def __call__(self, sums: Any, indices: NDArray[np.int64], y: Any, c2: Any) -> Outcome:
         """Put every image into every class at a random pose of its own."""
         settings, count = self.plan.settings, indices.size
         classes, members = settings.classes, settings.spec.band()
@@ -277,13 +293,24 @@ class RandomStep(BoundStep):
 
 
 @dataclass(frozen=True, eq=False)
-class CoarseStep(BoundStep):
-    """The coarse act: every image at all poses of a grid."""
+class WholeGrid:
+    """The coarse act: every image at all poses of a grid.
 
+    Attributes
+    ----------
+    plan : StepPlan
+    scale : float
+    lattice : SphereLattice
+    searchers : Searchers
+        One set; the classes are its members.
+    """
+
+    plan: StepPlan
+    scale: float
     lattice: SphereLattice
     searchers: Searchers
 
-    def _compare(self, sums: Any, indices: NDArray[np.int64], y: Any, c2: Any) -> Outcome:
+    def __call__(self, sums: Any, indices: NDArray[np.int64], y: Any, c2: Any) -> Outcome:
         """Marginalise over the coarse grid."""
         searcher = self.searchers.beside(y)[0]
         found = marginal_sums(searcher, y, c2, temperature=self.plan.temperature)
@@ -296,13 +323,24 @@ class CoarseStep(BoundStep):
 
 
 @dataclass(frozen=True, eq=False)
-class FineStep(BoundStep):
-    """The fine act and the last pass: branch and bound."""
+class BranchAndBound:
+    """The fine act and the last pass: branch and bound.
 
+    Attributes
+    ----------
+    plan : StepPlan
+    scale : float
+    lattice : SphereLattice
+    searchers : Searchers
+        One set; the classes are its members.
+    """
+
+    plan: StepPlan
+    scale: float
     lattice: SphereLattice
     searchers: Searchers
 
-    def _compare(self, sums: Any, indices: NDArray[np.int64], y: Any, c2: Any) -> Outcome:
+    def __call__(self, sums: Any, indices: NDArray[np.int64], y: Any, c2: Any) -> Outcome:
         """Search the poses of images in all classes."""
         classes = self.plan.settings.classes
         pruning = Pruning(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -88,12 +88,12 @@ class Class2D:
         noise = least_noise(known.nuisance) * self.plan.uncertainty
         scale = fixed_point_scale(self.total or expected_total(items, noise))
         if self.plan.iteration == 0:
-            return RandomPass(self.plan, known, scale)
+            return BoundPass(self.plan, known, scale, RandomClasses(self.plan, scale))
         averages = self.plan.settings.compared(known.references)
         owned = known.census.count if self.plan.settled else None
         prior = class_prior(known.count, owned)
         made = Searchers(averages, self.plan.lattice(), prior)
-        return SearchPass(self.plan, known, scale, made)
+        return BoundPass(self.plan, known, scale, Search(self.plan, known, scale, made))
 
     def bytes_per_item(self) -> int:
         """Memory per particle: its band several times over, and its candidates."""
@@ -104,6 +104,23 @@ class Class2D:
         plan = self.plan
         grid = math.prod(empty_sums(0, plan.reach).shape[1:])
         return FOLDS * (8 * (plan.classes + plan.turnover.slots) + 12 * plan.classes) * grid
+
+
+class Comparison(Protocol):
+    """How the images of a batch come into the sums."""
+
+    def __call__(
+        self,
+        sums: Sums,
+        rows: dict[str, NDArray[Any]],
+        batch: ParticleBatch,
+        valid: NDArray[np.int64],
+        *,
+        y: Any,
+        c2: Any,
+    ) -> None:
+        """Add the images at ``valid`` of a batch, and write what was found into their rows."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,11 +134,13 @@ class BoundPass:
         Of the pass before.
     scale : float
         Of the sums in fixed point.
+    compare : Comparison
     """
 
     plan: ClassPlan
     model: ClassModel
     scale: float
+    compare: Comparison
 
     def start(self) -> Sums:
         """Return empty statistics."""
@@ -143,21 +162,8 @@ class BoundPass:
         images = take_rows(batch.images[:, :count], valid)
         y = namespace(images).conj(images) * (transfer / noise)
         c2 = transfer * transfer / noise
-        self._add_images(sums, rows, batch, valid, y=y, c2=c2)
+        self.compare(sums, rows, batch, valid, y=y, c2=c2)
         return rows
-
-    def _add_images(
-        self,
-        sums: Sums,
-        rows: dict[str, NDArray[Any]],
-        batch: ParticleBatch,
-        valid: NDArray[np.int64],
-        *,
-        y: Any,
-        c2: Any,
-    ) -> None:
-        """Add the images at ``valid`` of a batch."""
-        raise NotImplementedError
 
     def finish(self, sums: Sums) -> Model:
         """Blend the statistics into those so far and make the class averages (M-step)."""
@@ -215,10 +221,19 @@ class BoundPass:
 
 
 @dataclass(frozen=True, eq=False)
-class RandomPass(BoundPass):
-    """The random start: there are no averages yet."""
+class RandomClasses:
+    """The random start: there are no averages yet.
 
-    def _add_images(
+    Attributes
+    ----------
+    plan : ClassPlan
+    scale : float
+    """
+
+    plan: ClassPlan
+    scale: float
+
+    def __call__(
         self,
         sums: Sums,
         rows: dict[str, NDArray[Any]],
@@ -228,6 +243,7 @@ class RandomPass(BoundPass):
         y: Any,
         c2: Any,
     ) -> None:
+        """Put every image into a class drawn from its number."""
         fold = batch.state["fold"][valid]
         add_exact(sums["largest"], largest_entries(y, c2).sum())
         insert_random(
@@ -236,18 +252,24 @@ class RandomPass(BoundPass):
 
 
 @dataclass(frozen=True, eq=False)
-class SearchPass(BoundPass):
-    """A pass that compares images with the averages.
+class Search:
+    """Images are compared with the averages.
 
     Attributes
     ----------
+    plan : ClassPlan
+    model : ClassModel
+    scale : float
     searchers : Searchers
         The averages, ready, for every fold.
     """
 
+    plan: ClassPlan
+    model: ClassModel
+    scale: float
     searchers: Searchers
 
-    def _add_images(
+    def __call__(
         self,
         sums: Sums,
         rows: dict[str, NDArray[Any]],
@@ -257,6 +279,7 @@ class SearchPass(BoundPass):
         y: Any,
         c2: Any,
     ) -> None:
+        """Search the images, each with the averages of other folds, and add them up."""
         fold = batch.state["fold"][valid]
         searchers = self.searchers.beside(y)
         for number in np.unique(fold).tolist():
