@@ -8,6 +8,7 @@ hand. Warnings of Sphinx are errors; a link or an anchor that leads nowhere is o
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
