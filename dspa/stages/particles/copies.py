@@ -18,6 +18,8 @@ from dspa.io.names import plain_name
 from dspa.ops.picks.duplicates import closer_than
 from dspa.stages.particles.duplicates import DISTANCE, true_positions
 
+SAME_PRINT = 1e-6  # relative difference below which images are one: less than rounding parts others
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -67,6 +69,28 @@ def particle_copies(particles: xr.Dataset) -> NDArray[np.int64]:
     rows = np.flatnonzero(np.isfinite(place).all(axis=1) & (micrograph >= 0))
     near = rows[closer_than(place[rows], one[rows], distance=DISTANCE)]
     return _joined(len(images), [_to_first(images), near])
+
+
+def with_pixels(
+    groups: NDArray[np.int64], prints: NDArray[np.float64], valid: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """Join groups of copies whose images are the same, whatever their names: (n,) label.
+
+    Parameters
+    ----------
+    groups : (n,) int64
+        As `particle_copies` returns it.
+    prints : (n, 3) float64
+        From `dspa.stages.particles.noise.fingerprints`.
+    valid : (n,) bool
+        Images that can be compared.
+    """
+    rows = np.flatnonzero(valid)
+    rows = rows[np.argsort(prints[rows, 0], kind="stable")]
+    one, other = prints[rows[:-1]], prints[rows[1:]]
+    same = (np.abs(one - other) <= SAME_PRINT * np.abs(one)).all(axis=1)
+    pairs = np.column_stack([rows[:-1][same], rows[1:][same]])
+    return _joined(len(groups), [_to_first(groups), pairs])
 
 
 def file_numbers(paths: Sequence[str]) -> NDArray[np.int64]:

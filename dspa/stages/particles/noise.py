@@ -11,8 +11,17 @@ from dspa.ops.images.noise import smooth_spectrum
 from dspa.ops.sums.fixed import add_exact, exact, exact_value
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from dspa.dataflow.reduction import Model, Rows, Sums
     from dspa.stages.particles.chunks import ImageSpec, ParticleBatch
+
+
+def fingerprints(power: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Reduce the spectra (n, shells) of images to numbers that only copies share: (n, 3)."""
+    shell = np.arange(power.shape[1], dtype=np.float64)
+    moments = np.stack([np.ones_like(shell), shell, shell**2], axis=1)
+    return np.asarray(power.astype(np.float64) @ moments, np.float64)
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,7 @@ class BackgroundNoise:
         add_exact(sums["noise"], batch.background[batch.valid].sum(axis=0, dtype=np.float64))
         add_exact(sums["power"], batch.power[batch.valid].sum(axis=0, dtype=np.float64))
         add_exact(sums["count"], batch.valid.sum())
-        return {"valid": batch.valid}
+        return {"valid": batch.valid, "print": fingerprints(batch.power)}
 
     def finish(self, sums: Sums) -> Model:
         """Return ``noise`` and ``power`` (radius + 1,) per coefficient, and ``count``."""

@@ -29,6 +29,7 @@ from dspa.stages.particles.chunks import (
     particle_chunks,
     with_state,
 )
+from dspa.stages.particles.copies import particle_copies, with_pixels
 from dspa.stages.particles.noise import BackgroundNoise
 from dspa.stages.refine.maps import FIGURES
 from dspa.stages.refine.output import (
@@ -126,10 +127,9 @@ def run(context: Context, inputs: Mapping[str, Any], params: RefineParams) -> di
     check(params)
     particles, spec, settings = _prepare(inputs, params, seed=context.seed)
     check_memory(spec, context.runner.memory)
-    halves = assign_half_sets(
-        particles, context.seed, existing=params.half_sets, events=context.events
-    )
-    state = first_state(particles, halves)
+    groups = particle_copies(particles)
+    # What cannot be divided is refused at once.
+    assign_half_sets(particles, context.seed, existing=params.half_sets, groups=groups)
     maps = None
     if context.runner.checkpoints.latest("it") is None:
         # Before the particles are read: what does not fit is refused at once.
@@ -137,6 +137,11 @@ def run(context: Context, inputs: Mapping[str, Any], params: RefineParams) -> di
     chunks = particle_chunks(particles, spec, seed=context.seed, resident=True)
     noise = context.runner.run(BackgroundNoise(spec), chunks, {}, name="noise000")
     valid = noise.rows["valid"]
+    groups = with_pixels(groups, noise.rows["print"], valid)
+    halves = assign_half_sets(
+        particles, context.seed, existing=params.half_sets, groups=groups, events=context.events
+    )
+    state = first_state(particles, halves)
     _report_images(context, valid, halves)
     begin = partial(_begin, context, inputs, settings, noise.model["noise"], maps)
     result = _iterate(context, begin, chunks, settings, state=state, most=params.iterations)

@@ -43,7 +43,12 @@ AXES_BEYOND = 1.6  # axes are looked for in shells up to this multiple of the in
 
 
 def assign_half_sets(
-    particles: xr.Dataset, seed: int, *, existing: bool, events: Events | None = None
+    particles: xr.Dataset,
+    seed: int,
+    *,
+    existing: bool,
+    groups: NDArray[np.int64] | None = None,
+    events: Events | None = None,
 ) -> NDArray[np.int8]:
     """Divide particles into two half sets, once and for all; copies of one go into one.
 
@@ -53,6 +58,8 @@ def assign_half_sets(
     seed : int
     existing : bool
         Keep the half sets the particles have.
+    groups : (n,) int64, optional
+        Labels of copies; by default what the table says of them.
     events : Events, optional
         Told of copies.
 
@@ -62,7 +69,7 @@ def assign_half_sets(
         1 or 2.
     """
     count = int(particles.sizes["particle"])
-    groups = particle_copies(particles)
+    groups = particle_copies(particles) if groups is None else groups
     copies = count_copies(groups)
     if existing:
         if "half_set" not in particles or not np.isin(particles["half_set"].values, (1, 2)).all():
