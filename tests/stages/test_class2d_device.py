@@ -25,6 +25,7 @@ from dspa.io.volumes import read_images
 from dspa.kernels.slice2d import SLICE2D
 from dspa.ops.poses.evidence import EDGE_RADIUS
 from dspa.ops.sums.fixed import exact_value
+from dspa.stages.class2d import reduction
 from dspa.stages.class2d import stage as class2d
 from dspa.stages.class2d.constants import FOLDS, tuned, tuned_to
 from dspa.stages.class2d.evidence import Weighing
@@ -173,8 +174,15 @@ def agree(found, expected):
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_a_step_on_the_device_gives_the_sums_of_the_cpu(name, steps, runs, card):
+def test_a_step_on_the_device_gives_the_sums_of_the_cpu(name, steps, runs, card, monkeypatch):
     plan, model, expected = steps[name]
+    searched, search = [], reduction.search
+
+    def watched(*arguments, **options):
+        searched.append(search(*arguments, **options))
+        return searched[-1]
+
+    monkeypatch.setattr(reduction, "search", watched)
     found = reduce_chunks(Class2D(plan).bind(model), runs, BATCH)
     agree(found, expected)
     # Compiled to PTX are kernels of just these types.
@@ -192,7 +200,10 @@ def test_a_step_on_the_device_gives_the_sums_of_the_cpu(name, steps, runs, card)
         rows = len(shape) <= 2 and shape[-1] <= 24 and shape[0] <= COUNT
         assert grids or rows or len(shape) == 1 or shape == (CLASSES, count), shape
     lists = sum(shape[0] for shape in card.fetched if len(shape) == 1)
-    assert name == "last" or lists <= 500 * COUNT
+    # Of each cell that a search leaves: image, class, turn, shift, score, norm and prior.
+    cells = sum(left.cells.size for left in searched)
+    assert (cells > 0) == (name in ("candidates", "last"))
+    assert name == "last" or lists <= 7 * cells + 20 * COUNT
 
 
 def test_images_are_weighed_on_the_device_as_on_the_cpu(weighing, runs, card):

@@ -16,7 +16,8 @@ from dspa.io.star import Block, write_star
 from dspa.io.volumes import write_image_stack
 from dspa.stages.imports.micrographs import MICROGRAPHS_STAGE
 from dspa.stages.imports.particles import PARTICLES_STAGE
-from dspa.stages.particles.copies import as_first_copy, particle_copies
+from dspa.stages.particles.copies import as_first_copy, particle_copies, with_pixels
+from dspa.stages.particles.noise import fingerprints
 from dspa.stages.refine.start import assign_half_sets
 from tests.stages.desk import Desk
 
@@ -144,3 +145,17 @@ def test_picks_at_one_place_are_told(desk: Desk) -> None:
     write_star(desk.folder / "p.star", [Block("particles", columns)])
     desk.run(PARTICLES_STAGE, file="p.star", micrograph_pixel_size=1.5)
     assert "1 of 4 picks lie where another one does" in desk.said("warning")
+
+
+def test_images_of_the_same_pixels_are_copies_whatever_their_names():
+    rng = np.random.default_rng(0)
+    power = rng.uniform(0.5, 1.5, (9, 20)).astype(np.float32)
+    power[7] = power[2] * np.float32(1.0 + 1e-7)  # as rounding leaves it
+    power[[4, 5]] = 0.0  # set aside: nothing is known of them
+    valid = np.arange(9) != 4
+    valid[5] = False
+    groups = with_pixels(np.arange(9), fingerprints(power), valid)
+    assert groups[7] == groups[2]
+    assert np.unique(groups).size == 8
+    linked = np.array([0, 1, 2, 3, 4, 5, 6, 7, 0])
+    assert with_pixels(linked, fingerprints(power), valid)[8] == groups[0]
