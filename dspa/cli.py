@@ -226,7 +226,7 @@ def _rerun(stage: Stage, fields: Sequence[Field], values: Mapping[str, Any]) -> 
     """Run a job's stage once more, with what differs."""
     from dspa.project import running
     from dspa.project.again import again
-    from dspa.project.lineage import find_job
+    from dspa.project.lineage import check_name, find_job
     from dspa.project.rehearsal import rehearse
 
     project = must(find_project(values["project"]))
@@ -240,12 +240,13 @@ def _rerun(stage: Stage, fields: Sequence[Field], values: Mapping[str, Any]) -> 
     if any(field.positional and field.name in params for field in fields):
         place = Path.cwd()  # a file that was named now
     seed = before.seed if values["seed"] is None else values["seed"]
-    with contextlib.chdir(place):
-        if values["dry_run"]:
-            _print_plan(stage, rehearse(stage, made.inputs, made.params), made.inputs)
-            return
-        note = values["note"] or f"as {job.name}: {differs}"
-        with Session(values["cluster"], seed, name=values["name"], note=note) as session:
+    note = values["note"] or f"as {job.name}: {differs}"
+    with Session(values["cluster"], seed, name=values["name"], note=note) as session:
+        with contextlib.chdir(place):
+            if values["dry_run"]:
+                check_name(project, values["name"])
+                _print_plan(stage, rehearse(stage, made.inputs, made.params), made.inputs)
+                return
             new = running.start(project, stage, made.inputs, made.params, options=session.options)
             session.tell(running.closing_lines(new))
 
@@ -310,7 +311,7 @@ def _common_options(seed: int | None = 0) -> list[click.Parameter]:
 
 def _run_stage(stage: Stage, fields: Sequence[Field], values: Mapping[str, Any]) -> None:
     from dspa.project import running
-    from dspa.project.lineage import is_job, resolve
+    from dspa.project.lineage import check_name, is_job, resolve
     from dspa.project.params import from_plain
     from dspa.project.rehearsal import rehearse
 
@@ -324,12 +325,13 @@ def _run_stage(stage: Stage, fields: Sequence[Field], values: Mapping[str, Any])
                 typed.append(given.pop(field.name))
     params = from_plain(stage.params, given)
     inputs = resolve(project, stage, typed, named)
-    if values["dry_run"]:
-        _print_plan(stage, rehearse(stage, inputs, params), inputs)
-        return
-    project = project or new_project(values["project"])
     told = {"name": values["name"], "note": values["note"]}
     with Session(values["cluster"], values["seed"], **told) as session:
+        if values["dry_run"]:
+            check_name(project, values["name"])
+            _print_plan(stage, rehearse(stage, inputs, params), inputs)
+            return
+        project = project or new_project(values["project"])
         job = running.start(project, stage, inputs, params, options=session.options)
         session.tell(running.closing_lines(job))
 

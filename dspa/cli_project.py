@@ -207,11 +207,11 @@ def _workflow(
     steps = read_workflow(Path(workflow))
     found = find_project(project, must_exist=False)
     check_workflow(found, steps)
-    if dry_run:
-        click.echo(f"{len(steps)} steps would run; nothing was started")
-        return
-    found = found or new_project(project)
     with Session(cluster, seed) as session:
+        if dry_run:
+            click.echo(f"{len(steps)} steps would run; nothing was started")
+            return
+        found = found or new_project(project)
         run_workflow(found, steps, session.options,
                      told=lambda job: session.tell(closing_lines(job)))  # fmt: skip
 

@@ -58,6 +58,7 @@ MALLOC = {
 # Times that a cluster is started whose workers die meanwhile.
 ATTEMPTS = 3
 LARGEST = 4096  # workers
+LOCAL_OPTIONS = ("memory_limit", "local_directory", "dashboard_address")  # of a FILE.yaml
 _ADDRESS = re.compile(
     r"(?:tls|(?:insecure\+)?tcp)://(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})"
 )
@@ -325,12 +326,15 @@ def _from_file(path: Path, routes: tuple[str, ...]) -> Cluster:
     kind = options.pop("kind")
     name = str(path)
     if kind == "local":
-        return _local(name, _workers(name, options, CPU_COUNT), options, routes)
+        workers = _workers(name, options, CPU_COUNT)
+        _refuse_others(name, options, LOCAL_OPTIONS)
+        return _local(name, workers, options, routes)
     if kind == "cuda":
         workers = _workers(name, options, 1) if "workers" in options else None
         return _cuda(name, workers, options)
     if kind == "tls":
         keys = ("ca_file", "certificate", "key", "address")
+        _refuse_others(name, options, keys)
         missing = [key for key in keys if not isinstance(options.get(key), str)]
         if missing:
             raise InputError(f"--cluster {path}: kind tls needs {', '.join(missing)}")
@@ -344,6 +348,15 @@ def _from_file(path: Path, routes: tuple[str, ...]) -> Cluster:
     if kind == "slurm":
         return _slurm(name, _workers(name, options, 1), options)
     raise InputError(f"--cluster {path}: kind {kind!r} is not known; use local, cuda, tls or slurm")
+
+
+def _refuse_others(name: str, options: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    """Raise InputError for an option that would do nothing, as one that is misspelt does."""
+    for option in options:
+        if option not in known:
+            raise InputError(
+                f"--cluster {name}: {option} is not known; it takes {', '.join(known)}"
+            )
 
 
 def _workers(name: str, options: dict[str, Any], default: int) -> int:

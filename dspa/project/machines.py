@@ -41,7 +41,8 @@ class Machines:
 
     def __post_init__(self) -> None:
         # Dask takes a third of a second to load; a job that spreads no work should not pay it.
-        if self.spelling != "inline" and not re.fullmatch(r"local(:[1-9]\d*)?", self.spelling):
+        # What it would find wrong is refused before a job has its number.
+        if self.spelling != "inline" and not re.fullmatch(r"local(:[1-9]\d{0,2})?", self.spelling):
             cluster = self.cluster()
             if cluster.remote:
                 _ = cluster.client

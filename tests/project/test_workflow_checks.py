@@ -116,6 +116,40 @@ def test_a_whole_workflow_passes_its_check(dspa, mics, tmp_path):
     assert status == 0 and "10 steps would run" in out
 
 
+WRONG_CLUSTERS = [
+    ("foo", "'foo' is not known"),
+    ("local:0", "1 to 4096"),
+    ("local:99999", "1 to 4096"),
+    ("gone.yaml", "gone.yaml"),
+    ("odd.yaml", "wrkers is not known; it takes memory_limit"),
+    ("tcp://10.0.0.1:8786", "use tls://"),
+]
+
+
+@pytest.mark.parametrize(("cluster", "sentence"), WRONG_CLUSTERS)
+@pytest.mark.parametrize("dry", ["", " --dry-run"])
+def test_a_cluster_that_cannot_be_used(dspa, mics, tmp_path, cluster, sentence, dry):
+    (tmp_path / "w.yaml").write_text(GOOD)
+    (tmp_path / "odd.yaml").write_text("kind: local\nwrkers: 4\n")
+    line = f"import micrographs mics/*.mrc {mics} --pixel-size 1.5 --cluster {cluster}{dry}"
+    assert sentence in refused(dspa, line)
+    assert sentence in refused(dspa, f"run w.yaml --cluster {cluster}{dry}")
+
+
+def test_a_wrong_cluster_makes_no_project(tmp_path, monkeypatch, mics, capsys):
+    monkeypatch.chdir(tmp_path)
+    line = f"import micrographs mics/*.mrc {mics} --pixel-size 1.5 --cluster foo"
+    assert cli.run(line.split()) == 2
+    assert "'foo' is not known" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["mics"]
+
+
+@pytest.mark.parametrize("dry", ["", " --dry-run"])
+def test_a_name_that_a_job_cannot_have(dspa, mics, dry):
+    line = f"import micrographs mics/*.mrc {mics} --pixel-size 1.5 --name J7{dry}"
+    assert "no name for a job" in refused(dspa, line)
+
+
 def test_the_table_knows_what_stages_give():
     for entry in entries():
         assert set(entry.gives) <= set(KINDS)
