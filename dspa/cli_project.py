@@ -58,6 +58,7 @@ def project_commands() -> list[click.Command]:
             [
                 click.Argument(["old"], metavar="OLD"),
                 click.Argument(["new"], metavar="NEW"),
+                click.Option(["--force"], is_flag=True, help="Though files are missing"),
                 project_option(),
             ],
         ),
@@ -187,14 +188,14 @@ def _note(job: str, text: str, project: str | None) -> None:
     find_job(must(find_project(project)), job).annotate(note=text)
 
 
-def _relink(old: str, new: str, project: str | None) -> None:
+def _relink(old: str, new: str, project: str | None, *, force: bool) -> None:
     """Say where files outside the project are now: OLD was their folder, NEW is."""
     from dspa.project.relink import relink
 
-    done = relink(must(find_project(project)), old, new)
+    done = relink(must(find_project(project)), old, new, force=force)
     click.echo(f"{done.paths} paths in {', '.join(done.jobs)} lead to {new} now")
-    if done.missing is not None:
-        click.echo(f"warning: {done.missing} is not there", err=True)
+    for path in done.missing:
+        click.echo(f"warning: {path} is not there", err=True)
 
 
 def _workflow(

@@ -194,7 +194,7 @@ class Job:
     @property
     def input_paths(self) -> list[Path]:
         """All files that the job was given."""
-        return [Path(item["path"]) for item in _given(self.read())]
+        return input_paths(self.read())
 
     def _inside(self, path: str) -> str:
         root = self.folder.parent.parent
@@ -204,6 +204,16 @@ class Job:
         if not path or Path(path).is_absolute():
             return path
         return os.path.normpath(self.folder.parent.parent / path)
+
+
+def input_paths(record: Record) -> list[Path]:
+    """Return all files that a job was given.
+
+    Parameters
+    ----------
+    record : Record
+    """
+    return [Path(item["path"]) for item in _given(record)]
 
 
 def job_number(name: str) -> int:

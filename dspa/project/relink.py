@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dspa.data import store
 from dspa.data.atomic import write_atomically
 from dspa.data.errors import InputError
-from dspa.project.job import with_paths
+from dspa.project.job import input_paths, with_paths
 
 if TYPE_CHECKING:
     from dspa.project.job import Job
@@ -24,6 +24,9 @@ _VALUE = re.compile(rb"\"[^\"\n]*\"(?=\s|$)|'[^'\n]*'(?=\s|$)|\S+", re.MULTILINE
 _IMAGE = re.compile(rb"\d+@")  # the number of an image, before the path
 
 
+NEEDED = ("path", "stack_path")  # what jobs read; `stack_name` is how a file spelt it
+
+
 @dataclass
 class Relinked:
     """What was changed.
@@ -33,28 +36,31 @@ class Relinked:
     paths : int
         In tables, and inputs of jobs.
     jobs : list of str
-    missing : Path or None
-        The first of the new paths that is not there.
+    missing : list of Path
+        New paths of files that jobs read, and that are not there.
     """
 
     paths: int = 0
     jobs: list[str] = dataclasses.field(default_factory=list)
-    missing: Path | None = None
+    missing: list[Path] = dataclasses.field(default_factory=list)
 
 
-def relink(project: Project, old: str, new: str) -> Relinked:
-    """Say where files outside the project are now.
+def relink(project: Project, old: str, new: str, *, force: bool = False) -> Relinked:
+    """Say where files outside the project are now: all paths change, or none does.
 
     Parameters
     ----------
     project : Project
     old, new : str
         A file or a folder, as it was and as it is.
+    force : bool
+        Change the paths to files that are not there too.
 
     Raises
     ------
     InputError
-        If ``new`` is not there, or the project names nothing below ``old``.
+        If ``new`` is not there, the project names nothing below ``old``, a job is running, or
+        files that jobs read are not below ``new``.
     """
     before = os.path.normpath(Path(old).expanduser().absolute())
     after = os.path.normpath(Path(new).expanduser().absolute())
@@ -62,50 +68,82 @@ def relink(project: Project, old: str, new: str) -> Relinked:
         raise InputError(f"{old} and {new} are the same; name where it was, and where it is")
     if not Path(after).exists():
         raise InputError(f"{new}: there is no such file or folder; name where {old} is now")
-    done = Relinked()
-
-    def change(path: str) -> str:
-        if path != before and not path.startswith(before.rstrip("/") + "/"):
-            return path
-        moved = after + path[len(before.rstrip("/")) :]
-        done.paths += 1
-        if done.missing is None and not Path(moved).exists():
-            done.missing = Path(moved)
-        return moved
-
-    for job in project.jobs:
-        count = done.paths
-        _record(job, change)
-        for table in sorted(job.folder.glob("*.zarr")):
-            _table(table, change)
-        for star in sorted(job.folder.glob("*.star")):
-            done.paths += _star(star, before.encode(), after.encode())
-        if done.paths > count:
-            done.jobs.append(job.name)
+    move = _Move(before, after)
+    done = _pass(project, move)
     if not done.paths:
         raise InputError(f"no job of {project.folder} names a file below {before}")
+    done.missing = [Path(path) for path in sorted(move.needed) if not Path(path).exists()]
+    if done.missing and not force:
+        raise InputError(
+            f"{done.missing[0]} is not there ({len(done.missing)} of {len(move.needed)} files are "
+            "missing), so nothing was changed; name the folder they are in, or add --force"
+        )
+    move.write = True
+    _pass(project, move)
     return done
 
 
-def _record(job: Job, change: Any) -> None:
+@dataclass
+class _Move:
+    """Changes paths below one folder to another; looks only, until it may write."""
+
+    before: str
+    after: str
+    write: bool = False
+    paths: int = 0
+    needed: set[str] = dataclasses.field(default_factory=set)
+
+    def __call__(self, path: str) -> str:
+        start = self.before.rstrip("/")
+        if path != self.before and not path.startswith(start + "/"):
+            return path
+        self.paths += 1
+        return self.after + path[len(start) :]
+
+    def need(self, path: str) -> str:
+        """Change the path of a file that jobs read."""
+        moved = self(path)
+        if moved != path:
+            self.needed.add(moved)
+        return moved
+
+
+def _pass(project: Project, move: _Move) -> Relinked:
+    """Go through all jobs; say what is to be changed, or was."""
+    done = Relinked()
+    for job in project.jobs:
+        move.paths = 0
+        _record(job, move)
+        for table in sorted(job.folder.glob("*.zarr")):
+            _table(table, move)
+        for star in sorted(job.folder.glob("*.star")):
+            _star(star, move)
+        done.paths += move.paths
+        if move.paths:
+            done.jobs.append(job.name)
+    return done
+
+
+def _record(job: Job, move: _Move) -> None:
     try:
         record = job.read()
     except InputError:
         return
     if record.state == "running":
         raise InputError(f"{job.name} is running; relink when it has ended")
-    changed = with_paths(record, change)
+    changed = with_paths(record, move)
+    move.needed |= {*map(str, input_paths(changed))} - {*map(str, input_paths(record))}
     moved = changed.folder != record.folder
     params = {
-        name: _texts(value, change, record.folder, moved=moved)
+        name: _texts(value, move, record.folder, moved=moved)
         for name, value in record.params.items()
     }
     changed = dataclasses.replace(changed, params=params)
-    if changed != record:
+    if changed != record and move.write:
         job.write(changed)
 
 
-def _texts(value: Any, change: Any, folder: str, *, moved: bool) -> Any:
+def _texts(value: Any, change: _Move, folder: str, *, moved: bool) -> Any:
     """Change the file names among parameters; relative ones start at the folder of the command.
 
     Where that folder moved, what is relative moved with it; most of that is words, not file names.
@@ -121,7 +159,7 @@ def _texts(value: Any, change: Any, folder: str, *, moved: bool) -> Any:
     return value if made == path else made
 
 
-def _table(path: Path, change: Any) -> None:
+def _table(path: Path, move: _Move) -> None:
     try:
         dataset = store.open(path)
     except InputError:  # an image store, or damaged
@@ -130,34 +168,33 @@ def _table(path: Path, change: Any) -> None:
     for name in TABLES:
         if name in dataset.variables:
             variable = dataset[name]
+            change = move.need if name in NEEDED else move
             values = variable.copy(data=variable.values.astype(object))
             for row, text in enumerate(values.values):
                 values.values[row] = change(str(text)) if str(text).startswith("/") else text
             if (values.values != variable.values).any():
                 moved[name] = values
-    if moved:
+    if moved and move.write:
         store.save(dataset.assign(moved), path)
 
 
-def _star(path: Path, old: bytes, new: bytes) -> int:
-    """Change the paths in a table that other programs read; return how many were changed."""
-    below = old.rstrip(b"/") + b"/"
-    count = 0
+def _star(path: Path, move: _Move) -> None:
+    """Change the paths in a table that other programs read."""
 
     def change(match: re.Match[bytes]) -> bytes:
-        nonlocal count
         value = match[0]
         quoted = value[:1] in (b'"', b"'") and value[-1:] == value[:1] and len(value) > 1
         text = value[1:-1] if quoted else value
         number = _IMAGE.match(text)
         start = number.end() if number else 0
-        if text[start:] != old and not text.startswith(below, start):
+        name = os.fsdecode(text[start:])
+        moved = move(name)
+        if moved == name:
             return value
-        count += 1
-        text = text[:start] + new + text[start + len(below) - 1 :]
+        text = text[:start] + os.fsencode(moved)
         return b'"' + text + b'"' if quoted or len(text.split()) > 1 else text
 
-    changed = _VALUE.sub(change, path.read_bytes())
-    if count:
+    raw = path.read_bytes()
+    changed = _VALUE.sub(change, raw)
+    if changed != raw and move.write:
         write_atomically(path, lambda stream: stream.write(changed))
-    return count

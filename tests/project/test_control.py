@@ -332,6 +332,40 @@ def test_relink_changes_every_path(dspa, tmp_path):
     shutil.rmtree(new)
 
 
+def test_relink_changes_nothing_where_files_are_missing(dspa, tmp_path):
+    old, new = tmp_path / "a", tmp_path / "b"
+    new.mkdir()
+    for name in ("m.mrc", "n.mrc", "p.star"):
+        (new / name).write_text("data_")
+    new.rename(old)
+    for name in "mn":
+        dspa(f"toy make {name}")
+        number = 1 if name == "m" else 2
+        store.save(micrographs(old, f"{name}.mrc"), job(number).folder / "m.zarr")
+        (job(number).folder / "m.star").write_text(f"{old}/{name}.mrc 1\n")
+    outside = tmp_path.parent / f"{tmp_path.name}-outside"
+    old.rename(outside)
+    moved = tmp_path.parent / f"{tmp_path.name}-new"
+    dspa(f"relink {old} {outside}")
+    before = {p: p.read_bytes() for p in sorted(tmp_path.rglob("*")) if p.is_file()}
+    outside.rename(moved)
+    (moved / "n.mrc").rename(tmp_path / "n.mrc")
+    status, _, err = dspa(f"relink {outside} {moved}")
+    assert status == 2 and f"{moved}/n.mrc is not there (1 of 2 files are missing)" in err
+    for path, content in before.items():
+        assert path.read_bytes() == content
+    status, out, err = dspa(f"relink {outside} {moved} --force")
+    assert (
+        status == 0
+        and "J1, J2" in out
+        and err.splitlines() == [f"warning: {moved}/n.mrc is not there"]
+    )
+    for number, name in ((1, "m"), (2, "n")):
+        found = store.open(job(number).folder / "m.zarr")["path"].values[0]
+        assert found == f"{moved}/{name}.mrc"
+    shutil.rmtree(moved)
+
+
 @pytest.mark.parametrize("outer", ["a", "/"])
 def test_relink_changes_paths_and_nothing_else(dspa, tmp_path, outer):
     old = tmp_path.parent / f"{tmp_path.name}-old" if outer == "a" else Path("/")
