@@ -192,7 +192,7 @@ def _input_options(stage: Stage, fields: Sequence[Field]) -> list[click.Paramete
 
 def _rerun_command(args: Sequence[str]) -> click.Command:
     """Make ``dspa rerun J7``, with the options of the stage of J7."""
-    from dspa.project.lineage import find_job, is_job
+    from dspa.project.lineage import find_job, job_of
     from dspa.project.params import fields_of
 
     folder = None
@@ -201,7 +201,10 @@ def _rerun_command(args: Sequence[str]) -> click.Command:
             folder = word.partition("=")[2] or following
     words = [word for word in args if not word.startswith("-") and word != folder][1:]
     project = find_project(folder) if words else None
-    words = [word for word in words if is_job(word, project)] or words
+    jobs = [word for word in words if job_of(project, word)[0] is not None]
+    if len(jobs) > 1 and jobs[0] != args[1]:
+        raise InputError(f"which job is to run again? name it first: dspa rerun {jobs[-1]} ...")
+    words = jobs or words
     params: list[click.Parameter] = [
         click.Argument(["job"], metavar="JOB", shell_complete=complete_jobs)
     ]
@@ -317,14 +320,16 @@ def _run_stage(stage: Stage, fields: Sequence[Field], values: Mapping[str, Any])
 
     project = find_project(values["project"], must_exist=False)
     given, named = _given(stage, fields, values)
-    typed = list(values.get("inputs", ()))
     for field in fields:  # `dspa export J9`: the job is there, and OUT was forgotten
         text = given.get(field.name)
         if field.positional and "inputs" in values and isinstance(text, str):
             if is_job(text, project):
-                typed.append(given.pop(field.name))
+                raise InputError(
+                    f"{field.name.upper()} is missing: {text} is a job (./{text} would be a file); "
+                    f"{field.metadata['help']}"
+                )
     params = from_plain(stage.params, given)
-    inputs = resolve(project, stage, typed, named)
+    inputs = resolve(project, stage, values.get("inputs", ()), named)
     told = {"name": values["name"], "note": values["note"]}
     with Session(values["cluster"], values["seed"], **told) as session:
         if values["dry_run"]:

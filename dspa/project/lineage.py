@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dspa.stages.stage import Input, Stage
 
 # J5, last, or the name that a user gave; then perhaps one of its outputs.
-_JOB = re.compile(r"(?:[Jj]([0-9]{1,9})|([A-Za-z][\w-]*))(?:\.(\w+))?")
+_JOB = re.compile(r"([Jj]([0-9]{1,9})|[A-Za-z][\w-]*)(?:\.(\w+))?")
 LAST = "last"
 
 
@@ -75,7 +75,7 @@ def resolve(
         elif item.positional and files and item.many:
             found[item.name], files = choose(project, item, files), []
         elif item.positional and files:
-            found[item.name] = _file(files.pop(0), item.kind)
+            found[item.name] = _file(project, files.pop(0), item.kind)
         elif item.positional and jobs:
             found[item.name] = _from_jobs(project, item, jobs)
         else:
@@ -100,17 +100,37 @@ def paths(resolved: Resolved) -> dict[str, Any]:
 def is_job(text: str, project: Project | None = None) -> bool:
     """Tell whether a text names a job (``J5``, ``J5.half1``, ``last``) rather than a file.
 
+    A number is always a job, a name if a job has it; what follows a dot must be an output that the
+    job has, so that ``good.star`` is a file though a job is called ``good``. ``./good`` is a file.
+
     Parameters
     ----------
     text : str
     project : Project, optional
-        Where names that users gave are looked up.
+        Where jobs are looked up.
+
+    Raises
+    ------
+    InputError
+        If a name is that of a job and of a file.
     """
     match = _JOB.fullmatch(text)
-    if match is None or is_there(Path(text)):
+    if match is None:
         return False
-    named = match.group(2)
-    return named is None or named == LAST or bool(project and _called(project, named))
+    word, number, output = match.groups()
+    if output is None and (number is not None or (word == LAST and not is_there(Path(text)))):
+        return True
+    try:
+        job = find_job(project, word)
+        found = output is None or output in job.read().outputs
+    except InputError:
+        return False
+    if found and number is None and is_there(Path(text)):
+        instead = job.name if output is None else f"{job.name}.{output}"
+        raise InputError(
+            f"{text} is a file here and means {instead} too; write ./{text} or {instead}"
+        )
+    return found
 
 
 def is_there(path: Path) -> bool:
@@ -128,7 +148,7 @@ def is_there(path: Path) -> bool:
 
 
 def find_job(project: Project | None, text: str) -> Job:
-    """Return the job of ``J5``, of ``last``, of a name, or of one of their outputs.
+    """Return the job of ``J5``, of ``last``, or of a name.
 
     Parameters
     ----------
@@ -140,7 +160,9 @@ def find_job(project: Project | None, text: str) -> Job:
         raise InputError(f"{text!r} is not a job; jobs are J1, J2, ... (dspa status lists them)")
     if project is None:
         raise InputError(f"{text}: there is no project here; change to its folder or use --project")
-    number, name, _ = match.groups()
+    name, number, output = match.groups()
+    if output is not None:
+        raise InputError(f"{text} is one output of a job, or a file; name the job alone")
     if number is not None:
         return project.job(int(number))
     found = project.jobs[-1:] if name == LAST else _called(project, name)
@@ -206,21 +228,42 @@ def _pieces(text: str) -> list[str]:
 
 def _one(project: Project | None, item: Input, text: str) -> Given:
     if not is_job(text, project):
-        return _file(text, item.kind)
+        return _file(project, text, item.kind)
     given = _from_job(project, item, text)
     if given is None:
         raise InputError(f"{text} has no {item.kind}, nor have the jobs it came from")
     return given
 
 
-def _file(text: str, kind: str) -> Given:
+def _file(project: Project | None, text: str, kind: str) -> Given:
     # A home that is not there stays as it is spelt: expanduser would raise.
     path = Path(os.path.expanduser(text)).absolute()  # noqa: PTH111
-    if not is_there(path):
-        raise InputError(
-            f"{text}: there is no such file for {kind}, and it is no job number (J1, J2, ...)"
-        )
-    return Given(text, path)
+    if is_there(path):
+        return Given(text, path)
+    job, output = job_of(project, text)
+    if job is not None and output is not None:
+        return _exact(job, output, text)
+    raise InputError(
+        f"{text}: there is no such file for {kind}, and it is no job number (J1, J2, ...)"
+    )
+
+
+def job_of(project: Project | None, text: str) -> tuple[Job | None, str | None]:
+    """Return the job and the output that a text means, whatever files there are; None if none.
+
+    Parameters
+    ----------
+    project : Project or None
+    text : str
+        ``J5``, ``last``, a name; then perhaps a dot and an output.
+    """
+    match = _JOB.fullmatch(text)
+    if match is None:
+        return None, None
+    word, number, output = match.groups()
+    if number is None and (project is None or (word != LAST and not _called(project, word))):
+        return None, output
+    return find_job(project, word), output
 
 
 def _from_jobs(
@@ -230,20 +273,20 @@ def _from_jobs(
     if item.many:
         found = [_from_job(project, item, text) for text in texts]
         return tuple(given for given in found if given is not None) or None
-    level = [find_job(project, text) for text in texts]
-    for text, job in zip(texts, level, strict=True):
-        match = _JOB.fullmatch(text)
-        if match is not None and match.group(3):
-            return _exact(job, match.group(3), text)
+    level = []
+    for text in texts:
+        job, output = job_of(project, text)
+        if job is not None and output is not None:
+            return _exact(job, output, text)
+        level += [job or find_job(project, text)]
     return _search(project, item, level)
 
 
 def _from_job(project: Project | None, item: Input, text: str) -> Given | None:
-    match = _JOB.fullmatch(text)
-    job = find_job(project, text)
-    if match is not None and match.group(3):
-        return _exact(job, match.group(3), text)
-    return _search(project, item, [job])
+    job, output = job_of(project, text)
+    if job is not None and output is not None:
+        return _exact(job, output, text)
+    return _search(project, item, [job or find_job(project, text)])
 
 
 def _exact(job: Job, name: str, text: str) -> Given:

@@ -143,7 +143,7 @@ def convert(field: Field, value: Any) -> Any:
     field : Field
     value : Any
     """
-    if value is None and (field.optional or field.default is None):
+    if value is None and (field.optional or (field.default is None and not field.required)):
         return None
     if field.several and isinstance(value, list | tuple) and value:
         texts = tuple(_scalar(field, item) for item in value)
@@ -184,7 +184,7 @@ def _scalar(field: Field, value: Any) -> Any:
         if not isinstance(value, bool):
             raise wrong
         return value
-    if isinstance(value, bool) or isinstance(value, list | dict | tuple):
+    if value is None or isinstance(value, bool | list | dict | tuple):
         raise wrong
     if field.type is str:
         return str(value)

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from dspa.data.errors import InputError
 from dspa.dataflow.yaml_file import read_yaml
-from dspa.project.lineage import find_job, is_job, is_there, resolve
+from dspa.project.lineage import is_job, is_there, job_of, resolve
 from dspa.project.params import fields_of, from_plain
 from dspa.project.rehearsal import rehearse
 from dspa.project.running import Options, start
@@ -146,7 +146,7 @@ def _check_sources(project: Project | None, step: Step, known: Mapping[str, Any]
         if _step_of(text, known):
             continue
         if is_job(text, project):
-            find_job(project, text)
+            job_of(project, text)
         elif not is_there(Path(text)):
             near = difflib.get_close_matches(text, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -20,7 +20,7 @@ from dspa.data import schema, store
 from dspa.data.errors import InputError
 from dspa.io.images import stack_info
 from dspa.io.micrographs import read_micrograph_image
-from dspa.project import control, functions, lease
+from dspa.project import control, functions, lease, lineage
 from dspa.project.project import find, init
 from dspa.stages import registry
 from tests.project import toy_stages as toys
@@ -411,3 +411,32 @@ def test_functions_at_once_do_not_mix_their_inputs(dspa, tmp_path, monkeypatch):
     for thread in threads:
         thread.join()
     assert not wrong and len(list((tmp_path / "p/given").iterdir())) == 50
+
+
+def test_jobs_and_files_are_told_apart(dspa, tmp_path):
+    """A number is a job, a name if a job has it and no file; NAME.star is a file."""
+    dspa("toy make one --name good")
+    project = find(tmp_path)
+    for text, expected in (
+        ("J1", True), ("j1", True), ("J7", True), ("last", True), ("good", True),
+        ("J1.particles", True), ("good.particles", True), ("last.particles", True),
+        ("good.star", False), ("J1.star", False), ("last.star", False), ("bad", False),
+        ("./good", False), ("./J1", False), ("good.gone", False),
+    ):  # fmt: skip
+        assert lineage.is_job(text, project) is expected, text
+    for name in ("J1", "good", "good.particles", "good.star"):
+        (tmp_path / name).write_text("data_")
+    assert lineage.is_job("J1", project)
+    for text, instead in (("good", "J1"), ("good.particles", "J1.particles")):
+        status, _, err = dspa(f"toy iterate {text} --iterations 1")
+        assert status == 2 and f"{text} is a file here and means {instead} too" in err
+        assert dspa(f"toy iterate ./{text} --iterations 1")[0] == 0
+    status, _, err = dspa("toy iterate J1.gone --iterations 1")
+    assert status == 2 and "J1 has no output 'gone'; it has particles" in err
+    status, _, err = dspa("toy iterate J9.gone --iterations 1")
+    assert status == 2 and "there is no job J9" in err
+    assert dspa("rerun good")[0] == 0  # no file can be meant
+    status, _, err = dspa("delete good.particles --yes")
+    assert status == 2 and "name the job alone" in err
+    status, _, err = dspa("rerun --particles J1 J2")
+    assert status == 2 and "name it first: dspa rerun J2" in err

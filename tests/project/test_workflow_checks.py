@@ -103,6 +103,8 @@ steps:
         (("stage: class2d, from: extract,", "stage: class2d,"), "class2d needs particles"),
         (("from: ctf,", "from: J7,"), "there is no job J7"),
         (("volume: abinitio", "volume: gone.mrc"), "'gone.mrc'"),
+        (("max-diameter: 60", "max-diameter: "), "--max-diameter is None; it must be a number"),
+        (("out: out.star", "out: "), "--out is None; it must be text"),
     ],
 )
 def test_a_workflow_is_checked_whole_before_it_runs(dspa, mics, tmp_path, change, sentence):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from dspa import cli
 from dspa.data import schema
 from dspa.data.errors import InputError
 from dspa.dataflow.events import Events
@@ -20,6 +21,7 @@ from dspa.io.particles import read_particles, write_particles
 from dspa.io.picks import read_picks
 from dspa.io.star import read_star
 from dspa.io.volumes import read_images
+from dspa.project.project import find, init
 from dspa.stages.export import STAGE, Params
 from dspa.stages.stage import Context, check
 
@@ -279,3 +281,22 @@ def test_the_name_decides_the_format(
     for out in ("a.v2", "a.csv", "a.mrcs", "a.txt", "a.STAR2"):
         with pytest.raises(InputError, match=rf"OUT is {out}: no format has the suffix"):
             _export(tmp_path, jobs, out=out)
+
+
+def test_a_job_that_is_called_as_the_file_is(
+    jobs: dict[str, Path], tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    init(tmp_path)
+    assert cli.run(["import", "particles", str(jobs["picks"]), "--name", "good"]) == 0
+    number = find(tmp_path).jobs[-1].name
+    capsys.readouterr()
+    for words in ([number, "good"], ["good"], [number]):
+        assert cli.run(["export", *words]) == 2
+        assert f"OUT is missing: {words[-1]} is a job (./{words[-1]} would be a file)" in (
+            capsys.readouterr().err
+        )
+    assert cli.run(["export", number, "good.star"]) == 0
+    assert (tmp_path / "good.star").is_file()
+    assert cli.run(["export", "good", "./good", "--to", "cs"]) == 0
+    assert (tmp_path / "good.cs").is_file()
