@@ -69,7 +69,7 @@ class ClassPage:
         names = list(frame.finished(project, [STAGE]))
         self.jobs.options = names
         if names:
-            self.jobs.value = names[-1]
+            self.jobs.value = frame.asked_job(project, document, names, self.top) or names[-1]
         else:
             self.message.text = "no 2D classification is completed yet"
             self.command.show([])
@@ -127,7 +127,8 @@ class ClassPage:
         )  # fmt: skip
         left = column(self.plot, sizing_mode="stretch_both", min_height=420)
         body = row(left, right, sizing_mode="stretch_both")
-        return column(frame.head(self.project, "classes"), body, sizing_mode="stretch_width",
+        self.top = frame.head(self.project, "classes")
+        return column(self.top, body, sizing_mode="stretch_width",
                       styles={"height": "calc(100vh - 10px)"})  # fmt: skip
 
     def open(self) -> None:

@@ -57,6 +57,7 @@ class ExposurePage:
 
     def __init__(self, project: Project, document: Document | None = None) -> None:
         self.project = project
+        self.top = frame.head(project, "exposures")
         self.command = Command(project, document, label="Save", words=self.words)
         self.message = Div(name="counts", sizing_mode="stretch_width")
         self.tally = Div(name="tally", sizing_mode="stretch_width", styles={"color": frame.DIM})
@@ -85,7 +86,8 @@ class ExposurePage:
                               stylesheets=[frame.SHEET])  # fmt: skip
         self._listen()
         if jobs:
-            self.job.value = _preferred(project, jobs)
+            asked = frame.asked_job(project, document, jobs, self.top)
+            self.job.value = asked or _preferred(project, jobs)
         else:
             self.message.text = "no micrographs are imported yet"
             self.command.show([])
@@ -127,7 +129,7 @@ class ExposurePage:
         middle = column(head, self.plot, buttons)
         top = row(self.rules.root, middle, self.pictures.root)
         return column(
-            frame.head(self.project, "exposures"), self.command.root, self.message, self.tally,
+            self.top, self.command.root, self.message, self.tally,
             top, self.list, sizing_mode="stretch_width",
         )  # fmt: skip
 

@@ -9,6 +9,7 @@ from bokeh.models import Div
 from bokeh.themes import Theme
 
 from dspa.data.errors import InputError
+from dspa.project.lineage import find_job
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -115,6 +116,38 @@ def head(project: Project, here: str) -> Div:
     )
     text = _HEAD.format(links=links, folder=html.escape(str(project.folder)))
     return Div(text=text, sizing_mode="stretch_width", name="head-row")
+
+
+def asked_job(
+    project: Project, document: Document | None, choices: Collection[str], top: Div
+) -> str:
+    """Return the job that the address of a page asks for (``?job=J3``); empty if none.
+
+    Parameters
+    ----------
+    project : Project
+    document : bokeh.document.Document or None
+    choices : collection of str
+        The jobs that the page can show.
+    top : Div
+        From `head`; says so if the page cannot show the job.
+    """
+    context = getattr(document, "session_context", None)
+    if context is None or context.request is None:
+        return ""
+    text = (context.request.arguments.get("job") or [b""])[0].decode(errors="replace")
+    if not text:
+        return ""
+    try:
+        job = find_job(project, text)
+        if job.name in choices:
+            return job.name
+        record = job.read()
+        why = f"{job.name} ({record.stage}, {record.state}) has nothing for this page"
+    except InputError as error:
+        why = str(error)
+    top.text += f"<div style='color:{DROPPED}'>{html.escape(why)}</div>"
+    return ""
 
 
 def dress(document: Document, title: str) -> None:

@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     from dspa.project.project import Project
 
 LINES, PICTURES, LARGEST = 14, 6, 2 * 2**20
+# The page that takes up what a stage gives: by the first word of its name.
+NEXT = {
+    "pick": ("picks", "inspect these picks"),
+    "class2d": ("classes", "select these classes"),
+    "ctf": ("exposures", "curate these exposures"),
+}
 COLUMNS = {"job": 50, "stage": 130, "state": 80, "took": 90, "figures": 420}
 
 
@@ -76,10 +82,12 @@ class Monitor:
     project : Project
     links : str
         Where reports are served: the address of J5's is this and ``J5``.
+    document : Document, optional
     """
 
-    def __init__(self, project: Project, links: str) -> None:
+    def __init__(self, project: Project, links: str, document: Document | None = None) -> None:
         self.project, self.links = project, links
+        top = frame.head(project, "./")
         self.tail: Tail | None = None
         self.jobs = ColumnDataSource({name: [] for name in COLUMNS}, name="jobs")
         columns = [TableColumn(field=n, title=n, width=w) for n, w in COLUMNS.items()]
@@ -98,10 +106,18 @@ class Monitor:
         self.log = Div(name="log", sizing_mode="stretch_width")
         self.gallery = Div(name="gallery", sizing_mode="stretch_width")
         self.root = column(
-            frame.head(project, "./"), self.table, self.head,
+            top, self.table, self.head,
             row(column(self.choice, self.plot, sizing_mode="stretch_width"),
             self.log, sizing_mode="stretch_width"), self.gallery, sizing_mode="stretch_width",
         )  # fmt: skip
+
+        names = [job.name for job in project.jobs[::-1]]
+        asked = frame.asked_job(project, document, names, top)
+        if asked:
+            self.jobs.data = {
+                name: names if name == "job" else [""] * len(names) for name in COLUMNS
+            }
+            self.jobs.selected.indices = [names.index(asked)]
 
     def refresh(self) -> None:
         """Read the jobs, newest first, and the events of the chosen one (the newest if none is)."""
@@ -132,8 +148,10 @@ class Monitor:
         about = _row(job)
         progress = self.tail.forecast.sentence if about["state"] == "running" else ""
         report = f"<a href='{self.links}{job.name}' target=_blank>report</a>"
-        if "pick" in about["stage"].split() and about["state"] == "completed":
-            report += f" &nbsp; <a href='picks?job={job.name}'>inspect these picks</a>"
+        kind = about["stage"].split()[:1]
+        if about["state"] == "completed" and kind and kind[0] in NEXT:
+            address, text = NEXT[kind[0]]
+            report += f" &nbsp; <a href='{address}?job={job.name}'>{text}</a>"
         self.head.text = (
             f"<h3>{job.name} {html.escape(about['stage'])}: {about['state']}</h3>"
             f"{html.escape(progress)} {report}"
@@ -195,7 +213,7 @@ def page(project: Project, links: str, document: Document) -> None:
         As for `Monitor`.
     document : bokeh.document.Document
     """
-    monitor = Monitor(project, links)
+    monitor = Monitor(project, links, document)
     monitor.refresh()
     frame.dress(document, project.folder.name)
     document.add_root(monitor.root)

@@ -72,7 +72,8 @@ class PickPage:
         self.later = Later(document, self.shelf.pool)
         self.widgets = parts = Widgets()
         parts.connect(self.command.text, document)
-        self.root = parts.arrange(frame.head(project, "picks"), self.command)
+        self.top = frame.head(project, "picks")
+        self.root = parts.arrange(self.top, self.command)
         parts.jobs.on_change("value", lambda attr, old, new: self.open())
         parts.calibrate.on_change("active", lambda attr, old, new: self.recount())
         parts.number.on_change("value", lambda attr, old, new: self.turn(int(new or 1) - 1))
@@ -95,11 +96,8 @@ class PickPage:
         if not options:
             self.widgets.message.text = "no picking job is completed yet"
             return
-        asked = ""
-        context = getattr(self.document, "session_context", None)
-        if context is not None and context.request is not None:
-            asked = (context.request.arguments.get("job") or [b""])[0].decode(errors="replace")
-        self.widgets.jobs.value = asked if asked in jobs else options[-1][0]
+        asked = frame.asked_job(self.project, self.document, jobs, self.top)
+        self.widgets.jobs.value = asked or options[-1][0]
 
     def open(self) -> None:
         """Read the picks of the chosen job."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
+
 import numpy as np
 import pytest
+from bokeh.client import pull_session
 from bokeh.events import Tap
 
 from dspa.app.class_set import filtered
@@ -120,6 +124,36 @@ def test_empty_project_says_so(tmp_path):
     project = init(tmp_path)
     assert "no 2D classification" in ClassPage(project).message.text
     assert "no picking job" in PickPage(project).widgets.message.text
+
+
+@pytest.mark.parametrize(
+    ("address", "stage"), [("classes", "class2d"), ("picks", "pick blob"), ("exposures", "ctf")]
+)
+def test_a_page_opens_the_job_that_its_address_names(project, serve, address, stage):
+    asked = next(job for job in project.jobs if job.read().stage == stage)
+    later = project.new_job(asked.read())  # a newer one, with the same
+    shutil.copytree(asked.folder, later.folder, dirs_exist_ok=True)
+    later.write(dataclasses.replace(asked.read(), number=later.number))
+    empty = project.new_job(Record(0, "export", state="completed"))
+    with serve(project) as root:
+        for text, shown, says in (
+            (asked.name, asked, ""),
+            (later.name.lower(), later, ""),
+            (empty.name, later, f"{empty.name} (export, completed) has nothing for this page"),
+            ("J99", later, "there is no job J99"),
+            ("<b>", later, "&lt;b&gt;"),
+        ):
+            with pull_session(url=root + address, arguments={"job": text}) as session:
+                top = session.document.get_model_by_name("head-row").text
+                assert session.document.get_model_by_name("job").value == shown.name
+                assert says in top and ("<div" in top) is bool(says)
+
+
+def test_the_page_of_jobs_opens_the_one_that_its_address_names(project, serve):
+    with serve(project) as root:
+        for name, text in (("J1", "J1 "), ("j2", "J2 ")):
+            with pull_session(url=root, arguments={"job": name}) as session:
+                assert f"<h3>{text}" in session.document.get_model_by_name("head").text
 
 
 def test_button_starts_a_job(project):
