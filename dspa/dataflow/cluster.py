@@ -326,9 +326,9 @@ def _from_file(path: Path, routes: tuple[str, ...]) -> Cluster:
     kind = options.pop("kind")
     name = str(path)
     if kind == "local":
-        workers = _workers(name, options, CPU_COUNT)
+        count = _workers(name, options, CPU_COUNT)
         _refuse_others(name, options, LOCAL_OPTIONS)
-        return _local(name, workers, options, routes)
+        return _local(name, count, options, routes)
     if kind == "cuda":
         workers = _workers(name, options, 1) if "workers" in options else None
         return _cuda(name, workers, options)
