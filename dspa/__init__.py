@@ -20,7 +20,7 @@ def _functions() -> list[str]:
 
 def __getattr__(name: str) -> Any:
     if name == "plots":
-        return importlib.import_module("dspa.io.plots")
+        return importlib.import_module("dspa.plots")
     if name == "result":
         return importlib.import_module("dspa.project.functions").result
     if not name.startswith("_") and name in _functions():

@@ -10,13 +10,14 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from dspa import plots
+from dspa.data import store
 from dspa.data.errors import InputError
+from dspa.dataflow.arrays_file import read_arrays
+from dspa.dataflow.checkpoint import DAMAGE
 from dspa.dataflow.events import read_events
 from dspa.geometry.rotation import view_direction
 from dspa.geometry.symmetry import views_around
-from dspa.io import plots
-from dspa.io.micrographs import read_micrographs
-from dspa.io.particles import read_particles
 from dspa.io.star import find_block, read_star
 from dspa.io.volumes import read_images, read_volume
 from dspa.project.figures import figures_of
@@ -25,6 +26,8 @@ from dspa.project.report import fragment
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from dspa.project.job import Job
 
@@ -110,7 +113,8 @@ class Outcome:
         Dataset, DataArray, Volume, DataFrame, str or dict
             Particles and micrographs are Datasets; class averages a DataArray with ``class``,
             ``particles`` and ``resolution`` as coordinates; ``class_table`` and ``fsc`` DataFrames;
-            maps and masks Volumes; other STAR files a dict of DataFrames, other text a str.
+            maps and masks Volumes; other STAR files a dict of DataFrames; ``classification`` a
+            dict of arrays, as the job goes on from them; text and edits a str.
         """
         path: Path = getattr(self, name)
         kind = name if name in READERS else _KINDS.get(path.suffix, "")
@@ -229,6 +233,19 @@ def read_fsc(path: Path) -> pd.DataFrame:
     return pd.DataFrame(curves, index=pd.Index(block.columns["rlnResolution"], name="frequency"))
 
 
+def read_classification(path: Path) -> dict[str, NDArray[Any]]:
+    """Read the named arrays that a classification leaves to go on from.
+
+    Parameters
+    ----------
+    path : Path
+    """
+    try:
+        return read_arrays(path)
+    except DAMAGE as error:
+        raise InputError(f"{path} is damaged ({error}); run its job again") from None
+
+
 def read_tables(path: Path) -> dict[str, pd.DataFrame]:
     """Read every block of a STAR file as a table.
 
@@ -253,23 +270,21 @@ def _labels(averages: xr.DataArray) -> list[str]:
 
 
 READERS: Mapping[str, Callable[[Path], Any]] = {
-    "particles": read_particles,
-    "picks": read_particles,
-    "rejected": read_particles,
-    "micrographs": read_micrographs,
-    "movies": read_micrographs,
+    "dataset": store.open,
     "classes": read_class_averages,
     "class_table": read_class_table,
     "fsc": read_fsc,
     "volume": read_volume,
     "mask": read_volume,
     "tables": read_tables,
+    "arrays": read_classification,
     "text": lambda path: path.read_text(encoding="utf-8"),
 }
 _KINDS = {
     ".mrc": "volume",
     ".mrcs": "classes",
-    ".zarr": "particles",
+    ".zarr": "dataset",
+    ".npz": "arrays",
     ".star": "tables",
     ".txt": "text",
     ".json": "text",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 import types
 
@@ -11,6 +12,7 @@ import pytest
 import xarray as xr
 
 import dspa
+from dspa.data import schema, store
 from dspa.data.errors import InputError
 from dspa.dataflow.events import Events
 from dspa.io.picture import image
@@ -26,7 +28,8 @@ def job(tmp_path, rng):
     """A job that left every kind of output and some events."""
     project = init(tmp_path)
     files = {"classes": "c.mrcs", "class_table": "class_averages.star", "fsc": "fsc.star",
-             "volume": "v.mrc", "half1": "h.mrc", "other": "o.star", "note": "n.txt"}  # fmt: skip
+             "volume": "v.mrc", "half1": "h.mrc", "other": "o.star", "note": "n.txt",
+             "rejected": "r.zarr", "classification": "c.npz", "edits": "e.json"}  # fmt: skip
     made = project.new_job(
         Record(number=0, stage="refine", state="completed", outputs=files, figures={"classes": 3})
     )
@@ -43,6 +46,10 @@ def job(tmp_path, rng):
     for name in ("v.mrc", "h.mrc"):
         write_volume(folder / name, rng.random((8, 8, 8), np.float32), pixel_size=2.0)
     (folder / "n.txt").write_text("hello")
+    (folder / "e.json").write_text("{}")
+    np.savez(folder / "c.npz", sums=np.arange(3.0))
+    table = {"path": ["/m.mrc"], "micrograph_name": ["m.mrc"], "optics": [0], "pixel_size": [1.0]}
+    store.save(schema.make("micrographs", table), folder / "r.zarr")
     events = Events(folder)
     events.picture("slices", image(rng.random((8, 8), np.float32)), title="central <slices>")
     events.warning("mind this")
@@ -67,6 +74,12 @@ def test_tables_curves_maps_and_text_open(job):
     assert job.read("volume").density.shape == job.read("half1").density.shape == (8, 8, 8)
     assert job.read("other")["some"]["x"].tolist() == [1, 2, 3, 4, 5]
     assert job.read("note") == "hello"
+    assert job.read("edits") == "{}"
+    assert job.read("rejected")["path"].values.tolist() == ["/m.mrc"]
+    assert job.read("classification")["sums"].tolist() == [0.0, 1.0, 2.0]
+    job.classification.write_bytes(b"PK\3\4")
+    with pytest.raises(InputError, match=r"c\.npz is damaged"):
+        job.read("classification")
     assert job.iterations["resolution"].tolist() == [9.0, 8.0, 7.0]
 
 
@@ -79,6 +92,14 @@ def test_plots_are_figures_that_show_themselves(job, name):
 def test_what_has_no_plot_says_so(job):
     with pytest.raises(InputError, match="no plot of note"):
         job.plot("note")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["import dspa.plots; dspa.plots.fsc", "from dspa import plots", "import dspa; dspa.plots"],
+)
+def test_plots_are_found_however_they_are_imported(line):
+    assert subprocess.run([sys.executable, "-c", line], check=True).returncode == 0
 
 
 def test_views_are_over_the_sphere(rng):
