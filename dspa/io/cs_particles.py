@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MM = 1e7  # mm to A
+_PAIRS = (
+    ("location/center_x_frac", "location/center_y_frac"),
+    ("blob/path", "blob/idx"),
+)
 _CLASS_POSE = re.compile(r"alignments_class_(\d{1,4})/pose")
 # Fields of the family pick_stats, and what they are here.
 PICKS = {
@@ -94,9 +98,10 @@ def read_cs_particles(
             continue
         variables[f"{EXTRA}cs:{name}:{type_code(values)}"] = ("particle", decoded(path, values))
     lost = "pose" not in variables and _class_numbers(fields)
-    note = (
-        {"set_aside": f"the poses of {len(lost)} classes without class_posterior"} if lost else {}
-    )
+    notes = [f"the poses of {len(lost)} classes without class_posterior"] if lost else []
+    if "location/center_x_frac" in fields and "location/micrograph_shape" not in fields:
+        notes.append("the coordinates, which need location/micrograph_shape")
+    note = {"set_aside": " and ".join(notes)} if notes else {}
     return schema.make("particles", variables, **note)
 
 
@@ -141,6 +146,7 @@ def interpret(
     orientation : Orientation
     """
     reader = _Fields(path, fields, orientation)
+    reader.refuse_halves()
     variables: dict[str, Any] = {"uid": fields["uid"]}
     variables |= reader.optics()
     variables |= reader.images()
@@ -192,6 +198,16 @@ class _Fields:
         if values.ndim != 1 or values.dtype.kind not in "SUO":
             raise InputError(f"{self.path}: the field {name} is not text")
         return decoded(self.path, values)
+
+    def refuse_halves(self) -> None:
+        """Refuse a field that means nothing without another."""
+        for pair in _PAIRS:
+            there = [name for name in pair if name in self.fields]
+            if len(there) == 1:
+                (lost,) = set(pair) - set(there)
+                raise InputError(
+                    f"{self.path}: has {there[0]} but no {lost}, which says nothing; export again"
+                )
 
     def optics(self) -> dict[str, Any]:
         """Return the optics table: one group for each exposure group and its numbers."""

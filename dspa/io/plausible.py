@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dspa.data.errors import InputError
+from dspa.data.schema import EXTRA
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +27,8 @@ NEAREST, FARTHEST = 100.0, 2e5  # A
 _MOST, _MANY = 0.9, 0.1
 _FEW_ROWS, _FEW_ANGLES = 50, 20
 _SMALLEST_BOX = 40.0  # A; no particle of which a map can be made fits
+_TURN = 2.1 * np.pi  # rad
+_DEPTHS = ("rlnCoordinateZ", "rlnOriginZ", "rlnOriginZAngst")
 _PHASE_PLATE = 0.5  # rad; with a phase plate the focus may be exact
 
 
@@ -139,7 +142,9 @@ def check_values(
             where = quantity.field if in_cs else quantity.label
             values = np.asarray(table[name].values, np.float64)
             doubts += _check_defocus(source, where, quantity, values, plate=plate)
-    return [*doubts, *_doubts_of_angles(table, in_cs=in_cs), *_doubts_of_lengths(table)]
+    doubts += _check_phase(table, source, in_cs=in_cs)
+    doubts += _doubts_of_angles(table, in_cs=in_cs)
+    return [*doubts, *_doubts_of_lengths(table), *_doubts_of_depth(table)]
 
 
 def check_voxel_size(source: str | Path, size: float, *, given: bool) -> None:
@@ -238,6 +243,26 @@ def _check_defocus(
     return [told]
 
 
+def _check_phase(table: xr.Dataset, source: str | Path, *, in_cs: bool) -> list[str]:
+    """Refuse phase shifts of more than a turn; tell a few of them."""
+    if "phase_shift" not in table.variables:
+        return []
+    values = table["phase_shift"].values
+    odd = np.flatnonzero(np.abs(np.where(np.isfinite(values), values, 0.0)) > _TURN)
+    if not odd.size:
+        return []
+    label, unit, value = "rlnPhaseShift", "degrees", float(np.rad2deg(values[odd[0]]))
+    if in_cs:
+        label, unit, value = "ctf/phase_shift_rad", "rad", float(values[odd[0]])
+    told = (
+        f"{label} is more than a turn in {odd.size} of {values.size} rows (row {odd[0] + 1}: "
+        f"{value:.6g} {unit}{', as if it were in degrees' if in_cs else ''})"
+    )
+    if odd.size > _MANY * values.size:
+        raise InputError(f"{source}: {told}; write it in {unit}, 0 where there is no phase plate")
+    return [told]
+
+
 def _median(table: xr.Dataset, name: str) -> float:
     if name not in table.variables:
         return 0.0
@@ -259,7 +284,7 @@ def _doubts_of_angles(table: xr.Dataset, *, in_cs: bool) -> list[str]:
             continue
         values = np.abs(table[name].values[np.isfinite(table[name].values)])
         different = np.unique(np.round(values[values > 0], 9))
-        if in_cs and values.size and values.max() > 2.1 * np.pi:
+        if in_cs and name == "defocus_angle" and values.size and values.max() > _TURN:
             doubts.append(f"{words} up to {values.max():.4g} rad look like degrees")
         elif not in_cs and different.size >= _FEW_ANGLES and different[-1] <= np.deg2rad(np.pi):
             doubts.append(f"{words} of {np.rad2deg(different[-1]):.4g} at most look like radians")
@@ -269,6 +294,17 @@ def _doubts_of_angles(table: xr.Dataset, *, in_cs: bool) -> list[str]:
         turn = turn[np.isfinite(turn)]
         if turn.size and 0.0 < turn.max() <= np.deg2rad(3 * np.pi) and np.ptp(turn) > 0:
             doubts.append("all Euler angles are within 3.2 degrees of 0 and look like radians")
+    return doubts
+
+
+def _doubts_of_depth(table: xr.Dataset) -> list[str]:
+    """Tell places and shifts in z, which single images do not have."""
+    doubts = []
+    for label in _DEPTHS:
+        name = f"{EXTRA}{label}"
+        if "image_stack" in table.variables and name in table.variables:
+            if (table[name].values != table[name].values[:1]).any():
+                doubts.append(f"{label} differs between images, as of subtomograms; it is ignored")
     return doubts
 
 

@@ -35,6 +35,13 @@ _FLAGS = {
 # Labels of tomograms, tilt series and the particles in them (RELION 4 and 5).
 _TOMO = ("rlnTomo", "rlnCenteredCoordinate", "rlnTilt")
 _DEPTH = "rlnCoordinateZ"
+# Labels that mean something together only: one that is alone would be dropped.
+_PAIRS = (
+    ("rlnCoordinateX", "rlnCoordinateY"),
+    ("rlnOriginX", "rlnOriginY"),
+    ("rlnOriginXAngst", "rlnOriginYAngst"),
+    ("rlnAngleRot", "rlnAngleTilt"),
+)
 
 
 def refuse_particles(path: str | Path, blocks: list[Block], rows: Block) -> None:
@@ -65,6 +72,14 @@ def refuse_particles(path: str | Path, blocks: list[Block], rows: Block) -> None
             raise InputError(
                 f"{path}: coordinates with {_DEPTH}, of tomograms, which are not supported; give "
                 "coordinates in micrographs"
+            )
+    for pair in _PAIRS:
+        there = [label for label in pair if label in rows.columns]
+        if len(there) == 1:
+            (lost,) = set(pair) - set(there)
+            raise InputError(
+                f"{path}: has {there[0]} but no {lost}, which says nothing; add the column, or "
+                f"take {there[0]} out"
             )
     for label, sentence in _FLAGS.items():
         if np.nan_to_num(_of_rows(path, blocks, rows, label)).any():

@@ -120,3 +120,58 @@ def test_every_reader_looks(tmp_path: Path) -> None:
     write_cs(tmp_path / "p.cs", fields | {"ctf/df2_A": fields["ctf/df1_A"]})
     with pytest.raises(InputError, match=r"p.cs: ctf/df1_A is 1.5 A in most rows, .* in um"):
         read_particles(tmp_path / "p.cs")
+
+
+def test_phase_shifts_of_more_than_a_turn() -> None:
+    phase = np.full(COUNT, np.deg2rad(90.0))
+    phase[4] = np.deg2rad(500.0)
+    told = "rlnPhaseShift is more than a turn in 1 of 60 rows (row 5: 500 degrees)"
+    assert check_values(_table(phase_shift=phase), "p.star") == [told]
+    with pytest.raises(InputError, match=r"rlnPhaseShift is more than a turn in 60 of 60 rows"):
+        check_values(_table(phase_shift=np.deg2rad(-500.0)), "p.star")
+    with pytest.raises(InputError, match=r"ctf/phase_shift_rad .* 90 rad, as if it were in degr"):
+        check_values(_table(phase_shift=90.0), "p.cs")
+    assert check_values(_table(phase_shift=np.pi), "p.cs") == []
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ("rlnCoordinateX", "rlnCoordinateY"),
+        ("rlnOriginX", "rlnOriginY"),
+        ("rlnOriginXAngst", "rlnOriginYAngst"),
+        ("rlnAngleRot", "rlnAngleTilt"),
+    ],
+)
+def test_half_a_pair_is_refused(labels: tuple[str, str], tmp_path: Path) -> None:
+    rows = {"rlnImageName": np.array(["1@s.mrcs", "2@s.mrcs"], object)}
+    path = tmp_path / "p.star"
+    for one, other in (labels, labels[::-1]):
+        write_star(path, [Block("particles", rows | {one: np.array([3.0, 4.0])})])
+        with pytest.raises(InputError, match=rf"p.star: has {one} but no {other}"):
+            read_particles(path)
+
+
+def test_half_a_pair_of_fields_is_refused(tmp_path: Path) -> None:
+    fields = {"uid": np.ones(1, "u8"), "blob/path": np.full(1, b"s.mrc")}
+    path = tmp_path / "p.cs"
+    write_cs(path, fields)
+    with pytest.raises(InputError, match=r"has blob/path but no blob/idx"):
+        read_particles(path)
+    fields |= {"blob/idx": np.zeros(1, "u4"), "location/center_x_frac": np.full(1, 0.5, "f4")}
+    write_cs(path, fields)
+    with pytest.raises(InputError, match=r"has location/center_x_frac but no location/center_y"):
+        read_particles(path)
+    write_cs(path, fields | {"location/center_y_frac": np.full(1, 0.5, "f4")})
+    note = "the coordinates, which need location/micrograph_shape"
+    assert read_particles(path).attrs["set_aside"] == note
+
+
+def test_images_with_a_depth_are_told(tmp_path: Path) -> None:
+    names = np.array(["1@s.mrcs", "2@s.mrcs"], object)
+    path = tmp_path / "p.star"
+    for depth, count in ((np.array([3.0, 4.0]), 1), (np.zeros(2), 0)):
+        rows = {"rlnImageName": names, "rlnCoordinateZ": depth, "rlnImagePixelSize": np.ones(2)}
+        write_star(path, [Block("particles", rows)])
+        doubts = check_values(read_particles(path), path)
+        assert len([d for d in doubts if "rlnCoordinateZ differs between images" in d]) == count
