@@ -37,23 +37,47 @@ def read_joined(paths: Sequence[str | Path]) -> dict[str, NDArray[Any]]:
     Raises
     ------
     InputError
-        If they are not of the same particles, or hold neither images nor picks.
+        If they are not of the same particles, say different things of them, or hold neither images
+        nor picks. What passed through a job yields to what it wrote itself.
     """
     # What a job wrote itself counts more than what passed through it.
     ordered = sorted(paths, key=_passes_through)
     read = [(path, read_cs(path)) for path in ordered]
     read.sort(key=lambda each: not set(_IMAGES) <= set(each[1]))
     first, fields = read[0]
-    joined = dict(fields)
+    joined, source = dict(fields), dict.fromkeys(fields, first)
     for path, more in read[1:]:
         rows = _rows(path, more["uid"], first, fields["uid"])
-        joined |= {name: values[rows] for name, values in more.items() if name not in joined}
+        for name, values in more.items():
+            before = source.setdefault(name, path)
+            if before is path:
+                joined[name] = values[rows]
+            elif _passes_through(before) == _passes_through(path):
+                _compare(name, joined[name], values[rows], before, path)
     _check(first, joined, alone=len(read) == 1)
     return joined
 
 
 def _passes_through(path: str | Path) -> bool:
     return "passthrough" in Path(path).name.lower()
+
+
+def _compare(
+    name: str, one: NDArray[Any], other: NDArray[Any], first: str | Path, second: str | Path
+) -> None:
+    """Refuse two files of which neither yields, and that say different things."""
+    both = [
+        np.char.encode(each.astype(str), "utf-8") if each.dtype.kind in "OU" else each
+        for each in (one, other)
+    ]
+    numbers = all(each.dtype.kind == "f" for each in both)
+    texts = {each.dtype.kind == "S" for each in both}
+    if name == "uid" or (len(texts) == 1 and np.array_equal(*both, equal_nan=numbers)):
+        return
+    raise InputError(
+        f"{first} and {second} have different values of {name} for the same uid; give the one "
+        "that is meant"
+    )
 
 
 def _rows(
@@ -83,7 +107,8 @@ def _check(path: str | Path, fields: Mapping[str, Any], *, alone: bool) -> None:
         return
     what = "the passthrough file" if not _passes_through(path) else "the particles file"
     more = f"give {what} of the same job too, or " if alone else ""
+    lost = next(name for name in _IMAGES if name not in fields)
     raise InputError(
-        f"{path}: no {_IMAGES[0]}, so no images; {more}export the group of particles and give its "
+        f"{path}: no {lost}, so no images; {more}export the group of particles and give its "
         ".cs file"
     )

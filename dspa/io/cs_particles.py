@@ -30,10 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MM = 1e7  # mm to A
-_PAIRS = (
-    ("location/center_x_frac", "location/center_y_frac"),
-    ("blob/path", "blob/idx"),
-)
+_PLACE = ("location/center_x_frac", "location/center_y_frac")
 _CLASS_POSE = re.compile(r"alignments_class_(\d{1,4})/pose")
 # Fields of the family pick_stats, and what they are here.
 PICKS = {
@@ -99,7 +96,7 @@ def read_cs_particles(
         variables[f"{EXTRA}cs:{name}:{type_code(values)}"] = ("particle", decoded(path, values))
     lost = "pose" not in variables and _class_numbers(fields)
     notes = [f"the poses of {len(lost)} classes without class_posterior"] if lost else []
-    if "location/center_x_frac" in fields and "location/micrograph_shape" not in fields:
+    if _PLACE[0] in fields and "location/micrograph_shape" not in fields:
         notes.append("the coordinates, which need location/micrograph_shape")
     note = {"set_aside": " and ".join(notes)} if notes else {}
     return schema.make("particles", variables, **note)
@@ -146,7 +143,6 @@ def interpret(
     orientation : Orientation
     """
     reader = _Fields(path, fields, orientation)
-    reader.refuse_halves()
     variables: dict[str, Any] = {"uid": fields["uid"]}
     variables |= reader.optics()
     variables |= reader.images()
@@ -198,16 +194,6 @@ class _Fields:
         if values.ndim != 1 or values.dtype.kind not in "SUO":
             raise InputError(f"{self.path}: the field {name} is not text")
         return decoded(self.path, values)
-
-    def refuse_halves(self) -> None:
-        """Refuse a field that means nothing without another."""
-        for pair in _PAIRS:
-            there = [name for name in pair if name in self.fields]
-            if len(there) == 1:
-                (lost,) = set(pair) - set(there)
-                raise InputError(
-                    f"{self.path}: has {there[0]} but no {lost}, which says nothing; export again"
-                )
 
     def optics(self) -> dict[str, Any]:
         """Return the optics table: one group for each exposure group and its numbers."""
@@ -362,7 +348,12 @@ class _Fields:
                 "micrograph": codes,
                 "micrograph_name": [str(n).removeprefix(">") for n in names],
             }
-        x, y = self.number("location/center_x_frac"), self.number("location/center_y_frac")
+        x, y = map(self.number, _PLACE)
+        if (x is None) != (y is None):
+            there, lost = _PLACE if y is None else _PLACE[::-1]
+            raise InputError(
+                f"{self.path}: has {there} but no {lost}, which says nothing; export it again"
+            )
         shape = self.number("location/micrograph_shape", 2)
         if x is None or y is None or shape is None:
             return made

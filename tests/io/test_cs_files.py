@@ -314,3 +314,27 @@ def test_infinite_and_missing_values_spare_the_others(tmp_path: Path) -> None:
 def test_a_voltage_of_zero_is_unknown(tmp_path: Path) -> None:
     write_cs(tmp_path / "p.cs", _fields(**{"ctf/accel_kv": np.zeros(COUNT, "f4")}))
     assert np.isnan(read_particles(tmp_path / "p.cs")["voltage"]).all()
+
+
+def test_files_that_deny_each_other_are_refused(tmp_path: Path) -> None:
+    """Only what passed through a job yields; else the first file would win without a word."""
+    made, passed = _halves()
+    order = {k: v[::-1] for k, v in made.items()}
+    first, second = tmp_path / "a.cs", tmp_path / "b.cs"
+    write_cs(first, made)
+    write_cs(second, order | passed)
+    same = read_cs_particles(first, second)  # the same values, in another order
+    np.testing.assert_array_equal(same["uid"], made["uid"])
+    for name, change in (("ctf/df1_A", 1.0), ("alignments3D/pose", 0.5), ("blob/path", b"y")):
+        values = order[name].copy()
+        values[3] += change
+        write_cs(second, order | passed | {name: values})
+        with pytest.raises(InputError, match=rf"a\.cs and .*b\.cs have different values of {name}"):
+            read_cs_particles(first, second)
+        write_cs(tmp_path / "b_passthrough.cs", order | passed | {name: values})
+        joined = read_cs_particles(tmp_path / "b_passthrough.cs", first)
+        np.testing.assert_array_equal(joined["defocus_u"], same["defocus_u"])
+    later = {k: np.zeros_like(v) if k == "location/center_x_frac" else v for k, v in passed.items()}
+    write_cs(tmp_path / "c_passthrough.cs", later)
+    with pytest.raises(InputError, match=r"_passthrough.cs have different values of location/ce"):
+        read_cs_particles(first, tmp_path / "b_passthrough.cs", tmp_path / "c_passthrough.cs")

@@ -156,7 +156,7 @@ def test_half_a_pair_of_fields_is_refused(tmp_path: Path) -> None:
     fields = {"uid": np.ones(1, "u8"), "blob/path": np.full(1, b"s.mrc")}
     path = tmp_path / "p.cs"
     write_cs(path, fields)
-    with pytest.raises(InputError, match=r"has blob/path but no blob/idx"):
+    with pytest.raises(InputError, match=r"no blob/idx, so no images"):
         read_particles(path)
     fields |= {"blob/idx": np.zeros(1, "u4"), "location/center_x_frac": np.full(1, 0.5, "f4")}
     write_cs(path, fields)
