@@ -72,7 +72,7 @@ def _compare(
     ]
     numbers = all(each.dtype.kind == "f" for each in both)
     texts = {each.dtype.kind == "S" for each in both}
-    if name == "uid" or (len(texts) == 1 and np.array_equal(*both, equal_nan=numbers)):
+    if name == "uid" or (len(texts) == 1 and np.array_equal(both[0], both[1], equal_nan=numbers)):
         return
     raise InputError(
         f"{first} and {second} have different values of {name} for the same uid; give the one "
