@@ -266,8 +266,8 @@ def _bound(turn: str, reduction: Reduction, model: Model, items: int) -> Bound:
 def _add_chunks(reduction: Reduction, model: Model, task: _ChunkTask) -> _Receipt:
     worker = get_worker()
     size_cache(worker)
-    resident.forget({key[0].partition("-")[2] for key in list(worker.state.tasks)
-                     if isinstance(key, tuple)})  # fmt: skip
+    known = {key[0].partition("-")[2] for key in list(worker.state.tasks) if isinstance(key, tuple)}
+    resident.forget(known, task.turn)
     chunks = pickle.loads(task.chunks)
     numbers = tuple(int(chunk.number) for chunk in chunks)
     start = time.perf_counter()

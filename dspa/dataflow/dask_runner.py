@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import cloudpickle
 from distributed import Future, KilledWorker, as_completed
 
-from dspa.dataflow.checkpoint import Checkpoints, load
+from dspa.dataflow.checkpoint import Checkpoints, Stored, load
 from dspa.dataflow.cluster import Cluster, adopt
 from dspa.dataflow.dask_pass import Pass
 from dspa.dataflow.events import Events
 from dspa.dataflow.placement import host, one_thread
-from dspa.dataflow.reduction import Again
 from dspa.dataflow.resident import LostSums
 from dspa.dataflow.runner import (
     Plan,
     Result,
     make_plan,
+    make_shares,
     new_run_id,
 )
 
@@ -105,30 +105,29 @@ class DaskRunner:
             Ends in the number of the pass: ``it003``.
         """
         self._listen()
+        plan = make_plan(reduction, chunks, name=name, memory=self.memory)
         stored = self._checkpoints.store(model)
-        for _ in range(2):
-            plan = make_plan(reduction, chunks, name=name, memory=self.memory)
+        self._watch = watch = _Watch(len(plan.chunks), name, self.events)
+
+        def make(share: Plan) -> tuple[Stored, Stored]:
             turn = self._turn(name)
-            self._watch = _Watch(turn, len(plan.chunks), name, self.events)
-            try:
-                new, rows = Pass(
-                    self.cluster,
-                    plan,
-                    stored,
-                    turn,
-                    folder=self._checkpoints.folder,
-                    topic=self.topic,
-                    group=self.group(plan),
-                ).made()
-                break
-            except Again as more:
-                reduction = more.reduction
-            except (KilledWorker, LostSums) as error:
-                raise RuntimeError(self._obituary(name)) from error
-        else:
-            raise RuntimeError(f"{name}: the sums overflow again with the room they asked for")
-        self._watch.finished()
-        self._seconds[type(reduction).__qualname__] = self._watch.seconds_per_chunk
+            watch.turns.add(turn)
+            return Pass(
+                self.cluster,
+                share,
+                stored,
+                turn,
+                folder=self._checkpoints.folder,
+                topic=self.topic,
+                group=self.group(share),
+            ).made()
+
+        try:
+            new, rows = make_shares(plan, make, folder=self._checkpoints.folder)
+        except (KilledWorker, LostSums) as error:
+            raise RuntimeError(self._obituary(name)) from error
+        watch.finished()
+        self._seconds[type(reduction).__qualname__] = watch.seconds_per_chunk
         self._checkpoints.record(name, new, rows, **plan.about())
         return Result(load(new), load(rows))
 
@@ -200,7 +199,7 @@ class DaskRunner:
     def _turn(self, name: str) -> str:
         """Return a name for a pass that no other pass of any job shares."""
         self._calls += 1
-        return f"{self._id}.{Path(self.folder).name}.{self._calls}.{name}"
+        return f"{self._id}.{Path(self.folder).name}#{self._calls}.{name}"
 
     def _obituary(self, name: str) -> str:
         return (
@@ -240,12 +239,13 @@ def runner_for(client: Any, folder: Path, events: Events) -> DaskRunner:
 class _Watch:
     """Counts the chunks that workers report, and how long they took."""
 
-    def __init__(self, turn: str, total: int, name: str, events: Events) -> None:
-        self.turn, self.total, self.name, self.events = turn, total, name, events
+    def __init__(self, total: int, name: str, events: Events) -> None:
+        self.total, self.name, self.events = total, name, events
+        self.turns: set[str] = set()  # one for every share
         self.times: dict[int, float] = {}
 
     def __call__(self, message: dict[str, Any]) -> None:
-        if message["turn"] != self.turn or len(self.times) >= self.total:
+        if message["turn"] not in self.turns or len(self.times) >= self.total:
             return
         for number in message["chunks"]:
             self.times[number] = message["seconds"] / len(message["chunks"])
@@ -254,7 +254,7 @@ class _Watch:
     def finished(self) -> None:
         """Tell that all is done, even if a report is still under way."""
         if len(self.times) < self.total:
-            self.turn = ""
+            self.turns.clear()
             self.events.emit("progress", task=self.name, done=self.total, total=self.total)
 
     def _tell(self) -> None:

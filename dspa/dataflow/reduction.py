@@ -8,12 +8,16 @@ work. The runner knows nothing of what they mean. See ``docs/reductions.md``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
+
+    from dspa.dataflow.checkpoint import Stored
 
 # A model is plain named arrays (scalars are 0-d), so that a checkpoint needs no pickle.
 Model = Mapping[str, NDArray[Any]]
@@ -59,6 +63,23 @@ class Reduction(Protocol):
 
     def bytes_of_sums(self) -> int:
         """Memory of the sums and of the model when it is bound: what a worker has all the time."""
+        ...
+
+
+@runtime_checkable
+class InShares(Protocol):
+    """A reduction whose sums are too large to be held at once: they are made share by share.
+
+    It is the one of the first share. Each is finished before the next begins, and what it leaves is
+    written to a file, so that a worker never holds the sums of two.
+    """
+
+    def shares(self, chunks: Sequence[Chunk]) -> Sequence[Sequence[Chunk]]:
+        """Say which chunks go into each share; every chunk goes into one."""
+        ...
+
+    def follow(self, before: Stored) -> Reduction:
+        """Return the reduction of the next share, given what ``finish`` left of this one."""
         ...
 
 

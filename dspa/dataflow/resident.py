@@ -95,17 +95,22 @@ def claim(turn: str, name: str, chunks: Collection[int]) -> Held:
     return found[0]
 
 
-def forget(known: Collection[str]) -> None:
+def forget(known: Collection[str], turn: str) -> None:
     """Drop the sums of passes that nobody waits for any more.
 
     Parameters
     ----------
     known : collection of str
         Passes that this worker still has tasks of.
+    turn : str
+        The pass that is made now. Its run makes one at a time, so those before it are over, even
+        if their tasks are not yet gone from here.
     """
+    run = turn.rpartition("#")[0]
     with _LOCK:
-        for turn in [turn for turn in _IDLE if turn not in known]:
-            del _IDLE[turn]
+        for other in list(_IDLE):
+            if other not in known or (other != turn and other.rpartition("#")[0] == run):
+                del _IDLE[other]
 
 
 def cut_piece(held: Held, number: int, count: int) -> dict[str, tuple[tuple[int, ...], int, Any]]:

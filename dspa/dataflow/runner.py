@@ -14,7 +14,7 @@ import tempfile
 import time
 import uuid
 import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -25,7 +25,7 @@ from dspa.data.errors import InputError
 from dspa.dataflow.checkpoint import Checkpoints, Stored, load, store
 from dspa.dataflow.events import Events
 from dspa.dataflow.placement import host, one_thread
-from dspa.dataflow.reduction import Again
+from dspa.dataflow.reduction import Again, InShares
 from dspa.device import memory_budget
 
 if TYPE_CHECKING:
@@ -209,6 +209,45 @@ def finish_part(bound: Bound, part: Part, folder: Path) -> tuple[Stored, Stored]
     return store(model, folder), store(join_rows(part.rows), folder, prefix="rows")
 
 
+def make_shares(
+    plan: Plan, make: Callable[[Plan], tuple[Stored, Stored]], *, folder: Path
+) -> tuple[Stored, Stored]:
+    """Make all shares of a pass, one after another; most reductions have one.
+
+    Parameters
+    ----------
+    plan : Plan
+        Of the pass.
+    make : callable
+        Makes one share: its model and its rows.
+    folder : Path
+        Where rows go.
+
+    Returns
+    -------
+    model, rows : Stored
+        Of the last share, and of all.
+    """
+    reduction = plan.reduction
+    made: list[tuple[Stored, Stored]] = []
+    shares = reduction.shares(plan.chunks) if isinstance(reduction, InShares) else [plan.chunks]
+    for chunks in shares:
+        if made and isinstance(reduction, InShares):
+            reduction = reduction.follow(made[-1][0])
+        for _ in range(2):
+            try:
+                made.append(make(replace(plan, reduction=reduction, chunks=tuple(chunks))))
+                break
+            except Again as more:
+                reduction = more.reduction
+        else:
+            raise RuntimeError(f"{plan.name}: sums overflow again with the room they asked for")
+    model, rows = made[-1]
+    if len(made) > 1:
+        rows = store(join_rows([load(each) for _, each in made]), folder, prefix="rows")
+    return model, rows
+
+
 def join_rows(rows: Sequence[Rows]) -> dict[str, NDArray[Any]]:
     """Put the rows of batches together, in the order of their items."""
     if not rows:
@@ -281,26 +320,24 @@ class InlineRunner:
         name : str
             Ends in the number of the pass: ``it003``.
         """
-        try:
-            return self._pass(reduction, chunks, model, name)
-        except Again as more:
-            return self._pass(more.reduction, chunks, model, name)
-
-    def _pass(
-        self, reduction: Reduction, chunks: Sequence[Chunk], model: Model, name: str
-    ) -> Result:
         plan = make_plan(reduction, chunks, name=name, memory=self.memory)
-        with one_thread():
-            bound = travel(reduction).bind(load(self._checkpoints.store(model)), plan.items)
-            part, before = Part(bound.start()), self._dumped(bound)
-            for done, chunk in enumerate(plan.chunks, 1):
-                add_chunk(bound, part, travel(chunk), plan.batch)
-                if self._dumped(bound) != before:
-                    raise AssertionError(f"add changed its {type(bound).__name__}")
-                self.events.emit("progress", task=name, done=done, total=len(plan.chunks))
-            stored, rows = finish_part(bound, part, self._checkpoints.folder)
-        self._checkpoints.record(name, stored, rows, **plan.about())
-        return Result(load(stored), load(rows))
+        stored, done = self._checkpoints.store(model), itertools.count(1)
+
+        def make(share: Plan) -> tuple[Stored, Stored]:
+            with one_thread():
+                bound = travel(share.reduction).bind(load(stored), share.items)
+                part, before = Part(bound.start()), self._dumped(bound)
+                for chunk in share.chunks:
+                    add_chunk(bound, part, travel(chunk), share.batch)
+                    if self._dumped(bound) != before:
+                        raise AssertionError(f"add changed its {type(bound).__name__}")
+                    at = min(next(done), len(plan.chunks))
+                    self.events.emit("progress", task=name, done=at, total=len(plan.chunks))
+                return finish_part(bound, part, self._checkpoints.folder)
+
+        new, rows = make_shares(plan, make, folder=self._checkpoints.folder)
+        self._checkpoints.record(name, new, rows, **plan.about())
+        return Result(load(new), load(rows))
 
     def map(self, function: Callable[[S], T], items: Iterable[S], *, name: str = "map") -> list[T]:
         """Apply a picklable function to every item, in order.

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import dask
+import numpy as np
 import pytest
 import toy_reduction as toy
 
@@ -46,6 +47,17 @@ def test_any_number_of_workers_gives_the_inline_bits(workers, make_runner, expec
     model, rows = toy.passes(make_runner(workers), chunks())
     assert model["volume"].tobytes() == expected[0]["volume"].tobytes()
     assert rows["value"].tobytes() == expected[1]["value"].tobytes()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_shares_give_the_inline_bits(workers, make_runner):
+    start = {"volume": np.ones(512, np.float32)}
+    made = [
+        make_runner(kind).run(toy.Halves(), chunks(), start, name="it001")
+        for kind in ("inline", workers)
+    ]
+    assert made[0].model["sum"].tobytes() == made[1].model["sum"].tobytes()
+    assert made[0].rows["value"].tobytes() == made[1].rows["value"].tobytes()
 
 
 def test_killed_worker_changes_no_bits(make_runner, expected):

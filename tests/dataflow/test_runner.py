@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dspa.data.errors import InputError
+from dspa.dataflow.events import Events
 from dspa.dataflow.reduction import Again
 from dspa.dataflow.resident import (
     Held,
@@ -23,7 +24,7 @@ from dspa.dataflow.resident import (
     put_back,
     take,
 )
-from dspa.dataflow.runner import InlineRunner, join_rows, make_plan, reduce_chunks
+from dspa.dataflow.runner import InlineRunner, Part, join_rows, make_plan, reduce_chunks
 
 
 @settings(max_examples=30, deadline=None)
@@ -82,6 +83,32 @@ def test_sums_without_room_are_made_again_with_more(tmp_path):
     )
 
 
+def test_sums_of_a_run_do_not_outlive_the_pass(tmp_path):
+    for turn in ("run#1.it001", "other#1.it001"):
+        put_back(turn, held := take(turn, lambda: Part({})))
+    forget({"run#1.it001", "run#2.it002", "other#1.it001"}, "run#2.it002")
+    with pytest.raises(LostSums):
+        claim("run#1.it001", held.name, set())
+    assert take("other#1.it001", lambda: pytest.fail("these are not of that run")) is held
+
+
+def test_shares_are_made_one_after_another(tmp_path):
+    chunks, start = [toy.ToyChunk(i) for i in range(5)], {"volume": np.ones(512, np.float32)}
+    progress = []
+    runner = InlineRunner(tmp_path, Events(listeners=(progress.append,)))
+    whole = runner.run(toy.ToyReduction(), chunks, start, name="it1")
+    del progress[:]
+    found = runner.run(toy.Halves(), chunks, start, name="it2")
+    assert found.model["shares"] == 2
+    # Sums of halves, rounded apart, and rows of all, in their order.
+    assert np.allclose(found.model["sum"], 5 * 96 * (whole.model["volume"] - 0.9))
+    for name, values in whole.rows.items():
+        assert np.array_equal(found.rows[name], values)
+    assert [event["done"] for event in progress] == [1, 2, 3, 4, 5]
+    named = {path.name for path in (tmp_path / "checkpoints").glob("*.npz")}
+    assert len(named) == 3  # two models, rows of one content, nothing of the first share
+
+
 def test_claims_are_of_the_very_chunks_or_lost():
     bound = toy.ToyReduction().bind({"volume": np.ones(512, np.float32)})
     held = take("pass", lambda: reduce_chunks(bound, [toy.ToyChunk(3, 8)], 8))
@@ -93,7 +120,10 @@ def test_claims_are_of_the_very_chunks_or_lost():
     put_back("pass", held)
     assert claim("pass", held.name, {3}) is held
     put_back("pass", held)
-    forget({"another"})
+    forget({"pass"}, "run#1.it001")
+    assert claim("pass", held.name, {3}) is held
+    put_back("pass", held)
+    forget({"another"}, "run#1.it001")
     with pytest.raises(LostSums):
         claim("pass", held.name, {3})
 

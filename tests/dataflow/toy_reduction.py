@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from dspa.data.errors import InputError
+from dspa.dataflow.checkpoint import load
 from dspa.ops.sums.fixed import add_exact, exact, exact_value
 
 
@@ -66,6 +67,32 @@ class BoundToy:
     def finish(self, sums):
         model = self.model * np.float32(0.9) + exact_value(sums["sum"]) / sums["items"]
         return {"volume": model.astype(np.float32), "items": np.asarray(sums["items"])}
+
+
+@dataclass(frozen=True)
+class Halves(ToyReduction):
+    """The chunks of even numbers, then those of odd ones; the sums are those of both."""
+
+    before: object = None
+
+    def shares(self, chunks):
+        return [[c for c in chunks if c.number % 2 == odd] for odd in (0, 1)]
+
+    def follow(self, before):
+        return replace(self, before=before)
+
+    def bind(self, model, items=0):
+        return BoundHalf(self.size, np.array(model["volume"]), self.before)
+
+
+@dataclass(frozen=True)
+class BoundHalf(BoundToy):
+    before: object
+
+    def finish(self, sums):
+        known = {"sum": 0.0, "shares": 0} if self.before is None else load(self.before)
+        own = exact_value(sums["sum"])
+        return {"sum": known["sum"] + own, "shares": np.asarray(known["shares"] + 1)}
 
 
 def passes(runner, chunks, *, count=3, size=512):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dspa.dataflow.placement import host
-from dspa.dataflow.runner import join_rows, reduce_chunks
+from dspa.dataflow.runner import InlineRunner, join_rows, reduce_chunks
 from dspa.geometry.band import band
 from dspa.geometry.rotation import random_rotations
 from dspa.io.particles import read_particles
@@ -21,11 +21,17 @@ from dspa.ops.sums.project import prepare_volume, project
 from dspa.stages.abinitio.reduction import AbInitioStep
 from dspa.stages.abinitio.schedule import Settings as AbInitioSettings
 from dspa.stages.abinitio.schedule import plan_step
-from dspa.stages.particles.chunks import image_spec, particle_chunks
+from dspa.stages.particles.chunks import image_spec, with_state
 from dspa.stages.particles.noise import BackgroundNoise
 from dspa.stages.refine.plan import choose_fineness, local_levels, plan_iteration
 from dspa.stages.refine.reduction import Refinement
-from dspa.stages.refine.start import assign_half_sets, first_model, first_state, make_settings
+from dspa.stages.refine.start import (
+    assign_half_sets,
+    first_model,
+    first_state,
+    half_chunks,
+    make_settings,
+)
 from tests.kernels.kernel_cases import CASES
 from tests.stages.stack_table import write_stack_table
 from tests.stand_in import Card, signature
@@ -59,11 +65,11 @@ def particles(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def passes(particles):
+def passes(particles, tmp_path_factory):
     """Reduction, model and chunks of every kind of pass."""
     spec = image_spec(particles)
     state = first_state(particles, assign_half_sets(particles, 1, existing=False))
-    chunks = particle_chunks(particles, spec, seed=1, resident=True, state=state, size=20)
+    chunks = with_state(half_chunks(particles, spec, state["half_set"], seed=1), state)
     noise = BackgroundNoise(spec).bind({})
     background = noise.finish(reduce_chunks(noise, chunks, BATCH).sums)["noise"]
     settings = make_settings(
@@ -72,15 +78,16 @@ def passes(particles):
     )  # fmt: skip
     model = first_model(settings, blobs(), noise=background, mask=None)
     made = {}
+    runner = InlineRunner(tmp_path_factory.mktemp("passes"))
     for number, name in ((1, "profile"), (2, "global")):
-        plan = plan_iteration(settings, number, model)
-        made[name] = Refinement(plan), model, chunks
-        bound = Refinement(plan).bind(model)
-        model = bound.finish(reduce_chunks(bound, chunks, BATCH).sums)
+        step = Refinement(plan_iteration(settings, number, model))
+        made[name] = step, model, step.shares(chunks)[0]
+        model = runner.run(step, chunks, model, name=f"it{number:03d}").model
     plan = plan_iteration(settings, 3, model)
     fineness = choose_fineness(plan.radius, 0.7, model)
     levels = local_levels(plan.radius, box=BOX, fineness=fineness)
-    made["local"] = Refinement(replace(plan, local=True, levels=levels)), model, chunks
+    step = Refinement(replace(plan, local=True, levels=levels), half=2)
+    made["local"] = step, model, step.shares(chunks)[1]
     first = AbInitioSettings(spec, classes=2, coarse_steps=2, fine_steps=1, max_resolution=15.0)
     model = {"noise": background, "start": np.asarray(0)}
     for number, name in enumerate(("start", "coarse", "", "fine", "final")):
@@ -95,7 +102,7 @@ def passes(particles):
 def arrays_of(sums):
     """Sums as numbers on the host: grids in units of their scale, figures as they are."""
     return {
-        name: values.astype(float) if name.rstrip("12") in ("map", "sums") else exact_value(values)
+        name: values.astype(float) if name in ("map", "sums") else exact_value(values)
         for name, values in host(sums).items()
     }
 

@@ -235,6 +235,10 @@ class Searchers:
         found: Searcher = self._made[number]
         return found
 
+    def forget(self) -> None:
+        """Drop what has been made; it is made again if it is asked for."""
+        self._made.clear()
+
     def beside(self, array: Any) -> Searchers:
         """Those that live where an array lives: these, or others to which the references went."""
         if is_host(array):

@@ -17,7 +17,7 @@ from dspa.device.launcher import launch
 from dspa.kernels.insert import INSERT
 from dspa.kernels.symmetrise import SYMMETRISE
 from dspa.ops.sums.fixed import fixed_point_scale, largest_entries
-from dspa.ops.sums.grid import grid_shells, whole, zeros
+from dspa.ops.sums.grid import grid_shells, slabs, whole, whole_slab, zeros
 from dspa.ops.sums.project import band_limit, frames_of, interleaved
 
 if TYPE_CHECKING:
@@ -204,9 +204,12 @@ def symmetrise(source: Accumulator, operators: Any) -> Accumulator:
         ``sum_R source(R k)``, read by trilinear interpolation.
     """
     matrices = np.ascontiguousarray(operators, np.float32)
-    grid = whole(source.sums, dims=3)
+    grid = source.sums
     xp = namespace(grid)
     out = xp.zeros_like(grid)
+    # The plane x = 0 is made whole while it is read; a copy of the grid would be as large as it.
+    halves = grid[:, :, :1, ...] + 0
+    grid[:, :, :1, ...] = whole(halves, dims=3)
     launch(
         SYMMETRISE,
         grid.shape[0] * grid.shape[1],
@@ -214,6 +217,7 @@ def symmetrise(source: Accumulator, operators: Any) -> Accumulator:
         like(matrices, reference=grid),
         out,
     )
+    grid[:, :, :1, ...] = halves
     # The plane x = 0 is whole now, while readers of an accumulator expect halves that add up.
     out[:, :, 0] *= 0.5
     return replace(source, sums=out)
@@ -232,9 +236,11 @@ def shell_weights(source: Accumulator) -> np.ndarray[Any, Any]:
     (radius + 1,) float64
         Mean weight at ``round(|k|) = 0..radius``.
     """
-    _, weight = hermitian(source)
-    shell = grid_shells(source.half, source.padding, dims=3)
-    valid = shell <= source.radius
-    counts = np.bincount(shell[valid], minlength=source.radius + 1)
-    totals = np.bincount(shell[valid], weights=to_host(weight)[valid], minlength=source.radius + 1)
+    counts, totals = np.zeros((2, source.radius + 1))
+    for columns in slabs(source.half + 1, (2 * source.half + 1) ** 2):
+        shell = grid_shells(source.half, source.padding, dims=3, columns=columns)
+        valid = shell <= source.radius
+        weight = to_host(whole_slab(source.sums, columns)[..., 2])[valid]
+        counts += np.bincount(shell[valid], minlength=counts.size)
+        totals += np.bincount(shell[valid], weights=weight, minlength=counts.size)
     return np.asarray(totals / np.maximum(counts, 1))

@@ -7,11 +7,16 @@ x = 0 a point may hold its own half only; `whole` adds the other.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dspa.device import is_host, like, namespace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SLAB = 1 << 22  # grid points that are worked on at once
 
 
 def half_width(sums: Any) -> int:
@@ -104,10 +109,31 @@ def whole(sums: Any, *, dims: int) -> Any:
     return xp.concat([edge + xp.flip(edge, axis=axes) * sign, sums[..., 1:, :]], axis=-2)
 
 
-def grid_shells(half: int, padding: int, *, dims: int) -> np.ndarray[Any, Any]:
-    """Give the shell ``round(|k|)`` of each grid point, ([2h + 1,] 2h + 1, h + 1) int32."""
+def grid_shells(
+    half: int, padding: int, *, dims: int, columns: slice = slice(None)
+) -> np.ndarray[Any, Any]:
+    """Give the shell ``round(|k|)`` of each grid point, ([2h + 1,] 2h + 1, columns) int32."""
+    r2 = squared_radii(half, dims=dims, columns=columns)
+    return np.asarray(np.floor(np.sqrt(r2) / padding + 0.5), np.int32)
+
+
+def squared_radii(half: int, *, dims: int, columns: slice = slice(None)) -> np.ndarray[Any, Any]:
+    """Give |k|^2 of each grid point in units of the grid, ([2h + 1,] 2h + 1, columns) float32."""
     axis = np.arange(-half, half + 1, dtype=np.float32)
-    r2 = axis[half:] ** 2
+    r2 = axis[half:][columns] ** 2
     for number in range(1, dims):
         r2 = r2 + axis.reshape(-1, *(1,) * number) ** 2
-    return np.asarray(np.floor(np.sqrt(r2) / padding + 0.5), np.int32)
+    return np.asarray(r2)
+
+
+def slabs(length: int, points: int) -> Iterator[slice]:
+    """Cut an axis so that slabs of so many points a step are small beside a large grid."""
+    width = max(1, SLAB // points)
+    for first in range(0, length, width):
+        yield slice(first, min(first + width, length))
+
+
+def whole_slab(sums: Any, columns: slice) -> Any:
+    """Give a slab of a grid of three dimensions, made `whole` where it holds x = 0."""
+    part = sums[:, :, columns, ...]
+    return whole(part, dims=3) if columns.start == 0 else part

@@ -15,6 +15,7 @@ import numpy as np
 from dspa.device import fft, is_host, like, namespace
 from dspa.device.launcher import launch
 from dspa.kernels.slice3d import SLICE3D
+from dspa.ops.sums.grid import slabs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -90,7 +91,8 @@ def prepare_volume(density: Any, radius: int, *, padding: int = 2) -> Reference:
     flattened = xp.astype(density, xp.float32, copy=False) / gridding(
         box, padding=padding, dims=3, reference=density
     )
-    values = centred_transform(flattened, half, padded=padding * box) / float(box)
+    values = centred_transform(flattened, half, padded=padding * box)
+    values /= float(box)
     return Reference(values, box, radius, padding)
 
 
@@ -119,10 +121,11 @@ def gridding(box: int, *, padding: int, dims: int, reference: Any) -> Any:
 @lru_cache(maxsize=4)
 def _gridding(box: int, padding: int, dims: int) -> NDArray[np.float32]:
     axis = (np.arange(box) - box // 2) / (padding * box)
-    r2 = np.zeros((1,) * dims)
-    for dimension in range(dims):
-        r2 = r2 + np.reshape(axis**2, [-1 if d == dimension else 1 for d in range(dims)])
-    return np.asarray(np.sinc(np.sqrt(r2)) ** 2, np.float32)
+    plane = axis**2 + (0.0 if dims == 2 else axis[:, None] ** 2)
+    made = np.empty((box,) * dims, np.float32)
+    for row, at in zip(made, axis, strict=True):  # in double precision, a row or plane at a time
+        row[...] = np.sinc(np.sqrt(plane + at**2)) ** 2
+    return made
 
 
 def centred_transform(array: Any, half: int, *, padded: int) -> Any:
@@ -144,12 +147,16 @@ def centred_transform(array: Any, half: int, *, padded: int) -> Any:
     (..., 2 half + 1, half + 1) complex64
         Unnormalised transform; frequencies beyond the padded Nyquist are zero.
     """
-    volume = array.ndim == 3
-    axes = (-1, -2, -3) if volume else (-1, -2)
     result = array
-    for axis in axes:
+    for axis in (-1, -2):
         result = _transform_axis(result, half, axis=axis, padded=padded)
-    return result
+    if array.ndim != 3:
+        return result
+    xp = namespace(result)
+    out = xp.empty((2 * half + 1, *result.shape[1:]), dtype=result.dtype)
+    for part in slabs(2 * half + 1, padded * (half + 1)):
+        out[:, part, ...] = _transform_axis(result[:, part, ...], half, axis=-3, padded=padded)
+    return out
 
 
 def _transform_axis(array: Any, half: int, *, axis: int, padded: int) -> Any:

@@ -8,11 +8,13 @@ import numpy as np
 
 from dspa.device import fft, like, namespace
 from dspa.ops.maps.mask import soft_sphere
-from dspa.ops.sums.backproject import Accumulator, hermitian, shell_weights
-from dspa.ops.sums.grid import grid_shells
+from dspa.ops.sums.backproject import Accumulator, shell_weights
+from dspa.ops.sums.grid import slabs, squared_radii, whole_slab
 from dspa.ops.sums.project import gridding
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import ArrayLike, NDArray
 
 
@@ -54,30 +56,35 @@ def reconstruct(
         Density (z, y, x), on the device of the sums; zero on average near the rim of the box
         and zero in its corners.
     """
-    numerator, weight = hermitian(source)
     prior = shell_prior(source, tau2=tau2, fsc=fsc, epsilon=epsilon).astype(np.float32)
     limit = source.radius if radius is None else min(radius, source.radius)
-    shell = np.minimum(grid_shells(source.half, source.padding, dims=3), source.radius)
-    keep = _inside(source.half, limit * source.padding)
-    xp = namespace(weight)
-    # The prior is positive, so nothing is divided by zero.
-    gain = like(keep.astype(np.float32), reference=weight) / (
-        weight + like(prior[shell], reference=weight)
-    )
+
+    def solved(columns: slice) -> Any:
+        """Filter a slab: a few of these, and no second grid, are in memory at a time."""
+        part = whole_slab(source.sums, columns)
+        r2 = squared_radii(source.half, dims=3, columns=columns)
+        shell = np.floor(np.sqrt(r2) / source.padding + 0.5).astype(np.int32)
+        # The prior is positive, so nothing is divided by zero.
+        gain = like((r2 <= (limit * source.padding) ** 2).astype(np.float32), reference=part) / (
+            part[..., 2] + like(prior[np.minimum(shell, source.radius)], reference=part)
+        )
+        xp = namespace(part)
+        real, imaginary = (xp.astype(part[..., i] * gain, xp.complex64) for i in (0, 1))
+        return real + imaginary * 1j
+
     density = centred_inverse(
-        numerator * xp.astype(gain, xp.complex64), source.box, padded=source.padding * source.box
+        solved, source.half, source.box, padded=source.padding * source.box, reference=source.sums
     )
     # The slices hold F / box; the sum over the padded grid carries 1 / (padded size)^3.
-    scale = float(source.box)
-    density = (
-        density * scale / gridding(source.box, padding=source.padding, dims=3, reference=density)
-    )
+    density *= float(source.box)
+    density /= gridding(source.box, padding=source.padding, dims=3, reference=density)
     # Bands leave the origin out, so the mean is free: let the solvent near the rim be zero.
-    rim = like(_rim(source.box), reference=density)
-    density = density - xp.sum(density * rim) / xp.sum(rim)
+    xp, rim = namespace(density), like(_rim(source.box), reference=density)
+    density -= xp.sum(density * rim) / xp.sum(rim)
     # The corners hold noise that the gridding correction has amplified, and no particle.
     ball = soft_sphere(source.box, source.box / 2, pixel_size=1.0, edge=_CORNER_EDGE)
-    return density * like(ball, reference=density)
+    density *= like(ball, reference=density)
+    return density
 
 
 def shell_prior(
@@ -113,26 +120,40 @@ def shell_prior(
     return prior
 
 
-def centred_inverse(values: Any, box: int, *, padded: int) -> Any:
+def centred_inverse(
+    columns: Callable[[slice], Any], half: int, box: int, *, padded: int, reference: Any
+) -> Any:
     """Transform a half grid back to real space, keeping the central ``box`` voxels.
 
     Parameters
     ----------
-    values : (2h + 1, 2h + 1, h + 1) complex64
-        Frequencies -h..h, x from 0; the outermost, |k| = h, are taken as zero.
+    columns : callable
+        ``columns(slice)`` gives the frequencies at these x, (2h + 1, 2h + 1, x) complex64; z and y
+        are from -h to h, x from 0. The outermost, |k| = h, are taken as zero.
+    half : int
+        h.
     box : int
         Length of the axes of the result.
     padded : int
         Length of the transform, at least 2h - 1.
+    reference : array
+        The result lives where this array lives.
 
     Returns
     -------
     (box, box, box) float32
         Centre n//2.
     """
-    result = _inverse_axis(values, box, axis=-3, padded=padded)
-    result = _inverse_axis(result, box, axis=-2, padded=padded)
-    return _inverse_axis(result, box, axis=-1, padded=padded)
+    xp = namespace(reference)
+    planes = xp.empty((box, box, half + 1), dtype=xp.complex64)
+    for part in slabs(half + 1, (2 * half + 1) ** 2):
+        planes[..., part] = _inverse_axis(
+            _inverse_axis(columns(part), box, axis=-3, padded=padded), box, axis=-2, padded=padded
+        )
+    density = xp.empty((box,) * 3, dtype=xp.float32)
+    for part in slabs(box, box * padded):
+        density[part, ...] = _inverse_axis(planes[part, ...], box, axis=-1, padded=padded)
+    return density
 
 
 def _inverse_axis(values: Any, box: int, *, axis: int, padded: int) -> Any:
@@ -159,13 +180,6 @@ def _inverse_axis(values: Any, box: int, *, axis: int, padded: int) -> Any:
     window = [slice(None)] * values.ndim
     window[axis] = slice(0, box)
     return full[tuple(window)]
-
-
-def _inside(half: int, limit: float) -> NDArray[np.bool_]:
-    """Grid points with |k| <= limit grid units, (2h + 1, 2h + 1, h + 1)."""
-    z = np.arange(-half, half + 1, dtype=np.float32)
-    r2 = z[:, None, None] ** 2 + z[None, :, None] ** 2 + z[None, None, half:] ** 2
-    return np.asarray(r2 <= limit * limit)
 
 
 def _rim(box: int) -> NDArray[np.float32]:

@@ -17,17 +17,15 @@ from dspa.geometry.symmetry import symmetry_operators
 from dspa.ops.maps.mask import radii, soft_dilation, soft_sphere
 from dspa.ops.maps.resolution import Resolution, measure_resolution, particle_region
 from dspa.ops.maps.sharpen import low_pass
-from dspa.ops.sums.backproject import symmetrise
+from dspa.ops.sums.backproject import Accumulator, accumulator, symmetrise
+from dspa.ops.sums.fixed import as_float, exact_value
 from dspa.ops.sums.reconstruct import reconstruct
-from dspa.stages.em.noise import blend_sums, empty_noise, next_noise
+from dspa.stages.em.noise import blend_sums, next_noise
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
-    from dspa.dataflow.reduction import Model
-    from dspa.ops.sums.backproject import Accumulator
+    from dspa.dataflow.reduction import Model, Sums
     from dspa.stages.refine.plan import Plan
 
 # Dynamic mask of the references: from this resolution (A) on, 1 out to near, 0 from far (A).
@@ -37,20 +35,55 @@ FIGURES = (
     "images", "candidates", "effective", "log_likelihood", "spread", "turned", "moved", "shift2",
 )  # fmt: skip
 EDGE = 5.0  # soft edge of the spherical mask, pixels
+# What the search of the next iteration does not look at.
+SHOWN = ("half", "volume", "mask", "fsc_mask", "curves")
 # What is known of each half set apart.
 BY_HALF = ("noise", "noise_moments", "noise_sums", "noise_images", "noise_ratio", "contrast")
 
 
-def solve(plan: Plan, sums: Mapping[str, Any], model: Model) -> dict[str, NDArray[Any]]:
+def settle(plan: Plan, sums: Sums, scale: float) -> dict[str, NDArray[Any]]:
+    """Make of the sums of a half what the next model follows from; they are used up.
+
+    Parameters
+    ----------
+    plan : Plan
+    sums : mapping
+        ``map`` in fixed point, if there were images; the others exact.
+    scale : float
+        Of the map.
+
+    Returns
+    -------
+    dict
+        ``map`` (2h + 1, 2h + 1, h + 1, 3) float32, symmetrised; ``half`` (n, n, n) the unfiltered
+        half map; what `dspa.stages.em.noise` and `dspa.stages.em.contrast` sum up; ``figures``.
+    """
+    grid = sums.pop("map", None)
+    if grid is None:
+        grid = accumulator(plan.spec.crop, plan.insert_radius).sums
+    else:
+        grid = as_float(grid, scale)
+    operators = symmetry_operators(plan.settings.symmetry)
+    if len(operators) > 1:
+        grid = symmetrise(_accumulator(plan, grid), operators).sums
+    half = reconstruct(_accumulator(plan, grid), radius=plan.insert_radius)
+    return {name: exact_value(places) for name, places in sums.items()} | {
+        "map": grid,
+        "half": half,
+    }
+
+
+def solve(
+    plan: Plan, first: dict[str, Any], second: dict[str, Any], model: Model
+) -> dict[str, NDArray[Any]]:
     """Make the next model.
 
     Parameters
     ----------
     plan : Plan
         Of the iteration that ends.
-    sums : mapping
-        ``map1``, ``map2`` accumulators; for each half what `dspa.stages.em.noise` and
-        `dspa.stages.em.contrast` sum up; ``figures1``, ``figures2``.
+    first, second : dict
+        What `settle` made of the halves; their maps are used up.
     model : mapping
         The model of the iteration.
 
@@ -61,11 +94,7 @@ def solve(plan: Plan, sums: Mapping[str, Any], model: Model) -> dict[str, NDArra
         ``reference`` (2, n, n, n); ``mask`` and ``fsc_mask``; ``noise`` (2, radius + 1);
         ``curves``; ``history``; and scalars for the next plan.
     """
-    operators = symmetry_operators(plan.settings.symmetry)
-    maps = [sums["map1"], sums["map2"]]
-    if len(operators) > 1:
-        maps = [symmetrise(each, operators) for each in maps]
-    half = np.stack([reconstruct(each, radius=plan.insert_radius) for each in maps])
+    half = np.stack([first.pop("half"), second.pop("half")])
     spec, pixel_size = plan.spec, plan.spec.crop_pixel_size
     resolution = measure_resolution(
         half[0], half[1], pixel_size=pixel_size, diameter=spec.mask_diameter, seed=plan.iteration
@@ -75,16 +104,21 @@ def solve(plan: Plan, sums: Mapping[str, Any], model: Model) -> dict[str, NDArra
     given = model["given_mask"] if model["given_mask"].size else None
     mask, diameter = reference_mask(plan, half.mean(axis=0), shell, given=given)
     history = np.concatenate([model["history"], [[shell, plan.radius, fsc[1:].sum()]]])
-    figures = sums["figures1"] + sums["figures2"]
+    figures = first["figures"] + second["figures"]
     effective = figures[FIGURES.index("effective")] / max(figures[0], 1.0)
+    maps = [_accumulator(plan, each.pop("map")) for each in (first, second)]
+    reference = references(plan, maps, fsc, mask=mask)
+    both = maps.pop(0)
+    both.sums[...] += maps.pop().sums  # in place: a third grid need not fit
+    volume = reconstruct(both, fsc=whole(fsc), radius=plan.insert_radius)
     return {
         "half": half,
-        "volume": reconstruct(maps[0] + maps[1], fsc=whole(fsc), radius=plan.insert_radius),
-        "reference": references(plan, maps, fsc, mask=mask),
+        "volume": volume,
+        "reference": reference,
         "mask": mask,
         "given_mask": model["given_mask"],
         "fsc_mask": resolution.mask,
-        **_by_half(plan, sums, model),
+        **_by_half(plan, (first, second), model),
         "background": model["background"],
         "curves": resolution.curves,
         "history": history,
@@ -98,6 +132,10 @@ def solve(plan: Plan, sums: Mapping[str, Any], model: Model) -> dict[str, NDArra
         "shift_sigma": np.asarray(np.sqrt(figures[-1] / max(2.0 * figures[0], 1.0))),
         "iteration": np.asarray(plan.iteration),
     }
+
+
+def _accumulator(plan: Plan, grid: NDArray[np.float32]) -> Accumulator:
+    return Accumulator(grid, plan.spec.crop, plan.insert_radius, padding=2)
 
 
 def usable(resolution: Resolution) -> NDArray[np.float64]:
@@ -125,11 +163,12 @@ def references(
     plan: Plan, maps: list[Accumulator], fsc: NDArray[np.float64], *, mask: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Filter, join below the initial low-pass, and mask the halves: (2, n, n, n) float32."""
-    filtered = [reconstruct(each, fsc=fsc, radius=plan.insert_radius) for each in maps]
-    difference = 0.5 * (filtered[0] - filtered[1])
-    low = low_shells(difference, plan.settings.initial_radius)
-    joined = np.stack([filtered[0] - low, filtered[1] + low])
-    return np.asarray(joined * mask, np.float32)
+    made = np.stack([reconstruct(each, fsc=fsc, radius=plan.insert_radius) for each in maps])
+    low = low_shells(0.5 * (made[0] - made[1]), plan.settings.initial_radius)
+    made[0] -= low
+    made[1] += low
+    made *= mask
+    return made
 
 
 def low_shells(density: NDArray[np.float32], radius: float) -> NDArray[np.float32]:
@@ -185,12 +224,16 @@ def half_model(model: Model, half: int) -> dict[str, NDArray[Any]]:
     return own | {"background": np.asarray(model["background"])}
 
 
-def _by_half(plan: Plan, sums: Mapping[str, Any], model: Model) -> dict[str, NDArray[Any]]:
+def searched(model: Model) -> dict[str, NDArray[Any]]:
+    """Return the part of a model that the next iteration looks at: what workers need not hold."""
+    return {name: values for name, values in model.items() if name not in SHOWN}
+
+
+def _by_half(plan: Plan, sums: tuple[dict[str, Any], ...], model: Model) -> dict[str, NDArray[Any]]:
     """Noise and contrast of the next iteration, each half from its own images: (2, ...) each."""
     made = []
-    for half in (1, 2):
+    for half, fresh in enumerate(sums, 1):
         known = half_model(model, half)
-        fresh = {name: sums[f"{name}{half}"] for name in ("contrast", *empty_noise(plan))}
         contrast = blend_sums(known.get("contrast"), fresh["contrast"], step=plan.step)
         made.append(next_noise(plan, known, fresh) | {"contrast": contrast})
     return {name: np.stack([each[name] for each in made]) for name in BY_HALF}

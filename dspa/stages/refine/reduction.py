@@ -1,7 +1,8 @@
 """Refinement as a reduction: search and backprojection in ``add``, the maps in ``finish``.
 
-One pass handles both half sets. Their sums are separate from the first slice on, each image sees
-only the reference of its own half, and the noise is estimated for each.
+The half sets are two shares of a pass, one after the other: each image sees only the reference of
+its own half, its sums and its noise, and a worker never holds the sums of both. What the first half
+leaves waits in a file until the second is there.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dspa.dataflow.checkpoint import load
 from dspa.dataflow.reduction import Again
 from dspa.device import like, namespace, take_rows
 from dspa.geometry.rotation import angle_between
@@ -27,10 +29,8 @@ from dspa.ops.poses.score import split
 from dspa.ops.poses.search import Pruning, Searchers, search
 from dspa.ops.poses.sphere import SphereLattice
 from dspa.ops.sums import grid
-from dspa.ops.sums.backproject import accumulator
 from dspa.ops.sums.fixed import (
     add_exact,
-    as_float,
     exact,
     exact_value,
     expected_total,
@@ -48,17 +48,20 @@ from dspa.stages.em.noise import (
     image_noise,
     least_noise,
 )
-from dspa.stages.refine.maps import FIGURES, half_model, solve
+from dspa.stages.refine.maps import FIGURES, half_model, settle, solve
 from dspa.stages.refine.plan import pass_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
+    from dspa.dataflow.checkpoint import Stored
     from dspa.dataflow.reduction import Model, Rows, Sums
     from dspa.ops.poses.peak import Peak
     from dspa.ops.poses.posterior import Posterior
     from dspa.ops.poses.search import Found
-    from dspa.stages.particles.chunks import ParticleBatch
+    from dspa.stages.particles.chunks import ParticleBatch, ParticleChunk
     from dspa.stages.refine.plan import Plan
 
 HALVES = (1, 2)
@@ -72,15 +75,33 @@ class Refinement:
     Attributes
     ----------
     plan : Plan
-    totals : (float, float)
-        What the largest entries of the images of each half add up to, if a pass has measured it.
+    half : int
+        1 or 2: the half set whose images it takes.
+    total : float
+        What the largest entries of the images add up to, if a pass has measured it.
+    before : Stored, optional
+        What the first half left.
     """
 
     plan: Plan
-    totals: tuple[float, float] = (0.0, 0.0)
+    half: int = 1
+    total: float = 0.0
+    before: Stored | None = None
+
+    def shares(self, chunks: Sequence[ParticleChunk]) -> list[list[ParticleChunk]]:
+        """Divide chunks by half set; each holds images of one."""
+        shares: dict[int, list[ParticleChunk]] = {half: [] for half in HALVES}
+        for chunk in chunks:
+            (half,) = np.unique(chunk.state["half_set"])
+            shares[int(half)].append(chunk)
+        return list(shares.values())
+
+    def follow(self, before: Stored) -> Refinement:
+        """Return the reduction of the second half."""
+        return Refinement(self.plan, 2, before=before)
 
     def bind(self, model: Model, items: int = 1 << 20) -> BoundRefinement:
-        """Make the references of both halves ready."""
+        """Make the reference of the half ready."""
         plan = self.plan
         lattice = SphereLattice(
             plan.spec.band(),
@@ -89,7 +110,7 @@ class Refinement:
             plan.shifts,
             symmetry_operators(plan.settings.symmetry),
         )
-        references = np.asarray(model["reference"])[:, None]  # one member for each half
+        references = np.asarray(model["reference"])[self.half - 1][None, None]
         searchers = Searchers(references, lattice, profile=plan.profile, local=plan.local)
         pruning = Pruning(
             deviations=3.0,
@@ -97,12 +118,9 @@ class Refinement:
             survivors=1 << 30,
             poses=tuple(level.poses for level in plan.levels),
         )
-        # A scale for each half: they share nothing.
-        scales = tuple(
-            fixed_point_scale(total or expected_total(items, least_noise(half_model(model, half))))
-            for total, half in zip(self.totals, HALVES, strict=True)
-        )
-        return BoundRefinement(plan, model, lattice, searchers, pruning, scales)
+        own = half_model(model, self.half)
+        scale = fixed_point_scale(self.total or expected_total(items, least_noise(own)))
+        return BoundRefinement(self, model, lattice, searchers, pruning, scale)
 
     def bytes_per_item(self) -> int:
         """Memory per image: its bands, and the largest level of its candidates."""
@@ -127,37 +145,39 @@ class BoundRefinement:
 
     Attributes
     ----------
-    plan : Plan
+    task : Refinement
     model : Model
         Of the iteration before.
     lattice : SphereLattice
     searchers : Searchers
-        One set for each half.
+        One, of the reference of the half.
     pruning : Pruning
-    scales : tuple of float
-        Of the sums of each half in fixed point.
+    scale : float
+        Of the sums in fixed point.
     """
 
-    plan: Plan
+    task: Refinement
     model: Model
     lattice: SphereLattice
     searchers: Searchers
     pruning: Pruning
-    scales: tuple[float, ...]
+    scale: float
+
+    @property
+    def plan(self) -> Plan:
+        """Of the iteration."""
+        return self.task.plan
 
     def start(self) -> Sums:
-        """Return empty sums of both halves; their maps are made where the first images lie."""
-        sums: Sums = {}
-        for half in HALVES:
-            parts = empty_noise(self.plan) | {
-                "contrast": exact(empty_contrast().shape), "figures": exact((len(FIGURES),)),
-                "largest": exact(),
-            }  # fmt: skip
-            sums |= {f"{name}{half}": values for name, values in parts.items()}
-        return sums
+        """Return empty sums; the map is made where the first images lie."""
+        return empty_noise(self.plan) | {
+            "contrast": exact(empty_contrast().shape),
+            "figures": exact((len(FIGURES),)),
+            "largest": exact(),
+        }
 
     def add(self, sums: Sums, batch: ParticleBatch) -> Rows:
-        """Search the poses of a batch, add its images to the maps of their halves."""
+        """Search the poses of a batch, add its images to the map."""
         count = len(batch)
         rows: dict[str, NDArray[Any]] = {
             "pose": np.array(batch.state["pose"], np.float64),
@@ -167,27 +187,25 @@ class BoundRefinement:
             "probability": np.full(count, np.nan),
             "spread": np.full(count, np.nan),
         }
-        for half in HALVES:
-            chosen = np.flatnonzero(batch.valid & (batch.state["half_set"] == half))
-            if chosen.size:
-                self._add_half(sums, rows, batch, half=half, chosen=chosen)
+        chosen = np.flatnonzero(batch.valid)
+        if chosen.size:
+            self._add_valid(sums, rows, batch, chosen=chosen)
         return rows
 
-    def _add_half(
+    def _add_valid(
         self,
         sums: Sums,
         rows: dict[str, NDArray[Any]],
         batch: ParticleBatch,
         *,
-        half: int,
         chosen: NDArray[np.int64],
     ) -> None:
-        """Add the images of one half set; ``rows`` and ``sums`` are changed."""
-        plan, model = self.plan, half_model(self.model, half)
+        """Add the images that can be used; ``rows`` and ``sums`` are changed."""
+        plan, model = self.plan, half_model(self.model, self.task.half)
         pixel_size = plan.spec.crop_pixel_size
         prior = batch.state["prior_shift"][chosen]
         y, c2 = self._weighted(batch, chosen, model, prior / pixel_size)
-        searcher = self.searchers.beside(y)[half - 1]
+        searcher = self.searchers.beside(y)[0]
         given = None
         if plan.local:
             moved = (rows["shift"][chosen] - prior) / pixel_size
@@ -197,13 +215,12 @@ class BoundRefinement:
         found = posterior(seen.cells, scores, chosen.size, prior=seen.prior, least=LEAST, most=None)
         peak = find_peaks(found, self.lattice)
         top = found.kept[found.best]
-        own = {name: sums[f"{name}{half}"] for name in ("contrast", *empty_noise(plan))}
         if plan.update_noise:
             at = drawing_places(batch.indices[chosen], plan.iteration)
             cells = draw_cells(seen.cells.image, scores + seen.prior, at)
             few = np.flatnonzero(at < 1.0)
             add_residuals(
-                own,
+                sums,
                 (batch, chosen[few]),
                 plan=plan,
                 model=model,
@@ -214,15 +231,15 @@ class BoundRefinement:
                 c2=take_rows(c2, few),
             )
         if plan.image_scale:
-            add_exact(own["contrast"], tally_contrast(seen.scores[top], seen.norms[top]))
+            add_exact(sums["contrast"], tally_contrast(seen.scores[top], seen.norms[top]))
             contrast = like(scales[top][:, None], reference=y)
             y, c2 = y * contrast, c2 * (contrast * contrast)
-        add_exact(sums[f"largest{half}"], largest_entries(y, c2).sum())
-        self._insert(sums, found, half=half, y=y, c2=c2)
+        add_exact(sums["largest"], largest_entries(y, c2).sum())
+        self._insert(sums, found, y=y, c2=c2)
         shift = prior + peak.shift * pixel_size
         figures = self._figures(seen, found, peak)
         figures[5:7] = self._changes(rows, chosen, peak.pose, shift)
-        add_exact(sums[f"figures{half}"], figures)
+        add_exact(sums["figures"], figures)
         rows["pose"][chosen], rows["shift"][chosen] = peak.pose, shift
         rows["log_likelihood"][chosen] = found.log_likelihood
         rows["probability"][chosen], rows["spread"][chosen] = peak.probability, peak.spread
@@ -244,20 +261,19 @@ class BoundRefinement:
         centred = images * shift_phases(members, like(prior, reference=images))
         return xp.conj(centred) * (transfer / noise), transfer * transfer / noise
 
-    def _insert(self, sums: Sums, found: Posterior, *, half: int, y: Any, c2: Any) -> None:
+    def _insert(self, sums: Sums, found: Posterior, *, y: Any, c2: Any) -> None:
         """Backproject a batch by its posterior."""
         plan, lattice = self.plan, self.lattice
         last, members = len(plan.levels) - 1, plan.spec.band()
-        name = f"map{half}"
-        if name not in sums:
+        if "map" not in sums:
             where = 2 * plan.insert_radius + 1
-            sums[name] = grid.zeros((), where, dims=3, reference=y, fixed=True)
+            sums["map"] = grid.zeros((), where, dims=3, reference=y, fixed=True)
         distinct, row = lattice.distinct_shifts(last, found.cells.shift)
         phases = lattice.phase_planes(
             last, like(distinct, reference=y), members.size(plan.insert_radius)
         )
         insert_candidates(
-            sums[name][None],
+            sums["map"][None],
             np.zeros(found.cells.size, np.int32),
             found.cells,
             weight=found.weight,
@@ -267,7 +283,7 @@ class BoundRefinement:
             y=split(y),
             c2=c2,
             band=members,
-            scale=self.scales[half - 1],
+            scale=self.scale,
         )
 
     def _figures(self, seen: Found, found: Posterior, peak: Peak) -> NDArray[np.float64]:
@@ -299,17 +315,11 @@ class BoundRefinement:
         return float(turned.sum()), float(moved.sum())
 
     def finish(self, sums: Sums) -> Model:
-        """Reconstruct the halves, measure their resolution, make the next references."""
-        plan = self.plan
-        whole: dict[str, Any] = {
-            name: exact_value(places) for name, places in sums.items() if not name.startswith("map")
-        }
-        totals = (float(whole["largest1"]), float(whole["largest2"]))
-        if any(overflows(*each) for each in zip(totals, self.scales, strict=True)):
-            raise Again(Refinement(plan, totals))
-        for half, scale in zip(HALVES, self.scales, strict=True):
-            made = accumulator(plan.spec.crop, plan.insert_radius)
-            if f"map{half}" in sums:
-                made = replace(made, sums=as_float(sums.pop(f"map{half}"), scale))
-            whole[f"map{half}"] = made
-        return solve(plan, whole, self.model)
+        """Leave what is known of the first half; with the second, make the next references."""
+        task, plan = self.task, self.plan
+        total = float(exact_value(sums["largest"]))
+        if overflows(total, self.scale):
+            raise Again(replace(task, total=total))
+        self.searchers.forget()
+        own = settle(plan, sums, self.scale)
+        return own if task.before is None else solve(plan, load(task.before), own, self.model)

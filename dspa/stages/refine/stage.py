@@ -26,12 +26,11 @@ from dspa.stages.em.noise import noise_groups
 from dspa.stages.particles.chunks import (
     ParticleChunk,
     image_spec,
-    particle_chunks,
     with_state,
 )
 from dspa.stages.particles.copies import particle_copies, with_pixels
 from dspa.stages.particles.noise import BackgroundNoise
-from dspa.stages.refine.maps import FIGURES
+from dspa.stages.refine.maps import FIGURES, searched
 from dspa.stages.refine.output import (
     show_iteration,
     show_result,
@@ -56,6 +55,7 @@ from dspa.stages.refine.start import (
     check_memory,
     first_model,
     first_state,
+    half_chunks,
     make_settings,
     place_axes,
 )
@@ -129,18 +129,19 @@ def run(context: Context, inputs: Mapping[str, Any], params: RefineParams) -> di
     check_memory(spec, context.runner.memory)
     groups = particle_copies(particles)
     # What cannot be divided is refused at once.
-    assign_half_sets(particles, context.seed, existing=params.half_sets, groups=groups)
+    halves = assign_half_sets(particles, context.seed, existing=params.half_sets, groups=groups)
     maps = None
     if context.runner.checkpoints.latest("it") is None:
         # Before the particles are read: what does not fit is refused at once.
         maps = starting_maps(inputs["volume"], inputs.get("mask"), spec, context.events)
-    chunks = particle_chunks(particles, spec, seed=context.seed, resident=True)
+    chunks = half_chunks(particles, spec, halves, seed=context.seed)
     noise = context.runner.run(BackgroundNoise(spec), chunks, {}, name="noise000")
     valid = noise.rows["valid"]
     groups = with_pixels(groups, noise.rows["print"], valid)
     halves = assign_half_sets(
         particles, context.seed, existing=params.half_sets, groups=groups, events=context.events
     )
+    chunks = half_chunks(particles, spec, halves, seed=context.seed)
     state = first_state(particles, halves)
     _report_images(context, valid, halves)
     begin = partial(_begin, context, inputs, settings, noise.model["noise"], maps)
@@ -235,7 +236,7 @@ def _iterate(
     def step(number: int, result: Result) -> Pass:
         plan = plan_iteration(settings, number, result.model)
         known = with_state(chunks, _advance(state, result.rows))
-        return Pass(Refinement(plan), known, result.model)
+        return Pass(Refinement(plan), known, searched(result.model))
 
     def report(number: int, made: Pass, result: Result) -> None:
         plan = cast("Refinement", made.reduction).plan
@@ -334,7 +335,9 @@ def plan(inputs: Mapping[str, Any], params: RefineParams) -> dict[str, Any]:
     """Tell what a run would take, for ``--dry-run``."""
     check(params)
     particles, spec, settings = _prepare(inputs, params, seed=0)
-    chunks = particle_chunks(particles, spec, seed=0)
+    groups = particle_copies(particles)
+    halves = assign_half_sets(particles, 0, existing=params.half_sets, groups=groups)
+    chunks = half_chunks(particles, spec, halves, seed=0)
     order = angular_order(spec.radius, 0.7)
     return {
         "particles": sum(len(chunk) for chunk in chunks),

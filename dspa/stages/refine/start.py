@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from dspa.geometry.symmetry import symmetry_operators
 from dspa.ops.images.transform import resize_volume
 from dspa.ops.maps.resolution import CURVES
 from dspa.stages.em.noise import noise_groups
+from dspa.stages.particles.chunks import chunk_size, particle_chunks
 from dspa.stages.particles.copies import (
     count_copies,
     image_copies,
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
     from dspa.dataflow.events import Events
     from dspa.io.volumes import Volume
-    from dspa.stages.particles.chunks import ImageSpec
+    from dspa.stages.particles.chunks import ImageSpec, ParticleChunk
 
 # A map obeys its symmetry if it correlates with its mates this well, and this much better than
 # with copies turned about any other axis, ...
@@ -91,6 +93,31 @@ def assign_half_sets(
         )
     rng = np.random.default_rng([seed, 0x6A1F])
     return np.asarray(1 + share_evenly(rng, groups, 2), np.int8)
+
+
+def half_chunks(
+    particles: xr.Dataset, spec: ImageSpec, halves: NDArray[np.int8], *, seed: int
+) -> tuple[ParticleChunk, ...]:
+    """Cut particles into chunks of one half set each, those of the first half first.
+
+    Parameters
+    ----------
+    particles : Dataset
+    spec : ImageSpec
+    halves : (n,) int8
+    seed : int
+        Of the order of the particles.
+    """
+    size = chunk_size(halves.size, 12 * spec.band().count)
+    chunks = [
+        chunk
+        for half in (1, 2)
+        for chunk in particle_chunks(
+            particles, spec, seed=seed, rows=np.flatnonzero(halves == half), size=size,
+            resident=True,
+        )
+    ]  # fmt: skip
+    return tuple(replace(chunk, number=number) for number, chunk in enumerate(chunks))
 
 
 def _check_halves(

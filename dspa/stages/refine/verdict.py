@@ -25,6 +25,7 @@ from dspa.ops.maps.resolution import Resolution
 from dspa.ops.maps.sharpen import filter_shells
 from dspa.ops.sums.project import prepare_volume, project
 from dspa.stages.particles.chunks import with_state
+from dspa.stages.refine.maps import searched
 from dspa.stages.refine.output import NO_RESOLUTION
 from dspa.stages.refine.plan import SEEN, plan_iteration
 from dspa.stages.refine.reduction import Refinement
@@ -216,7 +217,7 @@ def align_blindly(
     once = plan_iteration(
         replace(settings, initial_radius=float(coarse)), 1, {**model, "order": np.asarray(0)}
     )
-    blind = {**model, "reference": np.stack([low, low])}
+    blind = {**searched(model), "reference": np.stack([low, low])}
     found = context.runner.run(Refinement(once), with_state(chunks, state), blind, name="verdict")
     rows = np.flatnonzero(valid)
     rows = rows[:: max(1, rows.size // COMPARED)]
