@@ -275,7 +275,8 @@ class _End:
             raise
         except OSError as error:
             if error.errno not in FULL:
-                self._failed(error)
+                if error.filename is None or not self._taken_back(work):
+                    self._failed(error)
                 raise
             sentence = (
                 f"{error.strerror or 'the disk is full'} ({error.filename or self.job.folder}): "
@@ -289,14 +290,20 @@ class _End:
 
     def _refused(self, sentence: str, work: _Work) -> None:
         """Take a refused job back; keep all that a job which has begun can go on from."""
-        folder = self.job.folder
-        if self.record.attempts == 1 and not work.begun:
-            self.lease.release()
-            shutil.rmtree(folder, ignore_errors=True)
+        if self._taken_back(work):
             return
+        folder = self.job.folder
         self._broken("failed", sentence)
         if self.record.attempts == 1 and not _has_checkpoints(folder):
             _empty(folder)
+
+    def _taken_back(self, work: _Work) -> bool:
+        """Remove a new job that has computed nothing; tell whether it was one."""
+        new = self.record.attempts == 1 and not work.begun
+        if new:
+            self.lease.release()
+            shutil.rmtree(self.job.folder, ignore_errors=True)
+        return new
 
     def _failed(self, error: BaseException) -> None:
         path = self.job.folder / "traceback.txt"

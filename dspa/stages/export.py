@@ -99,18 +99,7 @@ class Params:
 
 def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[str, Path]:
     """Write one table for another program."""
-    kind, table = _choose(inputs, params)
-    target, form = _target(params, kind)
-    if table.sizes["micrograph" if kind == "micrographs" else "particle"] == 0:
-        raise InputError(f"nothing to export: the table of {kind} is empty")
-    if form in FORMS and "coordinate" not in table.variables:
-        raise InputError(
-            f"--to {form}: the pixel size of the coordinates is unknown; import them again "
-            "with --micrograph-pixel-size"
-            if "coordinate_pixels" in table.variables
-            else f"--to {form}: the {kind} have no coordinates in micrographs; use --to star or cs"
-        )
-    _refuse(params, kind, target, form)
+    kind, table, target, form = _chosen(inputs, params)
     if form != "star":
         table = store.loaded(table)
     if form in FORMS:
@@ -138,6 +127,23 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     return {}
 
 
+def _chosen(inputs: Mapping[str, Any], params: Params) -> tuple[str, xr.Dataset, Path, str]:
+    """Return what is written, where, and in which format; refuse what cannot be."""
+    kind, table = _choose(inputs, params)
+    target, form = _target(params, kind)
+    if table.sizes["micrograph" if kind == "micrographs" else "particle"] == 0:
+        raise InputError(f"nothing to export: the table of {kind} is empty")
+    if form in FORMS and kind != "micrographs" and "coordinate" not in table.variables:
+        raise InputError(
+            f"--to {form}: the pixel size of the coordinates is unknown; import them again "
+            "with --micrograph-pixel-size"
+            if "coordinate_pixels" in table.variables
+            else f"--to {form}: the {kind} have no coordinates in micrographs; use --to star or cs"
+        )
+    _refuse(params, kind, target, form)
+    return kind, table, target, form
+
+
 def _refuse(params: Params, kind: str, target: Path, form: str) -> None:
     """Refuse what cannot be written, and what would replace something."""
     if form != "star" and kind == "micrographs":
@@ -151,8 +157,11 @@ def _refuse(params: Params, kind: str, target: Path, form: str) -> None:
             continue
         if path.is_file() or (form in FORMS and any(path.iterdir())):
             raise InputError(f"{path} is there already; name another OUT, or add --overwrite")
-    if not target.parent.is_dir() and target.parent.exists():
-        raise InputError(f"OUT is {params.out}: {target.parent} is not a folder")
+    there = next(folder for folder in target.parents if folder.exists())
+    if not there.is_dir():
+        raise InputError(f"OUT is {params.out}: {there} is not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"OUT is {params.out}: you may not write in {there}")
 
 
 def _spelling(params: Params, target: Path) -> Callable[[str], str] | None:
@@ -349,9 +358,7 @@ def _with_micrograph_shapes(
 
 def plan(inputs: Mapping[str, Any], params: Params) -> Mapping[str, Any]:
     """Say what would be written."""
-    kind, table = _choose(inputs, params)
-    target, form = _target(params, kind)
-    _refuse(params, kind, target, form)
+    kind, table, target, form = _chosen(inputs, params)
     figures: dict[str, Any] = {
         kind: table.sizes["micrograph" if kind == "micrographs" else "particle"],
         "file": str(target),
@@ -374,6 +381,7 @@ STAGE = Stage(
     ),
     run,
     plan,
+    admit=_chosen,
     contained=False,
     lead=leading(250),
 )

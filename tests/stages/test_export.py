@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from dspa.io.particles import read_particles, write_particles
 from dspa.io.picks import read_picks
 from dspa.io.star import read_star
 from dspa.io.volumes import read_images
-from dspa.project.project import find, init
+from dspa.project.project import Project, find, init
 from dspa.stages.export import STAGE, Params
 from dspa.stages.stage import Context, check
 
@@ -300,3 +302,48 @@ def test_a_job_that_is_called_as_the_file_is(
     assert (tmp_path / "good.star").is_file()
     assert cli.run(["export", "good", "./good", "--to", "cs"]) == 0
     assert (tmp_path / "good.cs").is_file()
+
+
+REFUSED = (
+    ("no/x.star", "no is not a folder"),
+    ("shut/x.star", "you may not write in"),
+    ("shut/x.cs", "you may not write in"),
+    ("out.star --what micrographs --images", "have none"),
+    ("dir --to box", "have no coordinates"),
+    ("x.star --to cs", "make them agree"),
+)
+
+
+def test_a_refused_export_takes_no_number(
+    jobs: dict[str, Path], tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    init(tmp_path)
+    (tmp_path / "no").write_text("")
+    (tmp_path / "shut").mkdir()
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda p, mode: "shut" not in str(p) and access(p, mode))
+    table = read_particles(jobs["particles"]).drop_vars("coordinate", errors="ignore")
+    write_particles(table, tmp_path / "p.zarr")
+    made: list[object] = []
+    monkeypatch.setattr(Project, "new_job", lambda *given: made.append(given))
+    for words, sentence in REFUSED:
+        for dry in ("", " --dry-run"):
+            assert cli.run(f"export p.zarr {words}{dry}".split()) == 2
+            assert sentence in capsys.readouterr().err and not made
+
+
+def test_an_export_that_fails_takes_no_number(
+    jobs: dict[str, Path], tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    init(tmp_path)
+    before = len(find(tmp_path).jobs)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "out.star")
+
+    monkeypatch.setattr("dspa.stages.export.write_star_particles", full)
+    assert cli.run(["export", str(jobs["particles"]), "out.star", "--cluster", "inline"]) == 1
+    assert "out.star: Permission denied" in capsys.readouterr().err
+    assert len(find(tmp_path).jobs) == before

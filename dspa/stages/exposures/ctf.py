@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dspa.data.errors import InputError
 from dspa.io.micrographs import read_micrographs, write_micrographs
 from dspa.ops.ctf.estimation import DefocusSearch, Microscope
 from dspa.ops.ctf.ice_ring import ice_ring
@@ -65,6 +66,15 @@ class Params:
     tile: int = param(512, "Tile of the power spectrum, enlarged to 700 A.", unit="px", minimum=128)
     micrographs: int = param(0, "Only so many micrographs (0: all).", minimum=0)
 
+    def together(self) -> None:
+        """Refuse ranges that end before they begin."""
+        if self.max_defocus <= self.min_defocus:
+            raise InputError("--max-defocus must be above --min-defocus")
+        if self.max_resolution >= self.min_resolution:
+            raise InputError("--max-resolution is the finer end: fewer A than --min-resolution")
+        if self.max_phase_shift and self.max_phase_shift < self.min_phase_shift:
+            raise InputError("--max-phase-shift must not be below --min-phase-shift")
+
 
 @dataclass(frozen=True)
 class _Settings:
@@ -73,8 +83,6 @@ class _Settings:
 
 
 def _search(params: Params) -> DefocusSearch:
-    if params.max_defocus <= params.min_defocus:
-        raise ValueError("--max-defocus must be above --min-defocus")
     return DefocusSearch(
         minimum=params.min_defocus,
         maximum=params.max_defocus,
