@@ -24,6 +24,8 @@ from dspa.data.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dspa.project.job import Job
+
 
 def project_commands() -> list[click.Command]:
     """Return the commands that are no stages."""
@@ -138,6 +140,7 @@ def _delete(jobs: tuple[str, ...], project: str | None, *, yes: bool) -> None:
     for job in (*asked, *more):
         why = "" if job in asked else "  (made from it)"
         click.echo(f"  {job.folder.name:<28} {size(control.disk_use(job.folder)):>8}{why}")
+        _tell_export(job)
     _agree(f"delete {len(asked) + len(more)} job(s)?", yes=yes)
     click.echo(f"deleted; {size(control.delete([*asked, *more]))} are free again")
 
@@ -157,9 +160,19 @@ def _clear(jobs: tuple[str, ...], project: str | None, *, yes: bool) -> None:
         click.echo(f"  {job.folder.name:<28} {size(control.disk_use(job.folder)):>8}")
     for job in control.dependents(found, asked):
         click.echo(f"  {job.folder.name:<28} {'':>8}  needs them until they are made again")
+        _tell_export(job)
     _agree("remove their results (their records stay)?", yes=yes)
     freed = size(control.clear(found, asked))
     click.echo(f"cleared; {freed} are free again; dspa resume JOB makes the results again")
+
+
+def _tell_export(job: Job) -> None:
+    """Say which file outside a job names images that will not be there."""
+    from dspa.project.control import exported
+
+    out = exported(job)
+    if out is not None:
+        click.echo(f"    {out} stays, and images that it names in these jobs go")
 
 
 def _agree(question: str, *, yes: bool) -> None:

@@ -16,12 +16,11 @@ from dspa.data import store
 from dspa.data.errors import InputError
 from dspa.dataflow.process import end, family, is_alive
 from dspa.io.locate import matching
-from dspa.project.job import job_number
 from dspa.project.lease import BEAT, STOP, Holder, holder
 from dspa.project.running import RECORDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from dspa.project.job import Job
     from dspa.project.project import Project
@@ -122,7 +121,10 @@ def _record_end(job: Job, held: Holder) -> None:
 
 
 def dependents(project: Project, jobs: Sequence[Job]) -> list[Job]:
-    """Return the jobs that were made from given ones, directly or not, in order.
+    """Return the jobs that were made from given ones or name images in them, directly or not.
+
+    In the order in which they were made. Names count however they are spelt: what was exported and
+    imported again has no record of where it came from, but its images are where they were.
 
     Parameters
     ----------
@@ -130,10 +132,12 @@ def dependents(project: Project, jobs: Sequence[Job]) -> list[Job]:
     jobs : sequence of Job
     """
     taken = {job.number for job in jobs}
+    folders = {folder: job.number for job in project.jobs
+               for folder in (job.folder, job.folder.resolve())}  # fmt: skip
     found = []
-    for job in project.jobs:  # in the order in which they were made
+    for job in project.jobs:
         try:
-            parents = job.parents or _named(job)
+            parents = {*job.parents, *_named(job, folders)}
         except InputError:
             continue
         if job.number not in taken and taken.intersection(parents):
@@ -142,18 +146,32 @@ def dependents(project: Project, jobs: Sequence[Job]) -> list[Job]:
     return found
 
 
-def _named(job: Job) -> set[int]:
-    """Return the numbers of the jobs in whose folders the images are that an import names."""
-    numbers = set()
+def _named(job: Job, folders: Mapping[Path, int]) -> set[int]:
+    """Return the numbers of the jobs in whose folders inputs are, and images that tables name."""
+    paths = {str(path) for path in job.input_paths}
     for table in job.folder.glob("*.zarr"):
         with contextlib.suppress(InputError):  # an image store, or damaged
             dataset = store.open(table, lazy=True)
             for name in {"path", "stack_path"}.intersection(map(str, dataset.variables)):
-                for path in map(Path, map(str, dataset[name].values)):
-                    if job.folder.parent in path.parents:
-                        inside = path.relative_to(job.folder.parent)
-                        numbers.add(job_number(inside.parts[0]))
-    return numbers - {0, job.number}
+                paths.update(map(str, dataset[name].values))
+    # Folders first: there are fewer of them than files, and each is asked of the disk.
+    places = {Path(path).parent for path in paths}
+    places |= {place.resolve() for place in places}
+    return {folders[up] for place in places for up in (place, *place.parents) if up in folders}
+
+
+def exported(job: Job) -> Path | None:
+    """Return the file of an export that names images where they are; None of any other job.
+
+    Parameters
+    ----------
+    job : Job
+    """
+    with contextlib.suppress(InputError):
+        record = job.read()
+        if record.stage == "export" and not record.params.get("images"):
+            return Path(record.folder, str(record.params.get("out", "")))
+    return None
 
 
 def delete(jobs: Sequence[Job]) -> int:

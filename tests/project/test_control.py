@@ -172,6 +172,26 @@ def test_images_of_a_job_that_came_back_by_import_are_a_dependence_too(dspa):
     assert control.dependents(find(), [job(2)]) == []
 
 
+def test_images_are_a_dependence_however_they_are_named(dspa, tmp_path):
+    """Beside other inputs, and through a link to the project or from one to a job's folder."""
+    dspa("toy make one")
+    dspa("toy make two")
+    dspa("toy iterate J1 --iterations 1")
+    dspa("toy make four")
+    scratch = tmp_path / "scratch"
+    job(2).folder.rename(scratch)
+    (tmp_path / "jobs/J002-toy-make").symlink_to(scratch)
+    linked = tmp_path.parent / f"{tmp_path.name}-link"
+    linked.symlink_to(tmp_path)
+    here = scratch, job(2).folder, linked / "jobs" / "J002-toy-make"
+    for place in here:
+        store.save(micrographs(place / "images", "m.mrc"), job(3).folder / "micrographs.zarr")
+        assert [each.number for each in control.dependents(find(), [job(2)])] == [3]
+    store.save(micrographs(tmp_path / "images", "m.mrc"), job(3).folder / "micrographs.zarr")
+    assert control.dependents(find(), [job(2)]) == []
+    linked.unlink()
+
+
 def test_a_running_job_is_not_deleted(dspa, begin):
     dspa("toy make one")
     begin(LONG + " --cluster inline")

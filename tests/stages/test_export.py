@@ -17,12 +17,13 @@ from dspa.data.errors import InputError
 from dspa.dataflow.events import Events
 from dspa.dataflow.runner import InlineRunner
 from dspa.io import mrc
-from dspa.io.images import write_images
+from dspa.io.images import ParticleImages, write_images
 from dspa.io.micrographs import read_micrographs, write_micrographs
 from dspa.io.particles import read_particles, write_particles
 from dspa.io.picks import read_picks
 from dspa.io.star import read_star
-from dspa.io.volumes import read_images
+from dspa.io.volumes import read_images, write_image_stack
+from dspa.project.job import Job, Record
 from dspa.project.project import Project, find, init
 from dspa.stages.export import STAGE, Params
 from dspa.stages.stage import Context, check
@@ -347,3 +348,25 @@ def test_an_export_that_fails_takes_no_number(
     assert cli.run(["export", str(jobs["particles"]), "out.star", "--cluster", "inline"]) == 1
     assert "out.star: Permission denied" in capsys.readouterr().err
     assert len(find(tmp_path).jobs) == before
+
+
+def test_delete_finds_what_came_back_through_an_export(
+    jobs: dict[str, Path], tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    init(tmp_path)
+    (tmp_path / "jobs/J004-extract").mkdir()
+    made = Job(tmp_path / "jobs/J004-extract")
+    table = read_particles(jobs["particles"])
+    images = made.folder / "images.mrcs"
+    write_image_stack(images, ParticleImages(table).read(np.arange(COUNT)), pixel_size=3.0)
+    table = table.assign(stack_path=("stack", np.array([str(images)], object)))
+    write_particles(table.drop_vars("stack_name", errors="ignore"), made.folder / "particles.zarr")
+    made.write(Record(4, "extract", state="completed", outputs={"particles": "particles.zarr"}))
+    for line in ("export J4 out.star", "import particles out.star"):
+        assert cli.run([*line.split(), "--cluster", "inline"]) == 0
+    capsys.readouterr()
+    assert cli.run(["delete", "J4"]) == 2
+    told = capsys.readouterr().out
+    assert "J005-export" in told and "J006-import-particles" in told
+    assert f"{tmp_path / 'out.star'} stays, and images that it names in these jobs go" in told
