@@ -286,23 +286,46 @@ def make(kind: str, variables: Mapping[str, Any], **attributes: Any) -> xr.Datas
     InputError
         If a name or a shape departs from the schema.
     """
+    made = {name: column(kind, name, value) for name, value in variables.items()}
+    return complete(kind, made, **attributes)
+
+
+def column(kind: str, name: str, value: Any) -> tuple[tuple[str, ...], NDArray[Any]]:
+    """Return the dims and the values of one variable.
+
+    Parameters
+    ----------
+    kind : str
+    name : str
+    value : array, or (table, array)
+        As for `make`.
+    """
+    if name.startswith(EXTRA):
+        table, values = value
+        values = _text(np.asarray(values))
+        return _extra_dims(table, values), values
     schema = SCHEMAS[kind]
-    made = {}
-    for name, value in variables.items():
-        if name.startswith(EXTRA):
-            table, values = value
-            values = _text(np.asarray(values))
-            made[name] = (_extra_dims(table, values), values)
-            continue
-        if name not in schema.variables:
-            raise InputError(f"unknown variable {name!r} in a {kind} dataset")
-        variable = schema.variables[name]
-        dtype = object if variable.dtype == "str" else np.dtype(variable.dtype)
-        values = _text(np.asarray(value, dtype))
-        made[name] = (variable.dims, values)
+    if name not in schema.variables:
+        raise InputError(f"unknown variable {name!r} in a {kind} dataset")
+    variable = schema.variables[name]
+    dtype = object if variable.dtype == "str" else np.dtype(variable.dtype)
+    return variable.dims, _text(np.asarray(value, dtype))
+
+
+def complete(kind: str, variables: Mapping[str, Any], **attributes: Any) -> xr.Dataset:
+    """Make a valid dataset from arrays with dims.
+
+    Parameters
+    ----------
+    kind : str
+    variables : mapping
+        Name to what `xarray.Dataset` takes.
+    **attributes : Any
+        As for `make`.
+    """
     try:
         dataset = xr.Dataset(
-            made, attrs={"kind": kind, "layout_version": LAYOUT_VERSION, **attributes}
+            variables, attrs={"kind": kind, "layout_version": LAYOUT_VERSION, **attributes}
         )
     except ValueError as error:
         raise InputError(f"{kind}: tables of different lengths ({error})") from error

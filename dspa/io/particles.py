@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import gettempdir
 from typing import TYPE_CHECKING
 
 from dspa.data import store
@@ -28,7 +29,8 @@ def read_particles(path: str | Path, *, lazy: bool = False) -> xr.Dataset:
         ``.zarr``, ``.star`` or ``.cs``. Stacks are looked for beside the file, in the folders
         above it and in the current folder.
     lazy : bool
-        Leave the columns of a ``.zarr`` on disk, as `dspa.data.store.open` does.
+        Leave the columns of a ``.zarr`` on disk, as `dspa.data.store.open` does; those of a STAR
+        file are laid down in the folder of temporary files (``TMPDIR``).
 
     Raises
     ------
@@ -42,7 +44,7 @@ def read_particles(path: str | Path, *, lazy: bool = False) -> xr.Dataset:
             raise InputError(f"{path}: holds {dataset.attrs['kind']}, not particles")
         return dataset
     if source.suffix == ".star":
-        table = read_star_particles(source)
+        table = read_star_particles(source, folder=Path(gettempdir()) if lazy else None)
     elif source.suffix == ".cs":
         table = read_cs_particles(source)
     else:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dspa.data.errors import InputError
 from dspa.io import mrc
-from dspa.io.star import Block, find_block, nameless, numbers, text
+from dspa.io.star import Block, Loop, find_block, nameless, numbers, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -45,7 +46,7 @@ _PAIRS = (
 
 
 def refuse_particles(path: str | Path, blocks: list[Block], rows: Block) -> None:
-    """Refuse particles in three dimensions, and images that were treated in a way that matters.
+    """Refuse subtomograms, picks in tomograms, and images that were treated in a way that matters.
 
     Parameters
     ----------
@@ -54,13 +55,12 @@ def refuse_particles(path: str | Path, blocks: list[Block], rows: Block) -> None
     blocks : list of Block
         The file.
     rows : Block
-        Its particles.
+        Its particles, or a span of them.
 
     Raises
     ------
     InputError
     """
-    refuse_tomograms(path, blocks)
     dimension = _of_rows(path, blocks, rows, "rlnImageDimensionality")
     if (dimension == 3).any():
         raise InputError(
@@ -68,7 +68,7 @@ def refuse_particles(path: str | Path, blocks: list[Block], rows: Block) -> None
             "images of single particles"
         )
     if _DEPTH in rows.columns and "rlnImageName" not in rows.columns:
-        if np.nan_to_num(numbers(path, _DEPTH, rows.columns[_DEPTH])).any():
+        if np.nan_to_num(numbers(path, _DEPTH, rows.columns[_DEPTH], rows.first)).any():
             raise InputError(
                 f"{path}: coordinates with {_DEPTH}, of tomograms, which are not supported; give "
                 "coordinates in micrographs"
@@ -86,17 +86,17 @@ def refuse_particles(path: str | Path, blocks: list[Block], rows: Block) -> None
             raise InputError(f"{path}: {label}: {sentence}")
 
 
-def refuse_tomograms(path: str | Path, blocks: Iterable[Block]) -> None:
+def refuse_tomograms(path: str | Path, blocks: Iterable[Block | Loop]) -> None:
     """Refuse files of tomograms and tilt series.
 
     Parameters
     ----------
     path : path
         For the message.
-    blocks : iterable of Block
+    blocks : iterable of Block or Loop
     """
     for block in blocks:
-        label = next((name for name in block.columns if name.startswith(_TOMO)), None)
+        label = next((name for name in block.labels if name.startswith(_TOMO)), None)
         if label is not None:
             raise InputError(
                 f"{path}: _{label} in data_{block.name}: tomograms and tilt series are not "
@@ -123,7 +123,7 @@ def refuse_numberless(path: str | Path, stacks: Mapping[str, Path | None]) -> No
             )
 
 
-def sound_rows(path: str | Path, block: Block, name: str) -> tuple[Block, dict[str, str]]:
+def sound_rows(path: str | Path, block: Block, name: str) -> tuple[Block, int]:
     """Leave out rows that name nothing, or no optics group where there are several.
 
     Parameters
@@ -131,34 +131,53 @@ def sound_rows(path: str | Path, block: Block, name: str) -> tuple[Block, dict[s
     path : path
         For messages.
     block : Block
+        A table, or a span of it.
     name : str
         Label of what each row is about.
 
     Returns
     -------
     block : Block
-    note : dict
-        ``set_aside``: a phrase with the count, if there are such rows.
+    lacking : int
+        Rows left out.
     """
     bad = np.zeros(block.rows, bool)
     if name in block.columns:
         bad |= nameless(text(block.columns[name]))
-    group = "rlnOpticsGroup"
-    if group in block.columns:
-        bad |= np.isnan(numbers(path, group, block.columns[group]))
-    if bad.all():
-        raise InputError(f"{path}: every row of data_{block.name} lacks _{name} or _{group}")
+    if _GROUP in block.columns:
+        bad |= np.isnan(numbers(path, _GROUP, block.columns[_GROUP], block.first))
     if not bad.any():
-        return block, {}
+        return block, 0
     columns = {label: values[~bad] for label, values in block.columns.items()}
-    note = f"{int(bad.sum())} rows without {name} or {group}"
-    return Block(block.name, columns, block.loop), {"set_aside": note}
+    return replace(block, columns=columns), int(bad.sum())
+
+
+def note_of_rows(
+    path: str | Path, block: Block | Loop, name: str, *, kept: int, lacking: int
+) -> dict[str, str]:
+    """Say of how many rows `sound_rows` left out, as the attribute ``set_aside``.
+
+    Parameters
+    ----------
+    path, block, name
+        As of `sound_rows`.
+    kept, lacking : int
+        Rows.
+
+    Raises
+    ------
+    InputError
+        If none are left.
+    """
+    if not kept:
+        raise InputError(f"{path}: every row of data_{block.name} lacks _{name} or _{_GROUP}")
+    return {"set_aside": f"{lacking} rows without {name} or {_GROUP}"} if lacking else {}
 
 
 def _of_rows(path: str | Path, blocks: list[Block], rows: Block, label: str) -> NDArray[np.float64]:
     """Return the values of a label that hold for the rows: their own, else of their groups."""
     if label in rows.columns:
-        return numbers(path, label, rows.columns[label])
+        return numbers(path, label, rows.columns[label], rows.first)
     table = find_block(blocks, "optics")
     if table is None or label not in table.columns:
         return np.empty(0)
@@ -166,5 +185,5 @@ def _of_rows(path: str | Path, blocks: list[Block], rows: Block, label: str) -> 
     columns: Mapping[str, NDArray[Any]] = table.columns
     if _GROUP not in columns or _GROUP not in rows.columns:
         return values
-    used = np.unique(numbers(path, _GROUP, rows.columns[_GROUP]))
+    used = np.unique(numbers(path, _GROUP, rows.columns[_GROUP], rows.first))
     return values[np.isin(numbers(path, _GROUP, columns[_GROUP]), used)]

@@ -20,7 +20,7 @@ from dspa.io.star import (
     text,
     write_star,
 )
-from dspa.io.star_kinds import refuse_tomograms, sound_rows
+from dspa.io.star_kinds import note_of_rows, refuse_tomograms, sound_rows
 from dspa.io.star_optics import read_optics, write_optics
 from dspa.io.tiff import turns_rows
 
@@ -84,7 +84,8 @@ def read_star_micrographs(
     rows, label = _block(path, blocks)
     if not rows.rows:
         raise InputError(f"{path}: no micrographs in block data_{rows.name}; is the file whole?")
-    rows, note = sound_rows(path, rows, label)
+    rows, lacking = sound_rows(path, rows, label)
+    note = note_of_rows(path, rows, label, kept=rows.rows, lacking=lacking)
     movies = label == _MOVIE
     sizes = _MOVIE_SIZES if movies else _SIZES
     optics = read_optics(path, blocks, rows, sizes=sizes, given={"pixel_size": pixel_size})

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dspa.data.errors import InputError
+from dspa.data.growing import Numbering
 from dspa.data.schema import EXTRA
 from dspa.data.store import extra_columns
 from dspa.io.star import Block, find_block, integers, numbers, text
@@ -62,12 +63,30 @@ def read_optics(
 
     Parameters
     ----------
+    path, blocks, sizes, given
+        As of `OpticsReader`.
+    rows : Block
+        Particles or micrographs.
+
+    Raises
+    ------
+    InputError
+        As of `OpticsReader`.
+    """
+    reader = OpticsReader(path, blocks, sizes=sizes, given=given)
+    index, used = reader.read(rows)
+    return OpticsGroups(index, reader.finish(), used)
+
+
+class OpticsReader:
+    """Finds the optics of rows, a span at a time.
+
+    Parameters
+    ----------
     path : path
         For messages.
     blocks : list of Block
         The file; may hold ``data_optics``.
-    rows : Block
-        Particles or micrographs.
     sizes : mapping of variable to labels
         Further numbers of the group (pixel sizes, box) and the labels that give them, best first.
     given : mapping of variable to float or None, optional
@@ -78,34 +97,92 @@ def read_optics(
     InputError
         If labels of one number deny each other, or one given number would stand for several.
     """
-    table = find_block(blocks, "optics")
-    settled = {name: value for name, value in (given or {}).items() if value is not None}
-    own, used = _own_columns(path, rows, table, sizes, settled)
-    if table is None:
+
+    def __init__(
+        self,
+        path: str | Path,
+        blocks: list[Block],
+        *,
+        sizes: Mapping[str, tuple[str, ...]],
+        given: Mapping[str, float | None] | None = None,
+    ) -> None:
+        self.path, self.sizes = path, sizes
+        self.settled = {name: value for name, value in (given or {}).items() if value is not None}
+        self.table = find_block(blocks, "optics")
+        self.columns: dict[str, NDArray[Any]] = {}
+        self.names, length = np.array(["opticsGroup1"], object), 1
+        self.ids = np.zeros(1, np.int64)
+        if self.table is not None:
+            self.ids, self.columns, self.names = _table(path, self.table)
+            length = self.table.rows
+        self.of_group = _group_values(path, self.columns, length, sizes)
+        # Once rows have values of their own: groups whose rows share every value.
+        self.split: Numbering | None = None
+        self.origin: list[NDArray[np.int64]] = []
+        self.merged: dict[str, list[NDArray[np.float64]]] = {name: [] for name in self.of_group}
+
+    def read(self, rows: Block) -> tuple[NDArray[np.int32], frozenset[str]]:
+        """Return the group of each row, and the labels that were used up."""
+        own, used = _own_columns(self.path, rows, self.table, self.sizes, self.settled)
         group = np.zeros(rows.rows, np.int64)
-        columns: dict[str, NDArray[Any]] = {}
-        names = np.array(["opticsGroup1"], object)
-        length = 1
-    else:
-        group, columns, names, length = _table(path, table, rows)
-        used |= {_GROUP}
-    variables = _group_values(path, columns, length, sizes)
-    for name, (best, *_) in sizes.items():
-        if name in own and best in columns and best not in rows.columns:
-            said = {f"{best} of its group": variables[name][group], "its own columns": own[name]}
-            own[name] = _agreed(path, said, denied=name in settled)
-    extras = {
-        f"{EXTRA}{label}": ("optics", values)
-        for label, values in columns.items()
-        if label not in _interpreted(sizes)
-    }
-    if own:
-        group, names, variables, extras = _split(own, group, names, variables, extras)
-    for name, value in settled.items():
-        variables[name] = one_for_all(path, name, variables[name], value)
-    return OpticsGroups(
-        group.astype(np.int32), {"optics_name": names, **variables, **extras}, frozenset(used)
-    )
+        if self.table is not None:
+            group = _groups(self.path, self.table, self.ids, rows)
+            used |= {_GROUP}
+        for name, (best, *_) in self.sizes.items():
+            if name in own and best in self.columns and best not in rows.columns:
+                theirs = self.of_group[name][group]
+                said = {f"{best} of its group": theirs, "its own columns": own[name]}
+                own[name] = _agreed(self.path, said, rows.first, denied=name in self.settled)
+        if own:
+            group = self._split(own, group)
+        return group.astype(np.int32), frozenset(used)
+
+    def _split(
+        self, own: dict[str, NDArray[np.float64]], group: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Split groups so that all rows of a group share every value."""
+        merged = {}
+        for name, values in self.of_group.items():
+            mine = own.get(name)
+            theirs = values[group]
+            merged[name] = theirs if mine is None else np.where(np.isnan(mine), theirs, mine)
+        frame = pd.DataFrame({"group": group, **{k: np.round(v, 9) for k, v in merged.items()}})
+        self.split = self.split or Numbering()
+        index, new = self.split.rows(frame)
+        self.origin.append(group[new])
+        for name, values in merged.items():
+            self.merged[name].append(np.asarray(values[new], np.float64))
+        return index
+
+    def value(self, name: str) -> NDArray[np.float64]:
+        """Return a number of the groups that are known so far."""
+        values = self.of_group[name]
+        if self.split is not None:
+            values = np.concatenate(self.merged[name])
+        if name in self.settled:
+            return np.full(len(values), self.settled[name])
+        return values
+
+    def finish(self) -> dict[str, Any]:
+        """Return the optics variables of the schema, and ``extra:`` columns."""
+        names = self.names
+        variables = dict(self.of_group)
+        extras = {
+            f"{EXTRA}{label}": ("optics", values)
+            for label, values in self.columns.items()
+            if label not in _interpreted(self.sizes)
+        }
+        if self.split is not None:
+            variables = {name: np.concatenate(parts) for name, parts in self.merged.items()}
+            origin = np.concatenate(self.origin)
+            names = names[origin]
+            extras = {key: (dim, values[origin]) for key, (dim, values) in extras.items()}
+            if len(set(names.tolist())) != len(names):
+                names = np.array([f"opticsGroup{i + 1}" for i in range(len(names))], object)
+                extras.pop(f"{EXTRA}{_GROUP}", None)
+        for name, value in self.settled.items():
+            variables[name] = one_for_all(self.path, name, variables[name], value)
+        return {"optics_name": names, **variables, **extras}
 
 
 def one_for_all(
@@ -138,9 +215,9 @@ def _interpreted(sizes: Mapping[str, tuple[str, ...]]) -> set[str]:
 
 
 def _table(
-    path: str | Path, table: Block, rows: Block
-) -> tuple[NDArray[np.int64], dict[str, NDArray[Any]], NDArray[Any], int]:
-    """Return the group of each row, the other columns of the table, its names and length."""
+    path: str | Path, table: Block
+) -> tuple[NDArray[np.int64], dict[str, NDArray[Any]], NDArray[Any]]:
+    """Return the numbers of the groups, the other columns of their table, and their names."""
     if not table.rows:
         raise InputError(f"{path}: the optics table is empty")
     columns = dict(table.columns)
@@ -150,6 +227,15 @@ def _table(
         ids = np.arange(1, table.rows + 1)
     if len(np.unique(ids)) != len(ids):
         raise InputError(f"{path}: _{_GROUP} has the same number twice in data_optics")
+    default = np.array([f"opticsGroup{i}" for i in ids], object)
+    names = text(columns.pop(_GROUP_NAME)) if _GROUP_NAME in columns else default
+    return ids, columns, names
+
+
+def _groups(
+    path: str | Path, table: Block, ids: NDArray[np.int64], rows: Block
+) -> NDArray[np.int64]:
+    """Return the place of each row's group in the table."""
     missing = [b.name for b in (table, rows) if _GROUP not in b.columns]
     if missing and table.rows > 1:
         raise InputError(
@@ -158,19 +244,17 @@ def _table(
         )
     wanted = np.full(rows.rows, ids[0])
     if _GROUP in rows.columns:
-        wanted = integers(path, _GROUP, rows.columns[_GROUP])
+        wanted = integers(path, _GROUP, rows.columns[_GROUP], rows.first)
     order = np.argsort(ids)
     position = np.minimum(np.searchsorted(ids[order], wanted), len(ids) - 1)
     group = order[position]
     bad = np.flatnonzero(ids[group] != wanted)
     if bad.size:
         raise InputError(
-            f"{path}: row {bad[0] + 1} is of optics group {wanted[bad[0]]}, "
+            f"{path}: row {rows.first + bad[0] + 1} is of optics group {wanted[bad[0]]}, "
             "which data_optics does not have"
         )
-    default = np.array([f"opticsGroup{i}" for i in ids], object)
-    names = text(columns.pop(_GROUP_NAME)) if _GROUP_NAME in columns else default
-    return group, columns, names, table.rows
+    return group
 
 
 def _group_values(
@@ -216,7 +300,7 @@ def _own_columns(
     own, used = {}, set()
     for label, name, factor in SHARED:
         if label in rows.columns:
-            own[name] = _known(name, numbers(path, label, rows.columns[label]) * factor)
+            own[name] = _known(name, _numbers(path, label, rows) * factor)
             used.add(label)
     for name, labels in sizes.items():
         said = {label: _positive(path, label, rows) for label in labels if label in rows.columns}
@@ -224,13 +308,17 @@ def _own_columns(
         if name == "pixel_size" and table is None and _MAGNIFIED <= set(rows.columns):
             said["rlnDetectorPixelSize / rlnMagnification"] = _magnified(path, rows)
         if said:
-            own[name] = _agreed(path, said, denied=name in settled)
+            own[name] = _agreed(path, said, rows.first, denied=name in settled)
     return own, used
+
+
+def _numbers(path: str | Path, label: str, rows: Block) -> NDArray[np.float64]:
+    return numbers(path, label, rows.columns[label], rows.first)
 
 
 def _positive(path: str | Path, label: str, rows: Block) -> NDArray[np.float64]:
     """Return a size, NaN where it is none."""
-    given = numbers(path, label, rows.columns[label])
+    given = _numbers(path, label, rows)
     return np.where(given > 0, given, np.nan)
 
 
@@ -241,7 +329,7 @@ def _magnified(path: str | Path, rows: Block) -> NDArray[np.float64]:
 
 
 def _agreed(
-    path: str | Path, said: Mapping[str, NDArray[np.float64]], *, denied: bool
+    path: str | Path, said: Mapping[str, NDArray[np.float64]], first_row: int, *, denied: bool
 ) -> NDArray[np.float64]:
     """Return the value of each row by the first label that has one; others may only agree.
 
@@ -253,43 +341,11 @@ def _agreed(
         if apart.size and not denied:
             row = int(apart[0])
             raise InputError(
-                f"{path}: row {row + 1} has {agreed[row]:.4g} A by {first} and "
+                f"{path}: row {first_row + row + 1} has {agreed[row]:.4g} A by {first} and "
                 f"{values[row]:.4g} A by {label}; remove the column that is wrong"
             )
         agreed = np.where(np.isnan(agreed), values, agreed)
     return agreed
-
-
-def _split(
-    own: dict[str, NDArray[np.float64]],
-    group: NDArray[np.int64],
-    names: NDArray[Any],
-    variables: dict[str, NDArray[np.float64]],
-    extras: dict[str, tuple[str, NDArray[Any]]],
-) -> tuple[
-    NDArray[np.int64],
-    NDArray[Any],
-    dict[str, NDArray[np.float64]],
-    dict[str, tuple[str, NDArray[Any]]],
-]:
-    """Split groups so that all rows of a group share every value."""
-    merged = {}
-    for name, values in variables.items():
-        mine = own.get(name)
-        merged[name] = (
-            values[group] if mine is None else np.where(np.isnan(mine), values[group], mine)
-        )
-    frame = pd.DataFrame({"group": group, **{k: np.round(v, 9) for k, v in merged.items()}})
-    index = frame.groupby(list(frame.columns), sort=False, dropna=False).ngroup().to_numpy()
-    first = np.unique(index, return_index=True)[1] if len(index) else np.empty(0, np.int64)
-    origin = group[first]
-    split = {name: np.asarray(values[first], np.float64) for name, values in merged.items()}
-    new_names = names[origin]
-    moved = {key: (dim, values[origin]) for key, (dim, values) in extras.items()}
-    if len(set(new_names.tolist())) != len(new_names):
-        new_names = np.array([f"opticsGroup{i + 1}" for i in range(len(first))], object)
-        moved.pop(f"{EXTRA}{_GROUP}", None)
-    return index.astype(np.int64), new_names, split, moved
 
 
 def write_optics(dataset: xr.Dataset, sizes: Mapping[str, str]) -> tuple[Block, NDArray[np.int64]]:

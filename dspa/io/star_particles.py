@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,30 +17,33 @@ import pandas as pd
 
 from dspa.data import schema
 from dspa.data.errors import InputError
+from dspa.data.growing import Growing, Numbering, UnlikeSpansError
 from dspa.data.schema import EXTRA
 from dspa.geometry.rotation import matrix_from_euler
 from dspa.io.coordinates import place_of_uid, place_variables
 from dspa.io.locate import locate_all
 from dspa.io.star import (
     Block,
+    Loop,
     find_block,
     integers,
     nameless,
     numbers,
-    read_star,
+    open_star,
     text,
 )
 from dspa.io.star_kinds import (
+    note_of_rows,
     refuse_numberless,
     refuse_particles,
     refuse_tomograms,
     sound_rows,
 )
-from dspa.io.star_optics import read_optics
-from dspa.io.uids import image_uids, pick_uids
+from dspa.io.star_optics import OpticsReader
+from dspa.io.uids import distinct, image_words, pick_words
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import xarray as xr
@@ -93,6 +97,7 @@ def read_star_particles(
     roots: Sequence[str | Path] = (),
     pixel_size: float | None = None,
     micrograph_pixel_size: float | None = None,
+    folder: Path | None = None,
 ) -> xr.Dataset:
     """Read particles or picks from a STAR file.
 
@@ -105,46 +110,67 @@ def read_star_particles(
         A; instead of the file's.
     micrograph_pixel_size : float, optional
         A; that of the coordinates, instead of the file's.
+    folder : path, optional
+        Where columns are laid down on disk, as of `Growing`; by default they are in memory.
 
     Returns
     -------
     Dataset
         Particles. Without stacks if the file names no images.
     """
-    blocks = read_star(path)
-    listing = find_block(blocks, "coordinate_files")
+    opened = open_star(path)
+    listing = find_block(opened, "coordinate_files")
     if listing is not None:
-        rows = _read_listing(path, listing)
+        rows: Block | Loop = _read_listing(path, listing.read())
     else:
-        rows = _particle_block(path, blocks)
-    if not rows.rows:
-        raise InputError(f"{path}: no particles in block data_{rows.name}; is the file whole?")
-    rows, note = sound_rows(path, rows, "rlnImageName")
-    refuse_particles(path, blocks, rows)
-    if "rlnImageName" not in rows.columns and micrograph_pixel_size is None:
+        rows = _particle_block(path, opened)
+    refuse_tomograms(path, opened)
+    blocks = [block.read() for block in opened if block is not rows]
+    if "rlnImageName" not in rows.labels and micrograph_pixel_size is None:
         micrograph_pixel_size = pixel_size  # of picks there is no other
     given = {"pixel_size": pixel_size, "micrograph_pixel_size": micrograph_pixel_size}
-    optics = read_optics(path, blocks, rows, sizes=SIZES, given=given)
-    variables = dict(optics.variables)
-    variables["optics"] = optics.index
-    variables["box_size"] = np.nan_to_num(np.clip(variables["box_size"], 0, 1 << 20)).astype("i4")
-    reader = _Rows(path, dict(rows.columns), variables, used=set(optics.used))
-    reader.images(roots)
-    reader.micrographs()
-    reader.coordinates()
-    reader.poses()
-    reader.plain()
-    reader.classes()
-    reader.identities()
-    reader.extras()
-    return schema.make("particles", variables, **note)
+    kinds: dict[str, str] = {}
+    while True:  # again where a column turns out not to be what its first rows were
+        reader = _Rows(path, OpticsReader(path, blocks, sizes=SIZES, given=given))
+        try:
+            with Growing(folder) as grown:
+                note = _read_rows(reader, blocks, rows, kinds, grown)
+                return grown.finish(reader.finish(roots), **note)
+        except UnlikeSpansError as found:
+            kinds |= found.kinds
 
 
-def _particle_block(path: str | Path, blocks: list[Block]) -> Block:
+def _read_rows(
+    reader: _Rows,
+    blocks: list[Block],
+    rows: Block | Loop,
+    kinds: Mapping[str, str],
+    grown: Growing,
+) -> dict[str, str]:
+    """Read a table of particles span by span; return what to say of it."""
+    path, lacking = reader.path, 0
+    texts = {name.removeprefix(EXTRA) for name, kind in kinds.items() if kind == "object"}
+    for span in rows.spans(texts):
+        if not span.rows:
+            raise InputError(f"{path}: no particles in block data_{rows.name}; is the file whole?")
+        kept, bad = sound_rows(path, span, "rlnImageName")
+        lacking += bad
+        if not kept.rows:
+            continue
+        kept = replace(kept, first=grown.rows)
+        refuse_particles(path, blocks, kept)
+        made = reader.read(kept)
+        for name in (name for name, kind in kinds.items() if kind != "object"):
+            made[name] = ("particle", made[name][1].astype(kinds[name]))
+        grown.append(made, kept.rows)
+    return note_of_rows(path, rows, "rlnImageName", kept=grown.rows, lacking=lacking)
+
+
+def _particle_block(path: str | Path, blocks: list[Block | Loop]) -> Block | Loop:
     block = find_block(blocks, "particles", "images")
     if block is None:
         keys = ("rlnImageName", "rlnCoordinateX")
-        fitting = [b for b in blocks if any(k in b.columns for k in keys)]
+        fitting = [b for b in blocks if any(k in b.labels for k in keys)]
         block = fitting[0] if fitting else None
     if block is None:
         refuse_tomograms(path, blocks)
@@ -166,7 +192,7 @@ def _read_listing(path: str | Path, listing: Block) -> Block:
     for micrograph, name, found in zip(micrographs, files, places, strict=True):
         if found is None or not found.is_file():
             raise InputError(f"{path}: the coordinate file {name} is not there; check the path")
-        block = _particle_block(found, read_star(found))
+        block = _particle_block(found, open_star(found)).read()
         if block.rows:
             frame = pd.DataFrame(dict(block.columns))
             frame["rlnMicrographName"] = micrograph
@@ -181,25 +207,64 @@ def _read_listing(path: str | Path, listing: Block) -> Block:
 
 
 class _Rows:
-    """Turns the columns of one table into variables, noting which it has used."""
+    """Turns spans of rows into variables, and knows what they have in common.
 
-    def __init__(
-        self,
-        path: str | Path,
-        columns: dict[str, NDArray[Any]],
-        variables: dict[str, Any],
-        *,
-        used: set[str],
-    ) -> None:
-        self.path, self.columns, self.variables, self.used = path, columns, variables, used
-        self.count = len(next(iter(columns.values())))
+    Of a span: its columns, the variables made of them, and the labels that were used.
+    """
+
+    def __init__(self, path: str | Path, optics: OpticsReader) -> None:
+        self.path, self.optics = path, optics
+        self.stacks, self.names = Numbering(), Numbering()
+        self.numberless: dict[str, None] = {}
+        self.unknown: set[str] = set()  # variables without a number so far
+        self.words: list[NDArray[np.uint64]] = []
+
+    def read(self, rows: Block) -> dict[str, Any]:
+        """Return the variables of a span."""
+        self.columns, self.count, self.first = rows.columns, rows.rows, rows.first
+        index, used = self.optics.read(rows)
+        self.variables: dict[str, Any] = {"optics": index}
+        self.used = set(used)
+        self.images()
+        self.micrographs()
+        self.coordinates()
+        self.poses()
+        self.plain()
+        self.classes()
+        self.identities()
+        self.extras()
+        return self.variables
+
+    def finish(self, roots: Sequence[str | Path]) -> dict[str, Any]:
+        """Return the tables that rows point into, and what only all rows together tell."""
+        made = self.optics.finish()
+        made["box_size"] = np.nan_to_num(np.clip(made["box_size"], 0, 1 << 20)).astype("i4")
+        if "rlnImageName" in self.columns:
+            stacks = list(self.stacks.known)
+            found = locate_all(stacks, self.path, roots=roots)
+            places = dict(zip(stacks, found, strict=True))
+            refuse_numberless(self.path, {name: places[name] for name in self.numberless})
+            paths = [name if f is None else str(f) for name, f in places.items()]
+            made |= {"stack_path": paths, "stack_name": stacks}
+        if "rlnMicrographName" in self.columns:
+            made["micrograph_name"] = list(self.names.known)
+        words = np.concatenate(self.words) if self.words else np.empty(0, np.uint64)
+        for name in self.unknown:
+            made[name] = np.broadcast_to(_DEFAULTS[name], len(words))
+        if self.words:
+            made["uid"] = distinct(words)
+        return made
 
     def take(self, label: str) -> NDArray[np.float64] | None:
         """Return a column as numbers, and note it as used."""
         if label not in self.columns:
             return None
         self.used.add(label)
-        return numbers(self.path, label, self.columns[label])
+        return numbers(self.path, label, self.columns[label], self.first)
+
+    def whole(self, label: str) -> NDArray[np.int64]:
+        """Return a column as whole numbers."""
+        return integers(self.path, label, self.columns[label], self.first)
 
     def keep(self, label: str) -> None:
         """Keep the original of a column that was taken."""
@@ -207,45 +272,34 @@ class _Rows:
 
     def of_group(self, name: str) -> NDArray[np.float64]:
         """Return an optics value for each row."""
-        return np.asarray(self.variables[name][self.variables["optics"]], np.float64)
+        return self.optics.value(name)[self.variables["optics"]]
 
-    def images(self, roots: Sequence[str | Path]) -> None:
-        """Read image names, and find the stacks."""
+    def images(self) -> None:
+        """Read image names."""
         if "rlnImageName" not in self.columns:
             return
         self.used.add("rlnImageName")
         names = text(self.columns["rlnImageName"])
-        stacks: dict[str, int] = {}
-        numberless: dict[str, None] = {}
-        stack = np.empty(self.count, np.int32)
+        files = np.empty(self.count, object)
         index = np.empty(self.count, np.int64)
         for row, name in enumerate(names.tolist()):
             match = _IMAGE.fullmatch(name)
             if match:
-                index[row], file = int(match[1]) - 1, match[2]
+                index[row], files[row] = int(match[1]) - 1, match[2]
             elif "@" in name or not name:
                 raise InputError(
-                    f"{self.path}: rlnImageName in row {row + 1} is {name[:60]!r}, not NUMBER@STACK"
+                    f"{self.path}: rlnImageName in row {self.first + row + 1} is {name[:60]!r}, "
+                    "not NUMBER@STACK"
                 )
             else:
-                index[row], file = 0, name
-                numberless[name] = None
-            stack[row] = stacks.setdefault(file, len(stacks))
+                index[row], files[row] = 0, name
+                self.numberless[name] = None
         if (index < 0).any():
-            row = int(np.flatnonzero(index < 0)[0])
+            row = self.first + int(np.flatnonzero(index < 0)[0])
             raise InputError(
                 f"{self.path}: rlnImageName in row {row + 1} has image 0; they count from 1"
             )
-        found = locate_all(list(stacks), self.path, roots=roots)
-        places = dict(zip(stacks, found, strict=True))
-        refuse_numberless(self.path, {name: places[name] for name in numberless})
-        paths = [name if f is None else str(f) for name, f in places.items()]
-        self.variables |= {
-            "image_stack": stack,
-            "image_index": index,
-            "stack_path": paths,
-            "stack_name": list(stacks),
-        }
+        self.variables |= {"image_stack": self.stacks.words(files), "image_index": index}
 
     def micrographs(self) -> None:
         """Read micrograph names into a table."""
@@ -254,8 +308,8 @@ class _Rows:
         self.used.add("rlnMicrographName")
         column = text(self.columns["rlnMicrographName"])
         # What stands for no name becomes -1, no micrograph.
-        codes, names = pd.factorize(pd.Series(column, dtype=object).mask(nameless(column)))
-        self.variables |= {"micrograph": codes, "micrograph_name": names}
+        named = pd.Series(column, dtype=object).mask(nameless(column))
+        self.variables["micrograph"] = self.names.words(named)
 
     def coordinates(self) -> None:
         """Read coordinates (pixels of the micrograph) and origins (pixels or A)."""
@@ -296,11 +350,13 @@ class _Rows:
             if values is None:
                 continue
             values = values * factor
-            if name in _DEFAULTS and np.isnan(values).all():
-                values = np.full_like(values, _DEFAULTS[name])
+            if name in _DEFAULTS and not self.first:
+                self.unknown.add(name)
+            if name in self.unknown and not np.isnan(values).all():
+                self.unknown.remove(name)
             dtype = np.dtype(schema.PARTICLES.variables[name].dtype)
             if dtype.kind == "i":
-                values = integers(self.path, label, values).astype(dtype)
+                values = integers(self.path, label, values, self.first).astype(dtype)
             elif dtype.itemsize == 4:
                 self.keep(label)
                 values = np.clip(values, -3e38, 3e38)
@@ -309,10 +365,10 @@ class _Rows:
     def classes(self) -> None:
         """Read classes (from 1 there, from 0 here) and half sets."""
         if self.take("rlnClassNumber") is not None:
-            number = integers(self.path, "rlnClassNumber", self.columns["rlnClassNumber"])
+            number = self.whole("rlnClassNumber")
             self.variables["class_index"] = np.maximum(number - 1, -1)
         if self.take("rlnRandomSubset") is not None:
-            number = integers(self.path, "rlnRandomSubset", self.columns["rlnRandomSubset"])
+            number = self.whole("rlnRandomSubset")
             self.variables["half_set"] = np.where((number == 1) | (number == 2), number, 0)
 
     def identities(self) -> None:
@@ -323,17 +379,16 @@ class _Rows:
         if UID in self.columns:
             self.used.add(UID)
             self.variables["uid"] = _unsigned(self.path, UID, self.columns[UID])
-        elif "image_stack" in self.variables:
-            self.variables["uid"] = image_uids(
-                self.variables["stack_name"],
-                self.variables["image_stack"],
-                self.variables["image_index"],
-            )
+            return
+        if "image_stack" in self.variables:
+            stack, index = self.variables["image_stack"], self.variables["image_index"]
+            words = image_words(list(self.stacks.known), stack, index)
         else:
-            names = self.variables.get("micrograph_name", [""])
-            index = self.variables.get("micrograph", np.zeros(self.count, np.int32))
+            micrograph = self.variables.get("micrograph", np.zeros(self.count, np.int32))
             place = place_of_uid(self.variables, self.count)
-            self.variables["uid"] = pick_uids(names, index, place)
+            words = pick_words(list(self.names.known) or [""], micrograph, place)
+        self.words.append(words)
+        self.variables["uid"] = words
 
     def extras(self) -> None:
         """Keep every column that was not used; join the columns of .cs fields."""
@@ -351,12 +406,14 @@ class _Rows:
             shape = tuple(int(n) for n in shape_text.split("x")) if shape_text != "0" else ()
             if sorted(parts) != list(range(math.prod(shape))):
                 raise InputError(f"{self.path}: the columns of cs:{field} are not complete")
-            joined = _join(self.path, f"cs:{field}", code, parts)
+            joined = _join(self.path, f"cs:{field}", code, parts, self.first)
             name = f"{EXTRA}cs:{field}:{code}"
             self.variables[name] = ("particle", joined.reshape(self.count, *shape))
 
 
-def _join(path: str | Path, label: str, code: str, parts: dict[int, NDArray[Any]]) -> NDArray[Any]:
+def _join(
+    path: str | Path, label: str, code: str, parts: dict[int, NDArray[Any]], first: int
+) -> NDArray[Any]:
     kind = code[0]
     ordered = [parts[i] for i in range(len(parts))]
     if kind in "SU":
@@ -370,7 +427,9 @@ def _join(path: str | Path, label: str, code: str, parts: dict[int, NDArray[Any]
     if kind == "u":
         return np.stack([_unsigned(path, label, values) for values in ordered], 1).astype(dtype)
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.stack([numbers(path, label, values) for values in ordered], 1).astype(dtype)
+        return np.stack([numbers(path, label, values, first) for values in ordered], 1).astype(
+            dtype
+        )
 
 
 def _unsigned(path: str | Path, label: str, values: NDArray[Any]) -> NDArray[np.uint64]:

@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 def image_uids(
     names: Sequence[str] | NDArray[Any], stack: ArrayLike, index: ArrayLike
 ) -> NDArray[np.uint64]:
-    """Return uids of images.
+    """Return uids of images: `distinct` of their words."""
+    return distinct(image_words(names, stack, index))
+
+
+def image_words(
+    names: Sequence[str] | NDArray[Any], stack: ArrayLike, index: ArrayLike
+) -> NDArray[np.uint64]:
+    """Return a word for each image, the same for repeated images.
 
     Parameters
     ----------
@@ -27,17 +34,24 @@ def image_uids(
 
     Returns
     -------
-    uid : (n,) uint64
-        Different for different rows, repeated images included.
+    word : (n,) uint64
     """
-    base = _hash(names)[np.asarray(stack)]
-    return _distinct(_mix(base ^ _mix(np.asarray(index).astype(np.uint64))))
+    used, which = np.unique(np.asarray(stack), return_inverse=True)
+    base = _hash([names[i] for i in used.tolist()])[which]
+    return _mix(base ^ _mix(np.asarray(index).astype(np.uint64)))
 
 
 def pick_uids(
     names: Sequence[str] | NDArray[Any], micrograph: ArrayLike, coordinate: ArrayLike
 ) -> NDArray[np.uint64]:
-    """Return uids of picks.
+    """Return uids of picks: `distinct` of their words."""
+    return distinct(pick_words(names, micrograph, coordinate))
+
+
+def pick_words(
+    names: Sequence[str] | NDArray[Any], micrograph: ArrayLike, coordinate: ArrayLike
+) -> NDArray[np.uint64]:
+    """Return a word for each pick, the same for repeated picks.
 
     Parameters
     ----------
@@ -49,12 +63,15 @@ def pick_uids(
         A.
     """
     index = np.asarray(micrograph)
-    table = np.append(_hash(names), np.uint64(0))
-    base = table[np.where(index < 0, len(table) - 1, index)]
+    used, which = np.unique(index, return_inverse=True)
+    nothing = np.uint64(0)
+    base = np.where(
+        index < 0, nothing, _hash([names[i] if i >= 0 else "" for i in used.tolist()])[which]
+    )
     place = np.nan_to_num(np.round(np.asarray(coordinate, np.float64) * 1e3))
     whole = np.clip(place, -(2.0**62), 2.0**62).astype(np.int64)
     x, y = (np.ascontiguousarray(whole[:, i]).view(np.uint64) for i in (0, 1))
-    return _distinct(_mix(base ^ _mix(x) ^ _mix(_mix(y))))
+    return _mix(base ^ _mix(x) ^ _mix(_mix(y)))
 
 
 def _hash(names: Sequence[str] | NDArray[Any]) -> NDArray[np.uint64]:
@@ -70,10 +87,22 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return np.asarray(x ^ (x >> np.uint64(31)), np.uint64)
 
 
-def _distinct(uid: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    repeats = pd.Series(uid).groupby(uid).cumcount().to_numpy().astype(np.uint64)
-    again = repeats > 0
-    if again.any():
-        uid = uid.copy()
-        uid[again] = _mix(uid[again] + repeats[again])
+def distinct(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return uids: words, changed where they repeat.
+
+    Parameters
+    ----------
+    words : (n,) uint64
+    """
+    order = np.argsort(words, kind="stable")
+    ordered = words[order]
+    again = np.flatnonzero(ordered[1:] == ordered[:-1]) + 1
+    if not again.size:
+        return words
+    # The place of each among its likes: rows since the last one that repeats nothing.
+    start = np.arange(len(words))
+    start[again] = 0
+    repeat = (again - np.maximum.accumulate(start)[again]).astype(np.uint64)
+    uid = words.copy()
+    uid[order[again]] = _mix(ordered[again] + repeat)
     return uid

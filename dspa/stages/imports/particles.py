@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.data.errors import InputError
+from dspa.data.growing import chosen
+from dspa.data.store import spans
 from dspa.io.coordinates import pixel_coordinates
 from dspa.io.cs_particles import Orientation, read_cs_particles
 from dspa.io.images import ParticleImages, StackInfo, stack_info
@@ -103,7 +105,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     """Import particles or picks."""
     micrographs = inputs.get("micrographs")
     known = common_pixel_size(micrographs) if micrographs else None
-    table = _read(params, known)
+    table = _read(context, params, known)
     _tell_of_rows(context, table)
     given = params.micrograph_pixel_size
     if known is not None and given is None and "micrograph_pixel_size" in table.variables:
@@ -137,10 +139,11 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     return _finish(context, table, "particles")
 
 
-def _read(params: Params, known_size: float | None) -> xr.Dataset:
+def _read(context: Context, params: Params, known_size: float | None) -> xr.Dataset:
+    """Read the table; its columns stay on the disk of the job."""
     files = matching(params.file)
     if Path(params.named).suffix == ".zarr":
-        return _rescaled(read_particles(params.named), params)
+        return _rescaled(read_particles(params.named, lazy=True), params)
     if not files:
         what = "a folder" if Path(params.named).is_dir() else "no such file"
         raise InputError(f"{params.named}: {what}; name a .star or .cs file")
@@ -158,6 +161,7 @@ def _read(params: Params, known_size: float | None) -> xr.Dataset:
             roots=roots,
             pixel_size=params.pixel_size,
             micrograph_pixel_size=params.micrograph_pixel_size,
+            folder=context.folder,
         )
         # A file of picks that names no micrograph is named after it.
         if size is None or {"micrograph", "image_stack"} & set(table.variables):
@@ -206,9 +210,10 @@ def _placed(context: Context, picks: xr.Dataset) -> xr.Dataset:
     good = np.isfinite(pixels).all(axis=1)
     if not good.any():
         raise InputError("no pick has coordinates that are numbers; check the file")
-    if not good.all():
-        context.events.warning(f"set aside {int((~good).sum())} picks without finite coordinates")
-    return picks.isel(particle=np.flatnonzero(good))
+    if good.all():
+        return picks
+    context.events.warning(f"set aside {int((~good).sum())} picks without finite coordinates")
+    return chosen(picks, np.flatnonzero(good), context.folder)
 
 
 def _judge_values(context: Context, table: xr.Dataset, params: Params) -> None:
@@ -258,7 +263,10 @@ def _name_unused(context: Context, table: xr.Dataset) -> None:
     found = []
     for name, array in table.variables.items():
         words = str(name).removeprefix("extra:").removeprefix("cs:").split(":")[0]
-        if words in _CORRECTIONS and _says_something(words, array.values):
+        if words not in _CORRECTIONS:
+            continue
+        rows = spans(table[[name]]) if array.dims[:1] == ("particle",) else [table]
+        if any(_says_something(words, piece[name].values) for piece in rows):
             found.append(words)
     if found:
         context.events.warning(f"kept for the way back but not applied: {', '.join(sorted(found))}")
@@ -351,7 +359,7 @@ def _without_nan(context: Context, table: xr.Dataset) -> xr.Dataset:
         _set_aside(context, table, ~good, "a defocus, pose or shift that is no number")
         if not good.any():
             raise InputError("no particle has a defocus, pose and shift that are numbers")
-        table = table.isel(particle=np.flatnonzero(good))
+        table = chosen(table, np.flatnonzero(good), context.folder)
     return table
 
 
@@ -373,11 +381,11 @@ def _look(context: Context, table: xr.Dataset, params: Params) -> xr.Dataset:
     bad = np.zeros(len(images), bool)
     for kind in ("not_finite", "constant"):
         rows = [run[getattr(r, kind)] for run, r in zip(runs, reports, strict=True)]
-        chosen = np.zeros(len(images), bool)
-        chosen[np.concatenate(rows)] = True
+        these = np.zeros(len(images), bool)
+        these[np.concatenate(rows)] = True
         what = "NaN or infinite pixels" if kind == "not_finite" else "one value only"
-        _set_aside(context, table, chosen, what)
-        bad |= chosen
+        _set_aside(context, table, these, what)
+        bad |= these
     if bad.all():
         raise InputError(f"{params.named}: no image can be used")
     table = _signed(table, _sign(context, table, reports, params))
@@ -385,7 +393,7 @@ def _look(context: Context, table: xr.Dataset, params: Params) -> xr.Dataset:
     for run, report in zip(runs, reports, strict=True):
         digest[run] = report.digest
     table = mark_twins(table, digest)
-    return table.isel(particle=np.flatnonzero(~bad))
+    return chosen(table, np.flatnonzero(~bad), context.folder) if bad.any() else table
 
 
 def _sign(
@@ -432,10 +440,9 @@ def _set_aside(context: Context, table: xr.Dataset, rows: NDArray[np.bool_], wha
     count = int(rows.sum())
     if not count:
         return
-    chosen = np.flatnonzero(rows)
     stack, index = table["image_stack"].values, table["image_index"].values
     paths = table["stack_path"].values
-    names = [f"{index[i] + 1}@{paths[stack[i]]}" for i in chosen]
+    names = [f"{index[i] + 1}@{paths[stack[i]]}" for i in np.flatnonzero(rows)]
     shown = ", ".join(names[:_LISTED]) + (", ..." if count > _LISTED else "")
     context.events.warning(f"set aside {count} images with {what}: {shown}")
     with (context.folder / "set_aside.txt").open("a", encoding="utf-8") as stream:
@@ -464,8 +471,8 @@ def _finish(context: Context, table: xr.Dataset, kind: str) -> Mapping[str, Path
 
 
 def _lead(_inputs: Mapping[str, Any], params: Params) -> int:
-    """Memory for files that are read whole."""
-    return BASE + sum(table_bytes(path, 0) for path in matching(params.file))
+    """Memory for the rows of the files."""
+    return BASE + sum(table_bytes(path, 170) for path in matching(params.file))
 
 
 PARTICLES_STAGE = Stage(

@@ -6,6 +6,8 @@ The bytes were measured (``benchmarks/client_memory.py``).
 
 from __future__ import annotations
 
+import math
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 BASE = 250 << 20  # of a process that has loaded everything, and of a span of rows
-TEXT = 7.0  # bytes for each byte of a STAR or .cs file, which are read whole
+WHOLE = 7.0  # bytes for each byte of a file that is read whole
+_END = 1 << 16  # bytes of a text by which its lines are counted
 
 
 def leading(each: int) -> Callable[[Mapping[str, Any], Any], int]:
@@ -53,10 +56,24 @@ def table_bytes(path: Path, each: int) -> int:
     Parameters
     ----------
     path : Path
-        ``.zarr``, or a text file that is read whole.
+        ``.zarr`` or ``.star``, or a file that is read whole.
     each : int
-        For a particle of a ``.zarr``.
+        For a particle of a table that is read by spans.
     """
     if path.suffix == ".zarr":
         return each * store.rows(path)
-    return round(TEXT * path.stat().st_size) if path.is_file() else 0
+    if path.suffix == ".star":
+        return each * _lines(path)
+    return round(WHOLE * path.stat().st_size) if path.is_file() else 0
+
+
+def _lines(path: Path) -> int:
+    """Estimate the lines of a text by those at its end."""
+    try:
+        with path.open("rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - _END))
+            end = stream.read()
+    except OSError:  # what cannot be read is refused on reading
+        return 0
+    return math.ceil(size * (end.count(b"\n") + 1) / max(len(end), 1))
