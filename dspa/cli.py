@@ -114,15 +114,18 @@ def build(args: Sequence[str]) -> click.Group:
         first, _, second = entry.name.partition(" ")
         asked = words[: 2 if second else 1] == [first, second][: 2 if second else 1]
         name = second or first
-        command = (
-            _stage_command(name, entry)
-            if asked
-            else click.Command(name, help=_sentence(entry.summary))
-        )
+        if not asked:
+            command = click.Command(name, help=_sentence(entry.summary))
+        elif entry.takes and _completes_an_argument():
+            command = _word_command(name, "inputs")
+        else:
+            command = _stage_command(name, entry)
         if second:
             app.add_command(groups[first])
         (groups[first] if second else app).add_command(command)
-    if words[:1] == ["rerun"]:
+    if words[:1] == ["rerun"] and _completes_an_argument():
+        app.add_command(_word_command("rerun", "job"))
+    elif words[:1] == ["rerun"]:
         app.add_command(_rerun_command(typed))
     else:
         app.add_command(click.Command("rerun", help=RERUN))
@@ -143,6 +146,22 @@ def _version_option() -> click.Option:
         ["--version"], is_flag=True, expose_value=False, is_eager=True, callback=show,
         help="Show the version.",
     )  # fmt: skip
+
+
+def _completes_an_argument() -> bool:
+    """Tell whether a shell asks how a word ends that is no option, nor the value of one."""
+    if COMPLETE not in os.environ or not os.environ.get("COMP_CWORD", "").isdecimal():
+        return False
+    words, at = os.environ.get("COMP_WORDS", "").split(), int(os.environ["COMP_CWORD"])
+    begun, before = [*words[at : at + 1], ""][0], words[at - 1 : at]
+    return not begun.startswith("-") and not any(word.startswith("-") for word in before)
+
+
+def _word_command(name: str, argument: str) -> click.Command:
+    """Make a command as far as the end of a job's name needs it: at once, without its stage."""
+    jobs = click.Argument([argument], nargs=-1, shell_complete=complete_jobs)
+    return click.Command(name, params=[jobs, project_option()],
+                         context_settings={"ignore_unknown_options": True})  # fmt: skip
 
 
 def _stage_command(name: str, entry: Entry) -> click.Command:

@@ -44,7 +44,7 @@ def complete_jobs(
     """
     from click.shell_completion import CompletionItem
 
-    from dspa.project.show import jobs_named
+    from dspa.project.lineage import jobs_named
 
     project = find_project(context.params.get("project"), must_exist=False)
     found = [] if project is None else jobs_named(project, begun)

@@ -135,6 +135,36 @@ def test_tab_completes_stages_options_choices_and_jobs(capsys, tmp_path, monkeyp
     assert complete(capsys, monkeypatch, "class2d", "j") >= {"J1", "J2", "J3"}
     assert complete(capsys, monkeypatch, "class2d", "--start-from", "J3") == {"J3"}
     assert complete(capsys, monkeypatch, "show", "J") == {"J1", "J2", "J3"}
+    assert complete(capsys, monkeypatch, "rerun", "J") == {"J1", "J2", "J3"}
+    assert complete(capsys, monkeypatch, "pick", "blob", "--edge", "0.5", "J3") >= {"J3"}
+    away = tmp_path / "away"
+    away.mkdir()
+    monkeypatch.chdir(away.parent.parent)
+    found = complete(capsys, monkeypatch, "class2d", "--project", str(tmp_path), "J1", "J")
+    assert found >= {"J2"}
+
+
+def test_a_job_is_completed_without_its_stage(tmp_path):
+    """What a user waits for at every Tab: neither pandas nor numba, xarray or SciPy is loaded."""
+    init(tmp_path).new_job(Record(number=0, stage="ctf"))
+    code = (
+        "import sys\nfrom dspa import cli\n"
+        "try: cli.run([])\nexcept SystemExit: print([m for m in sys.modules if '.' not in m])"
+    )
+    words = {"_DSPA_COMPLETE": "bash_complete", "COMP_WORDS": "dspa class2d J", "COMP_CWORD": "2"}
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path,
+        env=os.environ | words,
+    ).stdout  # fmt: skip
+    assert "plain,J1" in out and "'dspa'" in out
+    for heavy in ("pandas", "numba", "xarray", "scipy", "dask", "zarr", "rich", "matplotlib"):
+        assert f"'{heavy}'" not in out, heavy
+
+
+def test_the_table_knows_which_stages_take_jobs():
+    for entry in entries():
+        positional = any(item.positional for item in find_stage(entry.name).inputs)
+        assert entry.takes == positional, entry.name
 
 
 def test_lists_of_numbers_take_ranges():

@@ -172,6 +172,26 @@ def find_job(project: Project | None, text: str) -> Job:
     return found[0]
 
 
+def jobs_named(project: Project, begun: str) -> list[tuple[str, str]]:
+    """Return the jobs whose number begins so, newest first, each with its stage and state.
+
+    Parameters
+    ----------
+    project : Project
+    begun : str
+        ``J1``: J1, J10, J11 ...
+    """
+    found = []
+    for job in reversed(project.jobs):
+        if job.name.startswith(begun.upper()):
+            try:
+                record = job.read()
+            except InputError:
+                continue
+            found.append((job.name, f"{record.stage}, {record.state}"))
+    return found
+
+
 def check_name(project: Project | None, name: str, *, own: int = 0) -> None:
     """Raise InputError if a job cannot be called so.
 

@@ -60,26 +60,6 @@ def describe(job: Job) -> dict[str, Any]:
     }
 
 
-def jobs_named(project: Project, begun: str) -> list[tuple[str, str]]:
-    """Return the jobs whose number begins so, newest first, each with its stage and state.
-
-    Parameters
-    ----------
-    project : Project
-    begun : str
-        ``J1``: J1, J10, J11 ...
-    """
-    found = []
-    for job in reversed(project.jobs):
-        if job.name.startswith(begun.upper()):
-            try:
-                record = job.read()
-            except InputError:
-                continue
-            found.append((job.name, f"{record.stage}, {record.state}"))
-    return found
-
-
 def latest_figures(job: Job) -> dict[str, Any]:
     """Return the figures of the newest events of a job that is under way."""
     figures: dict[str, Any] = {}

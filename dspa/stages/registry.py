@@ -31,12 +31,15 @@ class Entry:
     gives : tuple of str
         Kinds of what its jobs may give, so that a chain of stages can be checked before any runs;
         empty if that is not known.
+    takes : bool
+        Whether its first argument is a job or more: known without its module, for completion.
     """
 
     name: str
     module: str
     summary: str
     gives: tuple[str, ...] = ()
+    takes: bool = True
 
 
 ENTRIES = (
@@ -45,31 +48,36 @@ ENTRIES = (
         "imports.stages",
         "bring in micrographs, from image files or a STAR file",
         ("micrographs",),
+        takes=False,
     ),
     Entry(
         "import movies",
         "imports.stages",
         "bring in movies, summed over their frames",
         ("movies", "micrographs"),
+        takes=False,
     ),
     Entry(
         "import particles",
         "imports.stages",
         "bring in particles from a STAR or cryoSPARC file",
         ("particles", "picks"),
+        takes=False,
     ),
-    Entry("import volume", "imports.stages", "bring in a map", ("volume",)),
+    Entry("import volume", "imports.stages", "bring in a map", ("volume",), takes=False),
     Entry(
         "simulate micrographs",
         "simulation.micrographs",
         "make micrographs with known truth",
         ("micrographs",),
+        takes=False,
     ),
     Entry(
         "simulate particles",
         "simulation.particles",
         "make a particle stack with known truth",
         ("particles",),
+        takes=False,
     ),
     Entry(
         "ctf", "exposures.ctf", "estimate defocus and astigmatism of micrographs", ("micrographs",)
