@@ -26,7 +26,7 @@ from dspa.device.launcher import Kernel, portable
 
 
 @portable
-def body(  # noqa: D103, PLR0917
+def body(  # noqa: PLR0917
     item: Any,
     lane: Any,
     lanes: Any,
@@ -40,6 +40,7 @@ def body(  # noqa: D103, PLR0917
     numerator: Any,
     power: Any,
 ) -> None:
+    """Blend the shifted images of one item; this lane takes every ``lanes``-th coefficient."""
     zero = np.float32(0.0)
     who, count = image[item], power.shape[1]
     # Runs of unit stride on a CPU, single coefficients on a GPU, as in the kernel of the scores.

@@ -37,7 +37,7 @@ def accumulate(grid: Any, index: Any, value: Any) -> None:
 
 
 @portable
-def body(  # noqa: D103, PLR0917
+def body(  # noqa: PLR0917
     item: Any,
     lane: Any,
     lanes: Any,
@@ -49,6 +49,7 @@ def body(  # noqa: D103, PLR0917
     scale: Any,
     grid: Any,
 ) -> None:
+    """Insert one slice; this lane takes every ``lanes``-th coefficient."""
     half = np.float32((grid.shape[0] - 1) // 2)
     for s in range(frames.shape[1]):
         xx, xy, xz = frames[item, s, 0, 0], frames[item, s, 0, 1], frames[item, s, 0, 2]

@@ -41,7 +41,7 @@ def accumulate(sums: Any, index: Any, value: Any) -> None:
 
 
 @portable
-def body(  # noqa: D103, PLR0917
+def body(  # noqa: PLR0917
     item: Any,
     lane: Any,
     lanes: Any,
@@ -60,6 +60,7 @@ def body(  # noqa: D103, PLR0917
     work: Any,
     sums: Any,
 ) -> None:
+    """Insert the images of one item; this lane takes every ``lanes``-th coefficient."""
     one, zero = np.float32(1.0), np.float32(0.0)
     middle = np.float32(sums.shape[2] - 1)
     count = kx.shape[0]

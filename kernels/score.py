@@ -32,7 +32,7 @@ from dspa.device.launcher import Kernel, portable
 
 
 @portable
-def body(  # noqa: D103, PLR0917
+def body(  # noqa: PLR0917
     item: Any,
     lane: Any,
     lanes: Any,
@@ -48,6 +48,7 @@ def body(  # noqa: D103, PLR0917
     cross: Any,
     norm: Any,
 ) -> None:
+    """Score the candidates of one slice; this lane adds up every ``lanes``-th coefficient."""
     # Literals would be float64 and take the arithmetic with them.
     zero = np.float32(0.0)
     count = slices.shape[2]

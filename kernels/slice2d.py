@@ -23,7 +23,7 @@ from dspa.device.launcher import Kernel, portable
 
 
 @portable
-def body(  # noqa: D103, PLR0917
+def body(  # noqa: PLR0917
     item: Any,
     lane: Any,
     lanes: Any,
@@ -35,6 +35,7 @@ def body(  # noqa: D103, PLR0917
     out: Any,
 ) -> None:
     # Literals would be float64 and take the arithmetic with them.
+    """Slice one class average; this lane takes every ``lanes``-th coefficient."""
     one, zero = np.float32(1.0), np.float32(0.0)
     c = member[item]
     middle = np.float32(grids.shape[2] - 1)

@@ -26,7 +26,7 @@ from dspa.kernels.interpolate import trilinear, trilinear_reference
 
 
 @portable
-def body(  # noqa: D103, PLR0917
+def body(  # noqa: PLR0917
     item: Any,
     lane: Any,
     lanes: Any,
@@ -37,6 +37,7 @@ def body(  # noqa: D103, PLR0917
     ky: Any,
     out: Any,
 ) -> None:
+    """Slice one map; this lane takes every ``lanes``-th coefficient."""
     grid = grids[member[item]]
     xx, xy, xz = frames[item, 0, 0], frames[item, 0, 1], frames[item, 0, 2]
     yx, yy, yz = frames[item, 1, 0], frames[item, 1, 1], frames[item, 1, 2]

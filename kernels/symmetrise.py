@@ -25,7 +25,8 @@ from dspa.kernels.interpolate import locate, trilinear_reference
 
 
 @portable
-def body(item: Any, lane: Any, lanes: Any, grid: Any, operators: Any, out: Any) -> None:  # noqa: D103, PLR0917
+def body(item: Any, lane: Any, lanes: Any, grid: Any, operators: Any, out: Any) -> None:  # noqa: PLR0917
+    """Sum one row of the grid over the operators; this lane takes every ``lanes``-th voxel."""
     half = (grid.shape[0] - 1) // 2
     iz, iy = item // grid.shape[1], item % grid.shape[1]
     z, y = np.float32(iz - half), np.float32(iy - half)

@@ -200,6 +200,7 @@ class ClassPage:
         self.figures.text = figures_table(wanted, number)
 
         def done(images: NDArray[np.float32]) -> None:
+            """Show particles of the class that was clicked."""
             place = np.arange(len(images))
             x, y = place % MEMBER_COLUMNS, -(place // MEMBER_COLUMNS)
             if images.size:

@@ -239,6 +239,7 @@ class PickPage:
         views = self.shelf.views
 
         def draw() -> tuple[Any, Any, Any]:
+            """Read a micrograph and its junk, and filter it for the screen: in a thread."""
             small = views.ask(path, turned=wanted.turned[row]).result()
             junk = wanted.junk(row)
             return (
@@ -248,6 +249,7 @@ class PickPage:
             )
 
         def done(found: tuple[Any, Any, Any]) -> None:
+            """Put the picture on the page."""
             small, junk, image = found
             height, width = (n * small.step * pixel_size for n in image.shape)
             self.widgets.data.image.data = {

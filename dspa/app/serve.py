@@ -108,6 +108,7 @@ def keep_from_logs(secret: str) -> None:
     make = logging.getLogRecordFactory()
 
     def without(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        """Make a log record, and take the secret out of it."""
         record = make(*args, **kwargs)
         try:
             text = record.getMessage()

@@ -200,6 +200,7 @@ def _local(name: str, workers: int, options: Mapping[str, Any], routes: tuple[st
         raise InputError(f"--cluster {name}: memory_limit is no size; write 4GiB") from error
 
     def start() -> tuple[Client, tuple[Any, ...]]:
+        """Start workers on this machine."""
         folder = str(scratch_folder("dspa-spill-", options.get("local_directory")))
         _settle(routes)
         chosen = {
@@ -253,6 +254,7 @@ def _cuda(name: str, workers: int | None, options: Mapping[str, Any]) -> Cluster
         raise InputError(f"--cluster {name} needs CuPy and dask-cuda: pip install 'dspa[cuda]'")
 
     def start() -> tuple[Client, tuple[Any, ...]]:
+        """Start a worker for every GPU of this machine."""
         from dask_cuda import LocalCUDACluster  # an extra, with a driver behind it
 
         _settle(())
@@ -371,6 +373,7 @@ def _slurm(name: str, jobs: int, options: Mapping[str, Any]) -> Cluster:
         raise InputError(f"--cluster {name} needs dask-jobqueue: pip install 'dspa[slurm]'")
 
     def start() -> tuple[Client, tuple[Any, ...]]:
+        """Ask Slurm for workers."""
         from dask_jobqueue import SLURMCluster  # an extra
 
         _settle(())

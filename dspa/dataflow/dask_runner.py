@@ -110,6 +110,7 @@ class DaskRunner:
         self._watch = watch = _Watch(len(plan.chunks), name, self.events)
 
         def make(share: Plan) -> tuple[Stored, Stored]:
+            """Run one share of a pass on the cluster: its model and its rows, as stored."""
             turn = self._turn(name)
             watch.turns.add(turn)
             return Pass(

@@ -324,6 +324,7 @@ class InlineRunner:
         stored, done = self._checkpoints.store(model), itertools.count(1)
 
         def make(share: Plan) -> tuple[Stored, Stored]:
+            """Run one share of a pass here: its model and its rows, as stored."""
             with one_thread():
                 bound = travel(share.reduction).bind(load(stored), share.items)
                 part, before = Part(bound.start()), self._dumped(bound)

@@ -44,6 +44,7 @@ def read_csv_picks(path: Path) -> Coordinates:
         raise InputError(f"{path}: row {bad[0]} does not have {len(header)} values")
 
     def column(key: str) -> np.ndarray:
+        """Return a column as numbers; NaN throughout where the file has none."""
         at = place[key]
         if at is None:
             return np.full(len(rows) - 1, np.nan)

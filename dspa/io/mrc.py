@@ -309,6 +309,7 @@ def write(
     statistics = Statistics()
 
     def write(stream: IO[bytes]) -> None:
+        """Write the sections, and the header when their statistics are known."""
         stream.write(b"\0" * HEADER_BYTES)
         written = 0
         for section in sections:

@@ -32,6 +32,7 @@ class _Spelling:
     stem: str
 
     def fit(self, other: _Spelling) -> _Fit:
+        """Say how well another spelling fits: the best compares highest."""
         shared = 0
         for mine, theirs in zip(self.folders, other.folders, strict=False):
             if mine != theirs:

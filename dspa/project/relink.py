@@ -182,6 +182,7 @@ def _star(path: Path, move: _Move) -> None:
     """Change the paths in a table that other programs read."""
 
     def change(match: re.Match[bytes]) -> bytes:
+        """Return the value of a cell, its path changed."""
         value = match[0]
         quoted = value[:1] in (b'"', b"'") and value[-1:] == value[:1] and len(value) > 1
         text = value[1:-1] if quoted else value

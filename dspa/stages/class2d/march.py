@@ -76,6 +76,7 @@ def march(
     """
 
     def step(number: int, result: Result) -> Pass:
+        """Return the pass of a number, planned from what the one before found."""
         model = ClassModel.read(result.model)
         plan = settings.plan(model, number)
         part: Sequence[ParticleChunk | ChunkRun] = full

@@ -85,6 +85,7 @@ def _pick(
     task: MicrographTask,
 ) -> Candidates | str:
     def pick() -> Candidates:
+        """Search one micrograph, and keep its junk mask."""
         resolution = max(low_pass, 3.0 * task.pixel_size)
         field = search_image(
             task.read(),
