@@ -34,8 +34,8 @@ def body(  # noqa: PLR0917
     ky: Any,
     out: Any,
 ) -> None:
-    # Literals would be float64 and take the arithmetic with them.
     """Slice one class average; this lane takes every ``lanes``-th coefficient."""
+    # Literals would be float64 and take the arithmetic with them.
     one, zero = np.float32(1.0), np.float32(0.0)
     c = member[item]
     middle = np.float32(grids.shape[2] - 1)
