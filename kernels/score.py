@@ -48,7 +48,7 @@ def body(  # noqa: PLR0917
     cross: Any,
     norm: Any,
 ) -> None:
-    """Score an image against a slice at its shifts; this lane adds every ``lanes``-th coefficient."""
+    """Score an image against a slice; this lane adds up every ``lanes``-th coefficient."""
     # Literals would be float64 and take the arithmetic with them.
     zero = np.float32(0.0)
     count = slices.shape[2]
