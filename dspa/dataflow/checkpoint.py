@@ -1,8 +1,8 @@
 """Checkpoints: named arrays on disk, addressed by content, never a pickle.
 
 A model is stored once per content as ``model-HASH.npz``; a checkpoint is a small JSON file that
-names a model and the rows of the pass that made it. Everything is written to a temporary file,
-flushed to disk and renamed, so a reader sees a whole file or none.
+names a model and the rows of the pass that made it. Everything is written to a temporary file
+and renamed, so a reader sees a whole file or none; what a checkpoint names is on disk before it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dspa.data.atomic import write_atomically
+from dspa.data.atomic import flush, write_atomically
 from dspa.data.errors import InputError
 from dspa.dataflow.arrays_file import read_arrays
 
@@ -92,6 +93,8 @@ def content_hash(arrays: Arrays) -> str:
 def store(arrays: Arrays, folder: Path, *, prefix: str = "model") -> Stored:
     """Write arrays under their content hash, unless they are there already.
 
+    They are flushed to disk with the checkpoint that names them.
+
     Parameters
     ----------
     arrays : mapping of str to array
@@ -111,7 +114,8 @@ def store(arrays: Arrays, folder: Path, *, prefix: str = "model") -> Stored:
     path = folder / f"{prefix}-{sha256[:24]}.npz"
     stored = Stored(str(path.resolve()), sha256)
     if not path.exists() or not _is_sound(stored):
-        write_atomically(path, lambda stream: np.savez(stream, allow_pickle=False, **plain))
+        write_atomically(path, lambda stream: np.savez(stream, allow_pickle=False, **plain),
+                         flushed=False)  # fmt: skip
     return stored
 
 
@@ -134,7 +138,7 @@ def load(stored: Stored) -> dict[str, NDArray[Any]]:
         If the file cannot be read now, which says nothing of what it holds.
     """
     try:
-        arrays = read_arrays(Path(stored.path))
+        arrays = read_arrays(Path(stored.path), checked=False)
     except DAMAGE as error:
         _refuse_if_away(Path(stored.path), error)
         raise CheckpointError(f"cannot read checkpoint {stored.path}: {error}") from error
@@ -163,11 +167,33 @@ class Checkpoints:
         self.folder = Path(folder)
         self.keep = keep
         self.told = told
+        self._thread = ThreadPoolExecutor(1, "checkpoints")
+        self._recording: Future[None] | None = None
+        self._fetched: tuple[Stored, Arrays] | None = None
 
     def store(self, arrays: Arrays, *, prefix: str = "model") -> Stored:
-        """Write arrays by content and return their handle."""
+        """Write arrays by content and return their handle.
+
+        The very arrays that `fetch` gave last are there already.
+        """
+        if self._fetched is not None:
+            stored, known = self._fetched
+            if arrays.keys() == known.keys() and all(arrays[n] is known[n] for n in known):
+                return stored
+        self.settle()
         self.folder.mkdir(parents=True, exist_ok=True)
         return store(arrays, self.folder, prefix=prefix)
+
+    def fetch(self, stored: Stored) -> Arrays:
+        """Read a model that this run has just written, by its handle.
+
+        Its arrays cannot be changed in place, so that `store` knows them again.
+        """
+        arrays = read_arrays(Path(stored.path), checked=False)
+        for array in arrays.values():
+            array.flags.writeable = False
+        self._fetched = stored, arrays
+        return arrays
 
     def save(self, name: str, model: Arrays, rows: Arrays | None = None) -> None:
         """Save a checkpoint of the stage's own, for work done between passes.
@@ -184,6 +210,9 @@ class Checkpoints:
     def record(self, name: str, model: Stored, rows: Stored, **about: Any) -> None:
         """Make a checkpoint of stored arrays, then sweep what is no longer needed.
 
+        It is made in a thread beside the next pass, which need not wait for the disk; `settle`
+        waits for it, and every other method does first.
+
         Parameters
         ----------
         name : str
@@ -193,19 +222,37 @@ class Checkpoints:
         **about : Any
             Plain values to keep with it (chunks, batch, fan-in).
         """
+        self.settle()
+        self._recording = self._thread.submit(self._record, name, model, rows, about)
+
+    def settle(self) -> None:
+        """Wait for the checkpoint that is being made; raise what has hindered it."""
+        recording, self._recording = self._recording, None
+        if recording is not None:
+            recording.result()
+
+    def close(self) -> None:
+        """Wait for the checkpoint that is being made."""
+        if self._recording is not None:
+            wait([self._recording])
+
+    def _record(self, name: str, model: Stored, rows: Stored, about: Mapping[str, Any]) -> None:
         prefix, iteration = split_name(name)
+        for stored in (model, rows):
+            flush(Path(stored.path))
         record = {
             "name": name,
             "iteration": iteration,
             "model": {"file": Path(model.path).name, "sha256": model.sha256},
             "rows": {"file": Path(rows.path).name, "sha256": rows.sha256},
-        } | about
+        } | dict(about)
         text = json.dumps(record, indent=1).encode()
         write_atomically(self.folder / f"{name}.json", lambda stream: stream.write(text))
         self._sweep(prefix)
 
     def load(self, name: str) -> Checkpoint:
         """Read the checkpoint of that name."""
+        self.settle()
         path = self.folder / f"{name}.json"
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
@@ -228,6 +275,10 @@ class Checkpoints:
 
     def names(self, prefix: str = "it") -> list[str]:
         """Return the names ``prefix`` + number that exist, oldest iteration first."""
+        self.settle()
+        return self._names(prefix)
+
+    def _names(self, prefix: str) -> list[str]:
         found = [
             (split_name(path.stem)[1], path.stem)
             for path in self.folder.glob("*.json")
@@ -263,7 +314,7 @@ class Checkpoints:
 
     def _sweep(self, prefix: str) -> None:
         """Delete old checkpoints of the prefix, and array files that none names."""
-        for name in self.names(prefix)[: -self.keep]:
+        for name in self._names(prefix)[: -self.keep]:
             (self.folder / f"{name}.json").unlink(missing_ok=True)
         needed = set()
         for path in self.folder.glob("*.json"):

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from dspa.dataflow.checkpoint import Checkpoints
     from dspa.dataflow.cluster import Cluster
-    from dspa.dataflow.reduction import Bound, Chunk, Model, Reduction
+    from dspa.dataflow.reduction import Bound, Chunk, Reduction
 
 ATTEMPTS = 5  # times that lost sums are made again before giving up
 POLL = 1.0  # seconds between looks at which workers are alive
@@ -40,12 +41,25 @@ _BOUND: dict[str, Bound] = {}
 
 
 @dataclass(frozen=True)
+class _Bind:
+    """What a worker is bound to for a pass: it reads the model itself, once.
+
+    As tasks of their own these would travel from worker to worker, which takes longer than to read
+    a file that all of them see.
+    """
+
+    turn: str
+    reduction: bytes
+    model: Stored
+    items: int
+
+
+@dataclass(frozen=True)
 class _ChunkTask:
     """Chunks to be added: what a task needs to know."""
 
     topic: str
-    turn: str
-    items: int
+    bind: _Bind
     batch: int
     chunks: bytes
 
@@ -78,7 +92,7 @@ class Pass:
         The model.
     turn : str
         Name of the pass, shared with no other.
-    folder : Path
+    checkpoints : Checkpoints
         Where the model goes.
     topic : str
         Of the reports of workers.
@@ -93,16 +107,14 @@ class Pass:
         stored: Stored,
         turn: str,
         *,
-        folder: Path,
+        checkpoints: Checkpoints,
         topic: str,
         group: int,
     ) -> None:
         self.cluster, self.plan, self.turn = cluster, plan, turn
-        self.folder, self.topic, self.group = folder, topic, group
-        client = cluster.client
+        self.checkpoints, self.topic, self.group = checkpoints, topic, group
         blob = cloudpickle.dumps(plan.reduction, protocol=5)
-        self.reduction = client.submit(pickle.loads, blob, key=("reduction-" + turn, 0), pure=False)
-        self.model = client.submit(load, stored, key=("model-" + turn, 0), pure=False)
+        self.bind = _Bind(turn, blob, stored, plan.items)
         self.held: dict[_Holder, set[int]] = {}  # which chunks are where
         self.nbytes: dict[_Holder, int] = {}
         self.receipts: list[Future] = []  # kept: workers drop the sums of passes without tasks
@@ -132,26 +144,21 @@ class Pass:
         if not chunks:
             return
         homes, client = self.cluster.addresses, self.cluster.client
-        group, futures = self.group, []
+        group, futures = self.group, list[Future]()
         # A chunk prefers the worker that it went to in other passes, which may have it cached.
         for place in range(max(1, len(homes))):
             own = [c for c in chunks if c.number % max(1, len(homes)) == place]
-            for first in range(0, len(own), group):
-                some = own[first : first + group]
-                blob = cloudpickle.dumps(tuple(some), protocol=5)
-                task = _ChunkTask(self.topic, self.turn, self.plan.items, self.plan.batch, blob)
-                futures.append(
-                    client.submit(
-                        _add_chunks,
-                        self.reduction,
-                        self.model,
-                        task,
-                        key=("chunk-" + self.turn, next(self._keys)),
-                        pure=False,
-                        workers=homes[place : place + 1] or None,
-                        allow_other_workers=bool(homes),
-                    )
-                )
+            some = [tuple(own[first : first + group]) for first in range(0, len(own), group)]
+            blobs = [cloudpickle.dumps(each, protocol=5) for each in some]
+            tasks = [_ChunkTask(self.topic, self.bind, self.plan.batch, blob) for blob in blobs]
+            futures += client.map(
+                _add_chunks,
+                tasks,
+                key=[("chunk-" + self.turn, next(self._keys)) for _ in tasks],
+                pure=False,
+                workers=homes[place : place + 1] or None,
+                allow_other_workers=bool(homes),
+            )
         self.receipts += futures
         for receipt in client.gather(futures):
             self.held.setdefault(receipt.holder, set()).update(receipt.chunks)
@@ -159,6 +166,7 @@ class Pass:
 
     def _finished(self) -> tuple[Stored, Stored]:
         """Bring all sums together, pair by pair, and make the model where they are."""
+        self.checkpoints.settle()  # which sweeps away models that no checkpoint names
         ready: dict[_Holder, Future | None] = dict.fromkeys(self.held)
         chunks = {holder: sorted(numbers) for holder, numbers in self.held.items()}
         holders = sorted(ready, key=lambda holder: -len(chunks[holder]))
@@ -169,9 +177,8 @@ class Pass:
                 chunks[into] = sorted(chunks[into] + chunks[other])
             holders = holders[:half]
         root = holders[0]
-        folder, items = self.folder, self.plan.items
-        last = _Last(self.turn, root.name, tuple(chunks[root]), items, folder)
-        final = self._submit(_finish, self.reduction, self.model, last, ready[root], at=root)
+        last = _Last(self.bind, root.name, tuple(chunks[root]), self.checkpoints.folder)
+        final = self._submit(_finish, last, ready[root], at=root)
         handles: tuple[Stored, Stored] = self._result(final)
         return handles
 
@@ -248,38 +255,38 @@ class _Move:
 class _Last:
     """What the task needs to know that makes the model."""
 
-    turn: str
+    bind: _Bind
     name: str
     chunks: tuple[int, ...]
-    items: int
     folder: Path
 
 
-def _bound(turn: str, reduction: Reduction, model: Model, items: int) -> Bound:
+def _bound(bind: _Bind) -> Bound:
     """Bind once per pass and process; only the last one stays."""
-    if turn not in _BOUND:
+    if bind.turn not in _BOUND:
         _BOUND.clear()
-        _BOUND[turn] = reduction.bind(model, items)
-    return _BOUND[turn]
+        reduction: Reduction = pickle.loads(bind.reduction)
+        _BOUND[bind.turn] = reduction.bind(load(bind.model), bind.items)
+    return _BOUND[bind.turn]
 
 
-def _add_chunks(reduction: Reduction, model: Model, task: _ChunkTask) -> _Receipt:
+def _add_chunks(task: _ChunkTask) -> _Receipt:
     worker = get_worker()
     size_cache(worker)
+    turn, chunks = task.bind.turn, pickle.loads(task.chunks)
     known = {key[0].partition("-")[2] for key in list(worker.state.tasks) if isinstance(key, tuple)}
-    resident.forget(known, task.turn)
-    chunks = pickle.loads(task.chunks)
+    resident.forget(known, turn)
     numbers = tuple(int(chunk.number) for chunk in chunks)
     start = time.perf_counter()
     with one_thread():
-        bound = _bound(task.turn, reduction, model, task.items)
-        held = resident.take(task.turn, lambda: Part(bound.start()))
+        bound = _bound(task.bind)
+        held = resident.take(turn, lambda: Part(bound.start()))
         for chunk in chunks:
             if chunk.number not in held.part.chunks:
                 add_chunk(bound, held.part, chunk, task.batch)
-        resident.put_back(task.turn, held)
+        resident.put_back(turn, held)
     seconds = time.perf_counter() - start
-    worker.log_event(task.topic, {"turn": task.turn, "chunks": numbers, "seconds": seconds})
+    worker.log_event(task.topic, {"turn": turn, "chunks": numbers, "seconds": seconds})
     return _Receipt(_Holder(worker.address, held.name), numbers, held.nbytes)
 
 
@@ -309,9 +316,8 @@ def _is_held(turn: str, name: str, chunks: Sequence[int]) -> bool:
     return True
 
 
-def _finish(reduction: Reduction, model: Model, last: _Last, *after: Any) -> tuple[Stored, Stored]:
+def _finish(last: _Last, *after: Any) -> tuple[Stored, Stored]:
     """Make the model from the sums of all chunks, which are here."""
-    held = resident.claim(last.turn, last.name, last.chunks)
+    held = resident.claim(last.bind.turn, last.name, last.chunks)
     with one_thread():
-        bound = _bound(last.turn, reduction, model, last.items)
-        return finish_part(bound, held.part, last.folder)
+        return finish_part(_bound(last.bind), held.part, last.folder)

@@ -1,8 +1,7 @@
 """Reductions on Dask: each pass is that of `dspa.dataflow.dask_pass`.
 
-The model is a task that loads a checkpoint by path and hash, so a worker that lost it reads it
-again; nothing is scattered. Keys name run, pass and chunk. Sums and rows stay in the workers; only
-handles pass through the client.
+Workers read the model from a checkpoint by path and hash; nothing is scattered. Keys name run, pass
+and chunk. Sums and rows stay in the workers; only handles pass through the client.
 """
 
 from __future__ import annotations
@@ -59,15 +58,18 @@ class DaskRunner:
         Job folder, on a file system that the workers share; checkpoints go to ``checkpoints/``.
     events : Events
         Told of progress.
+    given : Checkpoints, optional
+        Of that folder, if there are any: two would sweep away what the other has just written.
     """
 
     cluster: Cluster
     folder: Path
     events: Events = field(default_factory=Events)
+    given: Checkpoints | None = None
 
     def __post_init__(self) -> None:
         folder = Path(self.folder).resolve() / "checkpoints"
-        self._checkpoints = Checkpoints(folder, told=self.events.warning)
+        self._checkpoints = self.given or Checkpoints(folder, told=self.events.warning)
         self._id = new_run_id()
         self._calls = 0
         self._seconds: dict[str, float] = {}
@@ -118,7 +120,7 @@ class DaskRunner:
                 share,
                 stored,
                 turn,
-                folder=self._checkpoints.folder,
+                checkpoints=self._checkpoints,
                 topic=self.topic,
                 group=self.group(share),
             ).made()
@@ -130,7 +132,7 @@ class DaskRunner:
         watch.finished()
         self._seconds[type(reduction).__qualname__] = watch.seconds_per_chunk
         self._checkpoints.record(name, new, rows, **plan.about())
-        return Result(load(new), load(rows))
+        return Result(self._checkpoints.fetch(new), load(rows))
 
     def map(self, function: Callable[[S], T], items: Iterable[S], *, name: str = "map") -> list[T]:
         """Apply a picklable function to every item, in order.
@@ -172,6 +174,7 @@ class DaskRunner:
 
     def close(self) -> None:
         """Stop listening; the cluster belongs to whoever made it."""
+        self._checkpoints.close()
         if self._listening:
             self._listening = False
             self.cluster.client.unsubscribe_topic(self.topic)

@@ -204,7 +204,8 @@ def reduce_chunks(bound: Bound, chunks: Iterable[Chunk], batch: int) -> Part:
 def finish_part(bound: Bound, part: Part, folder: Path) -> tuple[Stored, Stored]:
     """Make the model from the sum, and write it and the rows; only handles travel on."""
     made = bound.finish(host(part.sums))
-    model = {name: np.asarray(host(value)) for name, value in made.items()}
+    # In the order that they are read in again: how memory lies shows in the bits of what follows.
+    model = {name: np.asarray(host(value), order="C") for name, value in made.items()}
     folder.mkdir(parents=True, exist_ok=True)
     return store(model, folder), store(join_rows(part.rows), folder, prefix="rows")
 
@@ -334,11 +335,12 @@ class InlineRunner:
                         raise AssertionError(f"add changed its {type(bound).__name__}")
                     at = min(next(done), len(plan.chunks))
                     self.events.emit("progress", task=name, done=at, total=len(plan.chunks))
+                self._checkpoints.settle()
                 return finish_part(bound, part, self._checkpoints.folder)
 
         new, rows = make_shares(plan, make, folder=self._checkpoints.folder)
         self._checkpoints.record(name, new, rows, **plan.about())
-        return Result(load(new), load(rows))
+        return Result(self._checkpoints.fetch(new), load(rows))
 
     def map(self, function: Callable[[S], T], items: Iterable[S], *, name: str = "map") -> list[T]:
         """Apply a picklable function to every item, in order.
@@ -367,6 +369,7 @@ class InlineRunner:
 
     def close(self) -> None:
         """Remove the temporary folder, if this runner made one."""
+        self._checkpoints.close()
         if hasattr(self, "_clean"):
             self._clean()
 

@@ -123,7 +123,7 @@ class LazyRunner:
 
             cluster = self.machines.cluster()
             client = cluster.client
-            self._runner = DaskRunner(cluster, self.folder, self.events)
+            self._runner = DaskRunner(cluster, self.folder, self.events, self._checkpoints)
             self.events.listeners += (_Forward(client),)
             size = f"{cluster.workers} worker(s) of {cluster.memory / 2**30:.1f} GiB"
             self.events.emit("cluster", text=f"{size}; dashboard {cluster.dashboard}")
