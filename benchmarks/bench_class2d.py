@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ from dspa.stages.class2d.census import Census
 from dspa.stages.class2d.constants import FOLDS
 from dspa.stages.class2d.model import ClassModel
 from dspa.stages.class2d.plan import ClassPlan, Params, Settings
-from dspa.stages.class2d.reduction import Class2D
+from dspa.stages.class2d.reduction import BoundPass, Class2D, Search
 from dspa.stages.particles.chunks import ImageSpec, ParticleBatch
 from dspa.stages.particles.images import prepare_images
 
@@ -62,7 +63,7 @@ def problem(
     model = replace(
         ClassModel.begin(np.ones(SPEC.radius + 1)),
         iteration=np.asarray(1),
-        references=np.stack([averages] * FOLDS),
+        averages=averages,
         shell=np.full(classes, 14.0),
         statistics=Statistics(np.zeros((FOLDS, classes, 3, 2, 3), np.float32), count),
         slots=np.full(classes, -1, np.int32),
@@ -75,6 +76,14 @@ def problem(
     return settings, batch, model.arrays()
 
 
+def bind(plan: ClassPlan, model: dict[str, NDArray[np.float32]]) -> BoundPass:
+    """Make a pass ready that compares with the averages themselves."""
+    bound = Class2D(plan).bind(model)
+    compare = cast("Search", bound.compare)
+    searchers = replace(compare.searchers, references=[model["averages"]] * FOLDS)
+    return replace(bound, compare=replace(compare, searchers=searchers))
+
+
 def run() -> Iterator[Row]:
     """Measure one thread on 64 px, 50 classes."""
     for snr in (0.05, 0.02):
@@ -82,14 +91,14 @@ def run() -> Iterator[Row]:
         soft = replace(settings.plan(ClassModel.read(model), 1), classes=CLASSES)
         fine = replace(settings.plan(ClassModel.read(model), settings.steps), radius=RADIUS)
         for name, plan in (("averaging over all poses", soft), ("candidates to shell 17", fine)):
-            bound = Class2D(plan).bind(model)
+            bound = bind(plan, model)
             seconds = best_time(lambda bound=bound, batch=batch: bound.add(bound.start(), batch))
             what = f"class2d 64 px, 50 classes, SNR {snr}, {name} (best)"
             yield Row(what, IMAGES / seconds, "image/s")
         yield from search_rows(fine, batch, model, snr=snr)
     yield from class_rows()
     yield from bind_rows(soft, fine, model)
-    yield from coarse_rows(Class2D(soft).bind(model), batch)
+    yield from coarse_rows(bind(soft, model), batch)
 
 
 def class_rows() -> Iterator[Row]:
@@ -100,7 +109,7 @@ def class_rows() -> Iterator[Row]:
         fine = replace(settings.plan(ClassModel.read(model), settings.steps), radius=RADIUS)
         soft = replace(settings.plan(ClassModel.read(model), 1), classes=classes)
         for name, plan in (("averaging over all poses", soft), ("candidates to shell 17", fine)):
-            bound = Class2D(plan).bind(model)
+            bound = bind(plan, model)
             seconds = best_time(lambda bound=bound, batch=batch: bound.add(bound.start(), batch))
             yield Row(
                 f"class2d 64 px, {classes} classes, {name} (best)", IMAGES / seconds, "image/s"
@@ -112,14 +121,13 @@ def bind_rows(
 ) -> Iterator[Row]:
     """Measure what a pass costs before its first image."""
     for name, plan in (("all poses", soft), ("candidates", fine)):
-        bind = Class2D(plan).bind
-        seconds = best_time(lambda bind=bind: bind(model).compare.searchers[0], repeats=3)
+        seconds = best_time(lambda plan=plan: bind(plan, model).compare.searchers[0], repeats=3)
         yield Row(
             f"class2d 64 px, 50 classes, preparing one fold of a pass, {name} (best)", seconds, "s"
         )
 
 
-def coarse_rows(bound: Class2D, batch: ParticleBatch) -> Iterator[Row]:
+def coarse_rows(bound: BoundPass, batch: ParticleBatch) -> Iterator[Row]:
     """Compare the coarse scores with what the machine makes of a large square product."""
     bank = bound.compare.searchers[0].bank
     count = min(bank.block, len(batch))
@@ -140,7 +148,7 @@ def search_rows(
     plan: ClassPlan, batch: ParticleBatch, model: dict[str, NDArray[np.float32]], *, snr: float
 ) -> Iterator[Row]:
     """Compare the search with every class, fine angle and fine shift at the full radius."""
-    searcher = Class2D(plan).bind(model).compare.searchers[0]
+    searcher = bind(plan, model).compare.searchers[0]
     lattice = searcher.lattice
     y = (np.conj(batch.images) * batch.ctf).astype(np.complex64)
     c2 = batch.ctf**2

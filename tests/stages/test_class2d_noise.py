@@ -85,14 +85,20 @@ def added(task, batch):
     return sums, task.add(sums, batch)
 
 
-def start(batch, averages):
-    """Model of the random start, with the true averages to compare with."""
+def start(batch):
+    """Model of the random start."""
     noise = BackgroundNoise(SPEC)
     sums, _ = added(noise, batch)
     begin = ClassModel.begin(noise.finish(sums)["noise"]).arrays()
     task = Class2D(replace(PLAN, act=Act.START, iteration=0)).bind(begin)
-    model = task.finish(added(task, batch)[0])
-    return {**model, "references": np.stack([averages] * FOLDS)}
+    return dict(task.finish(added(task, batch)[0]))
+
+
+def beside(averages, plan, model):
+    """A pass that compares with the true averages."""
+    task = Class2D(plan).bind(model)
+    searchers = replace(task.compare.searchers, references=np.stack([averages] * FOLDS))
+    return replace(task, compare=replace(task.compare, searchers=searchers))
 
 
 PARAMS = Params(classes=2, max_shift=3.0 * PIXEL, recenter=False)
@@ -109,9 +115,9 @@ def with_params(**changes):
 def after(images):
     """Rows and model of five passes with the same averages."""
     batch, _, averages = images
-    model = start(batch, averages)
+    model = start(batch)
     for _ in range(5):
-        task = Class2D(PLAN).bind(model)
+        task = beside(averages, PLAN, model)
         partial, rows = added(task, batch)
         found = task.finish(partial)
         model |= {name: value for name, value in found.items() if name.startswith("nuisance.")}
@@ -145,7 +151,7 @@ def test_contrast_of_every_image_is_found(images, after):
     assert 0.6 < slope < 1.05
     assert level + slope == pytest.approx(1.0, abs=0.06)
     # Off, every image counts the same.
-    task = Class2D(with_params(image_scale=False)).bind(start(batch, images[2]))
+    task = beside(images[2], with_params(image_scale=False), start(batch))
     assert np.all(added(task, batch)[1]["scale"] == 1.0)
 
 
@@ -175,7 +181,7 @@ def test_a_pass_blends_its_noise_with_what_was_known(images, after):
     )
     known["nuisance.noise_sums"] = model["nuisance.noise_sums"][:, :5]
     known["nuisance.noise_moments"] = 2.0 * model["nuisance.noise_moments"]
-    task = Class2D(replace(PLAN, step=0.25, share=0.5)).bind(known)
+    task = beside(images[2], replace(PLAN, step=0.25, share=0.5), known)
     found = task.finish(added(task, batch)[0])
     assert found["nuisance.noise_moments"][0, 3] == pytest.approx(SHOWN, abs=1)
     assert np.allclose(found["nuisance.noise"], model["nuisance.noise"], rtol=0.02)
@@ -185,7 +191,7 @@ def test_a_pass_blends_its_noise_with_what_was_known(images, after):
     )
     ratio = "nuisance.noise_ratio"
     assert np.allclose(found[ratio][:, 8:], model[ratio][:, 8:], atol=0.1)
-    still = Class2D(with_params(estimate_noise=False)).bind(known)
+    still = beside(images[2], with_params(estimate_noise=False), known)
     kept = still.finish(added(still, batch)[0])
     assert np.array_equal(kept["nuisance.noise"], model["nuisance.noise"])
 

@@ -44,7 +44,7 @@ def average_of(images, member, box, partner):
         c2=np.ones((count, around.count), np.float32),
         band=around,
     )
-    whole = mirrored_too(sums[None], partner)[0]
+    whole = mirrored_too(sums, partner)
     prior = np.zeros((1, RADIUS + 1))
     return solve_averages(whole, around, prior=prior, mask=np.ones((box, box), np.float32))
 

@@ -202,8 +202,8 @@ class Searchers:
 
     Attributes
     ----------
-    references : (sets, members, y, x) or (sets, members, z, y, x) float32
-        Images or densities.
+    references : sequence of (members, y, x) or (members, z, y, x) float32
+        Images or densities of each set.
     lattice : Lattice
     prior : (members,) float, optional
         Log-prior of each member; 0 by default.
@@ -244,9 +244,12 @@ class Searchers:
         if is_host(array):
             return self
         if "beside" not in self._made:
-            moved = like(self.references, reference=array)
             self._made["beside"] = Searchers(
-                moved, self.lattice, self.prior, self.profile, self.local
+                _Moved(self.references, array[:0]),
+                self.lattice,
+                self.prior,
+                self.profile,
+                self.local,
             )
         found: Searchers = self._made["beside"]
         return found
@@ -302,6 +305,20 @@ class Searchers:
                 self._made[key] = tuple(made[radius] for radius in radii)
         grids_: tuple[Any, ...] = self._made[key]
         return grids_
+
+
+@dataclass(frozen=True, eq=False)
+class _Moved:
+    """References that go where an array lives when they are asked for."""
+
+    references: Any
+    beside: Any
+
+    def __len__(self) -> int:
+        return len(self.references)
+
+    def __getitem__(self, number: int) -> Any:
+        return like(self.references[number], reference=self.beside)
 
 
 def search(

@@ -19,6 +19,8 @@ from dspa.ops.sums.averages import (
 from dspa.stages.class2d.constants import FOLDS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from dspa.geometry.band import Band
@@ -68,10 +70,6 @@ class Statistics:
             np.stack([move_sums(fold, offsets, band) for fold in self.sums]), self.counts
         )
 
-    def mirrored_too(self, partner: NDArray[np.int64]) -> Statistics:
-        """Return these with what the partners of the classes have, mirrored."""
-        return Statistics(mirrored_too(self.sums, partner), self.counts)
-
     def widen(self, extra: int) -> Statistics:
         """Return these with so many empty classes behind them."""
         behind = [(0, 0), (0, extra)]
@@ -88,13 +86,13 @@ def mirrored_too(sums: NDArray[np.float32], partner: NDArray[np.int64]) -> NDArr
 
     Parameters
     ----------
-    sums : (folds, classes, 2 limit + 1, limit + 1, 3) float32
+    sums : (classes, 2 limit + 1, limit + 1, 3) float32
     partner : (classes,) int64
         -1: none.
     """
     paired = np.flatnonzero(partner >= 0)
     whole = sums.copy()
-    whole[:, paired] += np.flip(sums[:, partner[paired]], axis=-3)
+    whole[paired] += np.flip(sums[partner[paired]], axis=-3)
     return whole
 
 
@@ -153,7 +151,7 @@ class Solved:
     Attributes
     ----------
     averages : (classes, y, x) float32
-        Of all folds.
+        Of all folds; of no class where only the other two were asked for.
     curve : (classes, radius + 1) float64
         Ring correlation of the halves.
     prior : (classes, radius + 1) float64
@@ -165,36 +163,84 @@ class Solved:
     prior: NDArray[np.float64]
 
 
-def solve(statistics: Statistics, band: Band, *, mask: Any, reach: int) -> Solved:
+def solve(
+    statistics: Statistics,
+    partner: NDArray[np.int64],
+    band: Band,
+    *,
+    mask: Any,
+    reach: int,
+    shown: bool = True,
+) -> Solved:
     """Make class averages, filtered by the correlation of their halves.
 
     Parameters
     ----------
     statistics : Statistics
+    partner : (classes,) int64
+        Classes whose mirrored images count as well, -1 none.
     band : Band
     mask : (y, x) float32
     reach : int
         Radius to which images were added up.
+    shown : bool
+        Whether the averages of all folds are wanted.
     """
     flat = np.zeros((1, band.radius + 1))
     sums = statistics.sums
-    halves = [
-        solve_averages(sums[first] + sums[first + 1], band, prior=flat, mask=mask)
-        for first in (0, FOLDS // 2)
-    ]
+    half = [mirrored_too(sums[first] + sums[first + 1], partner) for first in (0, FOLDS // 2)]
+    halves = [solve_averages(each, band, prior=flat, mask=mask) for each in half]
     curve = ring_correlation(halves[0], halves[1], band)
     # Beyond what was added up there is only what the mask smears out, equal in both halves.
     curve[:, reach + 1 :] = 0.0
     prior = wiener_prior(smooth_curve(curve))
     prior[:, :3] = np.minimum(prior[:, :3], 1.0)
-    return Solved(solve_averages(sums.sum(axis=0), band, prior=prior, mask=mask), curve, prior)
+    averages = np.zeros((0, *halves[0].shape[1:]), np.float32)
+    if shown:
+        averages = solve_averages(half[0] + half[1], band, prior=prior, mask=mask)
+    return Solved(averages, curve, prior)
 
 
-def references(
-    statistics: Statistics, prior: NDArray[np.float64], band: Band, *, mask: Any
-) -> NDArray[np.float32]:
-    """Make for each fold the averages of the other folds: (folds, classes, y, x) float32."""
-    others = [np.delete(statistics.sums, fold, axis=0).sum(axis=0) for fold in range(FOLDS)]
-    # Fewer images, more noise: the ratio grows as the number falls.
-    ratio = prior * (FOLDS / (FOLDS - 1))
-    return np.stack([solve_averages(sums, band, prior=ratio, mask=mask) for sums in others])
+@dataclass(frozen=True, eq=False)
+class References:
+    """What the images of each fold are compared with: averages of the other folds.
+
+    They are made where and when they are asked for. A worker mostly meets images of a few folds,
+    and what all of them would wait for is done by each for its own.
+
+    Attributes
+    ----------
+    sums : (folds, classes, 2 limit + 1, limit + 1, 3) float32
+    partner : (classes,) int64
+    prior : (classes, radius + 1) float64
+        From `solve`.
+    band : Band
+    mask : (y, x) float32
+    compared : callable
+        Takes from averages what is too coarse to be compared.
+    chosen : (classes,) bool
+        Classes that images are compared with.
+    """
+
+    sums: NDArray[np.float32]
+    partner: NDArray[np.int64]
+    prior: NDArray[np.float64]
+    band: Band
+    mask: NDArray[np.float32]
+    compared: Callable[[Any], Any]
+    chosen: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        """Return the number of folds."""
+        return FOLDS
+
+    def __getitem__(self, fold: int) -> NDArray[np.float32]:
+        """Averages for the images of a fold: (classes, y, x) float32."""
+        first, second, third = (self.sums[other] for other in range(FOLDS) if other != fold)
+        sums = mirrored_too(first + second + third, self.partner)[self.chosen]
+        # Fewer images, more noise: the ratio grows as the number falls.
+        ratio = self.prior[self.chosen] * (FOLDS / (FOLDS - 1))
+        averages: NDArray[np.float32] = self.compared(
+            solve_averages(sums, self.band, prior=ratio, mask=self.mask)
+        )
+        return averages

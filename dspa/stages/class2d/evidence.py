@@ -69,9 +69,9 @@ class Weighing:
     def bind(self, model: Model, items: int = 0) -> BoundWeighing:
         """Prepare the averages of the classes that show a particle."""
         known = ClassModel.read(model)
-        averages = self.plan.settings.compared(known.references[:, self.showing])
         count = known.count[self.showing]
         share = np.maximum(count / max(float(count.sum()), 1.0), tuned().faintest)
+        averages = known.references(self.plan, self.showing)
         searchers = Searchers(averages, self.plan.lattice(), np.log(share))
         return BoundWeighing(self, known, searchers)
 

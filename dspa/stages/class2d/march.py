@@ -84,7 +84,7 @@ def march(
             part = minibatch(online, settings.step_size, number - 1, multiple=FOLDS)
         elif onto is not None:
             plan = replace(plan, step=onto.step, share=onto.step)
-            model = replace(model, statistics=onto.statistics)
+            model = replace(model, onto=onto.statistics)
         return Pass(Class2D(plan), part, model.arrays())
 
     def tell(number: int, made: Pass, result: Result) -> None:

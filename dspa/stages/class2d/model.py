@@ -14,7 +14,7 @@ from dspa.data.atomic import write_atomically
 from dspa.data.errors import InputError
 from dspa.dataflow.arrays_file import read_arrays
 from dspa.dataflow.checkpoint import DAMAGE
-from dspa.stages.class2d.averages import Statistics
+from dspa.stages.class2d.averages import References, Statistics
 from dspa.stages.class2d.census import Census, Standing, first_partners
 from dspa.stages.class2d.constants import FOLDS
 from dspa.stages.class2d.sums import all_grids
@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 Arrays = dict[str, "NDArray[Any]"]
 
 FILE = "classification.npz"
-LAYOUT = 4  # raised with every change of what a model or its rows hold
+LAYOUT = 5  # raised with every change of what a model or its rows hold
 _MODEL, _ROWS = "model.", "rows."
+NOTHING = Statistics(np.zeros((FOLDS, 0, 3, 2, 3), np.float32), np.zeros((FOLDS, 0)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,15 +66,18 @@ class ClassModel:
     iteration : () int64
         Number of the pass; -1 before the random start.
     averages : (classes, y, x) float32
-        Made from the images of each class alone, of all folds.
-    references : (folds, classes, y, x) float32
-        What the images of each fold are compared with.
+        Made from the images of each class alone, of all folds; of no class where the pass shows
+        none.
+    prior : (classes, radius + 1) float64
+        Noise-to-signal ratio of the averages that images are compared with.
     frc : (classes, radius + 1) float64
         Ring correlation of the halves of each class.
     shell : (classes,) float64
         Where that falls to 0.5, Fourier pixels.
     statistics, poor : Statistics
         Of all images, and of the worst-fitting ones of the classes that have a slot.
+    onto : Statistics
+        What the next pass adds to, if not to ``statistics``; of no class otherwise.
     slots : (classes,) int32
         Slot of each class in ``poor``, -1 none.
     census : Census
@@ -86,11 +90,12 @@ class ClassModel:
 
     iteration: NDArray[np.int64]
     averages: NDArray[np.float32]
-    references: NDArray[np.float32]
+    prior: NDArray[np.float64]
     frc: NDArray[np.float64]
     shell: NDArray[np.float64]
     statistics: Statistics
     poor: Statistics
+    onto: Statistics
     slots: NDArray[np.int32]
     census: Census
     seeded: NDArray[np.bool_]
@@ -130,7 +135,8 @@ class ClassModel:
             If an array is missing.
         """
         parts: dict[str, Any] = {
-            "statistics": Statistics, "poor": Statistics, "census": Census, "total": Totals,
+            "statistics": Statistics, "poor": Statistics, "onto": Statistics, "census": Census,
+            "total": Totals,
         }  # fmt: skip
         given: dict[str, Any] = {"nuisance": _under(arrays, "nuisance.")}
         for name, kind in parts.items():
@@ -141,16 +147,16 @@ class ClassModel:
     @classmethod
     def begin(cls, noise: NDArray[np.float64]) -> ClassModel:
         """Return that of no class and no image, and of noise of this power per shell."""
-        none, whole, flat = np.zeros(0), np.zeros(0, np.int64), np.zeros((FOLDS, 0))
-        nothing = Statistics(np.zeros((FOLDS, 0, 3, 2, 3), np.float32), flat)
+        none, whole = np.zeros(0), np.zeros(0, np.int64)
         return cls(
             iteration=np.asarray(-1),
             averages=np.zeros((0, 0, 0), np.float32),
-            references=np.zeros((FOLDS, 0, 0, 0), np.float32),
+            prior=np.zeros((0, noise.size)),
             frc=np.zeros((0, noise.size)),
             shell=none,
-            statistics=nothing,
-            poor=nothing,
+            statistics=NOTHING,
+            poor=NOTHING,
+            onto=NOTHING,
             slots=none.astype(np.int32),
             census=Census(none, none, none, np.zeros((0, 0)), whole, whole),
             seeded=none.astype(bool),
@@ -158,8 +164,29 @@ class ClassModel:
             nuisance={"noise": noise},
         )
 
+    def references(self, plan: ClassPlan, chosen: NDArray[np.bool_] | None = None) -> References:
+        """Return what the images of each fold are compared with.
+
+        Parameters
+        ----------
+        plan : ClassPlan
+        chosen : (classes,) bool, optional
+            Classes that they are compared with; all by default.
+        """
+        spec, settings = plan.spec, plan.settings
+        return References(
+            self.statistics.sums,
+            self.census.partner,
+            self.prior,
+            spec.band(),
+            spec.crop_mask(),
+            settings.compared,
+            np.ones(self.classes, bool) if chosen is None else chosen,
+        )
+
     def blend(self, sums: Sums, plan: ClassPlan) -> Standing:
         """Blend the sums of a pass into those so far."""
+        old = self.onto if self.onto.counts.size else self.statistics
         classes = plan.classes
         grids, poor = all_grids(sums, plan)
         new, rest = Statistics(grids, sums["counts"]), Statistics(poor, sums["poor_counts"])
@@ -171,10 +198,10 @@ class ClassModel:
         if plan.iteration == 0:
             return Standing(new, rest, np.full(classes, -1, np.int32), census)
         if rest.counts.shape == self.poor.counts.shape:
-            share = new.counts.sum() / max(float(self.statistics.counts.sum()), 1.0)
+            share = new.counts.sum() / max(float(old.counts.sum()), 1.0)
             rest = rest.blend(self.poor, step=plan.step, share=share)
         census = census.blend(self.census, step=plan.step)
-        return Standing(new.blend(self.statistics, step=plan.step), rest, self.slots, census)
+        return Standing(new.blend(old, step=plan.step), rest, self.slots, census)
 
 
 @dataclass(frozen=True, eq=False)

@@ -150,7 +150,7 @@ class Progress:
             searched_to=self.spec.extent / plan.radius,
         )
         # Others wait for this process meanwhile.
-        if iteration % tuned().pictured == 0 or iteration in (1, passes):
+        if plan.shown:
             picture = sorted_montage(model.averages, count, resolution)
             title = f"class averages, pass {iteration} of {passes}"
             self.events.picture("class_averages", picture, title=title)

@@ -343,6 +343,11 @@ class ClassPlan:
         return moving and self.settings.params.recenter and self.iteration % tuned().recentre == 0
 
     @property
+    def shown(self) -> bool:
+        """Whether averages of all images are made, for a picture: others compare those of folds."""
+        return not self.act.online or self.iteration == 1 or self.iteration % tuned().pictured == 0
+
+    @property
     def soft(self) -> bool:
         """Whether to average over the whole coarse lattice."""
         return self.act is Act.SOFT

@@ -33,10 +33,10 @@ from dspa.ops.sums.fixed import (
     largest_entries,
     overflows,
 )
-from dspa.stages.class2d.averages import references, solve
+from dspa.stages.class2d.averages import solve
 from dspa.stages.class2d.census import class_prior, regrouped
 from dspa.stages.class2d.constants import FOLDS, tuned
-from dspa.stages.class2d.model import ClassModel, Totals
+from dspa.stages.class2d.model import NOTHING, ClassModel, Totals
 from dspa.stages.class2d.sums import (
     empty,
     empty_rows,
@@ -89,10 +89,9 @@ class Class2D:
         scale = fixed_point_scale(self.total or expected_total(items, noise))
         if self.plan.iteration == 0:
             return BoundPass(self.plan, known, scale, RandomClasses(self.plan, scale))
-        averages = self.plan.settings.compared(known.references)
         owned = known.census.count if self.plan.settled else None
         prior = class_prior(known.count, owned)
-        made = Searchers(averages, self.plan.lattice(), prior)
+        made = Searchers(known.references(self.plan), self.plan.lattice(), prior)
         return BoundPass(self.plan, known, scale, Search(self.plan, known, scale, made))
 
     def bytes_per_item(self) -> int:
@@ -172,13 +171,13 @@ class BoundPass:
         if overflows(total, self.scale):
             raise Again(Class2D(plan, total))
         sums = settled(sums, self.scale)
-        band, mask = plan.spec.band(), plan.spec.crop_mask()
+        band = plan.spec.band()
         state, seeded = regrouped(model.blend(sums, plan), plan)
         statistics = state.all
         if plan.held:
             statistics = statistics.hold(model.statistics.sums, plan.held)
         partner, poor = state.census.partner, state.poor
-        shown, solved = self._averaged(statistics, partner)
+        solved = self._solve(statistics, partner, shown=plan.recentre or plan.shown)
         if plan.recentre:
             most = plan.settings.max_shift
             offsets = np.clip(centre_offsets(solved.averages), -most, most)
@@ -189,18 +188,20 @@ class BoundPass:
             moves = np.zeros((poor.counts.shape[1], 2))
             moves[state.slots[with_slot]] = -offsets[with_slot]
             poor = poor.move(moves, band)
-            shown, solved = self._averaged(statistics, partner)
+            solved = self._solve(statistics, partner, shown=plan.shown)
         # What is written is made from the images of each class alone.
-        own = solved if plan.paired else self._solve(statistics)
+        alone = np.full(partner.size, -1)
+        own = solved if plan.paired else self._solve(statistics, alone, shown=plan.shown)
         contrast = blend_sums(model.nuisance.get("contrast"), sums["contrast"], step=plan.step)
         return ClassModel(
             iteration=np.asarray(plan.iteration),
             averages=own.averages,
-            references=references(shown, solved.prior, band, mask=mask),
+            prior=solved.prior,
             frc=own.curve,
             shell=crossing(own.curve, 0.5),
             statistics=statistics,
             poor=poor,
+            onto=NOTHING,
             slots=state.slots,
             census=state.census,
             seeded=seeded,
@@ -208,16 +209,12 @@ class BoundPass:
             nuisance={**next_noise(plan, model.nuisance, sums), "contrast": contrast},
         ).arrays()
 
-    def _averaged(
-        self, statistics: Statistics, partner: NDArray[np.int64]
-    ) -> tuple[Statistics, Solved]:
-        """Make averages, and return what they are made from: pairs share their images."""
-        shown = statistics.mirrored_too(partner)
-        return shown, self._solve(shown)
-
-    def _solve(self, statistics: Statistics) -> Solved:
-        spec = self.plan.spec
-        return solve(statistics, spec.band(), mask=spec.crop_mask(), reach=self.plan.reach)
+    def _solve(self, statistics: Statistics, partner: NDArray[np.int64], *, shown: bool) -> Solved:
+        """Make averages, of classes and their partners."""
+        spec, reach = self.plan.spec, self.plan.reach
+        return solve(
+            statistics, partner, spec.band(), mask=spec.crop_mask(), reach=reach, shown=shown
+        )
 
 
 @dataclass(frozen=True, eq=False)
