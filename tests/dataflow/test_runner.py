@@ -105,6 +105,7 @@ def test_shares_are_made_one_after_another(tmp_path):
     for name, values in whole.rows.items():
         assert np.array_equal(found.rows[name], values)
     assert [event["done"] for event in progress] == [1, 2, 3, 4, 5]
+    runner.checkpoints.settle()
     named = {path.name for path in (tmp_path / "checkpoints").glob("*.npz")}
     assert len(named) == 3  # two models, rows of one content, nothing of the first share
 
