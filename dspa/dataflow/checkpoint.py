@@ -206,6 +206,7 @@ class Checkpoints:
             What `latest` gives back.
         """
         self.record(name, self.store(model), self.store(rows or {}, prefix="rows"))
+        self.settle()
 
     def record(self, name: str, model: Stored, rows: Stored, **about: Any) -> None:
         """Make a checkpoint of stored arrays, then sweep what is no longer needed.
