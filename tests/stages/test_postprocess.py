@@ -67,9 +67,23 @@ def copies_with_noise(rng):
     return same + 0.3 * noise(rng), same + 0.3 * noise(rng)
 
 
+def low_passed(rng, shift):
+    half = protein(rng) + noise(rng)
+    other = np.asarray(low_pass(half, 14.0, pixel_size=PIXEL), np.float32)
+    return half, np.roll(other, shift, (0, 1, 2))
+
+
+def shifted(rng):
+    half = protein(rng) + noise(rng)
+    return half, -2.0 * np.roll(half, (0, 1, 0), (0, 1, 2)).astype(np.float16).astype(np.float32)
+
+
 WORTHLESS = {
     "identical": (lambda rng: 2 * (protein(rng),), "one and the same"),
     "scaled": (lambda rng: (protein(rng), 3e4 * protein(np.random.default_rng(0))), "one and the"),
+    "low-passed": (lambda rng: low_passed(rng, 0), "one and the same"),
+    "low-passed and shifted": (lambda rng: low_passed(rng, (2, 0, -1)), "one and the same"),
+    "shifted, of the other sign": (lambda rng: shifted(rng), "one and the same"),
     "half the images in both": (copies_with_noise, "noise around the particle"),
     "unrelated": (lambda rng: (protein(rng), protein(rng)), "no better than|do not correlate"),
     "unrelated, noisy": (

@@ -1,8 +1,8 @@
 """Whether two half maps agree by more than chance, and whether they share what they must not.
 
 The FSC tells how far two half maps agree, not why. Three questions tell whether there is anything
-in it: are they one map; is the noise around the particle the same in both; and do they agree, in
-the shells in question, better than one of them does with the other turned at random?
+in it: are they one map, perhaps filtered; is the noise around the particle the same in both; and do
+they agree, in the shells in question, better than one of them with the other turned at random?
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
+from scipy.fft import irfftn, rfftn
 
 from dspa.geometry.rotation import random_rotations
 from dspa.ops.images.transform import resize_volume
@@ -21,15 +22,37 @@ from dspa.ops.maps.sharpen import filter_shells
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SAME = 0.9999  # correlation in every shell beyond which two maps are one
+SAME = 0.9999  # coherence of phases beyond which two maps are one
+STRONG = 1e-3  # of the largest amplitude; weaker coefficients may be rounding
 TURNS = 40  # random orientations that say what chance gives
 FEWEST_VOXELS = 500  # of solvent
 
 
 def are_same(half1: NDArray[np.float32], half2: NDArray[np.float32]) -> bool:
-    """Tell whether two maps are one, up to grey scale: noise would part them in some shell."""
-    curve = fsc(half1, half2)[1:]
-    return bool(curve.size and float(np.abs(curve).min()) > SAME)
+    """Tell whether two maps are one, up to grey scale, a filter, or a shift by whole voxels.
+
+    A filter changes amplitudes and leaves phases; a shift turns phases by a ramp. So the phases of
+    a copy agree in every coefficient that both maps hold, and noise parts those of halves.
+
+    Parameters
+    ----------
+    half1, half2 : (n, n, n) float32
+    """
+    one, other = (rfftn(half.astype(np.float64)) for half in (half1, half2))
+    cross = one * np.conj(other)
+    both = np.ones(cross.shape, np.bool_)
+    for each in (one, other):
+        size = np.abs(each)
+        size[0, 0, 0] = 0.0  # the level of a map is no detail
+        both &= size > STRONG * size.max()
+    cross = np.where(both, cross / np.maximum(np.abs(cross), np.finfo(float).tiny), 0.0)
+    twice = np.full(cross.shape[-1], 2.0)  # the half that rfftn leaves out
+    twice[0] = 1.0
+    if half1.shape[-1] % 2 == 0:
+        twice[-1] = 1.0
+    count = float((both * twice).sum())
+    ramp = irfftn(cross, s=half1.shape, axes=(0, 1, 2)) * half1.size
+    return count > 0 and float(np.abs(ramp).max()) > SAME * count
 
 
 def solvent_correlation(

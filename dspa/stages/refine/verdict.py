@@ -89,8 +89,8 @@ def judge_halves(
             return f"half map {number} is empty"
     if are_same(half1, half2):
         return (
-            "the half maps are one and the same map (up to scale and sign), so that their "
-            "correlation says nothing"
+            "the half maps are one and the same map (up to scale, sign, a filter or a shift), so "
+            "that their correlation says nothing"
         )
     box = half1.shape[0]
     extent, shell = box * pixel_size, min(measured.shell, float((box - 1) // 2))
