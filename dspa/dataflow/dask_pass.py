@@ -14,10 +14,12 @@ import itertools
 import pickle
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 from distributed import Future, get_worker
+from distributed.comm import get_address_host
 
 from dspa.dataflow import resident
 from dspa.dataflow.checkpoint import Stored, load
@@ -28,7 +30,6 @@ from dspa.dataflow.worker_setup import size_cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from dspa.dataflow.checkpoint import Checkpoints
     from dspa.dataflow.cluster import Cluster
@@ -191,11 +192,12 @@ class Pass:
     ) -> Future:
         """Add the sums of one worker to those of another: a few pieces are under way at a time."""
         count = pieces_of(max(self.nbytes[into], self.nbytes[other]))
+        hosts = {get_address_host(holder.address) for holder in (into, other)}
         done: list[Future | None] = [ready[into]]
         for number in range(count):
             move = _Move(
                 self.turn, into.name, other.name, tuple(chunks[into]), tuple(chunks[other]),
-                number, count,
+                number, count, len(hosts) == 1,
             )  # fmt: skip
             piece = self._submit(_cut, move, ready[other], done[max(0, number - 1)], at=other)
             done.append(self._submit(_absorb, move, piece, done[-1], at=into))
@@ -249,6 +251,7 @@ class _Move:
     others: tuple[int, ...]
     number: int
     count: int
+    near: bool
 
 
 @dataclass(frozen=True)
@@ -295,6 +298,10 @@ def _cut(move: _Move, *after: Any) -> Any:
     held = resident.claim(move.turn, move.other, move.others)
     resident.put_back(move.turn, held)
     rows = held.part.rows if move.number == move.count - 1 else []
+    if move.near:
+        folder = Path(get_worker().local_directory)
+        with contextlib.suppress(OSError):  # of a full disk: over the network, then
+            return resident.leave_piece(held, move.number, move.count, folder=folder), rows
     return resident.cut_piece(held, move.number, move.count), rows
 
 
@@ -303,7 +310,7 @@ def _absorb(move: _Move, piece: Any, *after: Any) -> None:
     chunks = set(move.chunks) if move.number == 0 else set()
     held = resident.claim(move.turn, move.into, chunks)
     sums, rows = piece
-    resident.add_piece(held, sums)
+    resident.add_piece(held, sums.take() if isinstance(sums, resident.Parcel) else sums)
     held.part.chunks = set()
     if move.number == move.count - 1:
         held.part.rows += rows
