@@ -60,14 +60,25 @@ def prepare_images(averages: Any, band: Band) -> Any:
     """
     xp = namespace(averages)
     box, limit = band.box, 2 * band.radius + 1
-    low = box - box // 2  # keeps centre on centre
-    padded = xp.zeros((averages.shape[0], 2 * box, 2 * box), dtype=xp.float32)
-    padded[:, low : low + box, low : low + box] = averages / like(gridding(box), reference=averages)
-    # Rolling the centre to the origin is ifftshift.
-    spectrum = fft(padded).rfftn(xp.roll(padded, (-box, -box), axis=(1, 2)), axes=(1, 2)) / box
+    flat = averages / like(gridding(box) * np.float32(box), reference=averages)
+    # One axis after the other: rows of zeros are left out, and columns beyond the limit. The centre
+    # goes to the origin, and what lies before it to the end.
+    lines = fft(flat).rfft(_padded(flat, axis=2), axis=2)[:, :, : limit + 1]
+    spectrum = fft(lines).fft(_padded(lines, axis=1), axis=1)
     rows = xp.asarray(np.arange(-limit, limit + 1) % (2 * box))
-    part = xp.take(spectrum, rows, axis=1)[:, :, : limit + 1]
+    part = xp.take(spectrum, rows, axis=1)
     return xp.astype(xp.stack([xp.real(part), xp.imag(part)], axis=-1), xp.float32)
+
+
+def _padded(values: Any, *, axis: int) -> Any:
+    """Double an axis with zeros, its centre first."""
+    xp, shape, box = namespace(values), list(values.shape), int(values.shape[axis])
+    shape[axis] = 2 * box
+    padded = xp.zeros(tuple(shape), dtype=values.dtype)
+    lead = (slice(None),) * axis
+    padded[(*lead, slice(box - box // 2))] = values[(*lead, slice(box // 2, None))]
+    padded[(*lead, slice(2 * box - box // 2, None))] = values[(*lead, slice(box // 2))]
+    return padded
 
 
 @dataclass(frozen=True, eq=False)

@@ -138,17 +138,18 @@ def posterior(
     others[last] = 0.0
     with np.errstate(divide="ignore"):
         margin = -np.log(np.bincount(owner, others, count))
-    run = np.repeat(np.arange(start.size), np.diff(np.append(start, key.size)))
-    peak = np.lexsort((scores, run))
-    peak = peak[np.flatnonzero(np.append(run[peak][1:] != run[peak][:-1], True))]  # per run
+    highest = np.repeat(np.maximum.reduceat(scores, start), np.diff(np.append(start, key.size)))
+    peak = np.maximum.reduceat(np.where(scores == highest, np.arange(key.size), -1), start)
     keep = np.zeros(key.size, bool)
     if hard:
         pass
     elif most is None:
         keep = raw >= least
     else:
-        with np.errstate(divide="ignore"):
-            keep[best_cells(cells.image, np.log(share), most=most, within=-np.log(least))] = True
+        # The others need not be sorted.
+        near = np.flatnonzero(raw >= 0.5 * least)
+        image, score = cells.image[near], np.log(share[near])
+        keep[near[best_cells(image, score, most=most, within=-np.log(least))]] = True
     keep[peak[last]] = True
     kept = np.flatnonzero(keep)
     weight = share[kept] / np.bincount(cells.image[kept], share[kept], count)[cells.image[kept]]

@@ -108,16 +108,14 @@ def solve_averages(sums: Any, band: Band, *, prior: NDArray[np.float64], mask: A
     middle, end = 2 * radius + 1, 2 * last
     inner = slice(middle - end, middle + end + 1)
     shell = _shells(radius)[inner, : end + 1]
-    clipped = np.minimum(shell, last)
     extra = np.maximum(np.minimum(prior, _LARGEST_PRIOR), _HOLE) * np.maximum(mean, 1e-20)
-    keep = (shell <= last)[None] & shells[:, clipped]
+    # Nothing is left of what is divided by infinity.
+    table = np.full((sums.shape[0], last + 2), np.inf, np.float32)
+    table[:, :-1] = np.where(shells, extra, np.inf)[:, : last + 1]
     full = whole(sums[:, inner, : end + 1], dims=2)
-    weight = full[..., 2] + like(extra[:, clipped].astype(np.float32), reference=sums)
-    value = xp.where(
-        like(keep, reference=sums),
-        (full[..., 0] + 1j * full[..., 1]) / weight,
-        xp.asarray(0.0, dtype=xp.complex64),
-    )
+    rise = np.take(table, np.minimum(shell, last + 1), axis=1)
+    weight = full[..., 2] + like(rise, reference=sums)
+    value = full[..., 0] / weight + 1j * (full[..., 1] / weight)
     spectrum = xp.zeros((sums.shape[0], 2 * box, end + 1), dtype=xp.complex64)
     rows = np.arange(-end, end + 1) % (2 * box)
     spectrum[:, like(rows, reference=sums)] = value

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -124,6 +126,8 @@ class Progress:
     visits: Sequence[int]
     after: int = 0
     pace: Pace = field(default_factory=Pace)
+    thread: ThreadPoolExecutor = field(default_factory=partial(ThreadPoolExecutor, 1))
+    drawing: list[Future[None]] = field(default_factory=list)
 
     def __call__(self, iteration: int, plan: ClassPlan, model: ClassModel) -> None:
         """Emit the figures and the class averages of one pass."""
@@ -149,11 +153,29 @@ class Progress:
             searches_limited=int(total.searches_limited),
             searched_to=self.spec.extent / plan.radius,
         )
-        # Others wait for this process meanwhile.
         if plan.shown:
-            picture = sorted_montage(model.averages, count, resolution)
+            self.drawn()
             title = f"class averages, pass {iteration} of {passes}"
-            self.events.picture("class_averages", picture, title=title)
+            # Beside the next pass, which need not wait.
+            draw = partial(self._draw, title, model.averages, count, resolution)
+            self.drawing.append(self.thread.submit(draw))
+        if iteration == passes:
+            self.drawn()
+
+    def _draw(
+        self,
+        title: str,
+        averages: NDArray[np.float32],
+        count: NDArray[np.float64],
+        resolution: NDArray[np.float64],
+    ) -> None:
+        picture = sorted_montage(averages, count, resolution)
+        self.events.picture("class_averages", picture, title=title)
+
+    def drawn(self) -> None:
+        """Wait for the picture that is being drawn."""
+        while self.drawing:
+            self.drawing.pop().result()
 
 
 def write_results(
