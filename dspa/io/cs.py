@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import tempfile
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -54,6 +55,28 @@ def read_cs(path: str | Path) -> dict[str, NDArray[Any]]:
     InputError
         If the file is damaged, is no dataset, or holds pickled objects.
     """
+    return {name: native(values[:]) for name, values in open_cs(path).items()}
+
+
+def open_cs(path: str | Path, folder: Path | None = None) -> dict[str, NDArray[Any] | Heap]:
+    """Open a ``.cs`` file; its fields stay on disk, and slices of them are read.
+
+    Parameters
+    ----------
+    path : path
+    folder : path, optional
+        On whose disk the fields of a compressed stream are laid down; by default in memory.
+
+    Returns
+    -------
+    fields : dict
+        As of `read_cs`, but numbers may be of either byte order, and text a `Heap`.
+
+    Raises
+    ------
+    InputError
+        As of `read_cs`.
+    """
     file = regular(path)
     try:
         size = file.stat().st_size
@@ -61,9 +84,9 @@ def read_cs(path: str | Path) -> dict[str, NDArray[Any]]:
             warnings.simplefilter("ignore")
             magic = stream.read(6)
             if magic == _NUMPY:
-                fields = _read_numpy(file, stream, size)
+                fields = _open_numpy(file, stream, size)
             elif magic == _STREAM:
-                fields = _read_stream(path, stream, size)
+                fields = _open_stream(path, stream, size, folder)
             else:
                 raise InputError(f"{path}: not a cryoSPARC dataset; give the .cs file of a job")
     except InputError:
@@ -76,7 +99,67 @@ def read_cs(path: str | Path) -> dict[str, NDArray[Any]]:
     return fields
 
 
-def _read_numpy(file: Path, stream: BinaryIO, size: int) -> dict[str, NDArray[Any]]:
+def rows(path: Path) -> int:
+    """Count the particles of a file by its header; 0 where that cannot be read.
+
+    Parameters
+    ----------
+    path : path
+    """
+    try:
+        with path.open("rb") as stream:
+            if stream.read(6) == _NUMPY:
+                return int(_numpy_header(path, stream)[0][0])
+            size = path.stat().st_size
+            return int(json.loads(_exactly(path, stream, _word(path, stream), size))["length"])
+    except (InputError, OSError, ValueError, LookupError, TypeError):
+        return 0  # what is damaged is refused on reading
+
+
+class Heap:
+    """A field of text in a stream.
+
+    Attributes
+    ----------
+    words : (m,) object
+        The words that differ.
+    """
+
+    dtype = np.dtype(object)
+
+    def __init__(self, path: str | Path, name: str, offsets: NDArray[Any], heap: bytes) -> None:
+        self._offsets, self.shape, self.ndim = offsets, offsets.shape, offsets.ndim
+        self._known = np.unique(offsets)
+        words, total = [], 0
+        for offset in self._known.tolist():
+            end = heap.find(b"\0", offset, offset + _MAXIMUM_TEXT) if offset else 0
+            total += max(end - offset, 0)
+            if end < 0 or total > len(heap):
+                raise InputError(f"{path}: the text of field {name} is damaged; export it again")
+            words.append(heap[offset:end].decode() if offset else "")
+        self.words = np.array([*words, ""], object)
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def __getitem__(self, rows: Any) -> NDArray[Any]:
+        return np.asarray(self.words[np.searchsorted(self._known, self._offsets[rows])])
+
+
+def _open_numpy(file: Path, stream: BinaryIO, size: int) -> dict[str, NDArray[Any] | Heap]:
+    shape, dtype = _numpy_header(file, stream)
+    needed = stream.tell() + shape[0] * dtype.itemsize
+    if shape[0] < 0 or size < needed:
+        raise InputError(f"{file}: truncated, {size} of {needed} bytes; copy it again")
+    table = np.empty(0, dtype)
+    if shape[0] * dtype.itemsize:
+        table = np.memmap(file, dtype, "r", offset=stream.tell(), shape=shape)
+    _check_fields(str(file), [(name, table.dtype[name]) for name in dtype.names or ()])
+    return {name: np.asarray(table[name]) for name in dtype.names or ()}
+
+
+def _numpy_header(file: Path, stream: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return shape and type of a table, and leave the stream where its rows begin."""
     stream.seek(0)
     version = np.lib.format.read_magic(stream)
     read = {
@@ -90,15 +173,16 @@ def _read_numpy(file: Path, stream: BinaryIO, size: int) -> dict[str, NDArray[An
         raise InputError(f"{file}: holds pickled objects, which are never loaded; export it again")
     if dtype.names is None or len(shape) != 1:
         raise InputError(f"{file}: a plain array, not a cryoSPARC dataset")
-    needed = stream.tell() + shape[0] * dtype.itemsize
-    if shape[0] < 0 or size < needed:
-        raise InputError(f"{file}: truncated, {size} of {needed} bytes; copy it again")
-    table = np.fromfile(stream, dtype, shape[0])
-    _check_fields(str(file), [(name, table.dtype[name]) for name in dtype.names])
-    return {name: _native(table[name]) for name in dtype.names}
+    return shape, dtype
 
 
-def _native(values: NDArray[Any]) -> NDArray[Any]:
+def native(values: NDArray[Any]) -> NDArray[Any]:
+    """Return values end to end and in the byte order of this machine.
+
+    Parameters
+    ----------
+    values : array
+    """
     return np.ascontiguousarray(values, values.dtype.newbyteorder("="))
 
 
@@ -112,13 +196,15 @@ def _check_fields(path: str, fields: list[tuple[str, np.dtype[Any]]]) -> None:
             raise InputError(f"{path}: the field {name} has the unknown type {dtype}")
 
 
-def _read_stream(path: str | Path, stream: BinaryIO, size: int) -> dict[str, NDArray[Any]]:
+def _open_stream(
+    path: str | Path, stream: BinaryIO, size: int, folder: Path | None
+) -> dict[str, NDArray[Any] | Heap]:
     header = json.loads(_exactly(path, stream, _word(path, stream), size))
     length, packed = header["length"], set(header["compressed_fields"])
     if not isinstance(length, int) or not 0 <= length <= size * _MAXIMUM_LZ4_RATIO:
         raise InputError(f"{path}: the header counts {length} rows; the file is damaged")
-    fields: dict[str, NDArray[Any]] = {}
-    pointers = []
+    fields: dict[str, NDArray[Any] | Heap] = {}
+    pointers: dict[str, NDArray[Any]] = {}
     for name, code, *rest in header["dtype"]:
         text = np.dtype(code) == np.dtype(object)
         dtype = np.dtype(np.uint64 if text else code)
@@ -126,7 +212,7 @@ def _read_stream(path: str | Path, stream: BinaryIO, size: int) -> dict[str, NDA
         _check_fields(str(path), [(str(name), dtype)])
         needed = math.prod(shape) * dtype.itemsize
         if length == 0:
-            fields[name] = np.empty(shape, dtype)
+            values = np.empty(shape, dtype)
         else:
             raw = _exactly(path, stream, _word(path, stream), size)
             if name in packed:
@@ -135,13 +221,26 @@ def _read_stream(path: str | Path, stream: BinaryIO, size: int) -> dict[str, NDA
                 raw = lz4.block.decompress(raw, uncompressed_size=needed)
             if len(raw) != needed:
                 raise InputError(f"{path}: the field {name} is damaged; export it again")
-            fields[name] = _native(np.frombuffer(raw, dtype).reshape(shape))
+            values = _laid(raw, dtype, shape, folder)
+        fields[name] = values
         if text:
-            pointers.append(name)
+            pointers[name] = values
     heap = stream.read()
-    for name in pointers:
-        fields[name] = _from_heap(path, name, fields[name], heap)
+    for name, offsets in pointers.items():
+        fields[name] = Heap(path, name, offsets, heap)
     return fields
+
+
+def _laid(
+    raw: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], folder: Path | None
+) -> NDArray[Any]:
+    """Return bytes as an array that, given a folder, lies on its disk."""
+    if folder is None or 0 in shape:
+        return native(np.frombuffer(raw, dtype).reshape(shape))
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(raw)
+        file.flush()
+        return np.asarray(np.memmap(file, dtype, "r", shape=shape))
 
 
 def _word(path: str | Path, stream: BinaryIO) -> int:
@@ -156,19 +255,6 @@ def _exactly(path: str | Path, stream: BinaryIO, count: int, size: int) -> bytes
     if len(raw) < count:
         raise InputError(f"{path}: truncated; copy it again")
     return raw
-
-
-def _from_heap(path: str | Path, name: str, offsets: NDArray[Any], heap: bytes) -> NDArray[Any]:
-    unique, inverse = np.unique(offsets, return_inverse=True)
-    words, total = [], 0
-    for offset in unique.tolist():
-        end = heap.find(b"\0", offset, offset + _MAXIMUM_TEXT) if offset else 0
-        total += max(end - offset, 0)
-        if end < 0 or total > len(heap):
-            raise InputError(f"{path}: the text of field {name} is damaged; export it again")
-        words.append(heap[offset:end].decode() if offset else "")
-    table = np.array([*words, ""], object)
-    return np.asarray(table[inverse.reshape(offsets.shape)])
 
 
 def write_cs(path: str | Path, fields: Mapping[str, NDArray[Any]]) -> None:

@@ -8,31 +8,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.data.errors import InputError
-from dspa.io.cs import read_cs
+from dspa.data.store import CHUNK_ROWS
+from dspa.io.cs import Heap, native, open_cs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
+SPAN = CHUNK_ROWS  # rows
 _IMAGES = ("blob/path", "blob/idx")
 _PLACE = "location/center_x_frac"
 # Families that picks do not have: a file with them and without images is one half of a job.
 _OF_IMAGES = ("alignments", "ctf/", "blob/")
 
 
-def read_joined(paths: Sequence[str | Path]) -> dict[str, NDArray[Any]]:
-    """Read the files of one job as one set of particles, or of picks.
+class Joined:
+    """The files of one job as one set of particles, or of picks, whose fields stay on disk.
 
     Parameters
     ----------
     paths : sequence of path
         The rows are those of the file with images that is no passthrough; the others add fields.
-
-    Returns
-    -------
-    fields : dict
-        As `read_cs` returns them.
+    folder : path, optional
+        As of `open_cs`.
 
     Raises
     ------
@@ -40,22 +39,57 @@ def read_joined(paths: Sequence[str | Path]) -> dict[str, NDArray[Any]]:
         If they are not of the same particles, say different things of them, or hold neither images
         nor picks. What passed through a job yields to what it wrote itself.
     """
-    # What a job wrote itself counts more than what passed through it.
-    ordered = sorted(paths, key=_passes_through)
-    read = [(path, read_cs(path)) for path in ordered]
-    read.sort(key=lambda each: not set(_IMAGES) <= set(each[1]))
-    first, fields = read[0]
-    joined, source = dict(fields), dict.fromkeys(fields, first)
-    for path, more in read[1:]:
-        rows = _rows(path, more["uid"], first, fields["uid"])
-        for name, values in more.items():
-            before = source.setdefault(name, path)
-            if before is path:
-                joined[name] = values[rows]
-            elif _passes_through(before) == _passes_through(path):
-                _compare(name, joined[name], values[rows], before, path)
-    _check(first, joined, alone=len(read) == 1)
-    return joined
+
+    def __init__(self, paths: Sequence[str | Path], folder: Path | None = None) -> None:
+        # What a job wrote itself counts more than what passed through it.
+        ordered = sorted(paths, key=_passes_through)
+        read = [(path, open_cs(path, folder)) for path in ordered]
+        read.sort(key=lambda each: not set(_IMAGES) <= set(each[1]))
+        first, fields = read[0]
+        self.count = len(fields["uid"])
+        # Values, and the row of each particle in them; None where they are in the same order.
+        self._fields: dict[str, tuple[Any, NDArray[np.int64] | None]] = {
+            name: (values, None) for name, values in fields.items()
+        }
+        source = dict.fromkeys(fields, first)
+        for path, more in read[1:]:
+            rows = _rows(path, more["uid"][:], first, fields["uid"][:])
+            for name, values in more.items():
+                before = source.setdefault(name, path)
+                if before is path:
+                    self._fields[name] = (values, rows)
+                elif _passes_through(before) == _passes_through(path):
+                    for part in self._parts():
+                        one, other = self._part(name, part), _taken(values, rows, part)
+                        _compare(name, one, other, before, path)
+        _check(first, self._fields, alone=len(read) == 1)
+
+    def labels(self) -> dict[str, str]:
+        """Return the fields and their types as written into labels: ``f4``, ``u8``, ``S63``."""
+        return {name: _type_code(values) for name, (values, _) in self._fields.items()}
+
+    def spans(self) -> Iterator[dict[str, NDArray[Any]]]:
+        """Yield the fields of a span of rows each, as `read_cs` returns them."""
+        for part in self._parts():
+            yield {name: self._part(name, part) for name in self._fields}
+
+    def _parts(self) -> Iterator[slice]:
+        for start in range(0, self.count, SPAN):
+            yield slice(start, min(start + SPAN, self.count))
+
+    def _part(self, name: str, part: slice) -> NDArray[Any]:
+        return _taken(*self._fields[name], part)
+
+
+def _taken(values: Any, rows: NDArray[np.int64] | None, part: slice) -> NDArray[Any]:
+    return native(values[part if rows is None else rows[part]])
+
+
+def _type_code(values: NDArray[Any] | Heap) -> str:
+    if isinstance(values, Heap):
+        return f"S{max(len(str(word).encode()) for word in values.words) or 1}"
+    code = values.dtype.newbyteorder("=").str.lstrip("<>=|")
+    return code if values.dtype.kind != "U" else f"S{4 * int(code[1:])}"
 
 
 def _passes_through(path: str | Path) -> bool:
@@ -82,8 +116,10 @@ def _compare(
 
 def _rows(
     path: str | Path, there: NDArray[np.uint64], first: str | Path, wanted: NDArray[np.uint64]
-) -> NDArray[np.int64]:
-    """Return the row of each wanted uid."""
+) -> NDArray[np.int64] | None:
+    """Return the row of each wanted uid; None if all are in the order wanted."""
+    if np.array_equal(there, wanted) and np.unique(there).size == there.size:
+        return None
     order = np.argsort(there, kind="stable")
     if len(np.unique(there)) != len(there):
         raise InputError(f"{path}: has a uid twice, so it cannot be joined; export it again")

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from dspa.data import schema
 from dspa.data.errors import InputError
+from dspa.data.growing import Growing, Numbering
 from dspa.data.schema import EXTRA
 from dspa.geometry.rotation import matrix_from_euler, matrix_from_rotvec
 from dspa.io.coordinates import place_variables
-from dspa.io.cs_join import read_joined
+from dspa.io.cs_join import Joined
 from dspa.io.locate import locate_all
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     import xarray as xr
@@ -63,6 +63,7 @@ def read_cs_particles(
     *more: str | Path,
     roots: Sequence[str | Path] = (),
     orientation: Orientation | None = None,
+    folder: Path | None = None,
 ) -> xr.Dataset:
     """Read particles from the ``.cs`` file, or files, of a job.
 
@@ -74,40 +75,39 @@ def read_cs_particles(
     roots : sequence of path
         Folders where stacks are looked for first (the cryoSPARC project folder).
     orientation : Orientation, optional
+    folder : path, optional
+        Where columns are laid down on disk, as of `Growing`; by default they are in memory.
 
     Returns
     -------
     Dataset
         Particles; ``attrs["set_aside"]`` says in a phrase what was not taken up.
     """
-    fields = read_joined([path, *more])
-    if not len(fields["uid"]):
+    joined = Joined([path, *more], folder)
+    if not joined.count:
         raise InputError(f"{path}: no particles; is the file whole?")
-    variables = interpret(str(path), fields, orientation or Orientation())
-    if "stack_name" in variables:
-        names = variables["stack_name"]
-        found = locate_all(names, path, roots=roots)
-        variables["stack_path"] = [
-            n if f is None else str(f) for n, f in zip(names, found, strict=True)
-        ]
-    for name, values in fields.items():
-        if name == "uid":
-            continue
-        variables[f"{EXTRA}cs:{name}:{type_code(values)}"] = ("particle", decoded(path, values))
-    lost = "pose" not in variables and _class_numbers(fields)
-    notes = [f"the poses of {len(lost)} classes without class_posterior"] if lost else []
-    if _PLACE[0] in fields and "location/micrograph_shape" not in fields:
-        notes.append("the coordinates, which need location/micrograph_shape")
-    note = {"set_aside": " and ".join(notes)} if notes else {}
-    return schema.make("particles", variables, **note)
-
-
-def type_code(values: NDArray[Any]) -> str:
-    """Return the type of a field as written into labels: ``f4``, ``u8``, ``S63``."""
-    if values.dtype.kind == "O":
-        return f"S{max((len(str(v).encode()) for v in values.ravel().tolist()), default=1) or 1}"
-    code = values.dtype.newbyteorder("=").str.lstrip("<>=|")
-    return code if values.dtype.kind != "U" else f"S{4 * int(code[1:])}"
+    labels, tables = joined.labels(), Tables()
+    with Growing(folder) as grown:
+        for fields in joined.spans():
+            made = interpret_rows(str(path), fields, orientation or Orientation(), tables)
+            for name, values in fields.items():
+                if name != "uid":
+                    label = f"{EXTRA}cs:{name}:{labels[name]}"
+                    made[label] = ("particle", decoded(path, values))
+            grown.append(made, len(fields["uid"]))
+        common = tables.finish()
+        if "stack_name" in common:
+            names = common["stack_name"]
+            found = locate_all(names, path, roots=roots)
+            common["stack_path"] = [
+                n if f is None else str(f) for n, f in zip(names, found, strict=True)
+            ]
+        lost = "pose" not in made and _class_numbers(labels)
+        notes = [f"the poses of {len(lost)} classes without class_posterior"] if lost else []
+        if _PLACE[0] in labels and "location/micrograph_shape" not in labels:
+            notes.append("the coordinates, which need location/micrograph_shape")
+        note = {"set_aside": " and ".join(notes)} if notes else {}
+        return grown.finish(common, **note)
 
 
 def decoded(path: str | Path, values: NDArray[Any]) -> NDArray[Any]:
@@ -142,15 +142,64 @@ def interpret(
         As `read_cs` returns them.
     orientation : Orientation
     """
+    tables = Tables()
+    return interpret_rows(path, fields, orientation, tables) | tables.finish()
+
+
+def interpret_rows(
+    path: str, fields: Mapping[str, NDArray[Any]], orientation: Orientation, tables: Tables
+) -> dict[str, Any]:
+    """Turn the fields of a span of rows into variables of the particle schema.
+
+    Parameters
+    ----------
+    path, fields, orientation
+        As of `interpret`.
+    tables : Tables
+        Of the rows before, to which those of these rows are added.
+    """
     reader = _Fields(path, fields, orientation)
-    variables: dict[str, Any] = {"uid": fields["uid"]}
-    variables |= reader.optics()
-    variables |= reader.images()
+    variables: dict[str, Any] = {"uid": fields["uid"], "optics": reader.optics(tables)}
+    variables |= reader.images(tables)
     variables |= reader.ctf()
     variables |= reader.alignment()
     variables |= reader.picks()
-    variables |= reader.location(variables)
-    return variables
+    size = np.concatenate([_exact(part["micrograph"]) for part in tables.optics])
+    return variables | reader.location(tables, size[variables["optics"]])
+
+
+class Tables:
+    """What rows have in common, in the order in which it comes."""
+
+    def __init__(self) -> None:
+        self.groups, self.stacks, self.micrographs = Numbering(), Numbering(), Numbering()
+        self.optics: list[pd.DataFrame] = []
+        self.shapes: list[NDArray[np.float64]] = []
+
+    def finish(self) -> dict[str, Any]:
+        """Return the tables of optics groups, one for each exposure group, of stacks and names."""
+        table = pd.concat(self.optics)
+        names = [f"expGroup{g}" for g in table["group"]]
+        if len(set(names)) != len(names):
+            names = [f"{name}_{i + 1}" for i, name in enumerate(names)]
+        single = {k: _exact(table[k]) for k in table.columns}
+        made: dict[str, Any] = {
+            "optics_name": names,
+            "voltage": single["voltage"],
+            "spherical_aberration": single["cs"] * MM,
+            "amplitude_contrast": single["contrast"],
+            "pixel_size": single["pixel"],
+            "micrograph_pixel_size": single["micrograph"],
+            "box_size": table["box"].to_numpy(),
+        }
+        if self.stacks.known:
+            made["stack_name"] = [str(n).removeprefix(">") for n in self.stacks.known]
+        if self.micrographs.known:
+            made["micrograph_name"] = [str(n).removeprefix(">") for n in self.micrographs.known]
+        if self.shapes:
+            shape = np.nan_to_num(np.concatenate(self.shapes))
+            made["micrograph_shape"] = np.clip(shape, 0, 1 << 20)
+        return made
 
 
 class _Fields:
@@ -195,8 +244,8 @@ class _Fields:
             raise InputError(f"{self.path}: the field {name} is not text")
         return decoded(self.path, values)
 
-    def optics(self) -> dict[str, Any]:
-        """Return the optics table: one group for each exposure group and its numbers."""
+    def optics(self, tables: Tables) -> NDArray[np.int64]:
+        """Return the optics group of each row: the exposure group and its numbers."""
         group = self.whole("ctf/exp_group_id")
         frame = pd.DataFrame(
             {
@@ -209,22 +258,9 @@ class _Fields:
                 "box": self._box(),
             }
         )
-        index = frame.groupby(list(frame.columns), sort=False, dropna=False).ngroup().to_numpy()
-        table = frame.iloc[np.unique(index, return_index=True)[1]]
-        names = [f"expGroup{g}" for g in table["group"]]
-        if len(set(names)) != len(names):
-            names = [f"{name}_{i + 1}" for i, name in enumerate(names)]
-        single = {k: _exact(table[k].to_numpy()) for k in table.columns}
-        return {
-            "optics": index,
-            "optics_name": names,
-            "voltage": single["voltage"],
-            "spherical_aberration": single["cs"] * MM,
-            "amplitude_contrast": single["contrast"],
-            "pixel_size": single["pixel"],
-            "micrograph_pixel_size": single["micrograph"],
-            "box_size": table["box"].to_numpy(),
-        }
+        index, new = tables.groups.rows(frame)
+        tables.optics.append(frame.iloc[new])
+        return index
 
     def _size(self, name: str) -> NDArray[np.float64]:
         """Return a pixel size or a voltage, NaN where it is none."""
@@ -237,17 +273,12 @@ class _Fields:
             return np.zeros(self.count, np.int64)
         return np.clip(np.nan_to_num(shape[:, 0]), 0, 1 << 20).astype(np.int64)
 
-    def images(self) -> dict[str, Any]:
+    def images(self, tables: Tables) -> dict[str, Any]:
         """Return stacks, indices and signs."""
         paths, index = self.words("blob/path"), self.whole("blob/idx")
         if paths is None or index is None:
             return {}
-        codes, names = pd.factorize(paths)
-        made: dict[str, Any] = {
-            "image_stack": codes,
-            "image_index": index,
-            "stack_name": [str(n).removeprefix(">") for n in names],
-        }
+        made: dict[str, Any] = {"image_stack": tables.stacks.words(paths), "image_index": index}
         sign = self.number("blob/sign")
         if sign is not None:
             made["image_sign"] = np.where(sign < 0, -1, 1)
@@ -338,16 +369,13 @@ class _Fields:
             made |= mirror(made)
         return made
 
-    def location(self, variables: Mapping[str, Any]) -> dict[str, Any]:
-        """Return micrographs and coordinates in A, counted down the rows."""
+    def location(self, tables: Tables, size: NDArray[np.float64]) -> dict[str, Any]:
+        """Return micrographs and coordinates in A, counted down the rows, of pixels of a size."""
         made: dict[str, Any] = {}
         paths = self.words("location/micrograph_path")
         if paths is not None:
-            codes, names = pd.factorize(paths)
-            made |= {
-                "micrograph": codes,
-                "micrograph_name": [str(n).removeprefix(">") for n in names],
-            }
+            known = len(tables.micrographs.known)
+            made["micrograph"] = codes = tables.micrographs.words(paths)
         x, y = map(self.number, _PLACE)
         if (x is None) != (y is None):
             there, lost = _PLACE if y is None else _PLACE[::-1]
@@ -357,14 +385,13 @@ class _Fields:
         shape = self.number("location/micrograph_shape", 2)
         if x is None or y is None or shape is None:
             return made
-        size = variables["micrograph_pixel_size"][variables["optics"]]
         y = 1.0 - y if self.orientation.bottom_left else y
         place = np.stack([x * shape[:, 1], y * shape[:, 0]], 1)
         if np.isfinite(place).any():
             made |= place_variables(place, size)
         if paths is not None:
-            first = np.unique(codes, return_index=True)[1]
-            made["micrograph_shape"] = np.clip(np.nan_to_num(shape[first]), 0, 1 << 20)
+            number, first = np.unique(codes, return_index=True)
+            tables.shapes.append(shape[first[number >= known]])
         return made
 
 
@@ -382,7 +409,7 @@ def pose_matrices(rotvec: NDArray[np.float64]) -> NDArray[np.float64]:
     return matrices
 
 
-def _class_numbers(fields: Mapping[str, NDArray[Any]]) -> list[int]:
+def _class_numbers(fields: Iterable[str]) -> list[int]:
     """Return the K of ``alignments_class_K``, the alignments of ab initio jobs."""
     matches = map(_CLASS_POSE.fullmatch, fields)
     return sorted(int(match[1]) for match in matches if match)
@@ -404,7 +431,7 @@ def _stacked(
     return made
 
 
-def _exact(values: NDArray[Any]) -> NDArray[np.float64]:
+def _exact(values: pd.Series[Any]) -> NDArray[np.float64]:
     """Return single precision figures as the decimal numbers that people typed."""
     return np.array([float(str(np.float32(v))) for v in values.tolist()])
 

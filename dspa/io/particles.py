@@ -29,8 +29,8 @@ def read_particles(path: str | Path, *, lazy: bool = False) -> xr.Dataset:
         ``.zarr``, ``.star`` or ``.cs``. Stacks are looked for beside the file, in the folders
         above it and in the current folder.
     lazy : bool
-        Leave the columns of a ``.zarr`` on disk, as `dspa.data.store.open` does; those of a STAR
-        file are laid down in the folder of temporary files (``TMPDIR``).
+        Leave the columns of a ``.zarr`` on disk, as `dspa.data.store.open` does; those of other
+        files are laid down in the folder of temporary files (``TMPDIR``).
 
     Raises
     ------
@@ -43,10 +43,11 @@ def read_particles(path: str | Path, *, lazy: bool = False) -> xr.Dataset:
         if dataset.attrs["kind"] != "particles":
             raise InputError(f"{path}: holds {dataset.attrs['kind']}, not particles")
         return dataset
+    folder = Path(gettempdir()) if lazy else None
     if source.suffix == ".star":
-        table = read_star_particles(source, folder=Path(gettempdir()) if lazy else None)
+        table = read_star_particles(source, folder=folder)
     elif source.suffix == ".cs":
-        table = read_cs_particles(source)
+        table = read_cs_particles(source, folder=folder)
     else:
         raise InputError(f"{path}: particles are read from .zarr, .star or .cs files")
     check_values(table, path)

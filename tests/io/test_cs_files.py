@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from dspa.data import store
 from dspa.data.errors import InputError
 from dspa.geometry.rotation import matrix_from_euler
+from dspa.io import cs, cs_join
 from dspa.io.cs import read_cs, write_cs
 from dspa.io.cs_particles import Orientation, read_cs_particles
 from dspa.io.cs_write import write_cs_particles
@@ -179,8 +181,8 @@ def test_poses_of_2d_and_of_several_classes(tmp_path: Path) -> None:
     assert (best["class_index"] == 1).all()
 
 
-def test_the_compressed_stream(tmp_path: Path) -> None:
-    fields = _fields()
+def _write_stream(path: Path, fields: dict[str, Any]) -> None:
+    """Write fields as the compressed stream."""
     heap, dtype, columns = b"\0", [], []
     for name, values in fields.items():
         if values.dtype.kind == "S":
@@ -203,11 +205,33 @@ def test_the_compressed_stream(tmp_path: Path) -> None:
     raw = json.dumps(header).encode()
     raw = b"\x95CSDAT" + struct.pack("<I", len(raw)) + raw
     raw += b"".join(struct.pack("<I", len(c)) + c for c in columns)
-    (tmp_path / "p.cs").write_bytes(raw + heap)
+    path.write_bytes(raw + heap)
+
+
+def test_the_compressed_stream(tmp_path: Path) -> None:
+    fields = _fields()
+    _write_stream(tmp_path / "p.cs", fields)
     found = read_cs(tmp_path / "p.cs")
     for name, values in fields.items():
         expected = [v.decode() for v in values.tolist()] if values.dtype.kind == "S" else values
         np.testing.assert_array_equal(found[name], expected, err_msg=name)
+
+
+@pytest.mark.parametrize("write", [write_cs, _write_stream])
+def test_spans_make_the_table_that_the_whole_makes(
+    write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = _fields()
+    write(tmp_path / "p.cs", fields)
+    more = {"uid": fields["uid"][::-1].copy(), "a/b": np.arange(COUNT, dtype=">f4")}
+    write_cs(tmp_path / "p_passthrough.cs", more)
+    files = (tmp_path / "p.cs", tmp_path / "p_passthrough.cs")
+    whole = read_cs_particles(*files)
+    np.testing.assert_array_equal(whole["extra:cs:a/b:f4"].values, np.arange(COUNT)[::-1])
+    monkeypatch.setattr(cs_join, "SPAN", 5)
+    by_spans = read_cs_particles(*files, folder=tmp_path)
+    assert whole.identical(store.loaded(by_spans))
+    assert cs.rows(files[0]) == COUNT
 
 
 def test_fields_of_the_wrong_shape_are_named(tmp_path: Path) -> None:

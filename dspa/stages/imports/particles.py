@@ -152,7 +152,9 @@ def _read(context: Context, params: Params, known_size: float | None) -> xr.Data
     if suffix == ".cs":
         corner = params.coordinate_origin == "bottom-left"
         orientation = Orientation(bottom_left=corner, mirrored=params.mirror_y)
-        table = read_cs_particles(*files, roots=roots, orientation=orientation)
+        table = read_cs_particles(
+            *files, roots=roots, orientation=orientation, folder=context.folder
+        )
         return _rescaled(table, params)
     size = params.micrograph_pixel_size or params.pixel_size or known_size
     if suffix == ".star" and len(files) == 1:

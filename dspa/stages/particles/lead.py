@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dspa.data import store
+from dspa.io import cs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -56,7 +57,7 @@ def table_bytes(path: Path, each: int) -> int:
     Parameters
     ----------
     path : Path
-        ``.zarr`` or ``.star``, or a file that is read whole.
+        ``.zarr``, ``.star`` or ``.cs``, or a file that is read whole.
     each : int
         For a particle of a table that is read by spans.
     """
@@ -64,6 +65,8 @@ def table_bytes(path: Path, each: int) -> int:
         return each * store.rows(path)
     if path.suffix == ".star":
         return each * _lines(path)
+    if path.suffix == ".cs":
+        return each * cs.rows(path)
     return round(WHOLE * path.stat().st_size) if path.is_file() else 0
 
 
