@@ -232,10 +232,10 @@ def _alignment_fields(
         f"{prefix}/psize_A": size.astype(_F),
         f"{prefix}/class_posterior": np.ones(count, _F),
     }
-    if "half_set" in dataset.variables:
-        half = dataset["half_set"].values.astype(np.int64)
-        made[f"{prefix}/split"] = np.maximum(half - 1, 0).astype(_U)
-    if "class_index" in dataset.variables:
+    half = dataset["half_set"].values.astype(np.int64) if "half_set" in dataset.variables else 0
+    if np.any(half):  # 2: in neither
+        made[f"{prefix}/split"] = np.where(half > 0, half - 1, 2).astype(_U)
+    if "class_index" in dataset.variables and (dataset["class_index"].values >= 0).any():
         made[f"{prefix}/class"] = np.maximum(dataset["class_index"].values, 0).astype(_U)
     if "posterior" in dataset.variables:
         made[f"{prefix}/class_posterior"] = dataset["posterior"].values.astype(_F)

@@ -266,6 +266,9 @@ def _written(label: str, values: NDArray[Any]) -> NDArray[Any]:
     # RELION knows no quotes, but leaves columns of other programs alone.
     nothing = '""' if label.startswith("cs:") else "None"
     codes, unique = pd.factorize(values)
+    odd = next((str(v) for v in unique if '"' in str(v)), "") if label.endswith("Name") else ""
+    if odd:  # with another quote it would name another file
+        raise InputError(f'{label}: {odd[:80]} has a "; STAR files cannot hold it: rename the file')
     tokens = np.array([_token(str(value)) or nothing for value in unique], object)
     return tokens[codes] if len(tokens) else values
 

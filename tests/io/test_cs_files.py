@@ -362,3 +362,14 @@ def test_files_that_deny_each_other_are_refused(tmp_path: Path) -> None:
     write_cs(tmp_path / "c_passthrough.cs", later)
     with pytest.raises(InputError, match=r"_passthrough.cs have different values of location/ce"):
         read_cs_particles(first, tmp_path / "b_passthrough.cs", tmp_path / "c_passthrough.cs")
+
+
+def test_particles_of_no_half_set_stay_so(tmp_path: Path) -> None:
+    write_cs(tmp_path / "p.cs", _fields())
+    table = read_particles(tmp_path / "p.cs")
+    bare = table.drop_vars([v for v in table.variables if str(v).startswith("extra:")])
+    for half in (np.zeros(COUNT, "i1"), np.arange(COUNT, dtype="i1") % 3):
+        write_cs_particles(bare.assign(half_set=("particle", half)), tmp_path / "q.cs")
+        again = read_particles(tmp_path / "q.cs")
+        found = again["half_set"].values if "half_set" in again else np.zeros(COUNT)
+        np.testing.assert_array_equal(found, half)
