@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from dspa.data.errors import InputError
+from dspa.dataflow.checkpoint import store
 from dspa.dataflow.events import Events
 from dspa.dataflow.runner import PROCESS, InlineRunner
 from dspa.geometry.band import band
@@ -23,12 +25,23 @@ from dspa.ops.images.transform import band_to_images, shift_phases
 from dspa.ops.maps.fsc import fsc, resolution_shell
 from dspa.ops.sums.backproject import accumulator
 from dspa.ops.sums.project import prepare_volume, project
-from dspa.stages.particles.chunks import image_spec
-from dspa.stages.refine.plan import choose_fineness, converged, largest_pass, sums_bytes
+from dspa.stages.particles.chunks import ImageSpec, image_spec, with_state
+from dspa.stages.refine.plan import (
+    choose_fineness,
+    converged,
+    plan_iteration,
+    sums_bytes,
+    worker_bytes,
+)
+from dspa.stages.refine.reduction import Refinement
 from dspa.stages.refine.stage import STAGE, RefineParams, run
 from dspa.stages.refine.start import (
     assign_half_sets,
     check_memory,
+    first_model,
+    first_state,
+    half_chunks,
+    make_settings,
     resample,
 )
 from dspa.stages.stage import Context
@@ -289,13 +302,50 @@ def test_the_step_is_no_finer_than_images_can_tell():
     assert choose_fineness(28, 0.7, known | {"order": np.asarray(0)}).order == 5
 
 
-def test_maps_that_do_not_fit_are_refused_with_a_resolution_that_does(tiny):
-    spec = image_spec(read_particles(tiny[0] / "particles.zarr"))
-    need = largest_pass(spec, spec.radius)
-    assert need > sums_bytes(11) == 2 * 2 * accumulator(BOX, 11).sums.nbytes
-    check_memory(spec, need + PROCESS)
-    with pytest.raises(InputError, match=r"--max-resolution [12][0-9]"):
-        check_memory(spec, PROCESS + need // 2)
+def test_maps_that_do_not_fit_are_refused_with_a_resolution_that_does():
+    spec = ImageSpec(box=200, pixel_size=1.0, crop=200, radius=99, mask_diameter=180.0)
+    settings = make_settings(
+        spec, symmetry="C1", initial_lowpass=30.0, max_shift=0.0, seed=1, local=True,
+        image_scale=True, groups=1,
+    )  # fmt: skip
+    need = worker_bytes(settings, chunk=64)
+    assert need > PROCESS + sums_bytes(99) == PROCESS + 2 * accumulator(200, 99).sums.nbytes
+    check_memory(settings, need, chunk=64)
+    with pytest.raises(InputError, match=r"out to 2.02 A need .*--max-resolution [23]\.[0-9],"):
+        check_memory(settings, need * 3 // 4, chunk=64)
+
+
+def test_a_pass_holds_one_half_and_no_more_than_its_plan(tiny, tmp_path):
+    """Bytes of arrays, as NumPy counts them: while images are added, and when maps are made."""
+    particles = read_particles(tiny[0] / "particles.zarr")
+    spec, images = image_spec(particles), 12
+    settings = make_settings(
+        spec, symmetry="D2", initial_lowpass=12.0, max_shift=0.0, seed=1, local=True,
+        image_scale=True, groups=1,
+    )  # fmt: skip
+    halves = assign_half_sets(particles, 1, existing=False)
+    chunks = with_state(
+        half_chunks(particles, spec, halves, seed=1), first_state(particles, halves)
+    )
+    model = first_model(settings, tiny[1], noise=np.full(spec.radius + 1, 0.5), mask=None)
+    task = Refinement(plan_iteration(settings, 1, model))
+    assert sums_bytes(task.plan.insert_radius) > 1 << 20
+    for half, share in enumerate(task.shares(chunks), 1):
+        assert all((chunk.state["half_set"] == half).all() for chunk in share)
+        batch = share[0].batch(0, images)
+        tracemalloc.start()
+        bound = task.bind(model, images)
+        sums = bound.start()
+        bound.add(sums, batch)
+        held = {name: values.nbytes for name, values in sums.items() if values.nbytes > 1 << 16}
+        assert held == {"map": sums_bytes(task.plan.insert_radius)}
+        left = bound.finish(sums)
+        used = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert held["map"] < used <= task.bytes_of_sums() + images * task.bytes_per_item()
+        if half == 1:
+            task = task.follow(store(left, tmp_path))
+    assert left["half"].shape == (2, BOX, BOX, BOX)
 
 
 def test_bad_input_is_one_sentence(tiny, tmp_path):

@@ -120,8 +120,21 @@ def soft_dilation(core: Any, *, pixel_size: float, near: float, far: float) -> N
     """
     if far < near:
         raise ValueError(f"a mask's far distance ({far} A) is below its near distance ({near} A)")
-    distance = scipy.ndimage.distance_transform_edt(~to_host(core).astype(bool))
-    return cosine_edge(np.asarray(distance) * pixel_size, near, far)
+    inside = to_host(core).astype(bool, copy=False)
+    made = np.zeros(inside.shape, np.float32)
+    # Beyond `far` of the core nothing is left of the mask, and distances take much memory.
+    margin = int(np.ceil(far / pixel_size)) + 1
+    near_core = []
+    for axis in range(inside.ndim):
+        others = tuple(other for other in range(inside.ndim) if other != axis)
+        held = np.flatnonzero(inside.any(axis=others))
+        if not held.size:
+            return made
+        near_core.append(slice(max(0, int(held[0]) - margin), int(held[-1]) + margin + 1))
+    part = tuple(near_core)
+    distance = scipy.ndimage.distance_transform_edt(~inside[part])
+    made[part] = cosine_edge(np.asarray(distance, np.float32) * np.float32(pixel_size), near, far)
+    return made
 
 
 def largest_component(core: Any) -> NDArray[np.bool_]:

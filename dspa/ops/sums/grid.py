@@ -16,7 +16,7 @@ from dspa.device import is_host, like, namespace
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SLAB = 1 << 22  # grid points that are worked on at once
+SLAB = 1 << 20  # grid points that are worked on at once
 
 
 def half_width(sums: Any) -> int:

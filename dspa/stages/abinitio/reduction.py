@@ -8,7 +8,6 @@ the sums by their weights preconditions the step: all shells converge alike.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -44,6 +43,7 @@ from dspa.ops.sums.fixed import (
 from dspa.ops.sums.insert import insert_candidates, insert_marginal, unmoved
 from dspa.ops.sums.project import frames_of
 from dspa.ops.sums.reconstruct import reconstruct
+from dspa.stages.em.memory import COEFFICIENT, INSERTED, image_bytes, points, search_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,6 +59,7 @@ EPSILON = 1e-3  # guard on the weights; no Wiener shrinkage
 CENTRE_EVERY = 5
 LEAST = 1e-3  # share of an image's best cell below which a cell is left out of the sums
 MASK_EDGE = 3.0  # voxels
+POLISHED = 12  # volumes while one is made: planes, density, gridding, spheres, masks, transforms
 
 
 class Outcome(NamedTuple):
@@ -137,15 +138,33 @@ class AbInitioStep:
         return BoundStep(plan, model, scale, kind(plan, scale, lattice, searchers))
 
     def bytes_per_item(self) -> int:
-        """Memory per image: its band several times over, and scores or candidates."""
-        spec = self.plan.settings.spec
-        return 64 * spec.band().count + (40_000 if self.plan.act == "coarse" else 1_500_000)
+        """Memory per image: its band several times over, and its candidates."""
+        plan, band = self.plan, self.plan.settings.spec.band()
+        members, reach = plan.settings.classes, plan.sums_radius
+        if plan.act in ("start", "coarse"):  # of the coarse lattice a block is in memory at a time
+            return COEFFICIENT * band.count + INSERTED * members * band.size(reach)
+        return image_bytes(band, plan.levels, plan.shifts(), insert_radius=reach, members=members)
 
     def bytes_of_sums(self) -> int:
-        """Memory of the sums, of those so far, and of the volumes and what is made of them."""
-        settings = self.plan.settings
-        points = math.prod(grid.grid_shape(self.plan.sums_radius, padding=PADDING))
-        return settings.classes * (20 * points + 64 * settings.spec.crop**3)
+        """Memory of the sums and the model, and of what searches look at or the next volumes need.
+
+        A number of a grid is 8 bytes in the sums and 4 in the model; at the end 4 in each of what
+        is new, known, widened, blended and on the way there. Volumes are those of the model, the
+        next ones, and what one of them is made of.
+        """
+        plan, settings = self.plan, self.plan.settings
+        sums = settings.classes * points(plan.sums_radius)
+        volume = 4 * settings.spec.crop**3
+        searching = 12 * sums + settings.classes * volume
+        if plan.levels:
+            searching += search_bytes(
+                settings.spec.band(),
+                plan.levels,
+                plan.shifts(),
+                insert_radius=plan.sums_radius,
+                members=settings.classes,
+            )
+        return max(searching, 20 * sums + (2 * settings.classes + POLISHED) * volume)
 
 
 class Comparison(Protocol):
@@ -222,7 +241,8 @@ class BoundStep:
         images = max(1.0, float(figures[0]))
         fresh = grid.zeros((plan.settings.classes,), self.half, dims=3)
         if "sums" in sums:
-            fresh = as_float(sums.pop("sums"), self.scale) / np.float32(images)
+            fresh = as_float(sums.pop("sums"), self.scale)
+            fresh /= np.float32(images)
         share = exact_value(sums["occupancy"]) / images
         if plan.act in ("start", "final"):
             blend, occupancy = fresh, share

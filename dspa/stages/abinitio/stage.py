@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from dspa.data.errors import InputError
-from dspa.dataflow.runner import Result
+from dspa.dataflow.runner import PROCESS, Result
 from dspa.io.particles import read_particles
 from dspa.stages.abinitio.output import (
     show_progress,
@@ -27,7 +27,8 @@ from dspa.stages.abinitio.output import (
 from dspa.stages.abinitio.reduction import AbInitioStep
 from dspa.stages.abinitio.schedule import Settings, plan_step
 from dspa.stages.em.march import Pass, march
-from dspa.stages.particles.chunks import image_spec, particle_chunks
+from dspa.stages.em.memory import batch_bytes, check_fits, kept_bands
+from dspa.stages.particles.chunks import CHUNK, image_spec, particle_chunks
 from dspa.stages.particles.noise import BackgroundNoise
 from dspa.stages.stage import Context, Input, Stage, check, param
 
@@ -102,6 +103,12 @@ def run(context: Context, inputs: Mapping[str, Any], params: AbInitioParams) -> 
     """
     check(params)
     particles, settings = _prepare(inputs, params, seed=context.seed)
+    check_fits(
+        worker_bytes(settings),
+        context.runner.memory,
+        what=f"{settings.classes} map(s) to {settings.max_resolution:g} A",
+        advice="a coarser --max-resolution, fewer --classes",
+    )
     runs = MiniBatches.make(particles, settings)
     model = _march(context, settings, runs)
     return _finish(context, particles, settings, model)
@@ -325,17 +332,33 @@ def _finish(
     return outputs
 
 
+def worker_bytes(settings: Settings) -> int:
+    """Most bytes of a worker, the bands that it keeps apart.
+
+    Parameters
+    ----------
+    settings : Settings
+    """
+    needed = []
+    for number in (settings.coarse_steps, settings.steps, settings.steps + 1):
+        step = AbInitioStep(plan_step(settings, number))
+        chunk = RUN if number <= settings.steps else CHUNK
+        needed.append(step.bytes_of_sums() + batch_bytes(step.bytes_per_item(), chunk))
+    return PROCESS + max(needed)
+
+
 def plan(inputs: Mapping[str, Any], params: AbInitioParams) -> dict[str, Any]:
     """Figures for ``--dry-run``."""
     particles, settings = _prepare(inputs, params, seed=0)
     spec, runs = settings.spec, MiniBatches.make(particles, settings)
-    step = AbInitioStep(plan_step(settings, settings.steps + 1))
+    count = int(particles.sizes["particle"])
+    peak = worker_bytes(settings) + kept_bands(spec, count)
     return {
-        "particles": int(particles.sizes["particle"]),
+        "particles": count,
         "internal box": f"{spec.crop} px of {spec.crop_pixel_size:.2f} A",
         "steps": settings.steps,
         "particles visited": sum(len(rows) for rows in runs.rows),
-        "MiB per task": round(RUN * step.bytes_per_item() / 2**20),
+        "memory per worker": f"{peak / 2**30:.2f} GiB",
     }
 
 

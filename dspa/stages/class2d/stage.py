@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dspa.dataflow.worker_setup import SHARE
-from dspa.device import memory_budget
 from dspa.stages.class2d.constants import FOLDS, tuned
 from dspa.stages.class2d.evidence import weigh
 from dspa.stages.class2d.growth import Growth, expect, grow, judge_unseen
@@ -27,6 +24,7 @@ from dspa.stages.class2d.model import Classification, ClassModel
 from dspa.stages.class2d.output import Progress, whole_table, write_results
 from dspa.stages.class2d.plan import Params, Settings, worker_bytes, workload
 from dspa.stages.class2d.reduction import Class2D
+from dspa.stages.em.memory import kept_bands
 from dspa.stages.em.noise import noise_groups
 from dspa.stages.particles.chunks import join_chunks, minibatch, particle_chunks
 from dspa.stages.particles.copies import as_first_copy, particle_copies
@@ -204,11 +202,8 @@ def plan(inputs: Mapping[str, Any], params: Params) -> dict[str, Any]:
         uid = np.asarray(work.particles["uid"].values, np.uint64)
         least, most = expect(known, uid, growth)
     chunks = particle_chunks(work.particles, spec, size=settings.chunk_size, multiple=FOLDS)
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    share = int(SHARE * memory_budget() / workers)  # of a worker's memory, for bands
-    kept = min(share, 12 * spec.band().count * -(-count // workers))
     run = max(len(chunk) for chunk in join_chunks(chunks, stride=FOLDS))
-    peak = kept + worker_bytes(spec, classes=most.classes, run=run)
+    peak = kept_bands(spec, count) + worker_bytes(spec, classes=most.classes, run=run)
     told = {
         "particles": count,
         "chunks": len(chunks),

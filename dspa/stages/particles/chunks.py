@@ -93,7 +93,7 @@ class ImageSpec:
         return soft_disk(self.crop, radius, self.edge * scale)
 
 
-def _good_size(least: int) -> int:
+def good_size(least: int) -> int:
     """Smallest even box of at least ``least`` pixels with only small prime factors."""
     size = least + least % 2
     while True:
@@ -144,7 +144,7 @@ def image_spec(
                 f"nothing to there; use at most {extent / FEWEST_SHELLS:.3g} A"
             )
         radius = min(radius, shells)
-    crop = min(box, _good_size(2 * radius + 2))
+    crop = min(box, good_size(2 * radius + 2))
     diameter = 0.9 * extent if mask_diameter is None else min(mask_diameter, extent)
     # Where its edge is soft throughout it would hide the particle altogether.
     least = (4 if mask_outer is not None else 2 * EDGE) * pixel_size

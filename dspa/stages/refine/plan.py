@@ -6,18 +6,19 @@ resumed job plans the same iterations as an undisturbed one.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dspa.dataflow.runner import PROCESS
+from dspa.geometry.symmetry import symmetry_operators
 from dspa.ops.poses.pose_grid import TURNS, step_of_order
 from dspa.ops.poses.sphere import Level, Shifts
-from dspa.ops.sums.grid import grid_shape
+from dspa.stages.em.memory import batch_bytes, image_bytes, points, search_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
@@ -30,8 +31,11 @@ KEPT = (40, 20)  # most poses that go on from the first and second level
 FEWEST, MOST = 12, 40  # most poses of a posterior, where it is narrow and where it is broad
 BROAD = 30.0  # effective poses of a posterior beyond which a step is finer than images can tell
 NARROW = 5.0  # effective poses up to which a local search loses nothing
-# Volumes of a model: halves, references, masks, the whole; and what is made of them on the way.
-MODEL_VOLUMES = 10
+# Of the box, in a worker. While it searches: the references of both halves and the user's mask.
+MODEL_VOLUMES = 3
+# At the end: the same, half maps (2), spheres and gridding (3), masks (2), and the step that takes
+# the most, distances from a region: places of three axes and differences in int32, float64 squares.
+FINISH_VOLUMES = 22
 SEEN = 8.5  # coarse radius, in resolution elements across the particle
 PATIENCE = 3  # iterations without a gain that end a refinement
 
@@ -304,29 +308,55 @@ def plan_iteration(
 
 
 def sums_bytes(radius: int) -> int:
-    """Bytes of the sums of both half maps out to a radius: numerator and weight in int64."""
-    return 2 * 8 * math.prod(grid_shape(radius))
+    """Bytes of the sums of a half map out to a radius: numerator and weight in int64."""
+    return 8 * points(radius)
 
 
-def pass_bytes(spec: ImageSpec, *, reach: int, radii: Collection[int]) -> int:
-    """Bytes that a worker holds throughout a pass: sums, model, references.
+def pass_bytes(plan: Plan) -> int:
+    """Bytes that a worker holds throughout a pass: sums, model, and what searches look at.
+
+    At the end it holds no reference, but the sums of both halves as float32 and the maps that are
+    made of them.
+    """
+    spec, reach = plan.spec, plan.insert_radius
+    volume = 4 * spec.crop**3
+    operators = len(symmetry_operators(plan.settings.symmetry))
+    searching = search_bytes(
+        spec.band(), plan.levels, plan.shifts, insert_radius=reach, operators=operators
+    )
+    searching += sums_bytes(reach) + MODEL_VOLUMES * volume
+    return max(searching, sums_bytes(reach) + FINISH_VOLUMES * volume)
+
+
+def image_memory(plan: Plan) -> int:
+    """Bytes of an image while it is searched and added up."""
+    reach = plan.insert_radius
+    return image_bytes(plan.spec.band(), plan.levels, plan.shifts, insert_radius=reach)
+
+
+def worker_bytes(settings: Settings, *, chunk: int) -> int:
+    """Most bytes of a worker, the bands that it keeps apart: in the first pass or in the last.
 
     Parameters
     ----------
-    spec : ImageSpec
-    reach : int
-        Finest shell that is added up.
-    radii : collection of int
-        Finest shells that the levels of the search compare.
+    settings : Settings
+    chunk : int
+        Images of a chunk.
     """
-    references = sum(2 * 8 * math.prod(grid_shape(radius)[:3]) for radius in set(radii))
-    return sums_bytes(reach) + MODEL_VOLUMES * 4 * spec.crop**3 + references
-
-
-def largest_pass(spec: ImageSpec, radius: int) -> int:
-    """Bytes that a worker holds throughout a pass that compares images out to a radius."""
-    radii = {round(part * radius) for part in (0.3, 0.55, 1.0)}
-    return pass_bytes(spec, reach=min(spec.radius, 2 * radius), radii=radii)
+    radius = float(settings.spec.radius)
+    known = {
+        "shell_143": np.asarray(radius),
+        "radius": np.asarray(radius),
+        "diameter": np.asarray(0.7),
+        "shift_sigma": np.asarray(0.0),
+        "order": np.asarray(0),
+        "effective": np.asarray(0.0),
+    }
+    needed = []
+    for iteration in (1, GLOBAL_EVERY):
+        plan = plan_iteration(settings, iteration, known)
+        needed.append(pass_bytes(plan) + batch_bytes(image_memory(plan), chunk))
+    return PROCESS + max(needed)
 
 
 def converged(history: NDArray[np.float64], *, least: int = 5, patience: int = PATIENCE) -> bool:

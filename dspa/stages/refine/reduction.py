@@ -7,9 +7,7 @@ leaves waits in a file until the second is there.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,7 +47,7 @@ from dspa.stages.em.noise import (
     least_noise,
 )
 from dspa.stages.refine.maps import FIGURES, half_model, settle, solve
-from dspa.stages.refine.plan import pass_bytes
+from dspa.stages.refine.plan import image_memory, pass_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,20 +121,12 @@ class Refinement:
         return BoundRefinement(self, model, lattice, searchers, pruning, scale)
 
     def bytes_per_item(self) -> int:
-        """Memory per image: its bands, and the largest level of its candidates."""
-        members = self.plan.spec.band()
-        levels = self.plan.levels
-        scored = 0
-        for above, level in pairwise(levels):
-            scored = max(scored, 8 * above.poses * (8 * members.size(level.radius) + 600))
-        inserted = 2 * levels[-1].poses * 8 * members.size(self.plan.insert_radius) * 3
-        return 40 * members.count + scored + inserted
+        """Memory per image: its bands, and its candidates."""
+        return image_memory(self.plan)
 
     def bytes_of_sums(self) -> int:
-        """Memory of both sums, and of the model and the references made from it."""
-        plan = self.plan
-        radii = {math.ceil(level.radius) for level in plan.levels}
-        return pass_bytes(plan.spec, reach=plan.insert_radius, radii=radii)
+        """Memory of the sums of the half, of the model, and of what searches look at."""
+        return pass_bytes(self.plan)
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,6 +22,7 @@ from dspa.geometry.symmetry import symmetry_operators
 from dspa.io.particles import read_particles
 from dspa.ops.maps.fsc import resolution_shell
 from dspa.stages.em.march import Pass, march
+from dspa.stages.em.memory import kept_bands
 from dspa.stages.em.noise import noise_groups
 from dspa.stages.particles.chunks import (
     ParticleChunk,
@@ -45,8 +46,8 @@ from dspa.stages.refine.plan import (
     angular_order,
     converged,
     describe,
-    largest_pass,
     plan_iteration,
+    worker_bytes,
 )
 from dspa.stages.refine.reduction import Refinement
 from dspa.stages.refine.reference import starting_maps
@@ -71,6 +72,10 @@ if TYPE_CHECKING:
 
     from dspa.dataflow.reduction import Model, Rows
     from dspa.stages.particles.chunks import ImageSpec
+
+# Volumes of the box in the process that leads: those of a model and of the one before it (7 each),
+# and what pictures and the maps that are written are made of.
+LEAD_VOLUMES = 17
 
 State = dict[str, "NDArray[Any]"]
 StartingMaps = tuple["NDArray[np.float32]", "NDArray[np.float32] | None"]
@@ -126,7 +131,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: RefineParams) -> di
     """
     check(params)
     particles, spec, settings = _prepare(inputs, params, seed=context.seed)
-    check_memory(spec, context.runner.memory)
+    check_memory(settings, context.runner.memory)
     groups = particle_copies(particles)
     # What cannot be divided is refused at once.
     halves = assign_half_sets(particles, context.seed, existing=params.half_sets, groups=groups)
@@ -339,13 +344,16 @@ def plan(inputs: Mapping[str, Any], params: RefineParams) -> dict[str, Any]:
     halves = assign_half_sets(particles, 0, existing=params.half_sets, groups=groups)
     chunks = half_chunks(particles, spec, halves, seed=0)
     order = angular_order(spec.radius, 0.7)
+    peak = worker_bytes(settings, chunk=max(len(chunk) for chunk in chunks))
+    peak += kept_bands(spec, len(halves))
+    lead = PROCESS + LEAD_VOLUMES * 4 * spec.crop**3
     return {
         "particles": sum(len(chunk) for chunk in chunks),
         "chunks": len(chunks),
         "symmetry": f"{settings.symmetry} ({len(symmetry_operators(settings.symmetry))} operators)",
         "finest angular step": f"{60.0 / 2**order:.2f} degrees",
-        "memory per worker": f"{(PROCESS + largest_pass(spec, spec.radius)) / 2**30:.2f} GiB",
-        "cached bands": f"{12 * spec.band().count * len(particles['particle']) / 2**20:.0f} MiB",
+        "memory per worker": f"{peak / 2**30:.2f} GiB",
+        "memory of the leading process": f"{lead / 2**30:.2f} GiB",
     }
 
 

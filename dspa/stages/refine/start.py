@@ -9,13 +9,13 @@ import numpy as np
 from scipy import ndimage
 
 from dspa.data.errors import InputError
-from dspa.dataflow.runner import PROCESS
 from dspa.geometry.axes import Alignment, align_to_symmetry, aligned_density
 from dspa.geometry.symmetry import symmetry_operators
 from dspa.ops.images.transform import resize_volume
 from dspa.ops.maps.resolution import CURVES
+from dspa.stages.em.memory import check_fits
 from dspa.stages.em.noise import noise_groups
-from dspa.stages.particles.chunks import chunk_size, particle_chunks
+from dspa.stages.particles.chunks import CHUNK, chunk_size, good_size, particle_chunks
 from dspa.stages.particles.copies import (
     count_copies,
     image_copies,
@@ -24,7 +24,7 @@ from dspa.stages.particles.copies import (
 )
 from dspa.stages.particles.duplicates import DISTANCE
 from dspa.stages.refine.maps import low_shells, reference_mask
-from dspa.stages.refine.plan import Settings, largest_pass, plan_iteration
+from dspa.stages.refine.plan import Settings, plan_iteration, worker_bytes
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -147,26 +147,31 @@ def _in_both(groups: NDArray[np.int64], halves: NDArray[np.int8]) -> int:
     return int(np.intersect1d(groups[halves == 1], groups[halves == 2]).size)
 
 
-def check_memory(spec: ImageSpec, memory: int) -> None:
-    """Refuse, with the numbers, if the sums of both maps do not fit a worker.
+def check_memory(settings: Settings, memory: int, *, chunk: int = CHUNK) -> None:
+    """Refuse, with the numbers, if a pass does not fit a worker.
 
     Parameters
     ----------
-    spec : ImageSpec
+    settings : Settings
     memory : int
         Bytes of a worker.
+    chunk : int
+        Images of a chunk.
     """
-    needed = PROCESS + largest_pass(spec, spec.radius)
-    if needed <= memory:
-        return
-    radius = spec.radius
-    while radius > 4 and PROCESS + largest_pass(spec, radius) > memory:
+    spec = settings.spec
+    needed, radius = worker_bytes(settings, chunk=chunk), spec.radius
+    while radius > 4 and worker_bytes(_coarser(settings, radius), chunk=chunk) > memory:
         radius -= 1
-    raise InputError(
-        f"both half maps out to {spec.extent / spec.radius:.2f} A need {needed / 2**30:.1f} GiB "
-        f"and a worker has {memory / 2**30:.1f} GiB; use "
-        f"--max-resolution {spec.extent / radius:.1f}, or fewer workers (--cluster local:N)"
-    )
+    what = f"half maps out to {spec.extent / spec.radius:.2f} A"
+    advice = f"--max-resolution {spec.extent / radius:.1f}"
+    check_fits(needed, memory, what=what, advice=advice)
+
+
+def _coarser(settings: Settings, radius: int) -> Settings:
+    """Return the settings of a coarser resolution: a smaller box too."""
+    spec = settings.spec
+    crop = min(spec.box, good_size(2 * radius + 2))
+    return replace(settings, spec=replace(spec, radius=radius, crop=crop))
 
 
 def resample(volume: Volume, *, box: int, pixel_size: float) -> NDArray[np.float32]:
