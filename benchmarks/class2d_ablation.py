@@ -110,6 +110,11 @@ class Sample:
     symmetry: str
 
 
+def models_folder() -> Path:
+    """Where the atomic models are."""
+    return Path(os.environ.get("DSPA_TEST_DATA", "../shared/data")) / "models"
+
+
 def write_sample(
     molecule: Molecule, folder: Path, *, particles: int, box: int, pixel_size: float, seed: int = 0
 ) -> Sample:
@@ -117,8 +122,7 @@ def write_sample(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     rng, plane = np.random.default_rng(seed), band(box, maximum_radius(box))
-    models = Path(os.environ.get("DSPA_TEST_DATA", "../shared/data")) / "models"
-    atoms = read_model(str(models / f"{molecule.model}.pdb.gz"), assembly="1")
+    atoms = read_model(str(models_folder() / f"{molecule.model}.pdb.gz"), assembly="1")
     density = gaussian_density(atoms, box=2 * ((box + 1) // 2), pixel_size=pixel_size)
     poses = random_rotations(particles, seed + 1)
     defocus = rng.uniform(1e4, 2.5e4, particles)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -107,6 +108,7 @@ class DaskRunner:
             Ends in the number of the pass: ``it003``.
         """
         self._listen()
+        begun = time.perf_counter()
         plan = make_plan(reduction, chunks, name=name, memory=self.memory)
         stored = self._checkpoints.store(model)
         self._watch = watch = _Watch(len(plan.chunks), name, self.events)
@@ -132,6 +134,8 @@ class DaskRunner:
         watch.finished()
         self._seconds[type(reduction).__qualname__] = watch.seconds_per_chunk
         self._checkpoints.record(name, new, rows, **plan.about())
+        taken, workers = time.perf_counter() - begun, self.workers
+        self.events.emit("pass", name=name, seconds=taken, busy=watch.seconds, workers=workers)
         return Result(self._checkpoints.fetch(new), load(rows))
 
     def map(self, function: Callable[[S], T], items: Iterable[S], *, name: str = "map") -> list[T]:
@@ -266,9 +270,14 @@ class _Watch:
         self.events.emit("progress", task=self.name, done=done, total=self.total)
 
     @property
+    def seconds(self) -> float:
+        """Time of all chunks that were reported, each in its worker."""
+        return sum(self.times.values())
+
+    @property
     def seconds_per_chunk(self) -> float:
         """Mean time of a chunk in its worker."""
-        return sum(self.times.values()) / len(self.times) if self.times else SLOW_CHUNK
+        return self.seconds / len(self.times) if self.times else SLOW_CHUNK
 
 
 def _apply(carried: bytes, item: Any) -> Any:

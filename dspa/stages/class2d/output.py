@@ -127,7 +127,7 @@ class Progress:
     after: int = 0
     pace: Pace = field(default_factory=Pace)
     thread: ThreadPoolExecutor = field(default_factory=partial(ThreadPoolExecutor, 1))
-    drawing: list[Future[None]] = field(default_factory=list)
+    drawing: list[tuple[str, Future[bytes]]] = field(default_factory=list)
 
     def __call__(self, iteration: int, plan: ClassPlan, model: ClassModel) -> None:
         """Emit the figures and the class averages of one pass."""
@@ -153,29 +153,21 @@ class Progress:
             searches_limited=int(total.searches_limited),
             searched_to=self.spec.extent / plan.radius,
         )
+        self._show()
         if plan.shown:
-            self.drawn()
             title = f"class averages, pass {iteration} of {passes}"
-            # Beside the next pass, which need not wait.
-            draw = partial(self._draw, title, model.averages, count, resolution)
-            self.drawing.append(self.thread.submit(draw))
+            # Beside the next pass, which need not wait; it is told here, as all listeners hear of
+            # events from this thread.
+            drawing = self.thread.submit(sorted_montage, model.averages, count, resolution)
+            self.drawing.append((title, drawing))
         if iteration == passes:
-            self.drawn()
+            self._show()
 
-    def _draw(
-        self,
-        title: str,
-        averages: NDArray[np.float32],
-        count: NDArray[np.float64],
-        resolution: NDArray[np.float64],
-    ) -> None:
-        picture = sorted_montage(averages, count, resolution)
-        self.events.picture("class_averages", picture, title=title)
-
-    def drawn(self) -> None:
-        """Wait for the picture that is being drawn."""
+    def _show(self) -> None:
+        """Tell of the picture that was begun after an earlier pass."""
         while self.drawing:
-            self.drawing.pop().result()
+            title, drawing = self.drawing.pop()
+            self.events.picture("class_averages", drawing.result(), title=title)
 
 
 def write_results(
