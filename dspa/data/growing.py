@@ -20,10 +20,9 @@ from xarray.core import indexing
 from dspa.data import schema
 from dspa.data.errors import InputError
 from dspa.data.schema import is_text
-from dspa.data.store import spans
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -87,7 +86,7 @@ class Growing:
         for name, (dims, values) in made.items():
             known = self._columns.get(name)
             if known is None:
-                known = self._new(dims, values)
+                known = _column(dims, values, self._folder)
                 self._columns[name] = known
             if known.dtype != values.dtype:
                 kinds = {known.dtype.kind, values.dtype.kind}
@@ -102,13 +101,8 @@ class Growing:
                 if name in made:
                     column.append(made[name][1])
         except OSError as error:
-            raise InputError(
-                f"{self._folder}: the table cannot be laid down here ({error.strerror}); make room"
-            ) from error
+            raise _no_room(self._folder, error) from error
         self.rows += count
-
-    def _new(self, dims: tuple[str, ...], values: NDArray[Any]) -> _Numbers | _Text:
-        return (_Text if is_text(values.dtype) else _Numbers)(dims, values, self._folder)
 
     def finish(self, variables: Mapping[str, Any], **attributes: Any) -> xr.Dataset:
         """Return the table.
@@ -132,35 +126,44 @@ class Growing:
         return schema.complete("particles", made, **attributes)
 
 
-def chosen(table: xr.Dataset, rows: NDArray[np.int64], folder: Path | None) -> xr.Dataset:
-    """Return some particles of a table, laid down anew.
+def laid_down(array: xr.Variable, folder: Path, *, span: int) -> xr.Variable:
+    """Return a column as one that lies on disk as those of `Growing` do.
 
     Parameters
     ----------
-    table : Dataset
-    rows : (m,) int64
-    folder : path, optional
+    array : Variable
+        Read a span at a time.
+    folder : path
         As of `Growing`.
+    span : int
+        Rows.
     """
-    tables = {}
-    with Growing(folder) as grown:
-        for span in spans(table, rows=rows):
-            columns = {}
-            for name, array in span.variables.items():
-                if array.dims[:1] == ("particle",):
-                    extra = str(name).startswith(schema.EXTRA)
-                    columns[str(name)] = ("particle", array.values) if extra else array.values
-                else:
-                    tables[str(name)] = array
-            grown.append(columns, int(span.sizes["particle"]))
-        attributes = {k: v for k, v in table.attrs.items() if k not in ("kind", "layout_version")}
-        return grown.finish(tables, **attributes)
+    column: _Numbers | _Text | None = None
+    try:
+        for start in range(0, max(array.shape[0], 1), span):
+            values = array[start : start + span].values
+            values = values.astype(object) if is_text(values.dtype) else values
+            column = column or _column(array.dims, values, folder)
+            column.append(values)
+        assert column is not None
+        return xr.Variable(array.dims, column.array())
+    except OSError as error:
+        raise _no_room(folder, error) from error
+    finally:
+        if column is not None:
+            column.close()
+
+
+def _no_room(folder: Path | None, error: OSError) -> InputError:
+    return InputError(f"{folder}: the table cannot be laid down here ({error.strerror}); make room")
 
 
 class _Numbers:
     """A column of numbers."""
 
-    def __init__(self, dims: tuple[str, ...], values: NDArray[Any], folder: Path | None) -> None:
+    def __init__(
+        self, dims: tuple[Hashable, ...], values: NDArray[Any], folder: Path | None
+    ) -> None:
         self.dims, self.dtype, self.shape, self.rows = dims, values.dtype, values.shape[1:], 0
         self.mapped = folder is not None
         self.file: Any = tempfile.TemporaryFile(dir=folder) if self.mapped else io.BytesIO()
@@ -175,6 +178,12 @@ class _Numbers:
     def close(self) -> None:
         if self.mapped:
             self.file.close()
+
+
+def _column(
+    dims: tuple[Hashable, ...], values: NDArray[Any], folder: Path | None
+) -> _Numbers | _Text:
+    return (_Text if is_text(values.dtype) else _Numbers)(dims, values, folder)
 
 
 def _laid(file: Any, dtype: np.dtype[Any], shape: Sequence[int], *, mapped: bool) -> NDArray[Any]:
@@ -192,7 +201,9 @@ class _Text:
 
     dtype = np.dtype(object)
 
-    def __init__(self, dims: tuple[str, ...], values: NDArray[Any], folder: Path | None) -> None:
+    def __init__(
+        self, dims: tuple[Hashable, ...], values: NDArray[Any], folder: Path | None
+    ) -> None:
         self.dims, self.shape, self.rows = dims, values.shape[1:], 0
         self.words: list[NDArray[Any]] = []
         self.mapped = folder is not None

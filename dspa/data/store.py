@@ -1,7 +1,7 @@
 """Datasets on disk: one Zarr v3 group, replaced whole or not at all.
 
 Tables are written a span of rows at a time. They are read whole, or, where that would fill the
-memory (``lazy``), the columns of particles stay on disk and `spans` brings them in by the piece.
+memory (``lazy``), the columns of particles are laid down on disk, where they cost next to nothing.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from dspa.data.errors import InputError
+from dspa.data.growing import Growing, laid_down
 from dspa.data.places import project_above, relative_inside
 from dspa.data.schema import EXTRA, is_text, validate
 
@@ -81,8 +83,8 @@ def open(path: str | Path, *, lazy: bool = False) -> xr.Dataset:
     path : path
         Folder written by `save`.
     lazy : bool
-        Leave the columns of particles on disk: ``.values`` reads a column anew, `spans` all of
-        them by the piece. They are read through once all the same, so that damage shows here.
+        Lay the columns of particles down on disk (`place_beside`), uncompressed and mapped: pages
+        come into memory as they are read. Text is read by the piece (`spans`).
 
     Raises
     ------
@@ -98,7 +100,7 @@ def open(path: str | Path, *, lazy: bool = False) -> xr.Dataset:
             source, engine="zarr", consolidated=False, zarr_format=3, chunks=None,
             decode_cf=False, cache=False,
         )  # fmt: skip
-        disk = _partly_loaded(disk) if lazy else disk.load()
+        disk = _laid_down(disk, place_beside(source)) if lazy else disk.load()
     except InputError:
         raise
     except Exception as error:
@@ -150,6 +152,31 @@ def spans(dataset: xr.Dataset, *, rows: NDArray[np.int64] | None = None) -> Iter
         yield loaded(dataset.isel(particle=piece if rows is None else rows[piece]))
 
 
+def chosen(table: xr.Dataset, rows: NDArray[np.int64], folder: Path | None) -> xr.Dataset:
+    """Return some particles of a table, laid down anew.
+
+    Parameters
+    ----------
+    table : Dataset
+    rows : (m,) int64
+    folder : path, optional
+        As of `Growing`.
+    """
+    tables = {}
+    with Growing(folder) as grown:
+        for span in spans(table, rows=rows):
+            columns = {}
+            for name, array in span.variables.items():
+                if array.dims[:1] == ("particle",):
+                    extra = str(name).startswith(EXTRA)
+                    columns[str(name)] = ("particle", array.values) if extra else array.values
+                else:
+                    tables[str(name)] = array
+            grown.append(columns, int(span.sizes["particle"]))
+        attributes = {k: v for k, v in table.attrs.items() if k not in ("kind", "layout_version")}
+        return grown.finish(tables, **attributes)
+
+
 def loaded(dataset: xr.Dataset) -> xr.Dataset:
     """Return a dataset whose columns are all in memory."""
     return xr.Dataset(
@@ -163,15 +190,26 @@ def _in_memory(array: xr.Variable) -> xr.Variable:
     return xr.Variable(array.dims, values.astype(object) if is_text(values.dtype) else values)
 
 
-def _partly_loaded(disk: xr.Dataset) -> xr.Dataset:
-    """Load all tables but that of particles, whose columns are read through by the piece."""
-    variables = {}
-    for name, array in disk.variables.items():
-        if array.dims[:1] != ("particle",):
-            array = array.load()
-        for start in range(0, array.shape[0] if array.dims[:1] == ("particle",) else 0, CHUNK_ROWS):
-            array[start : start + CHUNK_ROWS].values  # noqa: B018 - damage shows
-        variables[name] = array
+def place_beside(path: Path) -> Path:
+    """Return the folder where the columns of a file are laid down: its own, or one for anything.
+
+    Parameters
+    ----------
+    path : path
+        Of the file.
+    """
+    folder = path.absolute().parent
+    return folder if os.access(folder, os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
+
+
+def _laid_down(disk: xr.Dataset, folder: Path) -> xr.Dataset:
+    """Load all tables but that of particles, whose columns are laid down in a folder."""
+    variables = {
+        name: laid_down(array, folder, span=CHUNK_ROWS)
+        if array.dims[:1] == ("particle",)
+        else array.load()
+        for name, array in disk.variables.items()
+    }
     return xr.Dataset(variables, attrs=dict(disk.attrs))
 
 

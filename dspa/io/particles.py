@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import gettempdir
 from typing import TYPE_CHECKING
 
 from dspa.data import store
@@ -29,8 +28,7 @@ def read_particles(path: str | Path, *, lazy: bool = False) -> xr.Dataset:
         ``.zarr``, ``.star`` or ``.cs``. Stacks are looked for beside the file, in the folders
         above it and in the current folder.
     lazy : bool
-        Leave the columns of a ``.zarr`` on disk, as `dspa.data.store.open` does; those of other
-        files are laid down in the folder of temporary files (``TMPDIR``).
+        Lay the columns down on disk, as `dspa.data.store.open` does.
 
     Raises
     ------
@@ -43,7 +41,7 @@ def read_particles(path: str | Path, *, lazy: bool = False) -> xr.Dataset:
         if dataset.attrs["kind"] != "particles":
             raise InputError(f"{path}: holds {dataset.attrs['kind']}, not particles")
         return dataset
-    folder = Path(gettempdir()) if lazy else None
+    folder = store.place_beside(source) if lazy else None
     if source.suffix == ".star":
         table = read_star_particles(source, folder=folder)
     elif source.suffix == ".cs":

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dspa.data.errors import InputError
-from dspa.data.growing import chosen
+from dspa.data.store import chosen
 from dspa.io import star_rows
 from dspa.io.particles import write_particles
 from dspa.io.star import Block, read_star, write_star

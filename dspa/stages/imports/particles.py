@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.data.errors import InputError
-from dspa.data.growing import chosen
-from dspa.data.store import spans
+from dspa.data.store import chosen, spans
 from dspa.io.coordinates import pixel_coordinates
 from dspa.io.cs_particles import Orientation, read_cs_particles
 from dspa.io.images import ParticleImages, StackInfo, stack_info
