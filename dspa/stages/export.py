@@ -370,6 +370,12 @@ def plan(inputs: Mapping[str, Any], params: Params) -> Mapping[str, Any]:
     return figures
 
 
+def _lead(inputs: Mapping[str, Any], params: Params) -> int:
+    """Memory for the table: all of it for what is not a STAR file."""
+    whole = params.to in ("cs", *FORMS) or Path(params.out).suffix == ".cs" or params.is_folder
+    return leading(400 if whole else 50)(inputs, params)
+
+
 STAGE = Stage(
     "export",
     "write picks, particles or micrographs for other programs",
@@ -383,5 +389,5 @@ STAGE = Stage(
     plan,
     admit=_chosen,
     contained=False,
-    lead=leading(250),
+    lead=_lead,
 )

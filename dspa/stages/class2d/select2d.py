@@ -476,5 +476,5 @@ STAGE = Stage(
     ),
     run=run,
     admit=admit,
-    lead=leading(250),
+    lead=leading(100),
 )
