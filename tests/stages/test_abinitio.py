@@ -5,6 +5,7 @@ import itertools
 import os
 import signal
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from dspa.ops.sums.project import prepare_volume, project
 from dspa.stages.abinitio.reduction import AbInitioStep, widened
 from dspa.stages.abinitio.schedule import Settings, plan_step
 from dspa.stages.abinitio.stage import STAGE, AbInitioParams
+from dspa.stages.em.memory import points
 from dspa.stages.particles.chunks import ImageSpec, image_spec, particle_chunks
 from dspa.stages.stage import Context
 from tests.stages.stack_table import write_stack_table
@@ -165,6 +167,41 @@ def test_a_batch_may_be_cut_anywhere(stack, iteration):
     assert np.abs(merged["sums"] - whole["sums"]).max() < 1e-3 * scale
     density = bound.finish(merged)["density"]
     assert density.shape == (1, spec.crop, spec.crop, spec.crop)
+
+
+@pytest.mark.parametrize("iteration", [2, 12, 13])
+def test_a_step_holds_no_more_than_its_plan(stack, iteration):
+    """Bytes of arrays, as NumPy counts them: while images are added, and when maps are made."""
+    particles = read_particles(stack(40, 0.5))
+    spec = image_spec(particles)
+    settings = Settings(spec, classes=3, coarse_steps=10, fine_steps=2, max_resolution=13.0)
+    (chunk,) = particle_chunks(particles, spec)
+    batch, noise = chunk.batch(0, 40), np.ones(spec.radius + 1)
+    random = AbInitioStep(plan_step(settings, 0)).bind({"noise": noise})
+    sums = random.start()
+    random.add(sums, batch)
+    model = random.finish(sums)
+    step = AbInitioStep(plan_step(settings, iteration))
+    tracemalloc.start()
+    bound = step.bind(model)
+    sums = bound.start()
+    bound.add(sums, batch)
+    grids = sums["sums"].nbytes
+    bound.finish(sums)
+    used = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert grids == 3 * 8 * points(step.plan.sums_radius)
+    assert grids < used <= step.bytes_of_sums() + 40 * step.bytes_per_item()
+
+
+def test_maps_that_do_not_fit_are_refused_before_they_begin(stack, make_runner, monkeypatch):
+    path = stack(40, 0.5)
+    many = dataclasses.replace(SHORT, classes=20)
+    assert float(STAGE.plan({"particles": path}, many)["memory per worker"].split()[0]) > 0.5
+    runner = make_runner("inline")
+    monkeypatch.setattr(type(runner), "memory", 400 << 20)
+    with pytest.raises(InputError, match=r"20 map\(s\) to 20 A need 0\.[0-9] GiB .* 0\.4 GiB"):
+        run_stage(runner, path, many)
 
 
 def test_the_schedule_goes_from_coarse_to_fine():
