@@ -149,8 +149,8 @@ class AbInitioStep:
         """Memory of the sums and the model, and of what searches look at or the next volumes need.
 
         A number of a grid is 8 bytes in the sums and 4 in the model; at the end 4 in each of what
-        is new, known, widened, blended and on the way there. Volumes are those of the model, the
-        next ones, and what one of them is made of.
+        is blended, known, widened and weighed. Volumes are those of the model, the next ones, and
+        what one of them is made of.
         """
         plan, settings = self.plan, self.plan.settings
         sums = settings.classes * points(plan.sums_radius)
@@ -164,7 +164,7 @@ class AbInitioStep:
                 insert_radius=plan.sums_radius,
                 members=settings.classes,
             )
-        return max(searching, 20 * sums + (2 * settings.classes + POLISHED) * volume)
+        return max(searching, 16 * sums + (2 * settings.classes + POLISHED) * volume)
 
 
 class Comparison(Protocol):
@@ -247,9 +247,10 @@ class BoundStep:
         if plan.act in ("start", "final"):
             blend, occupancy = fresh, share
         else:
-            step = np.float32(plan.step)
+            step, blend = np.float32(plan.step), fresh
             known = grid.widen(np.asarray(model["sums"], np.float32), self.half, dims=3)
-            blend = (1 - step) * known + step * fresh
+            blend *= step  # in place, as these are large
+            blend += (1 - step) * known
             occupancy = (1.0 - plan.step) * model["occupancy"] + plan.step * share
         density = volumes(plan, blend)
         if plan.act != "start" and plan.iteration % CENTRE_EVERY == 0:
