@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from dspa import cli
@@ -9,6 +11,7 @@ from dspa.data import schema, store
 from dspa.io.star import read_star
 from dspa.project import rehearsal
 from dspa.project.project import init
+from dspa.stages.registry import find_stage
 
 COUNT = store.CHUNK_ROWS + 100
 
@@ -43,6 +46,16 @@ def test_too_little_is_refused_with_the_numbers_and_no_job(picks, capsys, monkey
         said = capsys.readouterr().err
         assert "GiB in the process that leads it, and 0.00 GiB are free" in said
     assert not list((picks / "jobs").glob("J*"))
+
+
+@pytest.mark.parametrize("name", ["class2d", "select2d", "abinitio", "refine", "export"])
+def test_stages_count_what_they_keep_of_each_particle(name, picks):
+    lead = find_stage(name).lead
+    params = SimpleNamespace(out="o.star", to=None, is_folder=False)
+    empty, full = (
+        lead({"particles": picks / given}, params) for given in ("none.zarr", "picks.zarr")
+    )
+    assert 30 <= (full - empty) / COUNT <= 700
 
 
 def test_spans_of_a_table_on_disk_are_the_table(picks):

@@ -29,6 +29,7 @@ from dspa.stages.abinitio.schedule import Settings, plan_step
 from dspa.stages.em.march import Pass, march
 from dspa.stages.em.memory import batch_bytes, check_fits, kept_bands
 from dspa.stages.particles.chunks import CHUNK, image_spec, particle_chunks
+from dspa.stages.particles.lead import leading
 from dspa.stages.particles.noise import BackgroundNoise
 from dspa.stages.stage import Context, Input, Stage, check, param
 
@@ -118,7 +119,7 @@ def _prepare(
     inputs: Mapping[str, Any], params: AbInitioParams, *, seed: int
 ) -> tuple[xr.Dataset, Settings]:
     """Read the particles and fix the settings."""
-    particles = read_particles(inputs["particles"])
+    particles = read_particles(inputs["particles"], lazy=True)
     count = int(particles.sizes["particle"])
     if count < FEWEST:
         raise InputError(
@@ -370,4 +371,5 @@ STAGE = Stage(
     run,
     plan,
     admit=partial(_prepare, seed=0),
+    lead=leading(500),
 )

@@ -30,6 +30,7 @@ from dspa.stages.particles.chunks import (
     with_state,
 )
 from dspa.stages.particles.copies import particle_copies, with_pixels
+from dspa.stages.particles.lead import leading
 from dspa.stages.particles.noise import BackgroundNoise
 from dspa.stages.refine.maps import FIGURES, searched
 from dspa.stages.refine.output import (
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from dspa.dataflow.reduction import Model, Rows
     from dspa.stages.particles.chunks import ImageSpec
 
+LEAD_PARTICLE = 700  # bytes of each in the process that leads: CTF and state
 # Volumes of the box in the process that leads: those of a model and of the one before it (7 each),
 # and what pictures and the maps that are written are made of.
 LEAD_VOLUMES = 17
@@ -163,7 +165,7 @@ def _prepare(
     inputs: Mapping[str, Any], params: RefineParams, *, seed: int
 ) -> tuple[xr.Dataset, ImageSpec, Settings]:
     """Read the particles; choose boxes and settings."""
-    particles = read_particles(inputs["particles"])
+    particles = read_particles(inputs["particles"], lazy=True)
     spec = image_spec(
         particles,
         max_resolution=params.max_resolution,
@@ -346,7 +348,7 @@ def plan(inputs: Mapping[str, Any], params: RefineParams) -> dict[str, Any]:
     order = angular_order(spec.radius, 0.7)
     peak = worker_bytes(settings, chunk=max(len(chunk) for chunk in chunks))
     peak += kept_bands(spec, len(halves))
-    lead = PROCESS + LEAD_VOLUMES * 4 * spec.crop**3
+    lead = PROCESS + LEAD_VOLUMES * 4 * spec.crop**3 + LEAD_PARTICLE * len(halves)
     return {
         "particles": sum(len(chunk) for chunk in chunks),
         "chunks": len(chunks),
@@ -369,4 +371,5 @@ STAGE = Stage(
     run,
     plan,
     admit=partial(_prepare, seed=0),
+    lead=leading(LEAD_PARTICLE),
 )
