@@ -8,7 +8,6 @@ from dspa.ops.maps.fsc import (
     fsc,
     full_map_fsc,
     randomise_phases,
-    resolution_at,
     resolution_shell,
     spectral_power,
 )
@@ -75,9 +74,8 @@ def test_resolution_interpolates():
     curve = np.array([1.0, 1.0, 0.9, 0.5, 0.1, 0.0])
     assert resolution_shell(curve, threshold=0.5) == pytest.approx(3.0)
     assert resolution_shell(curve, threshold=0.3) == pytest.approx(3.5)
-    assert resolution_at(curve, box=35, pixel_size=1.0, threshold=0.3) == pytest.approx(10.0)
     assert resolution_shell(np.ones(6)) == 5
-    assert resolution_at([1.0, 0.0], box=35, pixel_size=1.0) == math.inf
+    assert resolution_shell([0.1, 0.0]) == 0
     assert resolution_shell([1.0, 0.9, np.nan]) == pytest.approx(1.757)
 
 

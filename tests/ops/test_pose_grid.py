@@ -6,7 +6,6 @@ from dspa.geometry.symmetry import symmetry_operators
 from dspa.ops.poses.pose_grid import (
     TURNS,
     children,
-    order_of_step,
     random_grid,
     step_of_order,
 )
@@ -49,7 +48,6 @@ def test_an_asymmetric_unit_of_directions_covers_the_sphere_once(symmetry):
     assert unit.size == pytest.approx(768 / len(operators), rel=0.15, abs=3)
 
 
-def test_orders_and_steps_agree():
+def test_a_step_halves_with_every_order():
     assert np.degrees(step_of_order(2)) == pytest.approx(15.0)
-    assert order_of_step(np.radians(3.75)) == 4
-    assert order_of_step(np.radians(3.7)) == 5
+    assert np.degrees(step_of_order(4)) == pytest.approx(3.75)

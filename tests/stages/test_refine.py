@@ -135,10 +135,15 @@ def test_what_is_there_gets_a_resolution(reference):
     assert "reason" not in result
 
 
-@pytest.mark.parametrize("kind", ["noise", "few", "the same images twice"])
+@pytest.mark.parametrize(
+    "kind", ["noise", "noise under a symmetry", "pink noise", "few", "the same images twice"]
+)
 def test_what_is_not_there_gets_none(tiny, tmp_path, kind):
     rng = np.random.default_rng(8)
     images = rng.standard_normal((200, BOX, BOX))
+    if kind == "pink noise":
+        frequency = np.hypot(np.fft.fftfreq(BOX)[:, None], np.fft.fftfreq(BOX)) * BOX
+        images = np.fft.ifft2(np.fft.fft2(images) / np.sqrt(1.0 + frequency / 4.0)).real
     if kind == "the same images twice":
         images[100:] = images[:100]
     if kind == "few":
@@ -147,7 +152,8 @@ def test_what_is_not_there_gets_none(tiny, tmp_path, kind):
     write_stack_table(tmp_path, images, pixel_size=PIXEL)
     write_volume(tmp_path / "truth.mrc", tiny[1], pixel_size=PIXEL)
     events = []
-    params = RefineParams(iterations=4, initial_lowpass=24.0)
+    group = "D7" if kind == "noise under a symmetry" else "C1"
+    params = RefineParams(symmetry=group, iterations=4, initial_lowpass=24.0)
     outputs = refine(
         (tmp_path,), InlineRunner(tmp_path / "r"), tmp_path / "job", params, (events.append,)
     )
@@ -274,7 +280,7 @@ def test_a_map_without_the_symmetry_is_warned_about(tiny, tmp_path):
     once = RefineParams(symmetry="C5", iterations=1, initial_lowpass=24.0)
     refine(tiny, InlineRunner(tmp_path / "r"), tmp_path / "job", once, (events.append,))
     warnings = [e["text"] for e in events if e["kind"] == "warning"]
-    assert any("C5" in text and "check the symmetry" in text for text in warnings)
+    assert any("obeys C5 poorly" in text and "check the symmetry" in text for text in warnings)
     assert any(e["kind"] == "message" and "all 1 iterations made" in e["text"] for e in events)
     assert any(e["kind"] == "result" and "--iterations" in e["stopped"] for e in events)
 

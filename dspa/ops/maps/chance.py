@@ -7,6 +7,7 @@ they agree, in the shells in question, better than one of them with the other tu
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -112,6 +113,60 @@ def beyond_chance(
     float
         Standard deviations of what chance gives; about 0 +- 1 where there is nothing.
     """
+    found, chance = _agreements(half1, half2, mask, shells=(first, last), seed=seed)
+    spread = float(np.std(chance, ddof=1))
+    return (found - float(np.mean(chance))) / spread if spread > 0.0 else 0.0
+
+
+def beyond_noise(
+    half1: NDArray[np.float32],
+    half2: NDArray[np.float32],
+    mask: NDArray[np.float32],
+    *,
+    first: int,
+    last: int,
+    order: int = 1,
+    seed: int = 0,
+) -> float:
+    """Say by how much two maps agree better than noise does.
+
+    A molecule agrees with itself in some orientations better than in others, so that random
+    orientations spread wider than noise. Where nothing is shared, noise is what is to be beaten;
+    what does not hang on the orientation is taken off.
+
+    Parameters
+    ----------
+    half1, half2, mask, first, last, seed
+        As for `beyond_chance`.
+    order : int
+        Of the point group that was applied to both maps: so many coefficients are one.
+
+    Returns
+    -------
+    float
+        Standard deviations of noise: a shell of 4 pi s^2 numbers has as many as the mask leaves,
+        over the order of the group.
+    """
+    found, chance = _agreements(half1, half2, mask, shells=(first, last), seed=seed)
+    square = mask.astype(np.float64) ** 2
+    left = float(square.sum() ** 2 / max((square**2).sum() * mask.size, 1e-30))
+    return (found - float(np.mean(chance))) * math.sqrt(4.0 * math.pi * left / order)
+
+
+def _agreements(
+    half1: NDArray[np.float32],
+    half2: NDArray[np.float32],
+    mask: NDArray[np.float32],
+    *,
+    shells: tuple[int, int],
+    seed: int,
+) -> tuple[float, NDArray[np.float64]]:
+    """Agreement of two maps, and with one of them in random orientations.
+
+    It is the mean of the FSC over shells, weighted by the square of their radius, times the root of
+    all weights: for noise, of one size whatever the shells.
+    """
+    first, last = shells
     size = min(half1.shape[0], 2 * (last + 3))
     window = np.clip(resize_volume(mask, size), 0.0, 1.0)
     one, other = (high_pass(resize_volume(half, size), first) for half in (half1, half2))
@@ -131,8 +186,7 @@ def beyond_chance(
             other, rotation, offset=centre - rotation @ centre, order=1
         )
         chance.append(agreement(np.asarray(turned, np.float32)))
-    spread = float(np.std(chance, ddof=1))
-    return (agreement(other) - float(np.mean(chance))) / spread if spread > 0.0 else 0.0
+    return agreement(other), np.asarray(chance)
 
 
 def high_pass(density: NDArray[np.float32], first: int) -> NDArray[np.float32]:

@@ -142,31 +142,6 @@ def resolution_shell(curve: ArrayLike, *, threshold: float = HALF_MAPS) -> float
     return first - 1 + min(1.0, float(fraction))
 
 
-def resolution_at(
-    curve: ArrayLike, *, box: int, pixel_size: float, threshold: float = HALF_MAPS
-) -> float:
-    """Read a resolution from a curve.
-
-    Parameters
-    ----------
-    curve : (n,) float
-        FSC from shell 0.
-    box : int
-        Edge in pixels.
-    pixel_size : float
-        A.
-    threshold : float
-        0.143 between half maps, 0.5 against a truth.
-
-    Returns
-    -------
-    float
-        A; infinity if the curve starts below the threshold.
-    """
-    shell = resolution_shell(curve, threshold=threshold)
-    return box * pixel_size / shell if shell > 0 else math.inf
-
-
 def full_map_fsc(curve: ArrayLike) -> NDArray[np.float64]:
     """Turn the FSC of half maps into the expected FSC of their mean, 2 FSC / (1 + FSC).
 

@@ -33,11 +33,6 @@ def step_of_order(order: int) -> float:
     return float(2.0 * np.pi / (TURNS << order))
 
 
-def order_of_step(step: float) -> int:
-    """Smallest order whose step is at most ``step`` (radians)."""
-    return max(0, int(np.ceil(np.log2(2.0 * np.pi / (TURNS * step)) - 1e-6)))
-
-
 def asymmetric_unit(
     directions: NDArray[np.float64], operators: NDArray[np.float64]
 ) -> NDArray[np.bool_]:

@@ -92,6 +92,8 @@ class Plan:
         Start from the poses of the iteration before.
     profile : bool
         The grey scale of the model is unknown (the first iteration).
+    blind : bool
+        Add coefficients up with weights they had no say in (the last pass).
     uncertainty, step, share : float
         Factor on the noise power; weight of this pass against what was known; share of the images
         that it visits: all.
@@ -105,6 +107,7 @@ class Plan:
     shifts: Shifts
     local: bool
     profile: bool
+    blind: bool = False
     uncertainty: float = 1.0
     step: float = 1.0
     share: float = 1.0

@@ -15,10 +15,11 @@ import numpy as np
 from dspa.dataflow.checkpoint import load
 from dspa.dataflow.reduction import Again
 from dspa.device import like, namespace, take_rows
-from dspa.geometry.rotation import angle_between
-from dspa.geometry.symmetry import symmetry_operators
+from dspa.geometry.band import part_of_band
+from dspa.geometry.symmetry import symmetric_angle, symmetry_operators
 from dspa.ops.images.noise import spread_shells
 from dspa.ops.images.transform import shift_phases
+from dspa.ops.poses.blind import Share, blind_shares, drawn_at, take_run
 from dspa.ops.poses.cells import draw_cells
 from dspa.ops.poses.peak import find_peaks
 from dspa.ops.poses.pose_grid import random_grid
@@ -66,6 +67,15 @@ HALVES = (1, 2)
 LEAST = 1e-3  # share of an image's best cell below which a cell is left out of the sums
 
 
+def by_half(chunks: Sequence[ParticleChunk]) -> list[list[ParticleChunk]]:
+    """Divide chunks by half set; each holds images of one."""
+    shares: dict[int, list[ParticleChunk]] = {half: [] for half in HALVES}
+    for chunk in chunks:
+        (half,) = np.unique(chunk.state["half_set"])
+        shares[int(half)].append(chunk)
+    return list(shares.values())
+
+
 @dataclass(frozen=True, eq=False)
 class Refinement:
     """Reduction of one iteration (see ``dspa.dataflow.reduction``).
@@ -88,11 +98,7 @@ class Refinement:
 
     def shares(self, chunks: Sequence[ParticleChunk]) -> list[list[ParticleChunk]]:
         """Divide chunks by half set; each holds images of one."""
-        shares: dict[int, list[ParticleChunk]] = {half: [] for half in HALVES}
-        for chunk in chunks:
-            (half,) = np.unique(chunk.state["half_set"])
-            shares[int(half)].append(chunk)
-        return list(shares.values())
+        return by_half(chunks)
 
     def follow(self, before: Stored) -> Refinement:
         """Return the reduction of the second half."""
@@ -220,12 +226,16 @@ class BoundRefinement:
                 y=take_rows(y, few),
                 c2=take_rows(c2, few),
             )
+        shares: tuple[Share, ...] = ()
+        if plan.blind:
+            start = drawn_at(batch.indices[chosen], plan.iteration)
+            shares = blind_shares(searcher, seen, scores, scales, at=start, y=y, c2=c2)
         if plan.image_scale:
             add_exact(sums["contrast"], tally_contrast(seen.scores[top], seen.norms[top]))
             contrast = like(scales[top][:, None], reference=y)
             y, c2 = y * contrast, c2 * (contrast * contrast)
         add_exact(sums["largest"], largest_entries(y, c2).sum())
-        self._insert(sums, found, y=y, c2=c2)
+        self._insert(sums, found, shares, y=y, c2=c2)
         shift = prior + peak.shift * pixel_size
         figures = self._figures(seen, found, peak)
         figures[5:7] = self._changes(rows, chosen, peak.pose, shift)
@@ -251,30 +261,35 @@ class BoundRefinement:
         centred = images * shift_phases(members, like(prior, reference=images))
         return xp.conj(centred) * (transfer / noise), transfer * transfer / noise
 
-    def _insert(self, sums: Sums, found: Posterior, *, y: Any, c2: Any) -> None:
-        """Backproject a batch by its posterior."""
+    def _insert(
+        self, sums: Sums, found: Posterior, shares: tuple[Share, ...], *, y: Any, c2: Any
+    ) -> None:
+        """Backproject a batch; by its posterior what no share covers."""
         plan, lattice = self.plan, self.lattice
         last, members = len(plan.levels) - 1, plan.spec.band()
         if "map" not in sums:
             where = 2 * plan.insert_radius + 1
             sums["map"] = grid.zeros((), where, dims=3, reference=y, fixed=True)
-        distinct, row = lattice.distinct_shifts(last, found.cells.shift)
-        phases = lattice.phase_planes(
-            last, like(distinct, reference=y), members.size(plan.insert_radius)
-        )
-        insert_candidates(
-            sums["map"][None],
-            np.zeros(found.cells.size, np.int32),
-            found.cells,
-            weight=found.weight,
-            frames=lambda pose: lattice.frames(last, pose),
-            phases=phases,
-            row=row,
-            y=split(y),
-            c2=c2,
-            band=members,
-            scale=self.scale,
-        )
+        covered, count = shares[-1].last if shares else 0, members.size(plan.insert_radius)
+        planes = split(y)
+        for share in (*shares, Share(found.cells, found.weight, covered, count)):
+            if share.first == share.last:
+                continue
+            distinct, row = lattice.distinct_shifts(last, share.cells.shift)
+            phases = lattice.phase_planes(last, like(distinct, reference=y), share.last)
+            insert_candidates(
+                sums["map"][None],
+                np.zeros(share.cells.size, np.int32),
+                share.cells,
+                weight=share.weight,
+                frames=lambda pose: lattice.frames(last, pose),
+                phases=take_run(phases, share.first, share.last),
+                row=row,
+                y=take_run(planes, share.first, share.last),
+                c2=take_run(c2, share.first, share.last),
+                band=part_of_band(members, share.first, share.last),
+                scale=self.scale,
+            )
 
     def _figures(self, seen: Found, found: Posterior, peak: Peak) -> NDArray[np.float64]:
         """Add up the figures of a batch, in the order of FIGURES."""
@@ -299,8 +314,7 @@ class BoundRefinement:
         shift: NDArray[np.float64],
     ) -> tuple[float, float]:
         """Sum the angles (up to symmetry) and distances by which poses and shifts changed."""
-        before = rows["pose"][chosen][:, None] @ self.lattice.operators
-        turned = angle_between(before, pose[:, None]).min(axis=1)
+        turned = symmetric_angle(rows["pose"][chosen], pose, self.plan.settings.symmetry)
         moved = np.hypot(*(shift - rows["shift"][chosen]).T)
         return float(turned.sum()), float(moved.sum())
 

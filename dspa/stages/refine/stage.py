@@ -153,10 +153,10 @@ def run(context: Context, inputs: Mapping[str, Any], params: RefineParams) -> di
     _report_images(context, valid, halves)
     begin = partial(_begin, context, inputs, settings, noise.model["noise"], maps)
     result = _iterate(context, begin, chunks, settings, state=state, most=params.iterations)
-    state = _advance(state, result.rows)
-    reason = judge_refinement(context, chunks, settings, result.model, state, valid=valid)
     stopped = _reason(result.model, params.iterations)
     context.events.message(f"stopped: {stopped}")
+    state = _advance(state, result.rows)
+    reason = judge_refinement(context, chunks, settings, result.model, state)
     end = (result.model, result.rows, state)
     return _finish(context, particles, settings, end, valid=valid, why=(reason, stopped))
 
@@ -309,7 +309,7 @@ def _finish(
         by_particle[name] = values
     outputs = write_maps(context.folder, model, spec)
     outputs |= write_poses(context.folder, particles, state, rows=by_particle, valid=valid)
-    resolution = spec.extent / max(float(model["shell_143"]), 1e-3)
+    resolution = _resolution(settings, model)
     outputs["fsc"] = context.folder / "fsc.star"
     shells = int(model["radius"]) if model["curves"].shape[1] <= spec.radius else spec.radius
     write_fsc(
@@ -330,6 +330,11 @@ def _finish(
         **found,
     )
     return outputs
+
+
+def _resolution(settings: Settings, model: Model) -> float:
+    """Resolution of a model's half maps, A."""
+    return settings.spec.extent / max(float(model["shell_143"]), 1e-3)
 
 
 def _crossing_of(model: Model, spec: ImageSpec) -> float:

@@ -311,10 +311,13 @@ def _doubt(found: Alignment, symmetry: str) -> str:
             f"({CLEAR:g} or more is usual); check the symmetry, or refine in C1"
         )
     if found.least < min(EVEN * found.most, found.most - DISTINCT):
+        # A group of prime order has no smaller one in it (Lagrange); all others have (Cauchy).
+        order = len(symmetry_operators(symmetry))
+        prime = all(order % factor for factor in range(2, order))
+        obeys, smaller = ("poorly", "in C1") if prime else ("only in part", "in a smaller group")
         return (
-            f"the map obeys a part of {symmetry} only: it correlates {found.most:.2f} with some of "
-            f"its mates and {found.least:.2f} with others; check the symmetry, or refine in a "
-            "smaller group"
+            f"the map obeys {symmetry} {obeys}: it correlates {found.most:.2f} with some of its "
+            f"mates and {found.least:.2f} with others; check the symmetry, or refine {smaller}"
         )
     return ""
 

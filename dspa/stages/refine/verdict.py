@@ -3,9 +3,10 @@
 A figure is given only where it lies beyond chance and beyond what the halves shared. Both halves of
 a refinement begin from one map and share the coarse shells of their references, and noise aligned
 to one reference agrees with itself: first in those shells, then, carried on by masks and edges, in
-the next. So at the end the images are aligned once more by those coarse shells alone, to a
-reference that holds nothing else. Where there is a particle, that finds the views the images had.
-Where there is none, or another, it finds any. See ``docs/method/fsc.md``.
+the next. So at the end images are added up once more, each coefficient under a posterior in
+which it had no say: noise then has nothing to agree with. And some images are aligned by the
+coarse shells alone: where there is another particle, that finds any view. See
+``docs/method/fsc.md``.
 """
 
 from __future__ import annotations
@@ -16,19 +17,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.geometry.band import band
+from dspa.geometry.symmetry import symmetry_operators
 from dspa.io.star import find_block, read_star
 from dspa.ops.images.noise import shell_mean
 from dspa.ops.images.normalise import is_flat
-from dspa.ops.maps.chance import are_same, beyond_chance, solvent_correlation
+from dspa.ops.maps.chance import are_same, beyond_chance, beyond_noise, solvent_correlation
 from dspa.ops.maps.mask import radii
 from dspa.ops.maps.resolution import Resolution
 from dspa.ops.maps.sharpen import filter_shells
 from dspa.ops.sums.project import prepare_volume, project
-from dspa.stages.particles.chunks import with_state
+from dspa.stages.particles.chunks import minibatch, with_state
 from dspa.stages.refine.maps import searched
 from dspa.stages.refine.output import NO_RESOLUTION
 from dspa.stages.refine.plan import SEEN, plan_iteration
-from dspa.stages.refine.reduction import Refinement
+from dspa.stages.refine.reduction import Refinement, by_half
+from dspa.stages.refine.rehearsal import Rehearsal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 
     from dspa.dataflow.events import Events
     from dspa.dataflow.reduction import Model
+    from dspa.geometry.band import Band
     from dspa.stages.particles.chunks import ParticleChunk
     from dspa.stages.refine.plan import Settings
     from dspa.stages.stage import Context
@@ -49,8 +53,11 @@ FINE = 0.35  # of the box, in shells: 0.7 of Nyquist
 COARSE = 0.6  # of the resolution, in shells: what the last alignment sees at most
 MARGIN = 1.5  # shells by which edges and masks carry on what the references are joined in
 SAME_VIEW = 0.5  # likeness of views, from 0 by chance to 1, that particles have
-PREDICTED = 3.0  # standard deviations by which blindly aligned halves of particles agree
-COMPARED = 500  # images whose views are compared
+LIKE_THE_MAP = 0.8  # of the likeness that images of the map would have
+PREDICTED = 4.0  # standard deviations of noise by which halves of particles agree blindly
+ROOM = 4  # times the poses that searches otherwise leave
+FEWEST_BEYOND = 3  # shells in which that is asked
+ADDED, COMPARED = 1500, 500  # images, about, that are added up blindly, whose views are compared
 COARSEST = 2.0  # resolutions across the particle, below which nothing in it is resolved
 
 
@@ -118,8 +125,6 @@ def judge_refinement(
     settings: Settings,
     model: Model,
     state: Mapping[str, NDArray[Any]],
-    *,
-    valid: NDArray[np.bool_],
 ) -> str:
     """Say why a refinement gives no resolution.
 
@@ -132,8 +137,6 @@ def judge_refinement(
         Of the last iteration.
     state : mapping
         What the particles are thought to be, in their order.
-    valid : (n,) bool
-        Which of them take part.
 
     Returns
     -------
@@ -151,96 +154,142 @@ def judge_refinement(
     if shell < settings.initial_radius + MARGIN:
         joined = spec.extent / settings.initial_radius
         return f"the half maps agree no further than the {joined:.1f} A that they share"
-    blind = align_blindly(context, chunks, settings, model, state, valid=valid)
+    beyond = blind_agreement(context, chunks, settings, model, state)
+    views = views_found_again(context, chunks, settings, model, state)
     context.events.message(
-        f"aligned once more by shells coarser than {blind.resolution:.1f} A alone, images find "
-        f"their views again to {100 * max(blind.views, 0.0):.0f} % (by chance 0), and the finer "
-        f"shells of the half maps agree {blind.beyond:.1f} standard deviations beyond chance"
+        f"with every coefficient added up where the others put the image, the half maps agree "
+        f"beyond what they share by {beyond:.1f} standard deviations of noise ({PREDICTED:g} or "
+        f"more is asked for); from shells coarser than {views.resolution:.1f} A alone, images find "
+        f"their views again to {100 * max(views.found, 0.0):.0f} % (by chance 0; images of the map "
+        f"would to {100 * max(views.expected, 0.0):.0f} %)"
     )
-    if blind.views < SAME_VIEW or blind.beyond < PREDICTED:
+    cause = "noise, too few particles, or another particle than the first map"
+    if beyond < PREDICTED:
         return (
-            f"aligned by shells coarser than {blind.resolution:.1f} A alone, images "
-            + (
-                "do not find their views again"
-                if blind.views < SAME_VIEW
-                else "give half maps that do not agree in any finer shell"
-            )
-            + ": noise, too few particles, or another particle than the first map"
+            "the half maps do not agree beyond what they share when no coefficient has a say in "
+            f"where it is added up: {cause}; of few particles a coarser --initial-lowpass than "
+            f"{settings.spec.extent / settings.initial_radius:.0f} A leaves more to see"
+        )
+    if views.found < min(SAME_VIEW, LIKE_THE_MAP * views.expected):
+        return (
+            f"aligned by shells coarser than {views.resolution:.1f} A alone, images do not find "
+            f"their views again: {cause}"
         )
     return ""
 
 
-@dataclass(frozen=True)
-class BlindAlignment:
-    """What images give that are aligned by coarse shells alone.
-
-    Attributes
-    ----------
-    resolution : float
-        Of the shells they see, A.
-    views : float
-        Median likeness of the map seen from there and from where the images were thought to see
-        it, out to the resolution: 0 as between different images, 1 for the same view.
-    beyond : float
-        Agreement of the half maps in finer shells, in standard deviations of chance.
-    """
-
-    resolution: float
-    views: float
-    beyond: float
-
-
-def align_blindly(
+def blind_agreement(
     context: Context,
     chunks: Sequence[ParticleChunk],
     settings: Settings,
     model: Model,
     state: Mapping[str, NDArray[Any]],
-    *,
-    valid: NDArray[np.bool_],
-) -> BlindAlignment:
-    """Align images once more by coarse shells alone, to a reference that holds nothing else.
+) -> float:
+    """Add images up once more, each coefficient where the others put the image.
 
     Parameters
     ----------
-    context, chunks, settings, model, state, valid
+    context, chunks, settings, model, state
         As of `judge_refinement`.
 
+    Returns
+    -------
+    float
+        Agreement of the half maps beyond the shells their references share, in standard deviations
+        of noise.
+    """
+    # A local search, or one that keeps few poses, has let all coefficients choose what is left.
+    plan = plan_iteration(replace(settings, local=False), int(model["iteration"]) + 1, model)
+    levels = tuple(replace(level, poses=ROOM * level.poses) for level in plan.levels)
+    plan = replace(plan, levels=levels, blind=True)
+    some = _some(with_state(chunks, state), ADDED)
+    made = context.runner.run(Refinement(plan), some, searched(model), name="blind")
+    half, first = np.asarray(made.model["half"]), int(np.ceil(settings.initial_radius)) + 2
+    last = min(plan.insert_radius, max(first + FEWEST_BEYOND, int(float(model["shell_143"]))))
+    mask = np.asarray(made.model["fsc_mask"])
+    order = len(symmetry_operators(settings.symmetry))
+    return beyond_noise(half[0], half[1], mask, first=min(first, last), last=last, order=order)
+
+
+@dataclass(frozen=True)
+class Views:
+    """How well coarse shells alone tell the views of images.
+
+    Attributes
+    ----------
+    resolution : float
+        Of the shells that are seen, A.
+    found : float
+        Median likeness of the map seen from there and from where the images were thought to see
+        it, out to the resolution: 0 as between different images, 1 for the same view.
+    expected : float
+        The same of images made of the map.
+    """
+
+    resolution: float
+    found: float
+    expected: float
+
+
+def views_found_again(
+    context: Context,
+    chunks: Sequence[ParticleChunk],
+    settings: Settings,
+    model: Model,
+    state: Mapping[str, NDArray[Any]],
+) -> Views:
+    """Align some images once more by coarse shells alone, to a reference that holds nothing else.
+
+    Parameters
+    ----------
+    context, chunks, settings, model, state
+        As of `judge_refinement`.
     """
     shell, box = float(model["shell_143"]), settings.spec.crop
-    # Coarse enough to leave shells to predict, fine enough to tell the views of a small particle.
+    # Coarse enough to leave shells unseen, fine enough to tell the views of a small particle.
     seen = max(settings.initial_radius, SEEN / max(float(model["diameter"]), 0.2))
     coarse = max(4, int(min(seen, COARSE * shell)))
     whole = np.asarray(model["half"]).mean(axis=0) * np.asarray(model["mask"])
     # The mask has carried coarse shells into finer ones: they are cut off once more.
     low = np.asarray(filter_shells(whole, (np.arange(box) <= coarse).astype(float)), np.float32)
-    once = plan_iteration(
+    plan = plan_iteration(
         replace(settings, initial_radius=float(coarse)), 1, {**model, "order": np.asarray(0)}
     )
+    some = _some(with_state(chunks, state), COMPARED)
     blind = {**searched(model), "reference": np.stack([low, low])}
-    found = context.runner.run(Refinement(once), with_state(chunks, state), blind, name="verdict")
-    rows = np.flatnonzero(valid)
-    rows = rows[:: max(1, rows.size // COMPARED)]
     members = band(box, int(min(max(shell, coarse), settings.spec.radius)))
     reference = prepare_volume(whole.astype(np.float32), members.radius)
-    pose = np.empty_like(state["pose"])
-    pose[found.rows["item"]] = found.rows["pose"]
-    views = [project(reference, each[rows], members) for each in (state["pose"], pose)]
+    found = []
+    for reduction, name in (
+        (Refinement(plan), "views"),
+        (Rehearsal(Refinement(plan)), "rehearsal"),
+    ):
+        rows = context.runner.run(reduction, some, blind, name=name).rows
+        kept = np.isfinite(rows["log_likelihood"])
+        before = np.asarray(state["pose"])[rows["item"][kept]]
+        seen_before, seen_now = (
+            project(reference, each, members) for each in (before, rows["pose"][kept])
+        )
+        found.append(_likeness(seen_before, seen_now, members))
+    return Views(settings.spec.extent / coarse, *found)
 
-    def likeness(a: NDArray[np.complex64], b: NDArray[np.complex64]) -> float:
+
+def _some(chunks: Sequence[ParticleChunk], count: int) -> list[ParticleChunk]:
+    """Take chunks with about ``count`` images, as many of each half set."""
+    return [chunk for half in by_half(chunks) for chunk in minibatch(half, count // 2, 0)]
+
+
+def _likeness(a: NDArray[np.complex64], b: NDArray[np.complex64], members: Band) -> float:
+    """Median correlation of pairs of slices over shells; 0 as between those of other images."""
+
+    def median(b: NDArray[np.complex64]) -> float:
         cross = shell_mean((a * np.conj(b)).real, members)[:, 2:]
         power = shell_mean(np.abs(a) ** 2, members) * shell_mean(np.abs(b) ** 2, members)
         size = np.sqrt(power[:, 2:])
         return float(np.median((cross / np.where(size > 0, size, 1.0)).mean(axis=1)))
 
-    chance = likeness(views[0], np.roll(views[1], 1, axis=0))
-    half = np.asarray(found.model["half"])
-    last = max(coarse + 4, int(min(shell, once.insert_radius)))
-    beyond = beyond_chance(
-        half[0], half[1], np.asarray(model["fsc_mask"]), first=coarse + 2, last=last
-    )
-    agreement = (likeness(*views) - chance) / max(1.0 - chance, 1e-3)
-    return BlindAlignment(settings.spec.extent / coarse, agreement, beyond)
+    chance = median(np.roll(b, 1, axis=0))
+    return (median(b) - chance) / max(1.0 - chance, 1e-3)
 
 
 def particle_diameter(mask: NDArray[np.float32]) -> float:
