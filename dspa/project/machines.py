@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,6 +11,7 @@ from dspa.dataflow.checkpoint import Checkpoints
 from dspa.dataflow.runner import InlineRunner
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
@@ -38,6 +40,7 @@ class Machines:
 
     spelling: str = "local"
     _cluster: Cluster | None = None
+    _forward: _Forward | None = None
 
     def __post_init__(self) -> None:
         # Dask takes a third of a second to load; a job that spreads no work should not pay it.
@@ -67,8 +70,24 @@ class Machines:
             self._cluster = connect(self.spelling, routes=DASHBOARD)
         return self._cluster
 
+    def tell(self, events: Events) -> None:
+        """Let the page in the dashboard hear the events of a job.
+
+        Parameters
+        ----------
+        events : Events
+        """
+        if self._forward is None:
+            from asyncio import Lock  # with Dask, loaded when needed
+
+            self._forward = _Forward(self.cluster().client, Lock())
+        events.listeners += (self._forward,)
+
     def close(self) -> None:
         """Stop the workers, if there are any."""
+        if self._forward is not None:
+            self._forward.finish()
+        self._forward = None
         if self._cluster is not None:
             self._cluster.close()
 
@@ -122,9 +141,8 @@ class LazyRunner:
             from dspa.dataflow.dask_runner import DaskRunner  # Dask, loaded when needed
 
             cluster = self.machines.cluster()
-            client = cluster.client
+            self.machines.tell(self.events)
             self._runner = DaskRunner(cluster, self.folder, self.events, self._checkpoints)
-            self.events.listeners += (_Forward(client),)
             size = f"{cluster.workers} worker(s) of {cluster.memory / 2**30:.1f} GiB"
             self.events.emit("cluster", text=f"{size}; dashboard {cluster.dashboard}")
         return self._runner
@@ -132,10 +150,31 @@ class LazyRunner:
 
 @dataclass(frozen=True)
 class _Forward:
-    """Hands events to the page in the Dask dashboard."""
+    """Hands events to the page in the Dask dashboard, in their order, and waits for nothing.
+
+    Whoever emits holds the lock of the events, and Dask's loop, on which reports of workers come
+    in, emits too: to wait for the loop here would be to wait for oneself.
+    """
 
     client: Any
+    turn: asyncio.Lock
 
     def __call__(self, event: Event) -> None:
         if event["kind"] in FORWARDED:
-            self.client.log_event("dspa", dict(event))
+            self.client.loop.add_callback(self._send, dict(event))
+
+    async def _send(self, event: dict[str, Any]) -> None:
+        async with self.turn:  # whose waiters take turns in the order in which they came
+            # A page that cannot be reached is no reason to stop a job.
+            with contextlib.suppress(OSError, RuntimeError):
+                if self.client.status == "running":
+                    await self.client.scheduler.log_event(topic="dspa", msg=event)
+
+    def finish(self) -> None:
+        """Wait a moment for what was handed over."""
+        with contextlib.suppress(OSError, RuntimeError):
+            self.client.sync(self._sent, callback_timeout="2s")
+
+    async def _sent(self) -> None:
+        async with self.turn:
+            pass
