@@ -250,8 +250,7 @@ def _plain(dataset: xr.Dataset, extras: dict[str, NDArray[Any]]) -> dict[str, ND
             columns[label] = values
             continue
         if values.dtype.itemsize == 4:
-            short = np.round(values / np.float32(factor), _DIGITS)
-            columns[label] = _kept(extras.get(label), short, 1e-6)
+            columns[label] = _kept(extras.get(label), values / np.float32(factor), 1e-6)
         else:
             columns[label] = np.round(values / factor, _DIGITS)
     return columns

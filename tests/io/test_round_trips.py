@@ -11,12 +11,15 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from dspa.data import schema
 from dspa.data.errors import InputError
+from dspa.geometry.rotation import matrix_from_euler
 from dspa.io import mrc
 from dspa.io.box import read_box, write_box
 from dspa.io.cbox import read_cbox, write_cbox
 from dspa.io.coordinates import Coordinates
 from dspa.io.cs import read_cs, write_cs
+from dspa.io.particles import read_particles, write_particles
 from dspa.io.picks import read_picks
 from dspa.io.star import Block, read_star, write_star
 from dspa.io.star_picks import write_star_picks
@@ -24,10 +27,12 @@ from dspa.io.volumes import read_images, read_volume, write_image_stack, write_v
 
 # Without shrinking: a table that fails is small, and making it smaller takes minutes.
 QUICK = settings(
-    max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck),
+    max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck),
     phases=(Phase.explicit, Phase.generate),
 )  # fmt: skip
 FINITE = {"allow_nan": False, "allow_infinity": False}
+# Names as people give them: blanks, apostrophes, signs that mean something in STAR files.
+NAMES = st.text("ab1 #_$;.-é'", max_size=12).map(lambda text: f"m{text}m.mrc")
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +51,107 @@ def columns(count, **ranges):
     )
 
 
+@st.composite
+def particles(draw):
+    """Particles with all that files of other programs hold."""
+    count = draw(st.integers(1, 6))
+    own = draw(
+        columns(
+            count, defocus_u=(200.0, 1.9e5), defocus_v=(200.0, 1.9e5), defocus_angle=(-3.2, 3.2),
+            phase_shift=(0.0, 3.2), bfactor=(-100.0, 300.0), ctf_scale=(0.0, 2.0),
+            x=(-1e4, 1e5), y=(-1e4, 1e5), u=(-90.0, 90.0), v=(-90.0, 90.0), a=(-7.0, 7.0),
+            b=(-7.0, 7.0), c=(-7.0, 7.0), posterior=(0.0, 1.0),
+        )
+    )  # fmt: skip
+    names = draw(st.lists(NAMES, min_size=1, max_size=3, unique=True))
+    pick = st.integers(0, len(names) - 1)
+    angles = np.stack([own.pop(k) for k in "abc"], 1)
+    return schema.make(
+        "particles",
+        {
+            "uid": draw(hnp.arrays(np.uint64, count, unique=True)),
+            "optics": np.zeros(count),
+            "optics_name": ["o 1"],
+            "voltage": [draw(st.sampled_from([80.0, 200.0, 300.0]))],
+            "spherical_aberration": [draw(st.sampled_from([0.01e7, 2.7e7]))],
+            "amplitude_contrast": [draw(st.floats(0.02, 0.3))],
+            "pixel_size": [draw(st.floats(0.5, 8.0))],
+            "micrograph_pixel_size": [draw(st.floats(0.5, 8.0))],
+            "box_size": [draw(st.integers(8, 1000))],
+            "image_stack": np.array([draw(pick) for _ in range(count)]),
+            "image_index": draw(hnp.arrays(np.int64, count, elements=st.integers(0, 10**6))),
+            "stack_path": [f"/s/{n}s" for n in names],
+            "micrograph": np.array([draw(pick) for _ in range(count)]),
+            "micrograph_name": names,
+            "micrograph_shape": [[4000, 6000]] * len(names),
+            "coordinate": np.stack([own.pop("x"), own.pop("y")], 1),
+            "shift": np.stack([own.pop("u"), own.pop("v")], 1),
+            "pose": matrix_from_euler(*angles.T),
+            "class_index": draw(hnp.arrays(np.int32, count, elements=st.integers(-1, 99))),
+            "half_set": draw(hnp.arrays(np.int8, count, elements=st.integers(0, 2))),
+            **own,
+        },
+    )
+
+
+def same(one, other, *, exact, tolerance):
+    """Compare tables; what is an index into tables of names, by the names."""
+    for name in exact:
+        if name in ABSENT and (one[name].values == ABSENT[name]).all():
+            assert name not in other or (other[name].values == ABSENT[name]).all()
+            continue
+        np.testing.assert_array_equal(other[name].values, one[name].values, err_msg=name)
+    for names, index in (("stack_path", "image_stack"), ("micrograph_name", "micrograph")):
+        a, b = (t[names].values[t[index].values].tolist() for t in (one, other))
+        assert [str(x) for x in a] == [str(x) for x in b], names
+    for name, limit in tolerance.items():
+        np.testing.assert_allclose(
+            other[name].values, one[name].values, rtol=limit, atol=max(limit, 1e-7), err_msg=name
+        )
+
+
+ABSENT = {"half_set": 0, "class_index": -1}  # need not be written
+EXACT = ("uid", "image_index", "class_index", "half_set", "box_size", "voltage")
+LENGTHS = ("pixel_size", "micrograph_pixel_size", "coordinate", "shift", "defocus_u", "defocus_v",
+           "defocus_angle", "phase_shift", "bfactor", "amplitude_contrast", "pose")  # fmt: skip
+
+
+@QUICK
+@given(table=particles())
+def test_star_particles(folder, table):
+    write_particles(table, folder / "p.star")
+    again = read_particles(folder / "p.star")
+    exact = (*EXACT, "posterior")
+    same(table, again, exact=exact, tolerance=dict.fromkeys((*LENGTHS, "ctf_scale"), 1e-09))
+    write_particles(again, folder / "q.star")
+    assert (folder / "q.star").read_text() == (folder / "p.star").read_text()
+
+
 def test_a_name_that_star_files_cannot_hold_is_refused(folder):
     column = np.array(['a"b.mrc'], object)
     with pytest.raises(InputError, match=r'rlnMicrographName: a"b.mrc has a "; .*rename'):
         write_star(folder / "n.star", [Block("micrographs", {"rlnMicrographName": column})])
+
+
+@QUICK
+@given(table=particles())
+def test_cs_particles(folder, table):
+    # The format has no number for a particle of no class.
+    table = table.assign(class_index=np.maximum(table["class_index"], 0).astype("i4"))
+    write_particles(table, folder / "p.cs")
+    again = read_particles(folder / "p.cs")
+    single = {n: 1e-6 for n in LENGTHS if n not in ("coordinate", "shift")}
+    same(table, again, exact=EXACT, tolerance=single | {"pose": 2e-6})
+    # Fractions of a micrograph and pixels, both in single precision.
+    extent = 6000 * float(table["micrograph_pixel_size"].values[0])
+    reach = max(extent, float(np.abs(table["coordinate"]).max()))
+    np.testing.assert_allclose(again["coordinate"], table["coordinate"], atol=3e-7 * reach)
+    np.testing.assert_allclose(again["shift"], table["shift"], rtol=1e-6, atol=1e-6)
+    write_particles(again, folder / "q.cs")
+    first, second = read_cs(folder / "p.cs"), read_cs(folder / "q.cs")
+    assert set(first) == set(second)
+    for name, values in first.items():
+        np.testing.assert_array_equal(second[name], values, err_msg=name)
 
 
 @QUICK
