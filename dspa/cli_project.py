@@ -19,6 +19,7 @@ from dspa.cli_session import (
     new_project,
     project_option,
 )
+from dspa.data.counts import counted
 from dspa.data.errors import InputError
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def _delete(jobs: tuple[str, ...], project: str | None, *, yes: bool) -> None:
         why = "" if job in asked else "  (made from it)"
         click.echo(f"  {job.folder.name:<28} {size(control.disk_use(job.folder)):>8}{why}")
         _tell_export(job)
-    _agree(f"delete {len(asked) + len(more)} job(s)?", yes=yes)
+    _agree(f"delete {counted(len(asked) + len(more), 'job')}?", yes=yes)
     click.echo(f"deleted; {size(control.delete([*asked, *more]))} are free again")
 
 
@@ -206,7 +207,7 @@ def _relink(old: str, new: str, project: str | None, *, force: bool) -> None:
     from dspa.project.relink import relink
 
     done = relink(must(find_project(project)), old, new, force=force)
-    click.echo(f"{done.paths} paths in {', '.join(done.jobs)} lead to {new} now")
+    click.echo(f"{counted(done.paths, 'path')} in {', '.join(done.jobs)}, now to {new}")
     for path in done.missing:
         click.echo(f"warning: {path} is not there", err=True)
 
@@ -223,7 +224,7 @@ def _workflow(
     check_workflow(found, steps)
     with Session(cluster, seed) as session:
         if dry_run:
-            click.echo(f"{len(steps)} steps would run; nothing was started")
+            click.echo(f"{counted(len(steps), 'step')} would run; nothing was started")
             return
         found = found or new_project(project)
         run_workflow(found, steps, session.options,

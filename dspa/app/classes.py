@@ -16,6 +16,7 @@ from dspa.app import frame
 from dspa.app.class_set import ORDERS, ClassSet, read_class_set
 from dspa.app.commands import Command
 from dspa.app.later import Later
+from dspa.data.counts import counted
 from dspa.project.lineage import find_job
 from dspa.stages.class2d.select2d import TRIM
 
@@ -257,7 +258,7 @@ class ClassPage:
         number, words = f"font-size:22px;color:{frame.KEPT}", f"color:{frame.DIM}"
         self.counts.text = (
             f"<span style='{number}'>{int(chosen.sum())}</span> "
-            f"<span style='{words}'>of {len(chosen)} classes</span><br>"
+            f"<span style='{words}'>of {counted(len(chosen), 'class')}</span><br>"
             f"<span style='{number}'>{kept:,}</span> <span style='{words}'>of {total:,} "
             f"particles</span>"
         )

@@ -20,6 +20,7 @@ import xarray as xr
 import zarr
 from zarr.codecs import ZstdCodec
 
+from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.data.growing import Growing, laid_down
 from dspa.data.places import project_above, relative_inside
@@ -292,7 +293,7 @@ def _check_sizes(source: Path) -> None:
         files += [p for p in [source / name / "c"] if p.is_file()]
         if len(files) < needed:
             raise InputError(
-                f"{source}: the array {name} has {len(files)} of {needed} chunks; "
+                f"{source}: the array {name} has {len(files)} of {counted(needed, 'chunk')}; "
                 "the dataset is incomplete"
             )
         if rows * row_bytes > 1 << 20:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import cloudpickle
 import numpy as np
 
+from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.dataflow.checkpoint import Checkpoints, Stored, load, store
 from dspa.dataflow.events import Events
@@ -173,8 +174,9 @@ def make_plan(reduction: Reduction, chunks: Sequence[Chunk], *, name: str, memor
     if needed > memory:
         raise InputError(
             f"{name}: a worker needs {needed / 2**30:.2f} GiB, {sums / 2**30:.2f} of them for what "
-            f"it sums up and {batch * per_item / 2**30:.2f} for {batch} item(s) at once, and has "
-            f"{memory / 2**30:.2f} GiB; use fewer workers (--cluster local:N) or a smaller box"
+            f"it sums up and {batch * per_item / 2**30:.2f} for {counted(batch, 'item')} at once, "
+            f"and has {memory / 2**30:.2f} GiB; use fewer workers (--cluster local:N) or a smaller "
+            "box"
         )
     return Plan(reduction, tuple(chunks), batch, name)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.data.store import CHUNK_ROWS
 from dspa.io.cs import Heap, native, open_cs
@@ -128,8 +129,9 @@ def _rows(
     known = (there[rows] == wanted) if len(there) else np.zeros(len(wanted), np.bool_)
     if not known.all():
         raise InputError(
-            f"{path} holds {int(known.sum())} of the {len(wanted)} particles of {first}; give the "
-            "particles and the passthrough file of one job, or import sets one at a time"
+            f"{path} holds {int(known.sum())} of the {counted(len(wanted), 'particle')} of "
+            f"{first}; give the particles and the passthrough file of one job, or import sets one "
+            "at a time"
         )
     return np.asarray(rows, np.int64)
 

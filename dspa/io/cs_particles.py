@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.data.growing import Growing, Numbering
 from dspa.data.schema import EXTRA
@@ -103,7 +104,9 @@ def read_cs_particles(
                 n if f is None else str(f) for n, f in zip(names, found, strict=True)
             ]
         lost = "pose" not in made and _class_numbers(labels)
-        notes = [f"the poses of {len(lost)} classes without class_posterior"] if lost else []
+        notes = (
+            [f"the poses of {counted(len(lost), 'class')} without class_posterior"] if lost else []
+        )
         if _PLACE[0] in labels and "location/micrograph_shape" not in labels:
             notes.append("the coordinates, which need location/micrograph_shape")
         note = {"set_aside": " and ".join(notes)} if notes else {}

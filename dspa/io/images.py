@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.io import mrc
 from dspa.io.image_store import (
@@ -97,7 +98,8 @@ class ParticleImages:
                 raise InputError("the particles have no images; extract them first")
         stack = np.asarray(dataset["image_stack"].values, np.int32)
         if stack.size and int(stack.min()) < 0:
-            raise InputError(f"{int((stack < 0).sum())} particles have no image; extract again")
+            lacking = counted((stack < 0).sum(), "particle")
+            raise InputError(f"{lacking} without an image; extract again")
         count = stack.size
         sign = dataset["image_sign"].values if "image_sign" in dataset.variables else None
         self._stack = stack

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dspa.data.counts import counted, counted_of
 from dspa.data.errors import InputError
 from dspa.data.schema import EXTRA
 
@@ -235,7 +236,7 @@ def _check_defocus(
     row = int(odd[0])
     told = (
         f"{where} is outside of {NEAREST:.0f} A to {FARTHEST / 1e4:.0f} um in {odd.size} of "
-        f"{values.size} rows (row {row + 1}: {values[row]:.6g} A"
+        f"{counted(values.size, 'row')} (row {row + 1}: {values[row]:.6g} A"
         f"{quantity.likely(float(values[row]))})"
     )
     if odd.size > _MANY * values.size:
@@ -255,8 +256,8 @@ def _check_phase(table: xr.Dataset, source: str | Path, *, in_cs: bool) -> list[
     if in_cs:
         label, unit, value = "ctf/phase_shift_rad", "rad", float(values[odd[0]])
     told = (
-        f"{label} is more than a turn in {odd.size} of {values.size} rows (row {odd[0] + 1}: "
-        f"{value:.6g} {unit}{', as if it were in degrees' if in_cs else ''})"
+        f"{label} is more than a turn in {odd.size} of {counted(values.size, 'row')} "
+        f"(row {odd[0] + 1}: {value:.6g} {unit}{', as if it were in degrees' if in_cs else ''})"
     )
     if odd.size > _MANY * values.size:
         raise InputError(f"{source}: {told}; write it in {unit}, 0 where there is no phase plate")
@@ -326,8 +327,6 @@ def _doubts_of_lengths(table: xr.Dataset) -> list[str]:
         half = 0.5 * extents[table["optics"].values]
         beyond = np.abs(table["shift"].values).max(axis=1) > half
         if beyond.mean() > 0.02:
-            doubts.append(
-                f"{int(beyond.sum())} of {beyond.size} shifts are larger than half the box; are "
-                "they in A?"
-            )
+            large = counted_of(beyond.sum(), beyond.size, "shift", verb=("is", "are"))
+            doubts.append(f"{large} larger than half the box; are they in A?")
     return doubts

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.io import mrc
 from dspa.io.star import Block, Loop, find_block, nameless, numbers, text
@@ -171,7 +172,7 @@ def note_of_rows(
     """
     if not kept:
         raise InputError(f"{path}: every row of data_{block.name} lacks _{name} or _{_GROUP}")
-    return {"set_aside": f"{lacking} rows without {name} or {_GROUP}"} if lacking else {}
+    return {"set_aside": f"{counted(lacking, 'row')} without {name} or {_GROUP}"} if lacking else {}
 
 
 def _of_rows(path: str | Path, blocks: list[Block], rows: Block, label: str) -> NDArray[np.float64]:

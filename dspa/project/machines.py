@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from dspa.data.counts import counted
 from dspa.dataflow.checkpoint import Checkpoints
 from dspa.dataflow.runner import InlineRunner
 
@@ -143,7 +144,7 @@ class LazyRunner:
             cluster = self.machines.cluster()
             self.machines.tell(self.events)
             self._runner = DaskRunner(cluster, self.folder, self.events, self._checkpoints)
-            size = f"{cluster.workers} worker(s) of {cluster.memory / 2**30:.1f} GiB"
+            size = f"{counted(cluster.workers, 'worker')} of {cluster.memory / 2**30:.1f} GiB"
             self.events.emit("cluster", text=f"{size}; dashboard {cluster.dashboard}")
         return self._runner
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dspa.data import store
 from dspa.data.atomic import write_atomically
+from dspa.data.counts import counted_of
 from dspa.data.errors import InputError
 from dspa.project.job import input_paths, with_paths
 
@@ -74,9 +75,10 @@ def relink(project: Project, old: str, new: str, *, force: bool = False) -> Reli
         raise InputError(f"no job of {project.folder} names a file below {before}")
     done.missing = [Path(path) for path in sorted(move.needed) if not Path(path).exists()]
     if done.missing and not force:
+        lost = counted_of(len(done.missing), len(move.needed), "file", verb=("is", "are"))
         raise InputError(
-            f"{done.missing[0]} is not there ({len(done.missing)} of {len(move.needed)} files are "
-            "missing), so nothing was changed; name the folder they are in, or add --force"
+            f"{done.missing[0]} is not there ({lost} missing), so nothing was changed; name the "
+            "folder they are in, or add --force"
         )
     move.write = True
     _pass(project, move)

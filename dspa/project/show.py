@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
+from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.dataflow.events import plain, read_events
 from dspa.project.control import disk_use
@@ -105,7 +106,7 @@ def print_status(project: Project, console: Console) -> None:
         table.add_row(job.name, escape(stage), parents, state, _took(record), size(used),
                       escape(figures))  # fmt: skip
     console.print(table)
-    console.print(f"{len(jobs)} jobs, {size(total)}", markup=False, highlight=False)
+    console.print(f"{counted(len(jobs), 'job')}, {size(total)}", markup=False, highlight=False)
 
 
 def print_job(job: Job, console: Console) -> None:

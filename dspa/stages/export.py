@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.data import store
+from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.io import mrc
 from dspa.io.cs_particles import Orientation
@@ -223,7 +224,9 @@ def _write_folder(
         write_star_micrographs(_read(Path(inputs["micrographs"])), target / "micrographs.star")
         (target / "coords_suffix_autopick.star").write_text(f"{target / 'micrographs.star'}\n")
     count = table.sizes["particle"]
-    context.events.message(f"wrote {count} coordinates in {files} files to {target}")
+    context.events.message(
+        f"wrote {counted(count, 'coordinate')} in {counted(files, 'file')} to {target}"
+    )
     context.events.emit("result", picks=count, files=files)
     return {}
 

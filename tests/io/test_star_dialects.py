@@ -167,7 +167,7 @@ def test_a_row_that_names_nothing_spares_the_others(word: str, tmp_path: Path) -
     path.write_text(PLAIN.replace("000002@parts.mrcs", word))
     table = read_particles(path)
     assert table["defocus_u"].values.tolist() == [15001, 15003, 15004]
-    assert table.attrs["set_aside"] == "1 rows without rlnImageName or rlnOpticsGroup"
+    assert table.attrs["set_aside"] == "1 row without rlnImageName or rlnOpticsGroup"
     path.write_text(PLAIN.replace("mic1.mrc 000002", f"{word} 000002"))
     table = read_particles(path)
     assert table["micrograph"].values.tolist() == [0, -1, 0, 0]

@@ -283,7 +283,7 @@ def test_status_tells_disk_use(dspa):
     dspa("toy make one")
     (job(1).folder / "large").write_bytes(os.urandom(3_000_000))
     out = dspa("status")[1]
-    assert "3.0 MB" in out and "1 jobs" in out
+    assert "3.0 MB" in out and "1 job," in out
 
 
 def micrographs(folder, name):
@@ -371,7 +371,7 @@ def test_relink_changes_nothing_where_files_are_missing(dspa, tmp_path):
     outside.rename(moved)
     (moved / "n.mrc").rename(tmp_path / "n.mrc")
     status, _, err = dspa(f"relink {outside} {moved}")
-    assert status == 2 and f"{moved}/n.mrc is not there (1 of 2 files are missing)" in err
+    assert status == 2 and f"{moved}/n.mrc is not there (1 of 2 files is missing)" in err
     for path, content in before.items():
         assert path.read_bytes() == content
     status, out, err = dspa(f"relink {outside} {moved} --force")

@@ -193,7 +193,7 @@ def test_plan_counts_looks_and_passes(sets, before):
     assert left_out > 20
     assert told["image visits"] == later + 2 * 1100 + left_out + round(0.05 * later)
     assert told["passes"] == 4  # a look, two over all, one over those left out
-    assert "image visits if new views found 1 classes" in told
+    assert "image visits if new views found 1 class" in told
     quick = class2d.plan(inputs, class2d.Params(full_iterations=0, new_classes=0))
     assert quick["image visits"] == 3 * later + left_out + round(0.05 * later)
     assert not any("if new views" in name for name in quick)

@@ -128,8 +128,8 @@ def test_micrographs_that_are_there_twice(desk: Desk) -> None:
     assert names == ["a.mrc", "a_PS.mrc", "b.mrc", "d.mrc"]
     warnings = desk.said("warning")
     assert "c.mrc: the same file as" in warnings
-    assert "1 files look like other versions of micrographs that are here too (a_PS)" in warnings
-    assert "1 micrographs have the pixels of another" in warnings
+    assert "1 file looks like another version of micrographs that are here too (a_PS)" in warnings
+    assert "1 micrograph has the pixels of another" in warnings
     rows = {"rlnMicrographName": np.array(["a.mrc", "./a.mrc", "b.mrc"], object)}
     write_star(folder / "m.star", [Block("micrographs", rows)])
     made = desk.run(MICROGRAPHS_STAGE, files="m.star", **optics)["micrographs"]
@@ -144,7 +144,7 @@ def test_picks_at_one_place_are_told(desk: Desk) -> None:
     }
     write_star(desk.folder / "p.star", [Block("particles", columns)])
     desk.run(PARTICLES_STAGE, file="p.star", micrograph_pixel_size=1.5)
-    assert "1 of 4 picks lie where another one does" in desk.said("warning")
+    assert "1 of 4 picks lies where another one does" in desk.said("warning")
 
 
 def test_images_of_the_same_pixels_are_copies_whatever_their_names():

@@ -144,7 +144,7 @@ def test_names_come_from_files(session):
         ({"max_ice": 1.0}, "no ice figure"),
         ({"min_picks": 1}, "no picks to count"),
         ({"max_ctf_resolution": 1.0}, "no micrograph of 8 is left; .* rejects 8"),
-        ({"exclude": ("m0.bin", "elsewhere")}, "1 of 2 names are not .*elsewhere"),
+        ({"exclude": ("m0.bin", "elsewhere")}, "1 of 2 names is not .*elsewhere"),
         ({"min_ctf_quality": "best"}, "weak, good"),
     ],
 )

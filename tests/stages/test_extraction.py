@@ -164,7 +164,7 @@ def test_picks_of_others_come_with_their_micrographs(session, rng):
     (session / "boxes" / "elsewhere.box").write_text("10 10 60 60\n")
     made, said = run(session, PARTICLES_STAGE, {}, file=f"{session}/boxes/*.box")
     picks = read_particles(made["picks"])
-    assert picks.sizes["particle"] == 10 and "set aside 1 picks" in said
+    assert picks.sizes["particle"] == 10 and "set aside 1 pick " in said
     assert picks["micrograph_name"].values.tolist() == NAMES
     assert picks["voltage"].values.tolist() == [300.0, 200.0]
     assert picks["coordinate"].values.max() > 2 * 100

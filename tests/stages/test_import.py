@@ -139,7 +139,7 @@ def test_ctf_by_name(desk: Desk, tmp_path: Path) -> None:
     )
     found = read_micrographs(outputs["micrographs"])["defocus_u"].values
     np.testing.assert_array_equal(found, [1e4, 2e4, np.nan])
-    assert "no CTF for 1 micrographs" in desk.said("warning")
+    assert "no CTF for 1 micrograph" in desk.said("warning")
 
 
 def test_movies_are_summed_with_their_gain(desk: Desk, tmp_path: Path) -> None:
@@ -170,8 +170,8 @@ def test_particles_stay_in_place_and_bad_ones_are_set_aside(desk: Desk, tmp_path
     assert table["stack_path"].values.tolist() == [str(tmp_path / "s.mrcs")]
     assert table["box_size"].values.tolist() == [BOX]
     warnings = desk.said("warning")
-    assert "1 images with NaN or infinite pixels: 8@" in warnings
-    assert "1 images with one value only: 10@" in warnings
+    assert "1 image with NaN or infinite pixels: 8@" in warnings
+    assert "1 image with one value only: 10@" in warnings
     assert "no number: 21@" in warnings
     np.testing.assert_array_equal(ParticleImages(table).read(np.arange(3)), images[:3])
 
@@ -213,7 +213,7 @@ def test_cryosparc_particles(desk: Desk, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     write_cs(tmp_path / "elsewhere" / "p.cs", fields)
     stage = import_particles.PARTICLES_STAGE
-    with pytest.raises(InputError, match=r"1 of 1 stacks are not there .*--images-root"):
+    with pytest.raises(InputError, match=r"1 of 1 stack is not there .*--images-root"):
         desk.run(stage, file="elsewhere/p.cs")
     outputs = desk.run(stage, file="elsewhere/p.cs", images_root="project")
     table = read_particles(outputs["particles"])
@@ -226,7 +226,7 @@ def test_cryosparc_particles(desk: Desk, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "complaint"),
     [
-        ({"stack": "other.mrcs"}, "1 of 1 stacks are not there"),
+        ({"stack": "other.mrcs"}, "1 of 1 stack is not there"),
         ({"count": 9}, "row 9 wants image 9 .* which holds 8"),
         ({"rlnImagePixelSize": np.array([2.0, 3.0] * 4)}, "mixed pixel sizes"),
         ({"rlnVoltage": np.full(8, np.nan)}, "voltage is unknown; give --voltage"),

@@ -61,7 +61,7 @@ def test_files_without_notes_of_epu(desk: Desk) -> None:
     _exposure("F1", 0.83, xml=False)
     made = desk.run(MICROGRAPHS_STAGE, files="*.tiff", cs=2.7)["micrographs"]
     assert read_micrographs(made)["pixel_size"].values.tolist() == [0.83]
-    assert "1 of 2 files have no XML file" in desk.said("warning")
+    assert "1 of 2 files has no XML file" in desk.said("warning")
 
 
 def test_super_resolution_has_not_the_pixel_size_that_epu_says(desk: Desk) -> None:

@@ -83,7 +83,7 @@ def test_added_picks_alone_are_enough(tables, tmp_path):
     [
         (Edits((("c.mrc", 1.0, 1.0),)), "know no micrograph 'c.mrc'"),
         (Edits((("a.mrc", 201.0, 1.0),)), r"outside a.mrc, which is 200 by 100 A"),
-        (Edits(removed=frozenset({5})), "1 of the 1 removed picks are no candidates"),
+        (Edits(removed=frozenset({5})), "1 of 1 removed pick is no candidate"),
     ],
 )
 def test_edits_of_another_job_are_refused(tables, tmp_path, edits, words):

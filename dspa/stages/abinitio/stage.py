@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.dataflow.runner import PROCESS, Result
 from dspa.io.particles import read_particles
@@ -107,7 +108,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: AbInitioParams) -> 
     check_fits(
         worker_bytes(settings),
         context.runner.memory,
-        what=f"{settings.classes} map(s) to {settings.max_resolution:g} A",
+        what=f"{counted(settings.classes, 'map')} to {settings.max_resolution:g} A",
         advice="a coarser --max-resolution, fewer --classes",
     )
     runs = MiniBatches.make(particles, settings)
@@ -123,7 +124,8 @@ def _prepare(
     count = int(particles.sizes["particle"])
     if count < FEWEST:
         raise InputError(
-            f"{inputs['particles']} holds {count} particles; a first map needs {FEWEST} or more"
+            f"{inputs['particles']} holds {counted(count, 'particle')}; a first map needs {FEWEST} "
+            "or more"
         )
     return particles, make_settings(image_spec_of(particles, params), params, seed=seed)
 
@@ -321,8 +323,8 @@ def _finish(
     used = int((rows["class_index"] >= 0).sum())
     if used < rows["item"].size:
         context.events.warning(
-            f"{rows['item'].size - used} of {rows['item'].size} images were set aside: "
-            "they hold NaN, do not vary, or have no usable CTF"
+            f"set aside {rows['item'].size - used} of {rows['item'].size} images: "
+            "NaN, no variance, or no usable CTF"
         )
     context.events.emit(
         "result",

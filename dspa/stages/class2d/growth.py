@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dspa.data.counts import counted
 from dspa.dataflow.runner import Result
 from dspa.stages.class2d.constants import tuned
 from dspa.stages.class2d.evidence import weigh
@@ -320,8 +321,9 @@ def _tell(
     """Say what the look at the new particles found; ``wanted`` classes were asked for."""
     if np.isfinite(known.unseen).sum() >= tuned().founders:
         context.events.message(
-            f"{images} new particles; {100 * founding.share:.0f} percent of them are of views that "
-            f"the {known.classes} classes lack, going by their fit"
+            f"{counted(images, 'new particle')}; {100 * founding.share:.0f} percent of them are of "
+            f"views that the {counted(known.classes, 'class lacks', 'classes lack')}, going by "
+            "their fit"
         )
     elif wanted is None:
         context.events.warning(
@@ -330,8 +332,10 @@ def _tell(
         )
     if wanted is not None and founding.classes < wanted:
         context.events.warning(
-            f"--new-classes {wanted} are more than {images} new particles can found; "
-            f"{founding.classes} are founded, of {tuned().founders} particles at least"
+            f"--new-classes {counted(wanted, 'is', 'are')} more than "
+            f"{counted(images, 'new particle')} can found; "
+            f"{counted(founding.classes, 'is', 'are')} founded, of {tuned().founders} particles at "
+            "least"
         )
     if founding.classes:
         first, last = known.classes + 1, known.classes + founding.classes

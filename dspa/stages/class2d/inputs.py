@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.io.images import ParticleImages
 from dspa.io.particles import read_particles
@@ -79,8 +80,8 @@ def admit(inputs: Mapping[str, Any], params: Params) -> Work:
         work = Work(particles, known.spec, known)
     elif params.classes > count:
         raise InputError(
-            f"--classes is {params.classes} and {path} holds {count} particles; "
-            f"use at most {max(1, count // tuned().few)} classes"
+            f"--classes is {params.classes} and {path} holds {counted(count, 'particle')}; "
+            f"use at most {counted(max(1, count // tuned().few), 'class')}"
         )
     else:
         work = Work(particles, _spec(particles, params), None)

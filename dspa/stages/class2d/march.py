@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
+from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.stages.class2d.constants import FOLDS
 from dspa.stages.class2d.model import ClassModel
@@ -103,6 +104,6 @@ def nothing_to_see(chunks: Sequence[ParticleChunk | ChunkRun]) -> InputError:
     first = chunks[0] if isinstance(chunks[0], ParticleChunk) else chunks[0].parts[0]
     count = sum(len(chunk) for chunk in chunks)
     return InputError(
-        f"{first.images.stack}: of {count} particles drawn from the set, none has an image that "
-        "varies and holds no NaN; remove such particles"
+        f"{first.images.stack}: of {counted(count, 'particle')} drawn from the set, none has an "
+        "image that varies and holds no NaN; remove such particles"
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dspa.data.counts import counted_of
 from dspa.data.errors import InputError
 from dspa.dataflow.events import Pace
 from dspa.geometry.rotation import matrix_from_euler
@@ -323,10 +324,10 @@ def _report_set_aside(context: Context, rows: Rows) -> None:
         text = "\n".join(str(row) for row in aside.tolist())
         (context.folder / "set_aside.txt").write_text(text + "\n", encoding="utf-8")
         first = ", ".join(str(row) for row in aside[:5].tolist())
+        found = counted_of(aside.size, rows["valid"].size, "image", verb=("was", "were"))
         context.events.warning(
-            f"{aside.size} of {rows['valid'].size} images were set aside (NaN, or nothing in "
-            f"them): rows {first}{' ...' if aside.size > 5 else ''} (the first is 0); all in "
-            "set_aside.txt"
+            f"{found} set aside (NaN, or nothing in them): rows "
+            f"{first}{' ...' if aside.size > 5 else ''} (the first is 0); all in set_aside.txt"
         )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.io.particles import read_particles, write_particles
 from dspa.io.picture import montage
@@ -393,7 +394,7 @@ def _tell(
     if nowhere.any():
         parts.append(f"{int(nowhere.sum())} in no class")
     total = int(lost.sum()) + trimmed + int(nowhere.sum())
-    context.events.message(f"{total} particles rejected: {', '.join(parts)}")
+    context.events.message(f"{counted(total, 'particle')} rejected: {', '.join(parts)}")
 
 
 def write_scores(

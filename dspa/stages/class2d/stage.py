@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dspa.data.counts import counted
 from dspa.stages.class2d.constants import FOLDS, tuned
 from dspa.stages.class2d.evidence import weigh
 from dspa.stages.class2d.growth import Growth, expect, grow, judge_unseen
@@ -74,9 +75,10 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
 def _say(context: Context, work: Work, path: Path, params: Params) -> None:
     """Tell what is worked on, and of what was asked for what is not to be had."""
     events, spec, known = context.events, work.spec, work.known
-    after = "" if known is None else f"; the {known.classes} classes of the earlier job go on"
+    words = ("class of the earlier job goes on", "classes of the earlier job go on")
+    after = "" if known is None else f"; the {counted(known.classes, *words)}"
     events.message(
-        f"{work.count} particles, box {spec.box} px used as {spec.crop} px at "
+        f"{counted(work.count, 'particle')}, box {spec.box} px used as {spec.crop} px at "
         f"{spec.crop_pixel_size:.3g} A, to {spec.extent / spec.radius:.3g} A, "
         f"mask {spec.mask_diameter:.0f} A{after}"
     )
@@ -97,7 +99,8 @@ def _say(context: Context, work: Work, path: Path, params: Params) -> None:
         fewer = work.count // tuned().few
         advice = f"--classes {fewer} would give clearer averages" if fewer else "averages need more"
         events.warning(
-            f"{work.count} particles in {params.classes} classes are {each:.0f} a class; {advice}"
+            f"{counted(work.count, 'particle')} in {counted(params.classes, 'class')}, {each:.0f} "
+            f"a class; {advice}"
         )
 
 
@@ -123,8 +126,8 @@ def _begin(context: Context, work: Work, params: Params) -> Classification:
     chunks = cut(seen, 0)
     rest = cut(unseen, len(chunks)) if unseen.size else ()
     events.message(
-        f"{params.online_iterations} online iterations of {tuned().steps_each} steps and "
-        f"{params.full_iterations} over all particles, counted as {settings.passes} below"
+        f"{counted(params.online_iterations, 'online iteration')} of {tuned().steps_each} steps "
+        f"and {params.full_iterations} over all particles, counted as {settings.passes} below"
     )
     full = join_chunks(chunks + rest, stride=FOLDS)
     result = march(
@@ -213,7 +216,7 @@ def plan(inputs: Mapping[str, Any], params: Params) -> dict[str, Any]:
         "memory per worker": f"{peak / 2**30:.2f} GiB",
     }
     if most.visits > least.visits:
-        told[f"image visits if new views found {most.founded} classes"] = most.visits
+        told[f"image visits if new views found {counted(most.founded, 'class')}"] = most.visits
     return told
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dspa.data.counts import counted
 from dspa.io.picture import curves, histogram, image, scatter, side_by_side
 from dspa.ops.ctf.picture import comparison_image
 from dspa.ops.ctf.search import equiphase_average, ring_agreement
@@ -139,7 +140,7 @@ def summarise(context: Context, done: Sequence[tuple[MicrographTask, Estimate]])
             f"evidence {fit.evidence:.0f})"
         )
     if len(doubtful) > NAMED:
-        context.events.warning(f"and {len(doubtful) - NAMED} more fits are weak or failed")
+        context.events.warning(f"and {counted(len(doubtful) - NAMED, 'more fit')} weak or failed")
     order = sorted(range(len(done)), key=lambda i: fits[i].evidence)
     shown = dict.fromkeys([*order[: SHOWN // 2], *order[-(SHOWN // 2) :]])
     for i in shown:
@@ -160,7 +161,7 @@ def summarise(context: Context, done: Sequence[tuple[MicrographTask, Estimate]])
     _show_ice(context, ice)
     varying = sum(estimate.local.kind != "none" for _, estimate in done)
     context.events.message(
-        f"{len(fits)} micrographs: {counts['good']} good, {counts['weak']} weak, "
+        f"{counted(len(fits), 'micrograph')}: {counts['good']} good, {counts['weak']} weak, "
         f"{counts['failed']} failed; median defocus {np.median(defocus):.0f} A, median fit "
         f"resolution {np.median(resolution):.1f} A; defocus varies over {varying} of them"
         + (f", by {np.median(spans[spans > 0]):.0f} A" if (spans > 0).any() else "")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dspa.data.counts import counted, counted_of
 from dspa.data.errors import InputError
 from dspa.io.micrographs import read_micrographs, write_micrographs
 from dspa.io.names import match_names
@@ -217,9 +218,8 @@ def names_of(given: Sequence[str], table: xr.Dataset, option: str) -> NDArray[np
     if (found < 0).any():
         lost = [word for word, at in zip(words, found, strict=True) if at < 0]
         shown = ", ".join(lost[:LISTED]) + (", ..." if len(lost) > LISTED else "")
-        raise InputError(
-            f"{option}: {len(lost)} of {len(words)} names are not among the micrographs ({shown})"
-        )
+        strange = counted_of(len(lost), len(words), "name", verb=("is", "are"))
+        raise InputError(f"{option}: {strange} not among the micrographs ({shown})")
     marked = np.zeros(len(known), bool)
     marked[found] = True
     return marked
@@ -351,7 +351,8 @@ def _tell(context: Context, verdict: Verdict) -> None:
         context.events.message(line)
     kept, count = int(verdict.keep.sum()), verdict.keep.size
     context.events.message(
-        f"{kept} of {count} micrographs accepted; all figures and reasons are in exposures.csv"
+        f"{kept} of {counted(count, 'micrograph')} accepted; all figures and reasons are in "
+        "exposures.csv"
     )
     by_rule = {
         f"{rule.split()[0].lstrip('-')} rejects": int(rows.sum())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.io.micrographs import micrograph_info, read_micrograph_image, rows_turned
 from dspa.io.tiff import turns_rows
@@ -232,6 +233,6 @@ def report_failures(
     for task, sentence in failures[:20]:
         context.events.warning(f"{task.name} set aside: {sentence}")
     if len(failures) > 20:
-        context.events.warning(f"and {len(failures) - 20} more micrographs set aside")
+        context.events.warning(f"and {counted(len(failures) - 20, 'more micrograph')} set aside")
     if tasks and len(failures) == len(tasks):
         raise InputError(f"{what}: no micrograph could be used; the first: {failures[0][1]}")

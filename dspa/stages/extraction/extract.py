@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.io.images import SHARD, ImageWriter, ParticleImages, write_images
 from dspa.io.micrographs import read_micrographs
@@ -246,7 +247,8 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
         raise InputError("no image could be cut: every one is without variance or unreadable")
     if not valid.all():
         context.events.warning(
-            f"{int((~valid).sum())} images set aside: NaN, no variance, or an unreadable micrograph"
+            f"{counted((~valid).sum(), 'image')} set aside: NaN, no variance, or an unreadable "
+            "micrograph"
         )
     table = particle_table(
         source, boxes, micrographs, pixel_size=pixel_size, size=recipe.size, store=str(store)
@@ -255,7 +257,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     write_particles(table, context.folder / "particles.star")
     _show(context, table)
     context.events.message(
-        f"{int(valid.sum())} particles in boxes of {recipe.size} px at {pixel_size:.3f} A "
+        f"{counted(valid.sum(), 'particle')} in boxes of {recipe.size} px at {pixel_size:.3f} A "
         f"({recipe.size * pixel_size:.0f} A)"
     )
     context.events.emit(
@@ -294,7 +296,7 @@ def _show(context: Context, table: xr.Dataset) -> None:
     some = np.unique(np.round(np.linspace(0, count - 1, min(1000, count))).astype(int))
     mean = images.read(some).mean(axis=0)
     context.events.picture(
-        "mean", montage(mean[None], tile=256), title=f"mean of {some.size} particles"
+        "mean", montage(mean[None], tile=256), title=f"mean of {counted(some.size, 'particle')}"
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from dspa.data.counts import counted_of
 from dspa.data.errors import InputError
 from dspa.data.schema import EXTRA
 from dspa.io.names import match_names
@@ -146,7 +147,8 @@ def doubt_of_scale(
     part = place / shapes[where[rows]][:, ::-1]
     outside = ((place < -0.5) | (place > shapes[where[rows]][:, ::-1] - 0.5)).any(axis=1)
     if outside.mean() > FEW_OUTSIDE:
-        return f"{int(outside.sum())} of {outside.size} picks lie outside their micrographs"
+        lost = counted_of(outside.sum(), outside.size, "pick", verb=("lies", "lie"))
+        return f"{lost} outside their micrographs"
     if np.nanmax(place) <= 1.0 and len(place) > 1:
         return "no coordinate is above 1 pixel, as if they were fractions of the micrographs"
     if len(place) >= MANY and np.nanmax(part) < FAR:

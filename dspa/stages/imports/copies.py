@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dspa.data.counts import counted, counted_of
 from dspa.io.coordinates import pixel_coordinates
 from dspa.io.names import plain_name
 from dspa.stages.particles.copies import as_first_copy, count_copies, file_numbers, image_copies
@@ -59,8 +60,9 @@ def tell_copies(context: Context, table: xr.Dataset) -> xr.Dataset:
     stack, index = table["image_stack"].values, table["image_index"].values
     name = table["stack_name" if "stack_name" in table.variables else "stack_path"].values
     here, there = (f"{index[row] + 1}@{name[stack[row]]}" for row in (first[one], other))
+    found = counted_of(copies, groups.size, "particle", verb=("is a copy", "are copies"))
     context.events.warning(
-        f"{copies} of {groups.size} particles are copies of another image, as row {first[one] + 1} "
+        f"{found} of another image, as row {first[one] + 1} "
         f"({here}) and row {other + 1} ({there}); copies stay in one half set, but count twice: "
         "leave them out unless you mean them (symmetry expansion)"
     )
@@ -84,9 +86,9 @@ def tell_repeated_picks(context: Context, table: xr.Dataset) -> None:
     places = np.column_stack([one, np.round(pixels)])
     copies = len(places) - len(np.unique(places, axis=0))
     if copies:
+        lying = counted_of(copies, len(places), "pick", verb=("lies", "lie"))
         context.events.warning(
-            f"{copies} of {len(places)} picks lie where another one does; remove-duplicates leaves "
-            "one of each"
+            f"{lying} where another one does; remove-duplicates leaves one of each"
         )
 
 
@@ -121,9 +123,10 @@ def tell_versions(context: Context, paths: Sequence[str], digest: Sequence[int])
     ]  # fmt: skip
     if versions:
         shown = ", ".join(sorted(stem.name for stem in versions)[:_LISTED])
+        words = ("file looks like another version", "files look like other versions")
         context.events.warning(
-            f"{len(versions)} files look like other versions of micrographs that are here too "
-            f"({shown}): each exposure would count twice; give a narrower pattern"
+            f"{counted(len(versions), *words)} of micrographs that are here too ({shown}): each "
+            "exposure would count twice; give a narrower pattern"
         )
     known = np.array([path for path, d in zip(paths, digest, strict=True) if d], object)
     numbers = np.unique([d for d in digest if d], return_inverse=True)[1]
@@ -131,6 +134,6 @@ def tell_versions(context: Context, paths: Sequence[str], digest: Sequence[int])
     again = np.flatnonzero(first != np.arange(known.size))
     if again.size:
         context.events.warning(
-            f"{again.size} micrographs have the pixels of another, as {known[again[0]]} and "
-            f"{known[first[again[0]]]}; leave copies out"
+            f"{counted(again.size, 'micrograph has', 'micrographs have')} the pixels of another, "
+            f"as {known[again[0]]} and {known[first[again[0]]]}; leave copies out"
         )

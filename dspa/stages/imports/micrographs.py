@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.data import schema
+from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.io.locate import matching, spelling
 from dspa.io.micrographs import (
@@ -226,7 +227,8 @@ def _import(context: Context, params: Params, *, kind: str) -> xr.Dataset:
     _report(context, table["micrograph_name"].values[~good], [f.fault for f in found if f.fault])
     if not good.any():
         raise InputError(
-            f"{params.named}: none of {len(found)} files can be used; the first: {found[0].fault}"
+            f"{params.named}: none of {counted(len(found), 'file')} can be used; the first: "
+            f"{found[0].fault}"
         )
     table = table.isel(micrograph=np.flatnonzero(good))
     kept = [f for f in found if not f.fault]
@@ -263,8 +265,8 @@ def _check_presence(table: xr.Dataset, params: Params) -> None:
     if not any(Path(path).exists() for path in paths):
         shown = ", ".join(paths[:3]) + (", ..." if len(paths) > 3 else "")
         raise InputError(
-            f"{params.named}: none of its {len(paths)} files is there ({shown}); run from the "
-            "folder their paths are relative to, or give it with --images-root"
+            f"{params.named}: none of its {counted(len(paths), 'file')} is there ({shown}); run "
+            "from the folder their paths are relative to, or give it with --images-root"
         )
 
 
@@ -317,7 +319,7 @@ def _with_ctf(context: Context, table: xr.Dataset, path: str) -> xr.Dataset:
     if (rows < 0).all():
         raise InputError(f"{path}: none of its micrographs has the name of an imported one")
     if (rows < 0).any():
-        context.events.warning(f"{path}: no CTF for {int((rows < 0).sum())} micrographs")
+        context.events.warning(f"{path}: no CTF for {counted((rows < 0).sum(), 'micrograph')}")
     for name in _CTF:
         if name in source.variables:
             values = np.append(source[name].values, np.nan)[rows]
@@ -373,9 +375,12 @@ def _summarise(context: Context, table: xr.Dataset, kind: str) -> None:
     frames = table["frames"].values
     if kind == "micrographs" and (frames > 1).any():
         context.events.message(
-            f"{int((frames > 1).sum())} files are movies; their frames are summed as they are"
+            f"{counted((frames > 1).sum(), 'file is a movie', 'files are movies')}; frames are "
+            "summed as they are"
         )
-    context.events.message(f"{table.sizes['micrograph']} {kind}: {text} pixels")
+    context.events.message(
+        f"{counted(table.sizes['micrograph'], kind.removesuffix('s'))}: {text} pixels"
+    )
     if len(shapes) > 1:
         context.events.warning(f"{len(shapes)} shapes: {text}")
     path = str(table["path"].values[0])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from dspa.data.counts import counted_of
 from dspa.data.errors import InputError
 from dspa.io.epu import Exposure, find_epu, read_epu
 from dspa.io.star_optics import one_for_all
@@ -56,9 +57,9 @@ def with_epu(context: Context, table: xr.Dataset, columns: Sequence[int]) -> xr.
     kinds = list(dict.fromkeys(_kind(n, width) for n, width in zip(notes, columns, strict=True)))
     if len(known) < len(notes) and len(kinds) == 2:
         kinds.remove(_NOTHING)
+        lacking = counted_of(len(notes) - len(known), len(notes), "file", verb=("has", "have"))
         context.events.warning(
-            f"{len(notes) - len(known)} of {len(notes)} files have no XML file of EPU beside them; "
-            "the optics of the others are taken"
+            f"{lacking} no XML file of EPU beside them; the optics of the others are taken"
         )
     groups = {_NOTHING: 0} | {kind: number for number, kind in enumerate(kinds)}
     if any(kind.fine > 1 for kind in kinds):

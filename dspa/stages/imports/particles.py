@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dspa.data.counts import counted, counted_of
 from dspa.data.errors import InputError
 from dspa.data.store import chosen, spans
 from dspa.io.coordinates import pixel_coordinates
@@ -213,7 +214,7 @@ def _placed(context: Context, picks: xr.Dataset) -> xr.Dataset:
         raise InputError("no pick has coordinates that are numbers; check the file")
     if good.all():
         return picks
-    context.events.warning(f"set aside {int((~good).sum())} picks without finite coordinates")
+    context.events.warning(f"set aside {counted((~good).sum(), 'pick')} without finite coordinates")
     return chosen(picks, np.flatnonzero(good), context.folder)
 
 
@@ -286,9 +287,10 @@ def _check_stacks(table: xr.Dataset, params: Params) -> dict[str, StackInfo]:
     missing = [p for p in paths if not Path(p).exists()]
     if missing:
         shown = ", ".join(missing[:_LISTED]) + (", ..." if len(missing) > _LISTED else "")
+        lost = counted_of(len(missing), len(paths), "stack", verb=("is", "are"))
         raise InputError(
-            f"{params.named}: {len(missing)} of {len(paths)} stacks are not there ({shown}); "
-            "run from the folder their paths are relative to, or give it with --images-root"
+            f"{params.named}: {lost} not there ({shown}); run from the folder their paths are "
+            "relative to, or give it with --images-root"
         )
     infos = {path: stack_info(path) for path in paths}
     shapes = {(i.rows, i.columns): path for path, i in reversed(infos.items())}
@@ -404,10 +406,11 @@ def _sign(
     seen = judge_contrast(reports)
     words = {1: "bright", -1: "dark"}
     finding = (
-        f"over {seen.images} images particles look {words[seen.sign]} "
+        f"over {counted(seen.images, 'image')} particles look {words[seen.sign]} "
         f"({seen.significance:+.0f} standard errors)"
         if seen.sign
-        else f"over {seen.images} images it cannot be told whether particles are bright or dark"
+        else f"over {counted(seen.images, 'image')} it cannot be told whether particles are bright "
+        "or dark"
     )
     if params.contrast != "auto":
         sign = 1 if params.contrast == "bright" else -1
@@ -445,7 +448,7 @@ def _set_aside(context: Context, table: xr.Dataset, rows: NDArray[np.bool_], wha
     paths = table["stack_path"].values
     names = [f"{index[i] + 1}@{paths[stack[i]]}" for i in np.flatnonzero(rows)]
     shown = ", ".join(names[:_LISTED]) + (", ..." if count > _LISTED else "")
-    context.events.warning(f"set aside {count} images with {what}: {shown}")
+    context.events.warning(f"set aside {counted(count, 'image')} with {what}: {shown}")
     with (context.folder / "set_aside.txt").open("a", encoding="utf-8") as stream:
         stream.writelines(f"{name}\t{what}\n" for name in names)
 
@@ -466,7 +469,8 @@ def _finish(context: Context, table: xr.Dataset, kind: str) -> Mapping[str, Path
         figures["pixel_size"] = float(table["pixel_size"].values[0])
     if kind == "particles":
         figures["box"] = int(table["box_size"].values[0])
-    context.events.message(f"{count} {kind} from {table.sizes.get('micrograph', 0)} micrographs")
+    micrographs = counted(table.sizes.get("micrograph", 0), "micrograph")
+    context.events.message(f"{counted(count, kind.removesuffix('s'))} from {micrographs}")
     context.events.emit("result", **figures)
     return {kind: context.folder / f"{kind}.zarr"}
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.io.micrographs import read_micrographs
 from dspa.stages.exposures.tasks import micrograph_tasks, names_and_paths, warn_of_rows
@@ -112,11 +113,12 @@ def place_on_micrographs(context: Context, picks: xr.Dataset, path: str | Path) 
         shown = ", ".join(names) + (", ..." if lost.size > LISTED else "")
         if not (where >= 0).any():
             raise InputError(
-                f"no pick lies on any of {len(tasks)} micrographs ({shown} are not among them); "
-                "files of picks are named after their micrographs"
+                f"no pick lies on any of {counted(len(tasks), 'micrograph')} ({shown} not among "
+                "them); files of picks are named after their micrographs"
             )
         context.events.warning(
-            f"set aside {int((where < 0).sum())} picks on micrographs that are not there ({shown})"
+            f"set aside {counted((where < 0).sum(), 'pick')} on micrographs that are not there "
+            f"({shown})"
         )
     rows = np.flatnonzero(where >= 0)
     kept, where = with_pixel_size(picks.isel(particle=rows), where[rows], tasks), where[rows]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.io.particles import read_particles, write_particles
 from dspa.ops.picks.duplicates import best_first, distinct
@@ -130,7 +131,7 @@ def single(
     """
     placed = _placed(table)
     if not placed.all():
-        events.warning(f"{int((~placed).sum())} particles without a coordinate are kept")
+        events.warning(f"kept {counted((~placed).sum(), 'particle')} without a coordinate")
     keep = np.ones(placed.size, bool)
     rows = np.flatnonzero(placed if among is None else placed & among)
     keep[rows] = without_duplicates(
@@ -140,8 +141,8 @@ def single(
         distance=distance,
     )
     events.message(
-        f"{int((~keep).sum())} of {keep.size} particles lie closer than {distance:g} A "
-        "to a better one and are removed"
+        f"removed {int((~keep).sum())} of {counted(keep.size, 'particle')}, closer than "
+        f"{distance:g} A to a better one"
     )
     return keep
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.io.micrographs import read_micrographs
 from dspa.ops.picks.candidates import Candidates, PickRules, pick_blobs
@@ -86,7 +87,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
         low_pass=params.low_pass,
         diameter=params.max_diameter,
         stage="pick blob",
-        means=f"{len(blobs)} blobs",
+        means=counted(len(blobs), "blob"),
     )
 
 

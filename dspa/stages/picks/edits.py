@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from dspa.data.counts import counted_of
 from dspa.data.errors import InputError
 from dspa.io.uids import pick_uids
 from dspa.ops.ctf.surface import defocus_offset
@@ -167,9 +168,10 @@ def apply_edits(edits: Edits, picks: xr.Dataset, keep: NDArray[np.bool_]) -> NDA
         wanted = np.array(sorted(getattr(edits, name)), np.uint64)
         missing = int((~np.isin(wanted, uid)).sum())
         if missing:
+            verb = ("is no candidate", "are no candidates")
+            lost = counted_of(missing, len(wanted), f"{name} pick", verb=verb)
             raise InputError(
-                f"{edits.source}: {missing} of the {len(wanted)} {name} picks are no candidates "
-                "here; these edits belong to another picking job"
+                f"{edits.source}: {lost} here; these edits belong to another picking job"
             )
         changed[np.isin(uid, wanted)] = state
     return changed

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.io.micrographs import read_micrographs
 from dspa.io.particles import read_particles
@@ -159,7 +160,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
         _show_micrographs(context, micrographs, picks, keep, picker=inputs["picks"].parent)
     by_hand = f"; by hand {edits}" if edits else ""
     context.events.message(
-        f"{int(keep.sum())} of {keep.size} candidates kept: {limits.words()}{by_hand}"
+        f"{int(keep.sum())} of {counted(keep.size, 'candidate')} kept: {limits.words()}{by_hand}"
     )
     figures = {"kept": int(chosen.sizes["particle"]), "candidates": int(keep.size)}
     context.events.emit("result", **figures)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dspa.data.counts import counted
 from dspa.ops.picks.candidates import Candidates
 from dspa.ops.picks.search_image import SearchImage, search_image
 from dspa.stages.exposures.tasks import MicrographTask, contained, report_failures
@@ -70,8 +71,9 @@ def pick_micrographs(
     show_candidates(context, done, likely=good, label="likely", diameter=typical)
     count = int(picks.sizes["particle"])
     context.events.message(
-        f"{count} candidates on {len(done)} micrographs with {means}; {likely.size} likely "
-        f"({limits.words()}), median diameter {typical:.0f} A; next: dspa inspect-picks"
+        f"{counted(count, 'candidate')} on {counted(len(done), 'micrograph')} with {means}; "
+        f"{likely.size} likely ({limits.words()}), median diameter {typical:.0f} A; next: dspa "
+        "inspect-picks"
     )
     context.events.emit("result", candidates=count, likely=int(likely.size), diameter=typical)
     return outputs

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.geometry.band import band, maximum_radius
 from dspa.geometry.grid import healpix_order, unit_directions
@@ -185,7 +186,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     warn_of_rows(context, micrographs)
     templates = _load(inputs, params)
     context.events.picture(
-        "templates", montage(templates.images), title=f"{len(templates.images)} templates"
+        "templates", montage(templates.images), title=counted(len(templates.images), "template")
     )
     return pick_micrographs(
         context,
@@ -195,7 +196,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
         low_pass=params.low_pass,
         diameter=params.diameter,
         stage="pick template",
-        means=f"{len(templates.images)} templates at {_turns(params)} angles",
+        means=f"{counted(len(templates.images), 'template')} at {_turns(params)} angles",
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.io.micrographs import read_micrographs
 from dspa.ops.picks.candidates import Candidates
@@ -288,8 +289,8 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     )
     count = int(picks.sizes["particle"])
     context.events.message(
-        f"{count} candidates on {len(done)} micrographs, {likely} above a model score of "
-        f"{lowest:.2f} (log-odds {cut:.1f}); next: dspa inspect-picks"
+        f"{counted(count, 'candidate')} on {counted(len(done), 'micrograph')}, {likely} above a "
+        f"model score of {lowest:.2f} (log-odds {cut:.1f}); next: dspa inspect-picks"
     )
     context.events.emit("result", candidates=count, likely=likely, diameter=search.diameter)
     return outputs

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.data.atomic import write_atomically
+from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.io.picture import Circles, curves, image, side_by_side
 from dspa.stages.exposures.tasks import (
@@ -249,7 +250,8 @@ def _set_up(context: Context, folder: Path, plan: TrainingSet, params: Params) -
     expected = params.num_particles or MISSED * float(np.mean(counts))
     _show(context, used[0][0], plan)
     context.events.message(
-        f"{counts.sum()} picks on {counts.size} micrographs, {int(tested.sum())} of them held out; "
+        f"{counted(counts.sum(), 'pick')} on {counted(counts.size, 'micrograph')}, "
+        f"{int(tested.sum())} of them held out; "
         f"{expected:.0f} particles expected on each; {plan.pixel_size:.2f} A a pixel, a particle "
         f"{plan.diameter / plan.pixel_size:.0f} px wide"
     )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from dspa.data.counts import counted, counted_of
 from dspa.data.errors import InputError
 from dspa.dataflow.runner import PROCESS, Result
 from dspa.geometry.rotation import view_direction
@@ -189,9 +190,8 @@ def _report_images(context: Context, valid: NDArray[np.bool_], halves: NDArray[n
     bad = np.flatnonzero(~valid)
     if bad.size:
         listed = ", ".join(str(i + 1) for i in bad[:20]) + (" ..." if bad.size > 20 else "")
-        context.events.warning(
-            f"{bad.size} of {valid.size} images were set aside (NaN or no variance): {listed}"
-        )
+        found = counted_of(bad.size, valid.size, "image", verb=("was", "were"))
+        context.events.warning(f"{found} set aside (NaN or no variance): {listed}")
     sizes = [int(np.sum(valid & (halves == half))) for half in (1, 2)]
     if min(sizes) < 2:
         raise InputError(f"the half sets hold {sizes[0]} and {sizes[1]} usable images: too few")
@@ -263,7 +263,7 @@ def _reason(model: Model, most: int) -> str:
     """Say why no further iteration is made."""
     if converged(np.asarray(model["history"])):
         return f"converged, no gain in {PATIENCE} iterations"
-    return f"all {most} iterations made, and it still gained; --iterations allows more"
+    return f"{counted(most, 'iteration')} made, and it still gained; --iterations allows more"
 
 
 def _advance(state: State, rows: Rows) -> State:
@@ -353,11 +353,12 @@ def plan(inputs: Mapping[str, Any], params: RefineParams) -> dict[str, Any]:
     order = angular_order(spec.radius, 0.7)
     peak = worker_bytes(settings, chunk=max(len(chunk) for chunk in chunks))
     peak += kept_bands(spec, len(halves))
+    operators = counted(len(symmetry_operators(settings.symmetry)), "operator")
     lead = PROCESS + LEAD_VOLUMES * 4 * spec.crop**3 + LEAD_PARTICLE * len(halves)
     return {
         "particles": sum(len(chunk) for chunk in chunks),
         "chunks": len(chunks),
-        "symmetry": f"{settings.symmetry} ({len(symmetry_operators(settings.symmetry))} operators)",
+        "symmetry": f"{settings.symmetry} ({operators})",
         "finest angular step": f"{60.0 / 2**order:.2f} degrees",
         "memory per worker": f"{peak / 2**30:.2f} GiB",
         "memory of the leading process": f"{lead / 2**30:.2f} GiB",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import ndimage
 
+from dspa.data.counts import counted, counted_of
 from dspa.data.errors import InputError
 from dspa.geometry.axes import Alignment, align_to_symmetry, aligned_density
 from dspa.geometry.symmetry import symmetry_operators
@@ -84,10 +85,11 @@ def assign_half_sets(
         return halves
     if count - copies < 4:
         different = f" ({count - copies} different ones)" if copies else ""
-        raise InputError(f"there are {count} particles{different}; two half sets need at least 4")
+        raise InputError(f"{counted(count, 'particle')}{different}; two half sets need at least 4")
     if copies and events is not None:
+        found = counted_of(copies, count, "particle", verb=("is a copy", "are copies"))
         events.warning(
-            f"{copies} of {count} particles are copies of others (the same image, or closer than "
+            f"{found} of others (the same image, or closer than "
             f"{DISTANCE:g} A); copies stay in one half set, but count twice in the map: "
             "remove-duplicates leaves one of each"
         )
@@ -130,14 +132,14 @@ def _check_halves(
     shared = _in_both(image_copies(particles), halves)
     if shared:
         raise InputError(
-            f"--half-sets: {shared} images are in both half sets, so that their noise is too; "
-            "leave the option out to have them assigned"
+            f"--half-sets: {counted(shared, 'image is', 'images are')} in both half sets, so that "
+            "their noise is too; leave the option out to have them assigned"
         )
     near = _in_both(groups, halves)
     if near and events is not None:
         events.warning(
-            f"{near} particles closer than {DISTANCE:g} A to each other are in different half "
-            "sets, so that the resolution is too good; leave --half-sets out, or use "
+            f"{counted(near, 'particle')} closer than {DISTANCE:g} A to one in the other half "
+            "set, so that the resolution is too good; leave --half-sets out, or use "
             "remove-duplicates first"
         )
 

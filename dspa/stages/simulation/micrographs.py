@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dspa.data.counts import counted
 from dspa.data.schema import make
 from dspa.io.micrographs import write_micrographs
 from dspa.io.mrc import write as write_mrc
@@ -111,7 +112,8 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
     outputs = _write_tables(context.folder, session, exposures)
     total = sum(len(e.coordinates) for e in exposures)
     context.events.message(
-        f"{params.micrographs} micrographs with {total} particles of {diameter:.0f} A; "
+        f"{counted(params.micrographs, 'micrograph')} with {counted(total, 'particle')} of "
+        f"{diameter:.0f} A; "
         "the truth is in particles_truth.star and micrographs_truth.star"
     )
     _show(context, session, exposures[0])

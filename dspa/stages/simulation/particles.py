@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dspa.data.counts import counted
 from dspa.data.schema import make
 from dspa.io.particles import write_particles
 from dspa.io.picture import montage
@@ -92,7 +93,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
         write_particles(dataset, context.folder / f"{name}.star")
     junk = int(sum(p.junk.sum() for p in portraits))
     context.events.message(
-        f"{params.particles} images of {session.box} px, {junk} of them junk "
+        f"{counted(params.particles, 'image')} of {session.box} px, {junk} of them junk "
         "(class 2 in particles_truth.star)"
     )
     context.events.emit("result", particles=params.particles, junk=junk)
