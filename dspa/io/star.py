@@ -33,6 +33,7 @@ MISSING = frozenset(
 _NAMELESS = {"NaN"}.union(*({w.lower(), w.upper(), w.title()} for w in MISSING))
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _BLANK = re.compile(r"\s")
+_ENDS = {quote: re.compile(quote + r"(\s|$)") for quote in "\"'"}  # what would close a quoted word
 _SEPARATOR, _NO_QUOTE = "\x1e", "\x1f"
 
 
@@ -266,14 +267,17 @@ def _written(label: str, values: NDArray[Any]) -> NDArray[Any]:
     # RELION knows no quotes, but leaves columns of other programs alone.
     nothing = '""' if label.startswith("cs:") else "None"
     codes, unique = pd.factorize(values)
-    odd = next((str(v) for v in unique if '"' in str(v)), "") if label.endswith("Name") else ""
-    if odd:  # with another quote it would name another file
-        raise InputError(f'{label}: {odd[:80]} has a "; STAR files cannot hold it: rename the file')
-    tokens = np.array([_token(str(value)) or nothing for value in unique], object)
+    tokens = np.array([_token(label, str(value)) or nothing for value in unique], object)
     return tokens[codes] if len(tokens) else values
 
 
-def _token(value: str) -> str:
-    value = _CONTROL.sub(" ", value.replace('"', "'"))
-    quoted = value.startswith("#") or _BLANK.search(value) is not None
-    return f'"{value}"' if quoted else value
+def _token(label: str, value: str) -> str:
+    value = _CONTROL.sub(" ", value)
+    if not value.startswith(("#", ";", '"', "'")) and _BLANK.search(value) is None:
+        return value
+    for quote, end in _ENDS.items():
+        if end.search(value) is None:
+            return f"{quote}{value}{quote}"
+    if label.endswith("Name"):  # with another quote it would name another file
+        raise InputError(f"{label}: STAR files cannot hold {value[:80]}; rename the file")
+    return '"' + value.replace('"', "'") + '"'

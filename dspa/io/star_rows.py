@@ -249,8 +249,8 @@ def _check_label(where: str, label: str, before: list[str]) -> str:
 
 
 def _unquote(value: str) -> str:
-    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
-        return value[1:-1]
+    if len(value) > 1 and value[0] == value[-1] == '"':
+        return value[1:-1].replace('""', '"')
     return value
 
 

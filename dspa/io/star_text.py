@@ -23,7 +23,14 @@ _MARK = re.compile(
 )
 _COMMENT = re.compile(rb"^[ \t]*#[^\n]*$", re.MULTILINE)
 _TEXT_BLOCK = re.compile(rb"\n;(.*?)\n;", re.DOTALL)
-_APOSTROPHES = re.compile(rb"(?<!\S)'([^'\"\n]*)'(?!\S)")
+# As RELION and CIF have it: quotes open where a word begins, close before a blank; words may hold
+# quotes. Comments, and lines after a quote that is not closed, stay as they are.
+_WORD = re.compile(
+    rb"""(?<!\S)(?:\#[^\n]*|"((?:[^"\n]|"(?=\S))*+)"|'((?:[^'\n]|'(?=\S))*+)'|["'][^\n]*
+    |([^\s"'\#][^\s"]*+"\S*))""",
+    re.VERBOSE,
+)
+_INNER = re.compile(rb'\S"(?=\S)')
 _UTF8, _UTF16 = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -56,12 +63,12 @@ class Segment:
     quotes: bool = False
 
     def pieces(self) -> Iterator[bytes]:
-        """Yield pieces of whole lines, reduced to what tables are made of: words, double quotes."""
+        """Yield pieces of whole lines, reduced to words and double quotes, doubled within words."""
         for piece in _pieces(self.path, self.opened, self.begin, self.end):
             if b"\r" in piece:
                 piece = piece.replace(b"\r\n", b"\n")
-            if b"'" in piece:
-                piece = _APOSTROPHES.sub(rb'"\1"', piece)
+            if b"'" in piece or _INNER.search(piece):
+                piece = _WORD.sub(_in_double_quotes, piece)
             if b"#" in piece:
                 piece = _COMMENT.sub(b"", piece)
             yield piece
@@ -179,6 +186,11 @@ def _not_text(path: str | Path, at: int) -> InputError:
     return InputError(
         f"{path}: not UTF-8 text near byte {at}; not a STAR file, or save it as UTF-8"
     )
+
+
+def _in_double_quotes(match: re.Match[bytes]) -> bytes:
+    word = next((word for word in match.groups() if word is not None), None)
+    return match[0] if word is None else b'"' + word.replace(b'"', b'""') + b'"'
 
 
 def _as_one_word(match: re.Match[bytes]) -> bytes:

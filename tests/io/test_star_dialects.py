@@ -108,6 +108,25 @@ def test_relion_reads_a_dialect_as_we_do(name: str, tmp_path: Path) -> None:
     assert ours["stack_name"].values.tolist() == theirs["stack_name"].values.tolist()
 
 
+QUOTED = {
+    "'a\"b.mrc'": 'a"b.mrc', 'a"b.mrc': 'a"b.mrc', 'a"b"c.mrc': 'a"b"c.mrc', "it's.mrc": "it's.mrc",
+    "'a \"b\" c.mrc'": 'a "b" c.mrc', '"it\'s b.mrc"': "it's b.mrc", "'a\"b c.mrc'": 'a"b c.mrc',
+    '"a""b.mrc"': 'a""b.mrc', '"a # b.mrc"': "a # b.mrc", "''": "",
+}  # fmt: skip
+
+
+def test_quotes_open_and_close_words_only(tmp_path: Path) -> None:
+    """As RELION 3.1.3 and gemmi 0.7 read these words."""
+    path = tmp_path / "a.star"
+    path.write_text(_loop("x", [[word, 1] for word in QUOTED], ("rlnMicrographName", "rlnN")))
+    (block,) = read_star(path)
+    assert block.columns["rlnMicrographName"].tolist() == list(QUOTED.values())
+    assert block.columns["rlnN"].tolist() == [1] * len(QUOTED)
+    path.write_text("data_x\n" + "".join(f"_n{i} {word}\n" for i, word in enumerate(QUOTED)))
+    (block,) = read_star(path)
+    assert [column[0] for column in block.columns.values()] == list(QUOTED.values())
+
+
 def test_files_that_were_joined_are_refused(tmp_path: Path) -> None:
     (tmp_path / "p.star").write_text(PLAIN + PLAIN)
     with pytest.raises(InputError, match=r"2 blocks data_optics, as of files that were joined"):
