@@ -25,7 +25,7 @@ _ICE = 0.0946  # scattering length of vitreous ice, A per A^3
 _THERMAL = 20.0  # A^2, B factor where the model says none
 
 
-def read_model(path: str | Path, *, assembly: str = "1") -> Atoms:
+def read_model(path: str | Path, *, assembly: str = "1", centred: bool = True) -> Atoms:
     """Read an atomic model as what scatters more than the ice it displaces.
 
     An atom adds its electron scattering length, and that of the hydrogens the model leaves out;
@@ -39,11 +39,12 @@ def read_model(path: str | Path, *, assembly: str = "1") -> Atoms:
     assembly : str
         Biological assembly to build (BIOMT); an empty string takes the atoms as they are.
         A model that names no assembly is taken as it is.
+    centred : bool
+        Whether the centre of scattering becomes the origin; else coordinates are the file's.
 
     Returns
     -------
     Atoms
-        Centred on the centre of scattering.
     """
     source = regular(path)
     if source.suffix == ".gz":
@@ -57,7 +58,7 @@ def read_model(path: str | Path, *, assembly: str = "1") -> Atoms:
         ) from error
     if not len(structure) or not structure[0].count_atom_sites():
         raise InputError(f"{path}: holds no atoms; give an atomic model (PDB or mmCIF)")
-    return _gaussians(_assembled(structure, assembly, source), source)
+    return _gaussians(_assembled(structure, assembly, source), source, centred=centred)
 
 
 def _check_inflated(source: Path) -> None:
@@ -93,7 +94,7 @@ def _assembled(structure: gemmi.Structure, name: str, source: Path) -> gemmi.Mod
         ) from error
 
 
-def _gaussians(model: gemmi.Model, source: Path) -> Atoms:
+def _gaussians(model: gemmi.Model, source: Path, *, centred: bool) -> Atoms:
     rows = [
         (*site.atom.pos.tolist(), _length(site.atom.element), site.atom.occ, site.atom.b_iso)
         for site in model.all()
@@ -106,12 +107,13 @@ def _gaussians(model: gemmi.Model, source: Path) -> Atoms:
     heavy = length > 1.5 * _HYDROGEN_LENGTH
     if heavy.mean() > 0.9:
         length = length + np.where(heavy, _HYDROGENS * _HYDROGEN_LENGTH, 0.0)
-    centre = np.average(position, axis=0, weights=length * occupancy)
+    if centred:
+        position = position - np.average(position, axis=0, weights=length * occupancy)
     thermal = np.clip(np.where(thermal > 0.0, thermal, _THERMAL), 5.0, 200.0) / (8.0 * np.pi**2)
     displaced = -_ICE * _ATOM_VOLUME * (occupancy * heavy)
     hollow = np.full(len(table), _ATOM_VOLUME ** (2.0 / 3.0) / (2.0 * np.pi))
     return Atoms(
-        np.tile(position - centre, (2, 1)),
+        np.tile(position, (2, 1)),
         np.concatenate([length * occupancy, displaced]),
         np.sqrt(np.concatenate([thermal + 0.12, thermal + hollow])),
     )

@@ -56,6 +56,8 @@ class MrcHeader:
         Type of the extended header, such as ``FEI1``; empty if there is none.
     own : bool
         Written by dspa, which leaves a pixel size out that it does not know.
+    origin : (x, y, z) float
+        Where the middle of the first voxel lies, A: ORIGIN, or NXSTART.. where that is unset.
     """
 
     path: str
@@ -68,6 +70,7 @@ class MrcHeader:
     space_group: int
     extended: str
     own: bool = False
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     @property
     def packed(self) -> bool:
@@ -131,22 +134,39 @@ def _parse(path: str, raw: bytes, size: int) -> MrcHeader:
         raise InputError(f"{path}: extended header of {extension} bytes in a file of {size}")
     if axes == (0, 0, 0):
         axes = (1, 2, 3)
+    voxel = _voxel(cell, sampling, axes)
     header = MrcHeader(
         path=path,
         shape=(sections, rows, columns),
         mode=mode,
         dtype=np.dtype(order + dtype).str,
-        voxel=_voxel(cell, sampling, axes),
+        voxel=voxel,
         axes=axes,
         offset=HEADER_BYTES + extension,
         space_group=space_group,
         extended=raw[104:108].decode("ascii", "replace").strip("\0 ") if extension else "",
         own=raw[224:228] == b"dspa",
+        origin=_origin(struct.unpack(f"{order}3f", raw[196:208]), words[4:7], voxel, axes),
     )
     _check_size(header, size)
     if dtype == "i1" and imod_stamp != _IMOD_STAMP and _holds_unsigned(header, words[19:21]):
         header = replace(header, dtype="|u1")
     return header
+
+
+def _origin(
+    given: tuple[float, ...],
+    start: tuple[int, ...],
+    voxel: tuple[float, float, float],
+    axes: tuple[int, ...],
+) -> tuple[float, float, float]:
+    """Place of the first voxel in A: MRC2014's ORIGIN, else CCP4's start, of columns first."""
+    place = np.array(given, np.float64)
+    if not np.isfinite(place).all() or not place.any():
+        place = np.zeros(3)
+        for axis, first, edge in zip(axes, start, reversed(voxel), strict=True):
+            place[axis - 1] = first * edge if np.isfinite(edge) else 0.0
+    return float(place[0]), float(place[1]), float(place[2])
 
 
 def _holds_unsigned(header: MrcHeader, limits: tuple[float, float]) -> bool:

@@ -32,11 +32,14 @@ class Volume:
         Edge of a voxel in A.
     size_known : bool
         Whether the pixel size was set: 1 A is what programs write that do not know it.
+    origin : (x, y, z) float
+        Where the middle of the first voxel lies in the frame of atomic models, A.
     """
 
     density: NDArray[np.float32]
     pixel_size: float
     size_known: bool = True
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +83,7 @@ def read_volume(path: str | Path, *, pixel_size: float | None = None) -> Volume:
         raise InputError(f"{path}: the volume holds NaN or infinite values; make it again")
     size = _edge(header, pixel_size)
     unset = pixel_size is None and not header.own and abs(size - 1.0) < _UNSET
-    return Volume(density, size, size_known=not unset)
+    return Volume(density, size, size_known=not unset, origin=header.origin)
 
 
 def _edge(header: mrc.MrcHeader, pixel_size: float | None) -> float:

@@ -184,6 +184,8 @@ def _inputs(project: Project, stage: Stage, given: list[Any], named: Mapping[str
             many = list(value) if isinstance(value, list | tuple) else [value]
             several = tuple(_path(project, item, each) for each in many)
             found[item.name] = several if item.many else several[0]
+        elif item.positional and rest and item.many:
+            found[item.name], rest = tuple(_path(project, item, each) for each in rest), []
         elif item.positional and rest:
             found[item.name] = _path(project, item, rest.pop(0))
         elif item.positional and outcomes:

@@ -142,6 +142,12 @@ ENTRIES = (
         "sharpen a map and measure its resolution in a mask",
         ("volume", "mask"),
     ),
+    Entry(
+        "fsc",
+        "refine.fsc",
+        "correlate half maps, two maps, or a map and a model, and say if directions differ",
+        ("mask",),
+    ),
     Entry("export", "export", "write picks, particles or micrographs for other programs"),
 )
 

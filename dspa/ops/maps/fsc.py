@@ -108,7 +108,7 @@ def randomise_phases(density: Any, start: int, *, seed: Any) -> NDArray[np.float
     noise = np.random.default_rng(seed).standard_normal(values.shape, dtype=np.float32)
     spectrum, phases = scipy.fft.rfftn(values), scipy.fft.rfftn(noise)
     phases /= np.maximum(np.abs(phases), np.float32(1e-30))
-    beyond = _shells(values.shape[-1], 3) >= start
+    beyond = shells_of(values.shape[-1], 3) >= start
     mixed = np.where(beyond, np.abs(spectrum) * phases, spectrum)
     return np.asarray(scipy.fft.irfftn(mixed, s=values.shape), np.float32)
 
@@ -183,15 +183,30 @@ def _spectra(arrays: NDArray[Any]) -> NDArray[np.complex64]:
 
 
 @lru_cache(maxsize=8)
-def _shells(box: int, dims: int) -> NDArray[np.int32]:
-    """Shell of each coefficient of ``rfftn``; those past box // 2 share one more."""
+def shells_of(box: int, dims: int) -> NDArray[np.int32]:
+    """Tell the shell of each coefficient of ``rfftn``; those past box // 2 share one more.
+
+    Parameters
+    ----------
+    box : int
+        Edge, pixels.
+    dims : {2, 3}
+        Image or volume.
+
+    Returns
+    -------
+    (box,) * (dims - 1) + (box // 2 + 1,) int32
+        Read only: it is shared.
+    """
     full = np.rint(np.fft.fftfreq(box) * box)
     r2 = np.zeros((1,) * dims)
     for axis in range(dims):
         frequency = full if axis < dims - 1 else np.arange(box // 2 + 1)
         r2 = r2 + np.reshape(frequency**2, [-1 if d == axis else 1 for d in range(dims)])
     shell = np.floor(np.sqrt(r2) + 0.5).astype(np.int32)
-    return np.minimum(shell, box // 2 + 1)
+    shell = np.minimum(shell, box // 2 + 1)
+    shell.flags.writeable = False
+    return shell
 
 
 def _shell_sums(values: NDArray[Any], dims: int) -> NDArray[np.float64]:
@@ -202,7 +217,7 @@ def _shell_sums(values: NDArray[Any], dims: int) -> NDArray[np.float64]:
     if box % 2 == 0:
         weight[-1] = 1.0
     sums = np.bincount(
-        _shells(box, dims).ravel(),
+        shells_of(box, dims).ravel(),
         weights=(values * weight).ravel(),
         minlength=box // 2 + 2,
     )

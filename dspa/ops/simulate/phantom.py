@@ -90,6 +90,29 @@ def gaussian_density(atoms: Atoms, *, box: int, pixel_size: float) -> NDArray[np
     return density.reshape(box, box, box).astype(np.float32)
 
 
+def model_density(atoms: Atoms, *, box: int, pixel_size: float) -> NDArray[np.float32]:
+    """Return the density of atoms on a grid, without what its voxels cannot show.
+
+    Parameters
+    ----------
+    atoms : Atoms
+        About the centre ``box // 2`` of the grid.
+    box : int
+        Edge of the grid in voxels.
+    pixel_size : float
+        A.
+
+    Returns
+    -------
+    (z, y, x) float32
+        As of `gaussian_density`.
+    """
+    # What no pixel can show must not alias into what it shows.
+    sigmas = np.hypot(atoms.sigmas, 0.3 * pixel_size)
+    shown = Atoms(atoms.positions, atoms.weights, sigmas)
+    return gaussian_density(shown, box=box, pixel_size=pixel_size)
+
+
 def phantom_atoms() -> Atoms:
     """Make the Gaussians of the whole phantom (about 10,000: a backbone and a side chain each).
 

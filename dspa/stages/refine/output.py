@@ -163,7 +163,14 @@ def _views_title(count: int, symmetry: str) -> str:
     return f"viewing directions of {count:,} particles{mates}"
 
 
-def draw_fsc(events: Events, curves: NDArray[np.float64], *, extent: float, shells: int) -> None:
+def draw_fsc(
+    events: Events,
+    curves: NDArray[np.float64],
+    *,
+    extent: float,
+    shells: int,
+    of: str = "the half maps",
+) -> None:
     """Emit the picture of the FSC curves."""
     shell = np.arange(1, shells + 1)
     series = {name: curves[CURVES.index(name), 1 : shells + 1] for name in SHOWN}
@@ -172,14 +179,14 @@ def draw_fsc(events: Events, curves: NDArray[np.float64], *, extent: float, shel
         picture.curves(
             shell / extent,
             series,
-            title="Fourier shell correlation of the half maps",
+            title=f"Fourier shell correlation of {of}",
             xlabel="resolution (A)",
             ylabel="FSC",
             thresholds={"0.143": 0.143, "0.5": 0.5},
             resolution=True,
             ylim=(-0.1, 1.05),
         ),
-        title="gold-standard FSC",
+        title="gold-standard FSC" if of == "the half maps" else "FSC",
     )
 
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from dspa.dataflow.events import Events
+
 
 @dataclass(frozen=True)
 class PostprocessParams:
@@ -65,13 +67,8 @@ def run(context: Context, inputs: Mapping[str, Any], params: PostprocessParams) 
     check(params)
     first, second = read_halves(Path(inputs["volume"]))
     pixel_size, box = first.pixel_size, first.density.shape[0]
-    mask = None
-    if inputs.get("mask") is not None:
-        given = read_fitting(inputs["mask"], box=box, pixel_size=pixel_size, events=context.events)
-        check_mask(inputs["mask"], given, context.events)
-        mask = np.clip(resample(given, box=box, pixel_size=pixel_size), 0.0, 1.0).astype(np.float32)
-        both = 0.5 * (first.density + second.density)
-        check_mask_holds(inputs["mask"], mask, both, pixel_size, context.events)
+    both = 0.5 * (first.density + second.density)
+    mask = read_mask(inputs.get("mask"), both, pixel_size=pixel_size, events=context.events)
     measured = measure_resolution(
         first.density,
         second.density,
@@ -81,7 +78,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: PostprocessParams) 
         mask=mask,
     )
     sharp = sharpen_map(
-        0.5 * (first.density + second.density),
+        both,
         pixel_size=pixel_size,
         fsc=measured.curve("corrected"),
         mask=measured.mask,
@@ -110,21 +107,61 @@ def read_halves(volume: Path) -> tuple[Volume, Volume]:
     missing = [path.name for path in paths if not path.exists()]
     if missing:
         raise InputError(
-            f"{folder}: {' and '.join(missing)} not found; postprocess needs both half maps of a "
-            "refinement beside the map"
+            f"{folder}: {' and '.join(missing)} not found; both half maps of a refinement are "
+            "needed beside the map"
         )
-    first, second = (read_volume(path) for path in paths)
-    if first.density.shape != second.density.shape or len(set(first.density.shape)) != 1:
+    return read_pair(*paths)
+
+
+def read_pair(first: Path, second: Path) -> tuple[Volume, Volume]:
+    """Read two maps of one cube and pixel size.
+
+    Parameters
+    ----------
+    first, second : Path
+    """
+    one, other = read_volume(first), read_volume(second)
+    if one.density.shape != other.density.shape or len(set(one.density.shape)) != 1:
         raise InputError(
-            f"{folder}: half1.mrc is {first.density.shape} and half2.mrc {second.density.shape} "
-            "voxels; both must be one cube"
+            f"{first} is {one.density.shape} and {second.name} {other.density.shape} voxels; both "
+            "must be one cube"
         )
-    if abs(first.pixel_size - second.pixel_size) > 1e-3 * first.pixel_size:
+    if abs(one.pixel_size - other.pixel_size) > 1e-3 * one.pixel_size:
         raise InputError(
-            f"{folder}: the half maps have voxels of {first.pixel_size:g} and "
-            f"{second.pixel_size:g} A; both must be the same"
+            f"{first} has voxels of {one.pixel_size:g} and {second.name} of {other.pixel_size:g} "
+            "A; both must be the same"
         )
-    return first, second
+    return one, other
+
+
+def read_mask(
+    path: str | Path | None, density: NDArray[np.float32], *, pixel_size: float, events: Events
+) -> NDArray[np.float32] | None:
+    """Read a mask onto the grid of a map, and refuse one that cannot be of it.
+
+    Parameters
+    ----------
+    path : path or None
+        Nothing is returned where there is none.
+    density : (n, n, n) float32
+        The map.
+    pixel_size : float
+        A.
+    events : Events
+
+    Returns
+    -------
+    (n, n, n) float32 or None
+        Between 0 and 1.
+    """
+    if path is None:
+        return None
+    box = density.shape[0]
+    given = read_fitting(path, box=box, pixel_size=pixel_size, events=events)
+    check_mask(path, given, events)
+    mask = np.clip(resample(given, box=box, pixel_size=pixel_size), 0.0, 1.0).astype(np.float32)
+    check_mask_holds(path, mask, density, pixel_size, events)
+    return mask
 
 
 def _write(

@@ -10,7 +10,7 @@ import numpy as np
 from dspa.io.model import read_model
 from dspa.io.volumes import read_volume
 from dspa.ops.simulate.images import particle_diameter
-from dspa.ops.simulate.phantom import Atoms, gaussian_density, phantom_atoms
+from dspa.ops.simulate.phantom import model_density, phantom_atoms
 from dspa.ops.simulate.scene import Scene, Views, signal_scale
 
 if TYPE_CHECKING:
@@ -118,10 +118,7 @@ def true_density(params: Conditions) -> NDArray[np.float32]:
     atoms = read_model(params.model, assembly=params.assembly) if params.model else phantom_atoms()
     reach = float(np.linalg.norm(atoms.positions, axis=1).max()) + _MARGIN
     box = 2 * int(np.ceil(reach / params.pixel_size))
-    # What no pixel can show must not alias into what it shows.
-    sigmas = np.hypot(atoms.sigmas, 0.3 * params.pixel_size)
-    atoms = Atoms(atoms.positions, atoms.weights, sigmas)
-    return gaussian_density(atoms, box=box, pixel_size=params.pixel_size)
+    return model_density(atoms, box=box, pixel_size=params.pixel_size)
 
 
 def make_scene(params: Conditions, **rest: Any) -> Scene:
