@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
+_FARTHEST = 1e6  # pixels; wider than any micrograph
+
 
 @dataclass(frozen=True, eq=False)
 class Coordinates:
@@ -39,6 +41,17 @@ class Coordinates:
     micrograph: NDArray[Any] | None
 
 
+def on_micrographs(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return coordinates with NaN for those that no micrograph is large enough for.
+
+    Parameters
+    ----------
+    pixels : array of float64
+        Pixels of the micrograph.
+    """
+    return np.where(np.abs(pixels) <= _FARTHEST, pixels, np.nan)
+
+
 def place_variables(
     pixels: NDArray[np.float64], size: NDArray[np.float64]
 ) -> dict[str, NDArray[np.float64]]:
@@ -54,8 +67,9 @@ def place_variables(
     -------
     dict
         ``coordinate``, A, if any size is known; ``coordinate_pixels`` if any is not, NaN elsewhere.
+        Coordinates beyond any micrograph are NaN in both.
     """
-    known = np.isfinite(size)
+    known, pixels = np.isfinite(size), on_micrographs(pixels)
     made = {}
     if known.any() or not size.size:
         made["coordinate"] = pixels * size[:, None]

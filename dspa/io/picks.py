@@ -15,7 +15,7 @@ from dspa.data import schema
 from dspa.data.errors import InputError
 from dspa.io.box import read_box
 from dspa.io.cbox import read_cbox
-from dspa.io.coordinates import Coordinates
+from dspa.io.coordinates import Coordinates, on_micrographs
 from dspa.io.csv_picks import read_csv_picks
 from dspa.io.star import find_block, numbers, read_star
 from dspa.io.uids import pick_uids
@@ -57,7 +57,7 @@ def read_picks(paths: Sequence[str | Path], *, pixel_size: float) -> xr.Dataset:
     frame = joined.frame
     if frame.empty:
         raise InputError(f"{paths[0]}: no picks in it")
-    place = frame[["x", "y"]].to_numpy(np.float64)
+    place = on_micrographs(frame[["x", "y"]].to_numpy(np.float64))
     micrograph = frame["micrograph"].to_numpy(np.int32)
     variables: dict[str, Any] = {
         "uid": pick_uids(joined.names, micrograph, place * pixel_size),

@@ -33,6 +33,15 @@ _DEPTHS = ("rlnCoordinateZ", "rlnOriginZ", "rlnOriginZAngst")
 _PHASE_PLATE = 0.5  # rad; with a phase plate the focus may be exact
 
 
+# What no program means, in the unit of files (A, pixels, degrees): such a value is unknown, as an
+# infinite one is, and the other rows are spared.
+_BEYOND = {
+    **dict.fromkeys(("rlnDefocusU", "rlnDefocusV", "rlnOriginXAngst", "rlnOriginYAngst"), 1e7),
+    **dict.fromkeys(("rlnOriginX", "rlnOriginY", "rlnDefocusAngle", "rlnPhaseShift"), 1e6),
+    **dict.fromkeys(("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"), 1e6),
+}
+
+
 @dataclass(frozen=True)
 class _Quantity:
     """What is usual of one value, in the unit of files.
@@ -100,6 +109,19 @@ _DEFOCUS = {
         ("defocus_u", "rlnDefocusU", "ctf/df1_A"), ("defocus_v", "rlnDefocusV", "ctf/df2_A"),
     )
 }  # fmt: skip
+
+
+def known_values(label: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a column with NaN where a value is beyond anything that its label may mean.
+
+    Parameters
+    ----------
+    label : str
+        Of a STAR file.
+    values : (n,) float64
+        In its unit.
+    """
+    return np.where(np.abs(values) <= _BEYOND.get(label, np.inf), values, np.nan)
 
 
 def check_values(

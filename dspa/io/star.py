@@ -162,11 +162,44 @@ def integers(
     values : (n,) array
     first : int
         Rows of the table before these.
+
+    Raises
+    ------
+    InputError
+        Naming the first row that is no whole number.
     """
     parsed = np.nan_to_num(numbers(path, label, values, first))
     if (np.abs(parsed) >= 2**31).any():
         raise InputError(f"{path}: {label} holds numbers beyond 2^31")
-    return np.asarray(np.rint(parsed), np.int64)
+    refuse_fractions(path, label, parsed, first)
+    return np.asarray(parsed, np.int64)
+
+
+def refuse_fractions(
+    path: str | Path, label: str, values: NDArray[np.float64], first: int = 0
+) -> None:
+    """Refuse numbers that are to be whole and are not; NaN passes.
+
+    Parameters
+    ----------
+    path : path
+        For the message.
+    label : str
+    values : (n,) float64
+    first : int
+        Rows of the table before these.
+
+    Raises
+    ------
+    InputError
+        Naming the first row that is no whole number.
+    """
+    odd = np.flatnonzero(np.isfinite(values) & (values != np.rint(values)))
+    if odd.size:
+        row = int(odd[0])
+        raise InputError(
+            f"{path}: row {first + row + 1}: {label} is {values[row]:.10g}, not a whole number"
+        )
 
 
 def nameless(values: NDArray[Any]) -> NDArray[np.bool_]:

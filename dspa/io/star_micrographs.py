@@ -11,6 +11,7 @@ from dspa.data.errors import InputError
 from dspa.data.schema import EXTRA
 from dspa.data.store import extra_columns
 from dspa.io.locate import locate_all
+from dspa.io.plausible import known_values
 from dspa.io.star import (
     Block,
     find_block,
@@ -100,7 +101,8 @@ def read_star_micrographs(
     used = {*optics.used, label}
     for column, name, factor in _PLAIN:
         if column in rows.columns:
-            variables[name] = numbers(path, column, rows.columns[column]) * factor
+            values = numbers(path, column, rows.columns[column])
+            variables[name] = known_values(column, values) * factor
             used.add(column)
     if all(column in rows.columns for column, _ in _SURFACE):
         variables["defocus_surface"] = np.stack(

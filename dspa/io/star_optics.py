@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from dspa.data.store import extra_columns
 from dspa.io.star import Block, find_block, integers, numbers, text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import xarray as xr
@@ -28,7 +29,9 @@ SHARED = (
     ("rlnAmplitudeContrast", "amplitude_contrast", 1.0),
 )
 _GROUP, _GROUP_NAME = "rlnOpticsGroup", "rlnOpticsGroupName"
+_IMAGE = "rlnImagePixelSize"
 _MAGNIFIED = {"rlnDetectorPixelSize", "rlnMagnification"}
+_BY_MAGNIFICATION = "rlnDetectorPixelSize / rlnMagnification"
 _SAME_SIZE = 0.01  # of the pixel size: figures of one size, rounded differently
 
 
@@ -116,6 +119,7 @@ class OpticsReader:
             self.ids, self.columns, self.names = _table(path, self.table)
             length = self.table.rows
         self.of_group = _group_values(path, self.columns, length, sizes)
+        self.in_table = {name: _table_sizes(path, self.columns, sizes[name]) for name in sizes}
         # Once rows have values of their own: groups whose rows share every value.
         self.split: Numbering | None = None
         self.origin: list[NDArray[np.int64]] = []
@@ -128,11 +132,22 @@ class OpticsReader:
         if self.table is not None:
             group = _groups(self.path, self.table, self.ids, rows)
             used |= {_GROUP}
-        for name, (best, *_) in self.sizes.items():
-            if name in own and best in self.columns and best not in rows.columns:
-                theirs = self.of_group[name][group]
-                said = {f"{best} of its group": theirs, "its own columns": own[name]}
-                own[name] = _agreed(self.path, said, rows.first, denied=name in self.settled)
+        for name, labels in self.in_table.items():
+            if name in self.settled:
+                continue
+            self._check_table(labels, np.unique(group))
+            mine = own.get(name)
+            if mine is None and _IMAGE in self.sizes[name] and set(rows.columns) >= _MAGNIFIED:
+                mine = _magnified(self.path, rows)
+            theirs = {
+                f"{label} of its group": values[group]
+                for label, values in labels.items()
+                if label not in rows.columns  # the row's own goes before that of its group
+            }
+            if mine is not None and theirs:
+                said = theirs | {"its own columns": mine}
+                agreed = _agreed(self.path, said, rows.first, denied=False)
+                own |= {name: agreed} if name in own else {}
         if own:
             group = self._split(own, group)
         return group.astype(np.int32), frozenset(used)
@@ -154,11 +169,27 @@ class OpticsReader:
             self.merged[name].append(np.asarray(values[new], np.float64))
         return index
 
+    def _check_table(
+        self, labels: Mapping[str, NDArray[np.float64]], used: NDArray[np.int64]
+    ) -> None:
+        """Refuse a group of which two columns of the table say different sizes."""
+        for (first, a), (other, b) in combinations(labels.items(), 2):
+            apart = used[np.abs(a[used] - b[used]) > _SAME_SIZE * a[used]]
+            if apart.size:
+                group = int(apart[0])
+                raise InputError(
+                    f"{self.path}: optics group {self.ids[group]} ({self.names[group]}) has "
+                    f"{a[group]:.4g} A by {first} and {b[group]:.4g} A by {other}; remove the "
+                    "column that is wrong"
+                )
+
+    def said(self, name: str) -> NDArray[np.float64]:
+        """Return a number of the groups that are known so far, as the file has it."""
+        return self.of_group[name] if self.split is None else np.concatenate(self.merged[name])
+
     def value(self, name: str) -> NDArray[np.float64]:
         """Return a number of the groups that are known so far."""
-        values = self.of_group[name]
-        if self.split is not None:
-            values = np.concatenate(self.merged[name])
+        values = self.said(name)
         if name in self.settled:
             return np.full(len(values), self.settled[name])
         return values
@@ -276,6 +307,17 @@ def _group_values(
     return values
 
 
+def _table_sizes(
+    path: str | Path, columns: Mapping[str, NDArray[Any]], labels: Sequence[str]
+) -> dict[str, NDArray[np.float64]]:
+    """Return what each label of one size says of the groups, NaN where it says nothing."""
+    there = Block("optics", dict(columns))
+    said = {label: _positive(path, label, there) for label in labels if label in columns}
+    if said and _IMAGE in labels and set(columns) >= _MAGNIFIED:
+        said[_BY_MAGNIFICATION] = _magnified(path, there)
+    return said
+
+
 def _known(name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return values with NaN for a voltage of 0, which programs write that do not know."""
     return np.where(values > 0, values, np.nan) if name == "voltage" else values
@@ -305,8 +347,10 @@ def _own_columns(
     for name, labels in sizes.items():
         said = {label: _positive(path, label, rows) for label in labels if label in rows.columns}
         used.update(said)
-        if name == "pixel_size" and table is None and _MAGNIFIED <= set(rows.columns):
-            said["rlnDetectorPixelSize / rlnMagnification"] = _magnified(path, rows)
+        # With a table they only check: it is the table that has the size.
+        checked = bool(said) and _IMAGE in labels
+        if name == "pixel_size" and set(rows.columns) >= _MAGNIFIED and (table is None or checked):
+            said[_BY_MAGNIFICATION] = _magnified(path, rows)
         if said:
             own[name] = _agreed(path, said, rows.first, denied=name in settled)
     return own, used

@@ -22,6 +22,7 @@ from dspa.data.schema import EXTRA
 from dspa.geometry.rotation import matrix_from_euler
 from dspa.io.coordinates import place_of_uid, place_variables
 from dspa.io.locate import locate_all
+from dspa.io.plausible import known_values
 from dspa.io.star import (
     Block,
     Loop,
@@ -30,6 +31,7 @@ from dspa.io.star import (
     nameless,
     numbers,
     open_star,
+    refuse_fractions,
     text,
 )
 from dspa.io.star_kinds import (
@@ -81,6 +83,8 @@ PLAIN = (
     ("dspaPickDiameter", "pick_diameter", 1.0),
     ("dspaImageSign", "image_sign", 1.0),
 )
+# Origins in pixels and in A that agree: by pixels, and by the part of a long one.
+_SAME_ORIGIN, _SAME_SCALE = 0.01, 1e-3
 UID, TWIN = "dspaUid", "dspaTwin"
 # What a missing number means where physics has an answer.
 _DEFAULTS = {"phase_shift": 0.0, "bfactor": 0.0, "ctf_scale": 1.0}
@@ -238,6 +242,7 @@ class _Rows:
     def finish(self, roots: Sequence[str | Path]) -> dict[str, Any]:
         """Return the tables that rows point into, and what only all rows together tell."""
         made = self.optics.finish()
+        refuse_fractions(self.path, "rlnImageSize", made["box_size"])
         made["box_size"] = np.nan_to_num(np.clip(made["box_size"], 0, 1 << 20)).astype("i4")
         if "rlnImageName" in self.columns:
             stacks = list(self.stacks.known)
@@ -256,11 +261,11 @@ class _Rows:
         return made
 
     def take(self, label: str) -> NDArray[np.float64] | None:
-        """Return a column as numbers, and note it as used."""
+        """Return a column as numbers, NaN where it is unknown, and note it as used."""
         if label not in self.columns:
             return None
         self.used.add(label)
-        return numbers(self.path, label, self.columns[label], self.first)
+        return known_values(label, numbers(self.path, label, self.columns[label], self.first))
 
     def whole(self, label: str) -> NDArray[np.int64]:
         """Return a column as whole numbers."""
@@ -322,8 +327,10 @@ class _Rows:
         angstrom = [self.take(f"rlnOrigin{axis}Angst") for axis in "XY"]
         if angstrom[0] is not None and angstrom[1] is not None:
             self.variables["shift"] = np.stack([angstrom[0], angstrom[1]], 1)
-            for axis in "XY":
+            for axis, counted, length in zip("XY", origin, angstrom, strict=True):
                 self.keep(f"rlnOrigin{axis}")
+                if counted is not None and length is not None:
+                    self.same_origin(axis, counted, length)
         elif origin[0] is not None and origin[1] is not None:
             size = self.of_group("pixel_size")
             if not np.isfinite(size).all():
@@ -332,6 +339,23 @@ class _Rows:
                     "give --pixel-size"
                 )
             self.variables["shift"] = np.stack([origin[0], origin[1]], 1) * size[:, None]
+
+    def same_origin(
+        self, axis: str, pixels: NDArray[np.float64], length: NDArray[np.float64]
+    ) -> None:
+        """Refuse an origin in pixels that is not the one in A, at the pixel size of the file."""
+        said = self.optics.said("pixel_size")[self.variables["optics"]]
+        size = np.where(np.isnan(said), self.of_group("pixel_size"), said)
+        # Pixel sizes are rounded in files, which shows in long shifts.
+        apart = np.abs(length / size - pixels) > _SAME_ORIGIN + _SAME_SCALE * np.abs(pixels)
+        if apart.any():
+            row = int(np.flatnonzero(apart)[0])
+            label = f"rlnOrigin{axis}"
+            raise InputError(
+                f"{self.path}: row {self.first + row + 1}: {label}Angst is {length[row]:.6g} A but "
+                f"{label} is {pixels[row]:.6g} pixels of {size[row]:.6g} A; remove the column that "
+                "is wrong"
+            )
 
     def poses(self) -> None:
         """Read Euler angles; the originals stay, for those that are not canonical."""
@@ -426,15 +450,17 @@ def _join(
         raise InputError(f"{path}: {label} has the unknown type {code}")
     if kind == "u":
         return np.stack([_unsigned(path, label, values) for values in ordered], 1).astype(dtype)
+    joined = [numbers(path, label, values, first) for values in ordered]
+    if kind in "bi":
+        for values in joined:
+            refuse_fractions(path, label, values, first)
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.stack([numbers(path, label, values, first) for values in ordered], 1).astype(
-            dtype
-        )
+        return np.stack(joined, 1).astype(dtype)
 
 
 def _unsigned(path: str | Path, label: str, values: NDArray[Any]) -> NDArray[np.uint64]:
     """Return identities exactly: they use all 64 bits."""
-    if values.dtype.kind in "iu":
+    if values.dtype.kind in "iu" and not (values < 0).any():
         return values.astype(np.uint64)
     try:
         exact = [int(str(v)) for v in values.tolist()]

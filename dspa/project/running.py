@@ -8,6 +8,7 @@ import errno
 import os
 import shutil
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -382,13 +383,23 @@ def _told_to_end() -> Iterator[_Told]:
     # What is ignored stays so: nohup has a job outlive its terminal.
     numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
     before = {number: signal.getsignal(number) for number in numbers}
-    for number in numbers:
-        signal.signal(number, end)
+    hook = sys.unraisablehook
+
+    def unraisable(found: Any) -> None:
+        # Python drops what is raised in a destructor or a callback, with a traceback; `told` has
+        # the signal still, and the next event raises it.
+        if not isinstance(found.exc_value, Killed):
+            hook(found)
+
     try:
+        sys.unraisablehook = unraisable
+        for number in numbers:
+            signal.signal(number, end)
         yield told
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        sys.unraisablehook = hook
 
 
 def _deaf() -> None:

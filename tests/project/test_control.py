@@ -6,6 +6,7 @@ import dataclasses
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ from dspa.data import schema, store
 from dspa.data.errors import InputError
 from dspa.io.images import stack_info
 from dspa.io.micrographs import read_micrograph_image
-from dspa.project import control, functions, lease, lineage
+from dspa.project import control, functions, lease, lineage, running
 from dspa.project.project import find, init
 from dspa.stages import registry
 from tests.project import toy_stages as toys
@@ -460,3 +461,24 @@ def test_jobs_and_files_are_told_apart(dspa, tmp_path):
     assert status == 2 and "name the job alone" in err
     status, _, err = dspa("rerun --particles J1 J2")
     assert status == 2 and "name it first: dspa rerun J2" in err
+
+
+def test_a_signal_in_a_destructor_prints_nothing_and_is_not_lost(monkeypatch):
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", shown.append)
+
+    class Dying:
+        def __init__(self, act):
+            self.act = act
+
+        def __del__(self):
+            self.act()
+
+    with running._told_to_end() as told:
+        Dying(lambda: signal.raise_signal(signal.SIGTERM))
+        assert not shown
+        with pytest.raises(running.Killed, match="SIGTERM"):
+            told({"kind": "progress"})
+        Dying(lambda: 1 / 0)
+    assert [type(found.exc_value) for found in shown] == [ZeroDivisionError]
+    assert sys.unraisablehook.__self__ is shown

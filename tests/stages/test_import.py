@@ -161,17 +161,21 @@ def test_particles_stay_in_place_and_bad_ones_are_set_aside(desk: Desk, tmp_path
     (tmp_path / "deep" / "er").mkdir(parents=True)
     write_image_stack(tmp_path / "s.mrcs", images, pixel_size=2.0)
     defocus = np.full(60, 1e4)
-    defocus[20] = np.nan
-    _star(tmp_path / "deep" / "er" / "p.star", "s.mrcs", 60, rlnDefocusU=defocus)
+    defocus[20], defocus[21] = np.nan, 1e39
+    place = np.full(60, 50.0)
+    place[22] = 1e39
+    more = {"rlnDefocusU": defocus, "rlnCoordinateX": place, "rlnCoordinateY": np.full(60, 9.0)}
+    _star(tmp_path / "deep" / "er" / "p.star", "s.mrcs", 60, **more)
     outputs = desk.run(import_particles.PARTICLES_STAGE, file="deep/er/p.star")
     table = read_particles(outputs["particles"])
-    kept = [i for i in range(60) if i not in (7, 9, 20)]
+    kept = [i for i in range(60) if i not in (7, 9, 20, 21, 22)]
     assert table["image_index"].values.tolist() == kept
     assert table["stack_path"].values.tolist() == [str(tmp_path / "s.mrcs")]
     assert table["box_size"].values.tolist() == [BOX]
     warnings = desk.said("warning")
     assert "1 image with NaN or infinite pixels: 8@" in warnings
     assert "1 image with one value only: 10@" in warnings
+    assert "3 images with a defocus, pose, shift or coordinate" in warnings
     assert "no number: 21@" in warnings
     np.testing.assert_array_equal(ParticleImages(table).read(np.arange(3)), images[:3])
 

@@ -352,16 +352,18 @@ def _with_pixel_size(
 
 
 def _without_nan(context: Context, table: xr.Dataset) -> xr.Dataset:
-    """Set aside rows whose CTF, pose or shift is no number."""
+    """Set aside rows whose CTF, pose, shift or coordinate is no number, or beyond any."""
     good = np.ones(table.sizes["particle"], bool)
-    for name in _PER_IMAGE:
-        if name in table.variables:
-            finite = np.isfinite(table[name].values)
-            good &= finite.reshape(len(good), -1).all(1)
+    columns = [table[name].values for name in _PER_IMAGE if name in table.variables]
+    if (pixels := pixel_coordinates(table)) is not None and np.isfinite(pixels).any():
+        columns.append(pixels)
+    for values in columns:
+        good &= np.isfinite(values).reshape(len(good), -1).all(1)
     if not good.all():
-        _set_aside(context, table, ~good, "a defocus, pose or shift that is no number")
+        what = "a defocus, pose, shift or coordinate that is out of all bounds or no number"
+        _set_aside(context, table, ~good, what)
         if not good.any():
-            raise InputError("no particle has a defocus, pose and shift that are numbers")
+            raise InputError(f"every particle has {what}")
         table = chosen(table, np.flatnonzero(good), context.folder)
     return table
 
