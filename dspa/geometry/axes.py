@@ -22,7 +22,7 @@ from dspa.geometry.symmetry import symmetry_operators
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import NDArray
 
 _SCAN_ORDER = 3  # HEALPix order of the axis scan: 7.3 degrees
 _CANDIDATES = 6  # main axes that are looked into further
@@ -127,7 +127,7 @@ def align_to_symmetry(density: Any, symmetry: str, *, sigma: float | None = None
     Returns
     -------
     Alignment
-        For `aligned_density` and `aligned_poses`.
+        For `aligned_density`.
     """
     values = to_host(density).astype(np.float32, copy=False)
     operators = symmetry_operators(symmetry)
@@ -199,34 +199,6 @@ def aligned_density(density: Any, alignment: Alignment) -> NDArray[np.float32]:
     offset = (alignment.centre + middle)[::-1] - matrix @ middle
     moved = scipy.ndimage.affine_transform(values, matrix, offset=offset, order=3)
     return np.asarray(moved, np.float32)
-
-
-def aligned_poses(
-    rotations: ArrayLike, shifts: ArrayLike, alignment: Alignment, *, pixel_size: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Change poses so that they fit the moved map.
-
-    Parameters
-    ----------
-    rotations : (n, 3, 3) float
-        Poses A against the given map.
-    shifts : (n, 2) float
-        A.
-    alignment : Alignment
-        From `align_to_symmetry`.
-    pixel_size : float
-        A, of the map.
-
-    Returns
-    -------
-    rotations : (n, 3, 3) float64
-        A Q^T.
-    shifts : (n, 2) float64
-        A; less where the new centre lands in the image.
-    """
-    poses = np.asarray(rotations, np.float64)
-    landed = (poses @ alignment.centre)[..., :2] * pixel_size
-    return poses @ alignment.rotation.T, np.asarray(shifts, np.float64) - landed
 
 
 def _main_axis(operators: NDArray[np.float64]) -> tuple[int, NDArray[np.float64]]:

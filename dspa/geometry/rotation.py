@@ -13,10 +13,13 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import ArrayLike, NDArray
 
 # Below this sine of the tilt the first and third rotation are about the same axis.
 _POLE = 1e-9
+ITEM_BLOCK = 4096  # items whose rotations are drawn together
 
 
 def matrix_from_euler(rot: ArrayLike, tilt: ArrayLike, psi: ArrayLike) -> NDArray[np.float64]:
@@ -141,6 +144,30 @@ def random_rotations(n: int, seed: Any = None) -> NDArray[np.float64]:
     """
     quaternion = np.random.default_rng(seed).standard_normal((n, 4))
     return matrix_from_quaternion(quaternion)
+
+
+def item_rotations(items: ArrayLike, seed: Sequence[int]) -> NDArray[np.float64]:
+    """Draw a rotation for each numbered item, the same in whatever company it comes.
+
+    Parameters
+    ----------
+    items : (n,) int
+        Numbers of the items, from 0.
+    seed : sequence of int
+
+    Returns
+    -------
+    (n, 3, 3) float64
+        Rotation matrices.
+    """
+    numbers = np.asarray(items, np.int64)
+    block = numbers // ITEM_BLOCK
+    drawn = np.empty((numbers.size, 3, 3))
+    for one in np.unique(block).tolist():
+        own = block == one
+        every = random_rotations(ITEM_BLOCK, [*seed, one] if one else list(seed))
+        drawn[own] = every[numbers[own] % ITEM_BLOCK]
+    return drawn
 
 
 def matrix_from_quaternion(quaternion: ArrayLike) -> NDArray[np.float64]:

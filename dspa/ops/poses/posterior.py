@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # Least and largest contrast of an image against its reference.
 SCALES = (0.25, 2.5)
+# Share of an image's best cell below which a cell adds nothing to a map worth its time.
+FAINT_CELL = 1e-3
 
 
 def fit_scales(

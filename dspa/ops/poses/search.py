@@ -29,6 +29,8 @@ from dspa.ops.poses.score import cut_slices, score_candidates, split
 from dspa.ops.sums.project import prepare_volume
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
     from dspa.ops.poses.bank import CoarseBank
@@ -49,7 +51,7 @@ class Pruning:
     within : float
         Log-likelihood behind the best at which a cell of the finest level is left out.
     poses : tuple of int, optional
-        Most poses of an image that leave each level; no limit by default.
+        Most poses of an image, of all members together, that leave each level; no limit by default.
     """
 
     deviations: float = 2.0
@@ -61,6 +63,18 @@ class Pruning:
     def most_poses(self, level: int) -> int | None:
         """Most poses of an image that leave a level."""
         return None if self.poses is None else self.poses[level]
+
+
+def by_bound(poses: Iterable[int]) -> Pruning:
+    """Prune as maps call for: by a bound of three deviations, with all that finer cells may gain.
+
+    Parameters
+    ----------
+    poses : iterable of int
+        Most poses of an image that leave each level. Cells are not limited: of a map there are
+        few shifts for each pose.
+    """
+    return Pruning(deviations=3.0, gain=1.0, survivors=1 << 30, poses=tuple(poses))
 
 
 @dataclass(frozen=True, eq=False)

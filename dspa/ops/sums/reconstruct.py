@@ -24,24 +24,19 @@ _CORNER_EDGE = 3.0  # voxels over which the corners of the box fade out
 def reconstruct(
     source: Accumulator,
     *,
-    tau2: ArrayLike | None = None,
     fsc: ArrayLike | None = None,
     epsilon: float = 1e-3,
     radius: int | None = None,
 ) -> Any:
     """Solve for the density.
 
-    Every grid point becomes numerator / (weight + prior). Without ``tau2`` and ``fsc`` the prior
-    is ``epsilon`` times the mean weight of its shell: nothing but a guard against empty points.
+    Every grid point becomes numerator / (weight + prior). Without ``fsc`` the prior is ``epsilon``
+    times the mean weight of its shell: nothing but a guard against empty points.
 
     Parameters
     ----------
     source : Accumulator
         Sums of slices, symmetrised if need be.
-    tau2 : (n,) float, optional
-        Signal power per shell of a slice coefficient (|A|^2 of a projection); the prior is
-        1 / (padding^3 tau2), as padding spreads one coefficient over padding^3 grid points
-        (Scheres 2012, doi:10.1016/j.jsb.2012.09.006). Shells beyond n take the last value.
     fsc : (n,) float, optional
         Correlation of the half maps per shell; the prior is mean weight * (1 - FSC) / FSC, so that
         a shell of average weight is multiplied by its FSC.
@@ -56,7 +51,7 @@ def reconstruct(
         Density (z, y, x), on the device of the sums; zero on average near the rim of the box
         and zero in its corners.
     """
-    prior = shell_prior(source, tau2=tau2, fsc=fsc, epsilon=epsilon).astype(np.float32)
+    prior = shell_prior(source, fsc=fsc, epsilon=epsilon).astype(np.float32)
     limit = source.radius if radius is None else min(radius, source.radius)
 
     def solved(columns: slice) -> Any:
@@ -90,7 +85,6 @@ def reconstruct(
 def shell_prior(
     source: Accumulator,
     *,
-    tau2: ArrayLike | None = None,
     fsc: ArrayLike | None = None,
     epsilon: float = 1e-3,
 ) -> NDArray[np.float64]:
@@ -100,7 +94,7 @@ def shell_prior(
     ----------
     source : Accumulator
         Sums of slices.
-    tau2, fsc, epsilon
+    fsc, epsilon
         See `reconstruct`.
 
     Returns
@@ -111,9 +105,6 @@ def shell_prior(
     mean = shell_weights(source)
     floor = max(float(mean.max(initial=0.0)) * 1e-12, 1e-30)
     prior = np.maximum(epsilon * mean, floor)
-    if tau2 is not None:
-        power = _extended(tau2, mean.size)
-        prior += 1.0 / (source.padding**3 * np.maximum(power, 1e-30))
     if fsc is not None:
         correlation = np.clip(_extended(fsc, mean.size), 1e-4, 0.9999)
         prior += mean * (1.0 - correlation) / correlation

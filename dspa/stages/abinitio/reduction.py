@@ -15,7 +15,7 @@ import numpy as np
 
 from dspa.dataflow.reduction import Again
 from dspa.device import like, namespace, take_rows
-from dspa.geometry.rotation import random_rotations
+from dspa.geometry.rotation import item_rotations
 from dspa.geometry.symmetry import symmetry_operators
 from dspa.ops.images.noise import spread_shells
 from dspa.ops.maps.mask import soft_sphere
@@ -24,9 +24,9 @@ from dspa.ops.poses.cells import Candidates
 from dspa.ops.poses.marginal import marginal_sums
 from dspa.ops.poses.peak import find_peaks
 from dspa.ops.poses.pose_grid import random_grid
-from dspa.ops.poses.posterior import posterior
+from dspa.ops.poses.posterior import FAINT_CELL, posterior
 from dspa.ops.poses.score import split
-from dspa.ops.poses.search import Pruning, Searchers, search
+from dspa.ops.poses.search import Searchers, by_bound, search
 from dspa.ops.poses.sphere import SphereLattice
 from dspa.ops.sums import grid
 from dspa.ops.sums.backproject import Accumulator
@@ -57,7 +57,6 @@ if TYPE_CHECKING:
 PADDING = 2
 EPSILON = 1e-3  # guard on the weights; no Wiener shrinkage
 CENTRE_EVERY = 5
-LEAST = 1e-3  # share of an image's best cell below which a cell is left out of the sums
 MASK_EDGE = 3.0  # voxels
 POLISHED = 12  # volumes while one is made: planes, density, gridding, spheres, masks, transforms
 
@@ -284,15 +283,8 @@ class RandomPoses:
         settings, count = self.plan.settings, indices.size
         classes, members = settings.classes, settings.spec.band()
         size = members.size(self.plan.radius)
-        # The draw of an image hangs on its number alone, not on the batch that it comes in.
-        poses = np.concatenate(
-            [
-                random_rotations(int(indices.max()) + 1, [settings.seed, settings.start, k])[
-                    indices
-                ]
-                for k in range(classes)
-            ]
-        )
+        seed = (settings.seed, settings.start)
+        poses = np.concatenate([item_rotations(indices, (*seed, k)) for k in range(classes)])
         frames = like(frames_of(poses, padding=PADDING), reference=y)
         member = np.repeat(np.arange(classes, dtype=np.int32), count)
         image = np.tile(np.arange(count, dtype=np.int32), classes)
@@ -364,15 +356,10 @@ class BranchAndBound:
     def __call__(self, sums: Any, indices: NDArray[np.int64], y: Any, c2: Any) -> Outcome:
         """Search the poses of images in all classes."""
         classes = self.plan.settings.classes
-        pruning = Pruning(
-            deviations=3.0,
-            gain=1.0,
-            survivors=1 << 30,
-            poses=tuple(classes * level.poses for level in self.lattice.levels),
-        )
+        pruning = by_bound(classes * level.poses for level in self.lattice.levels)
         seen = search(self.searchers.beside(y)[0], y, c2, pruning=pruning)
         found = posterior(
-            seen.cells, seen.scores, indices.size, prior=seen.prior, least=LEAST, most=None
+            seen.cells, seen.scores, indices.size, prior=seen.prior, least=FAINT_CELL, most=None
         )
         self._insert(sums, found, y=y, c2=c2)
         peak = find_peaks(found, self.lattice)

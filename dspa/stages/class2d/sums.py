@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from dspa.stages.particles.chunks import ParticleBatch
 
 
+RANDOM_BLOCK = 4096  # images whose random classes are drawn together
+
+
 def empty(plan: ClassPlan) -> Sums:
     """Return empty statistics, without grids of any fold."""
     return {
@@ -302,8 +305,14 @@ def insert_random(
 ) -> None:
     """Put every image into a class drawn from its index, as it lies."""
     # The draw of an image hangs on its number alone, not on the batch that it comes in.
-    rng = np.random.default_rng([plan.settings.seed, 0xC1A5])
-    drawn = rng.integers(plan.held, plan.classes, int(indices.max()) + 1, np.int32)[indices]
+    block = indices // RANDOM_BLOCK
+    drawn = np.empty(indices.size, np.int32)
+    for one in np.unique(block).tolist():
+        seed = [plan.settings.seed, 0xC1A5, one] if one else [plan.settings.seed, 0xC1A5]
+        every = np.random.default_rng(seed).integers(
+            plan.held, plan.classes, RANDOM_BLOCK, np.int32
+        )
+        drawn[block == one] = every[indices[block == one] % RANDOM_BLOCK]
     band, planes = plan.spec.band(), split(y)
     for number in np.unique(fold).tolist():
         image = np.flatnonzero(fold == number).astype(np.int32)

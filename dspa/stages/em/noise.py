@@ -24,7 +24,7 @@ from dspa.ops.images.noise_update import (
     residual_moments,
 )
 from dspa.ops.poses.residual import shell_terms
-from dspa.ops.sums.fixed import add_exact, exact
+from dspa.ops.sums.fixed import PLACES, add_exact, exact
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -131,6 +131,12 @@ def empty_noise(plan: PassPlan) -> Sums:
         "noise_sums": exact((2, plan.settings.groups, shells)),
         "noise_images": exact((plan.settings.groups,)),
     }
+
+
+def noise_bytes(groups: int, shells: int) -> int:
+    """Bytes of the sums of a pass, and of the tables of all groups in the model."""
+    sums = PLACES * ((MOMENTS + 2 * groups) * shells + groups)
+    return 8 * (sums + 3 * groups * shells)
 
 
 def add_residuals(

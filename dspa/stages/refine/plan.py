@@ -16,6 +16,7 @@ from dspa.geometry.symmetry import symmetry_operators
 from dspa.ops.poses.pose_grid import TURNS, step_of_order
 from dspa.ops.poses.sphere import Level, Shifts
 from dspa.stages.em.memory import batch_bytes, image_bytes, points, search_bytes
+from dspa.stages.em.noise import noise_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -93,7 +94,7 @@ class Plan:
     profile : bool
         The grey scale of the model is unknown (the first iteration).
     blind : bool
-        Add coefficients up with weights they had no say in (the last pass).
+        Add coefficients up with weights they had no say in (the pass that judges the halves).
     uncertainty, step, share : float
         Factor on the noise power; weight of this pass against what was known; share of the images
         that it visits: all.
@@ -328,7 +329,9 @@ def pass_bytes(plan: Plan) -> int:
         spec.band(), plan.levels, plan.shifts, insert_radius=reach, operators=operators
     )
     searching += sums_bytes(reach) + MODEL_VOLUMES * volume
-    return max(searching, sums_bytes(reach) + FINISH_VOLUMES * volume)
+    # The model holds the tables of both halves.
+    noise = 2 * noise_bytes(plan.settings.groups, spec.radius + 1)
+    return max(searching, sums_bytes(reach) + FINISH_VOLUMES * volume) + noise
 
 
 def image_memory(plan: Plan) -> int:

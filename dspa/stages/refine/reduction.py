@@ -23,9 +23,9 @@ from dspa.ops.poses.blind import Share, blind_shares, drawn_at, take_run
 from dspa.ops.poses.cells import draw_cells
 from dspa.ops.poses.peak import find_peaks
 from dspa.ops.poses.pose_grid import random_grid
-from dspa.ops.poses.posterior import posterior
+from dspa.ops.poses.posterior import FAINT_CELL, posterior
 from dspa.ops.poses.score import split
-from dspa.ops.poses.search import Pruning, Searchers, search
+from dspa.ops.poses.search import Pruning, Searchers, by_bound, search
 from dspa.ops.poses.sphere import SphereLattice
 from dspa.ops.sums import grid
 from dspa.ops.sums.fixed import (
@@ -64,7 +64,6 @@ if TYPE_CHECKING:
     from dspa.stages.refine.plan import Plan
 
 HALVES = (1, 2)
-LEAST = 1e-3  # share of an image's best cell below which a cell is left out of the sums
 
 
 def by_half(chunks: Sequence[ParticleChunk]) -> list[list[ParticleChunk]]:
@@ -116,12 +115,7 @@ class Refinement:
         )
         references = np.asarray(model["reference"])[self.half - 1][None, None]
         searchers = Searchers(references, lattice, profile=plan.profile, local=plan.local)
-        pruning = Pruning(
-            deviations=3.0,
-            gain=1.0,
-            survivors=1 << 30,
-            poses=tuple(level.poses for level in plan.levels),
-        )
+        pruning = by_bound(level.poses for level in plan.levels)
         own = half_model(model, self.half)
         scale = fixed_point_scale(self.total or expected_total(items, least_noise(own)))
         return BoundRefinement(self, model, lattice, searchers, pruning, scale)
@@ -208,7 +202,9 @@ class BoundRefinement:
             given = self.lattice.around(rows["pose"][chosen], moved)
         seen = search(searcher, y, c2, pruning=self.pruning, given=given)
         scores, scales = fitted(seen, plan, model)
-        found = posterior(seen.cells, scores, chosen.size, prior=seen.prior, least=LEAST, most=None)
+        found = posterior(
+            seen.cells, scores, chosen.size, prior=seen.prior, least=FAINT_CELL, most=None
+        )
         peak = find_peaks(found, self.lattice)
         top = found.kept[found.best]
         if plan.update_noise:

@@ -52,7 +52,7 @@ class Rehearsal:
     def bind(self, model: Model, items: int = 1 << 20) -> BoundRehearsal:
         """Make the reference of the half ready, also as what images are made of."""
         density = np.asarray(model["reference"])[self.task.half - 1]
-        reference = prepare_volume(density, self.task.plan.spec.band().radius)
+        reference = prepare_volume(density, self.task.plan.radius)
         return BoundRehearsal(self.task.bind(model, items), reference)
 
     def bytes_per_item(self) -> int:
@@ -89,18 +89,20 @@ class BoundRehearsal:
     def images(self, batch: ParticleBatch) -> Any:
         """Make an image for each particle of a batch: (n, F) complex64, where the batch lives."""
         plan, state = self.inner.plan, batch.state
-        members, pixel_size = plan.spec.band(), plan.spec.crop_pixel_size
-        xp = namespace(batch.images)
-        moved = shift_phases(members, like(state["shift"] / pixel_size, reference=batch.images))
-        slices = like(project(self.reference, state["pose"], members), reference=batch.images)
-        noise = like(np.sqrt(self._noise(batch)), reference=batch.images)
-        # The draw of a batch hangs on its particles, not on who works on it.
+        members, xp = plan.spec.band(), namespace(batch.images)
+        count = members.size(plan.radius)  # no pass looks further
+        shift = like(state["shift"] / plan.spec.crop_pixel_size, reference=batch.images)
+        moved = xp.conj(shift_phases(members, shift, count=count))
+        slices = project(self.reference, state["pose"], members, count=count)
+        noise = like(np.sqrt(0.5 * self._noise(batch)), reference=batch.images)
+        # Batches are the same whoever works on them: the first particle numbers the draw.
         rng = np.random.default_rng([plan.settings.seed, 0x5EED, int(batch.indices[0])])
-        drawn = rng.standard_normal((2, len(batch), members.count), np.float32)
-        drawn *= np.float32(np.sqrt(0.5))
+        drawn = rng.standard_normal((2, len(batch), count), np.float32)
         white = like(drawn[0] + 1j * drawn[1], reference=batch.images)
-        made = slices * batch.ctf * xp.conj(moved) + white * spread_shells(noise, members)
-        return xp.astype(made, xp.complex64)
+        made = xp.zeros(batch.images.shape, dtype=xp.complex64)
+        made[:, :count] = like(slices, reference=made) * batch.ctf[:, :count] * moved
+        made[:, :count] += white * spread_shells(noise, members)[:, :count]
+        return made
 
     def _noise(self, batch: ParticleBatch) -> NDArray[np.float32]:
         """Power of the noise of each masked image, (n, radius + 1)."""
