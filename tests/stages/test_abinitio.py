@@ -200,7 +200,7 @@ def test_maps_that_do_not_fit_are_refused_before_they_begin(stack, make_runner, 
     assert float(STAGE.plan({"particles": path}, many)["memory per worker"].split()[0]) > 0.5
     runner = make_runner("inline")
     monkeypatch.setattr(type(runner), "memory", 400 << 20)
-    with pytest.raises(InputError, match=r"20 map\(s\) to 20 A need 0\.[0-9] GiB .* 0\.4 GiB"):
+    with pytest.raises(InputError, match=r"20 maps to 20 A need 0\.[0-9] GiB .* 0\.4 GiB"):
         run_stage(runner, path, many)
 
 
