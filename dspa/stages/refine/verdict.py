@@ -52,12 +52,15 @@ NOISE_SHARED = 0.5  # correlation around the particle that independent halves do
 FINE = 0.35  # of the box, in shells: 0.7 of Nyquist
 COARSE = 0.6  # of the resolution, in shells: what the last alignment sees at most
 MARGIN = 1.5  # shells by which edges and masks carry on what the references are joined in
-SAME_VIEW = 0.5  # likeness of views, from 0 by chance to 1, that particles have
+SAME_VIEW = 0.6  # likeness of views, from 0 by chance to 1, that particles have
+BETTER = 0.75  # quantile of the images that is asked for it: fewer than half may be junk
 LIKE_THE_MAP = 0.8  # of the likeness that images of the map would have
 PREDICTED = 4.0  # standard deviations of noise by which halves of particles agree blindly
 ROOM = 4  # times the poses that searches otherwise leave
 FEWEST_BEYOND = 3  # shells in which that is asked
-ADDED, COMPARED = 1500, 500  # images, about, that are added up blindly, whose views are compared
+ADDED = (300, 1500)  # images, about, that are added up blindly: more where few do not suffice
+SURE = 2.0  # times what is asked for, of which the fewer may give
+COMPARED = 500  # images, about, whose views are compared
 COARSEST = 2.0  # resolutions across the particle, below which nothing in it is resolved
 
 
@@ -202,13 +205,21 @@ def blind_agreement(
     plan = plan_iteration(replace(settings, local=False), int(model["iteration"]) + 1, model)
     levels = tuple(replace(level, poses=ROOM * level.poses) for level in plan.levels)
     plan = replace(plan, levels=levels, blind=True)
-    some = _some(with_state(chunks, state), ADDED)
-    made = context.runner.run(Refinement(plan), some, searched(model), name="blind")
-    half, first = np.asarray(made.model["half"]), int(np.ceil(settings.initial_radius)) + 2
+    first = int(np.ceil(settings.initial_radius)) + 2
     last = min(plan.insert_radius, max(first + FEWEST_BEYOND, int(float(model["shell_143"]))))
-    mask = np.asarray(made.model["fsc_mask"])
-    order = len(symmetry_operators(settings.symmetry))
-    return beyond_noise(half[0], half[1], mask, first=min(first, last), last=last, order=order)
+    order, beyond, before = len(symmetry_operators(settings.symmetry)), 0.0, 0
+    for number, count in enumerate(ADDED):
+        some = _some(with_state(chunks, state), count)
+        if len(some) > before and beyond < SURE * PREDICTED:
+            made = context.runner.run(
+                Refinement(plan), some, searched(model), name=f"blind{number}"
+            )
+            half, mask = np.asarray(made.model["half"]), np.asarray(made.model["fsc_mask"])
+            beyond = beyond_noise(
+                half[0], half[1], mask, first=min(first, last), last=last, order=order
+            )
+        before = len(some)
+    return beyond
 
 
 @dataclass(frozen=True)
@@ -220,8 +231,8 @@ class Views:
     resolution : float
         Of the shells that are seen, A.
     found : float
-        Median likeness of the map seen from there and from where the images were thought to see
-        it, out to the resolution: 0 as between different images, 1 for the same view.
+        Likeness of the map seen from there and from where the images were thought to see it, out
+        to the resolution, upper quartile: 0 as between different images, 1 for the same view.
     expected : float
         The same of images made of the map.
     """
@@ -280,16 +291,16 @@ def _some(chunks: Sequence[ParticleChunk], count: int) -> list[ParticleChunk]:
 
 
 def _likeness(a: NDArray[np.complex64], b: NDArray[np.complex64], members: Band) -> float:
-    """Median correlation of pairs of slices over shells; 0 as between those of other images."""
+    """Correlation of pairs of slices over shells, upper quartile; 0 as between other images."""
 
-    def median(b: NDArray[np.complex64]) -> float:
+    def quartile(b: NDArray[np.complex64]) -> float:
         cross = shell_mean((a * np.conj(b)).real, members)[:, 2:]
         power = shell_mean(np.abs(a) ** 2, members) * shell_mean(np.abs(b) ** 2, members)
         size = np.sqrt(power[:, 2:])
-        return float(np.median((cross / np.where(size > 0, size, 1.0)).mean(axis=1)))
+        return float(np.quantile((cross / np.where(size > 0, size, 1.0)).mean(axis=1), BETTER))
 
-    chance = median(np.roll(b, 1, axis=0))
-    return (median(b) - chance) / max(1.0 - chance, 1e-3)
+    chance = quartile(np.roll(b, 1, axis=0))
+    return (quartile(b) - chance) / max(1.0 - chance, 1e-3)
 
 
 def particle_diameter(mask: NDArray[np.float32]) -> float:
