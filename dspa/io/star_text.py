@@ -30,7 +30,7 @@ _WORD = re.compile(
     |([^\s"'\#][^\s"]*+"\S*))""",
     re.VERBOSE,
 )
-_INNER = re.compile(rb'\S"(?=\S)')
+_INNER = re.compile(rb'\S"(?=\S)|"[^"\n]*\s"(?=\S)')
 _UTF8, _UTF16 = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
 
 

@@ -127,6 +127,13 @@ def test_quotes_open_and_close_words_only(tmp_path: Path) -> None:
     assert [column[0] for column in block.columns.values()] == list(QUOTED.values())
 
 
+def test_a_quote_after_a_blank_stays_in_its_word(tmp_path: Path) -> None:
+    path = tmp_path / "a.star"
+    path.write_text(_loop("x", [['"m "b.mrc"', 1]], ("rlnMicrographName", "rlnN")))
+    (block,) = read_star(path)
+    assert block.columns["rlnMicrographName"].tolist() == ['m "b.mrc']
+
+
 def test_files_that_were_joined_are_refused(tmp_path: Path) -> None:
     (tmp_path / "p.star").write_text(PLAIN + PLAIN)
     with pytest.raises(InputError, match=r"2 blocks data_optics, as of files that were joined"):
