@@ -146,7 +146,7 @@ def test_batch_does_not_depend_on_memory():
 
 def test_refuses_with_numbers():
     with pytest.raises(
-        InputError, match=r"needs 8\.37 GiB, .* 8\.00 for 1 item\(s\) at once, and has 2\.00 GiB"
+        InputError, match=r"needs 8\.37 GiB, .* 8\.00 for 1 item at once, and has 2\.00 GiB"
     ):
         make_plan(toy.ToyReduction(item_bytes=2**33), [toy.ToyChunk(0)], name="x", memory=2**31)
     many = toy.ToyReduction(sums_bytes=3 * 2**30)
