@@ -214,6 +214,7 @@ class _Text:
             self.last = 0
 
     def append(self, values: NDArray[Any]) -> None:
+        """Add rows of text."""
         self.rows += len(values)
         if not self.mapped:
             self.words.append(values)
