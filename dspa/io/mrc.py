@@ -308,6 +308,7 @@ def write(
     pixel_size: float,
     dtype: str = "float32",
     stack: bool = False,
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0),
 ) -> None:
     """Write an MRC file section by section, atomically.
 
@@ -322,6 +323,8 @@ def write(
         Mode 2 or 12.
     stack : bool
         Image stack (space group 0) rather than a volume.
+    origin : (x, y, z) float
+        Where the middle of the first voxel lies, A.
     """
     kind = np.dtype({"float32": "<f4", "float16": "<f2"}[dtype])
     target = Path(path)
@@ -343,7 +346,8 @@ def write(
             raise ValueError(f"{written} sections for a file of {shape}")
         stream.seek(0)
         mode = 2 if kind.itemsize == 4 else 12
-        stream.write(_header_bytes(shape, mode, pixel_size, statistics, stack=stack))
+        raw = _header_bytes(shape, mode, pixel_size, statistics, stack=stack, origin=origin)
+        stream.write(raw)
 
     write_atomically(target, write)
 
@@ -400,6 +404,7 @@ def _header_bytes(
     statistics: Statistics,
     *,
     stack: bool,
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0),
 ) -> bytes:
     sections, rows, columns = shape
     depth = 1 if stack else sections
@@ -413,6 +418,7 @@ def _header_bytes(
     raw[76:88] = struct.pack("<3f", low, high, mean)
     raw[88:96] = struct.pack("<2i", 0 if stack else 1, 0)
     raw[108:112] = struct.pack("<i", 20140)
+    raw[196:208] = struct.pack("<3f", *origin)
     raw[208:212] = b"MAP "
     raw[212:216] = b"\x44\x44\0\0"
     raw[216:224] = struct.pack("<fi", rms, 1)

@@ -103,7 +103,13 @@ def _edge(header: mrc.MrcHeader, pixel_size: float | None) -> float:
     return float(edges[2])
 
 
-def write_volume(path: str | Path, density: NDArray[Any], *, pixel_size: float) -> None:
+def write_volume(
+    path: str | Path,
+    density: NDArray[Any],
+    *,
+    pixel_size: float,
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0),
+) -> None:
     """Write a volume as an MRC file (mode 2).
 
     Parameters
@@ -112,9 +118,12 @@ def write_volume(path: str | Path, density: NDArray[Any], *, pixel_size: float) 
     density : (z, y, x)
     pixel_size : float
         A.
+    origin : (x, y, z) float
+        Where the middle of the first voxel lies in the frame of atomic models, A.
     """
     sections, rows, columns = density.shape
-    mrc.write(path, density, shape=(sections, rows, columns), pixel_size=pixel_size)
+    shape = (sections, rows, columns)
+    mrc.write(path, density, shape=shape, pixel_size=pixel_size, origin=origin)
 
 
 def read_images(path: str | Path) -> ImageStack:

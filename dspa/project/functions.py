@@ -236,7 +236,8 @@ def _written(project: Project, item: Input, value: Any) -> Path:
     density = getattr(value, "density", None)
     if isinstance(density, np.ndarray):
         path = folder / f"{item.name}-{number}.mrc"
-        write_volume(path, density, pixel_size=value.pixel_size)
+        origin = getattr(value, "origin", (0.0, 0.0, 0.0))
+        write_volume(path, density, pixel_size=value.pixel_size, origin=origin)
         return path
     kind = type(value).__name__
     raise InputError(f"{item.name} is a {kind}; pass a path, a Dataset, a Volume or a result")

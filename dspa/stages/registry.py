@@ -148,6 +148,12 @@ ENTRIES = (
         "correlate half maps, two maps, or a map and a model, and say if directions differ",
         ("mask",),
     ),
+    Entry(
+        "mask",
+        "volumes.mask",
+        "make a mask from a map, an atomic model or a shape",
+        ("mask",),
+    ),
     Entry("export", "export", "write picks, particles or micrographs for other programs"),
 )
 

@@ -117,6 +117,10 @@ def test_volumes_are_written_as_volumes(tmp_path: Path) -> None:
     with mrcfile.open(path) as other:
         assert other.is_volume()
     assert read_volume(path).pixel_size == pytest.approx(2.0)
+    write_volume(path, density, pixel_size=2.0, origin=(10.5, -3.0, 0.25))
+    assert read_volume(path).origin == (10.5, -3.0, 0.25)
+    with mrcfile.open(path) as other:
+        assert other.header.origin.tolist() == (10.5, -3.0, 0.25)
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:

@@ -270,8 +270,9 @@ def test_picks_are_imported_as_picks(desk: Desk, tmp_path: Path) -> None:
 
 def test_volumes(desk: Desk, tmp_path: Path) -> None:
     density = np.random.default_rng(0).normal(size=(8, 8, 8)).astype("f4")
-    write_volume(tmp_path / "v.mrc", density, pixel_size=2.0)
+    write_volume(tmp_path / "v.mrc", density, pixel_size=2.0, origin=(3.0, 1.0, -2.0))
     outputs = desk.run(import_volume.VOLUME_STAGE, file="v.mrc")
+    assert read_volume(outputs["volume"]).origin == (3.0, 1.0, -2.0)
     np.testing.assert_array_equal(read_volume(outputs["volume"]).density, density)
     write_volume(tmp_path / "w.mrc", density[:4], pixel_size=2.0)
     with pytest.raises(InputError, match="8 x 8 x 4 voxels; give a cubic map"):

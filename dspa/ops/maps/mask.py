@@ -10,6 +10,8 @@ import scipy.ndimage
 from dspa.device import to_host
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 
@@ -34,11 +36,16 @@ def soft_circle(
     (y, x) float32
         0..1 about the centre n//2.
     """
-    return _soft_ball(box, 2, radius=radius, pixel_size=pixel_size, edge=edge)
+    return _soft_ball(box, 2, (), radius=radius, pixel_size=pixel_size, edge=edge)
 
 
 def soft_sphere(
-    box: int, radius: float, *, pixel_size: float, edge: float = 5.0
+    box: int,
+    radius: float,
+    *,
+    pixel_size: float,
+    edge: float = 5.0,
+    centre: Sequence[float] = (0.0, 0.0, 0.0),
 ) -> NDArray[np.float32]:
     """Make a sphere with a raised-cosine edge.
 
@@ -52,13 +59,52 @@ def soft_sphere(
         A.
     edge : float
         A; 0 beyond ``radius + edge``.
+    centre : (x, y, z) float
+        A from the centre n//2.
 
     Returns
     -------
     (z, y, x) float32
-        0..1 about the centre n//2.
+        0..1.
     """
-    return _soft_ball(box, 3, radius=radius, pixel_size=pixel_size, edge=edge)
+    place = [coordinate / pixel_size for coordinate in centre]
+    return _soft_ball(box, 3, place, radius=radius, pixel_size=pixel_size, edge=edge)
+
+
+def soft_cylinder(
+    box: int,
+    *,
+    radius: float,
+    height: float,
+    pixel_size: float,
+    edge: float,
+    centre: Sequence[float] = (0.0, 0.0, 0.0),
+) -> NDArray[np.float32]:
+    """Make a cylinder along z with a raised-cosine edge on all sides.
+
+    Parameters
+    ----------
+    box : int
+        Edge of the volume in voxels.
+    radius, height : float
+        A; 1 inside.
+    pixel_size : float
+        A.
+    edge : float
+        A; 0 at this distance from the cylinder and beyond.
+    centre : (x, y, z) float
+        A from the centre n//2.
+
+    Returns
+    -------
+    (z, y, x) float32
+        0..1.
+    """
+    axis = (np.arange(box) - box // 2) * pixel_size
+    x, y, z = (axis - coordinate for coordinate in centre)
+    aside = np.maximum(np.hypot(x[None, :], y[:, None]) - radius, 0.0)
+    along = np.maximum(np.abs(z) - 0.5 * height, 0.0)
+    return cosine_edge(np.hypot(aside[None], along[:, None, None]), 0.0, edge)
 
 
 def dynamic_mask(
@@ -158,8 +204,8 @@ def largest_component(core: Any) -> NDArray[np.bool_]:
     return np.asarray(labels == int(sizes.argmax()))
 
 
-def radii(box: int, dims: int) -> NDArray[np.float32]:
-    """Measure the distance of each pixel from the centre n//2, in pixels.
+def radii(box: int, dims: int, *, place: Sequence[float] = ()) -> NDArray[np.float32]:
+    """Measure the distance of each pixel from the centre n//2, or a place, in pixels.
 
     Parameters
     ----------
@@ -167,23 +213,31 @@ def radii(box: int, dims: int) -> NDArray[np.float32]:
         Edge.
     dims : {2, 3}
         Image or volume.
+    place : sequence of float, optional
+        x, y (, z) in pixels from the centre.
 
     Returns
     -------
     (box,) * dims float32
         Distances.
     """
-    axis = (np.arange(box) - box // 2).astype(np.float32) ** 2
     r2 = np.zeros((1,) * dims, np.float32)
-    for dimension in range(dims):
+    for dimension, coordinate in enumerate(reversed(place or (0.0,) * dims)):
+        axis = (np.arange(box) - box // 2 - coordinate).astype(np.float32) ** 2
         r2 = r2 + np.reshape(axis, [-1 if d == dimension else 1 for d in range(dims)])
     return np.asarray(np.sqrt(r2), np.float32)
 
 
 def _soft_ball(
-    box: int, dims: int, *, radius: float, pixel_size: float, edge: float
+    box: int,
+    dims: int,
+    place: Sequence[float],
+    *,
+    radius: float,
+    pixel_size: float,
+    edge: float,
 ) -> NDArray[np.float32]:
-    return cosine_edge(radii(box, dims) * pixel_size, radius, radius + edge)
+    return cosine_edge(radii(box, dims, place=place) * pixel_size, radius, radius + edge)
 
 
 def cosine_edge(distance: NDArray[Any], near: float, far: float) -> NDArray[np.float32]:

@@ -64,14 +64,7 @@ def compare_with_model(
     if aligned:
         atoms = onto_map(atoms, volume, centre, events)
     positions = atoms.positions - centre
-    share = float((np.abs(positions) < 0.5 * box * pixel_size).all(axis=1).mean())
-    if share < HARDLY:
-        raise InputError(
-            f"{model}: {share:.0%} of the atoms lie in the box of the map; give the model in the "
-            "frame of the map's header, or --align"
-        )
-    if share < INSIDE:
-        events.warning(f"{model}: only {share:.0%} of the atoms lie in the box of the map")
+    check_in_box(model, positions, volume, events)
     density = model_density(
         Atoms(positions, atoms.weights, atoms.sigmas), box=box, pixel_size=pixel_size
     )
@@ -88,6 +81,33 @@ def compare_with_model(
         seed=seed,
         mask=mask,
     )
+
+
+def check_in_box(
+    model: Path, positions: NDArray[np.float64], volume: Volume, events: Events
+) -> None:
+    """Refuse a model most of which lies outside of a map.
+
+    Parameters
+    ----------
+    model : Path
+        For messages.
+    positions : (n, 3) float64
+        Of its atoms, from the centre of the grid, A.
+    volume : Volume
+        A cube.
+    events : Events
+        Warned if some of it does.
+    """
+    edge = volume.density.shape[0] * volume.pixel_size
+    share = float((np.abs(positions) < 0.5 * edge).all(axis=1).mean())
+    if share < HARDLY:
+        raise InputError(
+            f"{model}: {share:.0%} of the atoms lie in the box of the map; give the model in the "
+            "frame of the map's header, or --align"
+        )
+    if share < INSIDE:
+        events.warning(f"{model}: only {share:.0%} of the atoms lie in the box of the map")
 
 
 def onto_map(atoms: Atoms, volume: Volume, centre: NDArray[np.float64], events: Events) -> Atoms:

@@ -123,15 +123,8 @@ def check_reference(path: str | Path, volume: Volume, extent: float, events: Eve
     events : Events
     """
     smooth, size = _smooth(volume)
+    check_contrast(path, smooth, events)
     offset = smooth - np.median(smooth)
-    skewness = float(np.mean(offset**3) / max(float(np.mean(offset**2)), 1e-30) ** 1.5)
-    if skewness < INVERTED:
-        raise InputError(
-            f"{path}: the density is darker than what is around it, as if the map were inverted; "
-            "bring it in with import volume --invert"
-        )
-    if skewness < DOUBTFUL:
-        events.warning(f"{path}: the map may be inverted: it has more dark voxels than bright ones")
     radius = radii(smooth.shape[0], 3)
     dense = (offset > DENSE * offset.max()) & (radius <= 0.5 * smooth.shape[0])
     wide = 2.0 * size * float(np.percentile(radius[dense], 98)) if dense.any() else 0.0
@@ -145,6 +138,28 @@ def check_reference(path: str | Path, volume: Volume, extent: float, events: Eve
         events.warning(
             f"{path}: {wide:.0f} A is less than a fifth of the box; check the pixel size of the map"
         )
+
+
+def check_contrast(path: str | Path, smooth: NDArray[np.float32], events: Events) -> None:
+    """Refuse a map that is inverted.
+
+    Parameters
+    ----------
+    path : path
+        For messages.
+    smooth : (n, n, n) float32
+        The map, low-passed.
+    events : Events
+    """
+    offset = smooth - np.median(smooth)
+    skewness = float(np.mean(offset**3) / max(float(np.mean(offset**2)), 1e-30) ** 1.5)
+    if skewness < INVERTED:
+        raise InputError(
+            f"{path}: the density is darker than what is around it, as if the map were inverted; "
+            "bring it in with import volume --invert"
+        )
+    if skewness < DOUBTFUL:
+        events.warning(f"{path}: the map may be inverted: it has more dark voxels than bright ones")
 
 
 def check_mask(path: str | Path, mask: Volume, events: Events) -> None:
