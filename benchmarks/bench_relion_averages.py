@@ -33,8 +33,8 @@ from benchmarks.rows import Row
 from dspa.dataflow.events import read_events
 from dspa.io.star import find_block, read_star
 from dspa.io.volumes import read_images
+from dspa.ops.maps.fsc import resolution_shell
 from dspa.ops.simulate.phantom import DIAMETER, phantom_density
-from dspa.ops.sums.averages import crossing
 
 RESOLUTIONS = (30.0, 24.0, 20.0, 17.0, 15.0)  # A, at which correlations are shown
 FINEST = 12.0  # A, to which they are compared
@@ -184,10 +184,10 @@ def rows(name: str, outcome: Outcome, truth: Truth, sample: Sample) -> Iterator[
     for resolution in RESOLUTIONS:
         shell = np.interp(extent / resolution, np.arange(mean.size), mean)
         yield Row(f"{name}: correlation with the truth at {resolution:g} A", float(shell), "1")
-    have = extent / crossing(curves, 0.5)
+    shells = [max(1.0, resolution_shell(curve, threshold=0.5)) for curve in (*curves, mean)]
+    *have, reached = (extent / shell for shell in shells)
     yield Row(f"{name}: resolution the program says", median(outcome.said, share), "A")
-    yield Row(f"{name}: resolution against the truth", median(have, share), "A")
-    reached = float(extent / crossing(mean[None], 0.5)[0])
+    yield Row(f"{name}: resolution against the truth", median(np.array(have), share), "A")
     yield Row(f"{name}: where the mean correlation falls to 0.5", reached, "A")
 
 

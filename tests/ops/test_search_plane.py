@@ -8,6 +8,7 @@ import pytest
 from dspa.geometry.band import band
 from dspa.kernels import insert2d, score, slice2d
 from dspa.ops.images.transform import band_to_images, images_to_band, shift_phases
+from dspa.ops.maps.fsc import resolution_shell
 from dspa.ops.poses.cells import Candidates
 from dspa.ops.poses.marginal import marginal_sums
 from dspa.ops.poses.plane import plane_lattice, prepare_images, rotation_table
@@ -17,7 +18,6 @@ from dspa.ops.poses.score import cut_slices, split
 from dspa.ops.poses.search import Pruning, Searchers, search
 from dspa.ops.sums.averages import (
     centre_offsets,
-    crossing,
     empty_sums,
     move_sums,
     ring_correlation,
@@ -411,4 +411,4 @@ def test_ring_correlation_measures_signal_and_noise(rng):
     assert abs(curve[18:].mean()) < 0.15
     ended = smooth_curve(curve[None])[0]
     assert ended[-1] == 0.0
-    assert 4 < crossing(curve[None], 0.5)[0] < 18
+    assert 4 < resolution_shell(curve, threshold=0.5) < 18

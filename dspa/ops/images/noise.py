@@ -64,6 +64,27 @@ def spread_shells(values: Any, band: Band) -> Any:
     return values[..., xp.asarray(band.shell)]
 
 
+def weigh_images(images: Any, ctf: Any, noise: Any) -> tuple[Any, Any]:
+    """Divide images and CTF by the noise, as scores and sums need them.
+
+    Parameters
+    ----------
+    images : (n, f) complex64
+        X.
+    ctf : (n, f) float32
+    noise : (1, f) or (n, f) float32
+        Power of the noise, sigma^2, per coefficient.
+
+    Returns
+    -------
+    y : (n, f) complex64
+        conj(X) CTF / sigma^2.
+    c2 : (n, f) float32
+        CTF^2 / sigma^2.
+    """
+    return namespace(images).conj(images) * (ctf / noise), ctf * ctf / noise
+
+
 def background_power(images: Any, window: Any, band: Band) -> Any:
     """Measure the noise power per shell of each image outside its particle.
 

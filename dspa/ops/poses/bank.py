@@ -188,6 +188,34 @@ def coarse_scores(moved: Any, c2: Any, bank: CoarseBank, *, room: CoarseRoom | N
     return scores
 
 
+def coarse_shares(
+    moved: Any, c2: Any, bank: CoarseBank, *, room: CoarseRoom, temperature: float = 1.0
+) -> tuple[Any, Any]:
+    """Likelihood of images over the whole coarse lattice, against that of the best cell.
+
+    Parameters
+    ----------
+    moved, c2, bank, room
+        As for `coarse_scores`.
+    temperature : float
+        Scores are divided by it.
+
+    Returns
+    -------
+    share : (n, shifts, 2, columns) float32
+        exp((score - top) / temperature), in the room.
+    top : (n,) float32
+        Best score.
+    """
+    xp, share = namespace(moved), coarse_scores(moved, c2, bank, room=room)
+    top = xp.max(share, axis=(1, 2, 3))
+    share -= top[:, None, None, None]
+    if temperature != 1.0:
+        share *= xp.asarray(1.0 / temperature, dtype=xp.float32)
+    xp.exp(share, out=share)
+    return share, top
+
+
 def profiled(cross: Any, norm: Any) -> Any:
     """Score at the contrast that fits best, not below 0: cross^2 / norm."""
     xp = namespace(cross)

@@ -21,7 +21,7 @@ from scipy.optimize import isotonic_regression
 
 from dspa.device import like, namespace, to_host
 from dspa.ops.images.transform import band_to_images, images_to_band
-from dspa.ops.poses.bank import coarse_blocks, coarse_scores
+from dspa.ops.poses.bank import coarse_blocks, coarse_shares
 from dspa.ops.poses.cells import Candidates
 
 if TYPE_CHECKING:
@@ -80,12 +80,9 @@ def noise_evidence(searcher: Searcher, y: Any, c2: Any, *, deviation: float) -> 
     gain, top, place = (np.empty((len(nodes), n)) for _ in range(3))
     for rows, moved, room in coarse_blocks(bank, y):
         for node, scale in enumerate(scales):
-            scores = coarse_scores(moved * scale, c2[rows] * scale**2, bank, room=room)
-            flat = xp.reshape(scores, (rows.stop - rows.start, -1))
-            high = xp.max(flat, axis=1)
+            share, high = coarse_shares(moved * scale, c2[rows] * scale**2, bank, room=room)
+            flat = xp.reshape(share, (rows.stop - rows.start, -1))
             place[node, rows] = to_host(xp.argmax(flat, axis=1))
-            flat -= high[:, None]
-            xp.exp(flat, out=flat)
             top[node, rows] = to_host(high)
             gain[node, rows] = to_host(xp.log(xp.sum(flat, axis=1)))
     weight = np.log([share for _, share in nodes])[:, None]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.device import namespace, to_host
-from dspa.ops.poses.bank import coarse_blocks, coarse_scores
+from dspa.ops.poses.bank import coarse_blocks, coarse_shares
 from dspa.ops.poses.cells import Candidates
 
 if TYPE_CHECKING:
@@ -90,12 +90,7 @@ def marginal_sums(searcher: Searcher, y: Any, c2: Any, *, temperature: float = 1
     weight = xp.zeros((poses, f), dtype=xp.float32)
     parts: list[tuple[Any, ...]] = []
     for rows, moved, room in coarse_blocks(bank, y):
-        share = coarse_scores(moved, c2[rows], bank, room=room)
-        top = xp.max(share, axis=(1, 2, 3))
-        share -= top[:, None, None, None]
-        if temperature != 1.0:
-            share *= xp.asarray(1.0 / temperature, dtype=xp.float32)
-        xp.exp(share, out=share)
+        share, top = coarse_shares(moved, c2[rows], bank, room=room, temperature=temperature)
         row = xp.sum(share, axis=(2, 3))  # (n, shifts)
         total = xp.sum(row, axis=1)
         scale = 1.0 / total

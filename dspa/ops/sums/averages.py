@@ -157,18 +157,6 @@ def smooth_curve(curve: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(ended, 0.0, np.clip(smooth, 0.02, 1.0))
 
 
-def crossing(curve: NDArray[np.float64], level: float) -> NDArray[np.float64]:
-    """Shell (fractional) at which each curve first falls below a level: (...,) float64."""
-    flat = curve.reshape(-1, curve.shape[-1])
-    result = np.full(len(flat), float(curve.shape[-1] - 1))
-    for i, line in enumerate(flat):
-        under = np.flatnonzero(line[1:] < level) + 1
-        if under.size:
-            j = int(under[0])
-            result[i] = j - 1 + (line[j - 1] - level) / max(line[j - 1] - line[j], 1e-12)
-    return np.asarray(np.maximum(result, 1.0), np.float64).reshape(curve.shape[:-1])
-
-
 def wiener_prior(curve: NDArray[np.float64]) -> NDArray[np.float64]:
     """Noise-to-signal ratio of the whole average from the correlation of its halves.
 

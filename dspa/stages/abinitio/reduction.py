@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from dspa.dataflow.reduction import Again
-from dspa.device import like, namespace, take_rows
+from dspa.device import like, take_rows
 from dspa.geometry.rotation import item_rotations
 from dspa.geometry.symmetry import symmetry_operators
-from dspa.ops.images.noise import spread_shells
+from dspa.ops.images.noise import weigh_images
 from dspa.ops.maps.mask import soft_sphere
 from dspa.ops.maps.polish import centre_of_mass, polish
 from dspa.ops.poses.cells import Candidates
@@ -43,7 +43,9 @@ from dspa.ops.sums.fixed import (
 from dspa.ops.sums.insert import insert_candidates, insert_marginal, unmoved
 from dspa.ops.sums.project import frames_of
 from dspa.ops.sums.reconstruct import reconstruct
+from dspa.stages.em.blend import blend
 from dspa.stages.em.memory import COEFFICIENT, INSERTED, image_bytes, points, search_bytes
+from dspa.stages.em.noise import coefficient_noise
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -214,11 +216,8 @@ class BoundStep:
         rows = empty_rows(batch) if self.plan.act == "final" else {}
         if chosen.size == 0:
             return rows
-        images, transfer = take_rows(batch.images, chosen), take_rows(batch.ctf, chosen)
-        power = like(np.asarray(self.model["noise"], np.float32), reference=images)
-        noise = spread_shells(power, batch.band)
-        y = namespace(images).conj(images) * (transfer / noise)
-        c2 = transfer * transfer / noise
+        images, ctf = take_rows(batch.images, chosen), take_rows(batch.ctf, chosen)
+        y, c2 = weigh_images(images, ctf, coefficient_noise(self.model, batch, chosen))
         if "sums" not in sums:
             lead = (self.plan.settings.classes,)
             sums["sums"] = grid.zeros(lead, self.half, dims=3, reference=y, fixed=True)
@@ -243,21 +242,18 @@ class BoundStep:
             fresh = as_float(sums.pop("sums"), self.scale)
             fresh /= np.float32(images)
         share = exact_value(sums["occupancy"]) / images
-        if plan.act in ("start", "final"):
-            blend, occupancy = fresh, share
-        else:
-            step, blend = np.float32(plan.step), fresh
+        if plan.act not in ("start", "final"):
             known = grid.widen(np.asarray(model["sums"], np.float32), self.half, dims=3)
-            blend *= step  # in place, as these are large
-            blend += (1 - step) * known
-            occupancy = (1.0 - plan.step) * model["occupancy"] + plan.step * share
-        density = volumes(plan, blend)
+            # In place, as these are large.
+            fresh = blend(known, fresh, step=np.float32(plan.step), out=fresh)
+            share = blend(model["occupancy"], share, step=plan.step)
+        density = volumes(plan, fresh)
         if plan.act != "start" and plan.iteration % CENTRE_EVERY == 0:
-            density, blend = recentre(plan, density, blend)
+            density, fresh = recentre(plan, density, fresh)
         return {
             "density": density,
-            "sums": np.asarray(blend, np.float32),
-            "occupancy": occupancy,
+            "sums": np.asarray(fresh, np.float32),
+            "occupancy": share,
             "noise": model["noise"],
             "start": np.asarray(plan.settings.start),
             "history": _history(model, plan, figures),
@@ -407,8 +403,8 @@ def volumes(plan: StepPlan, sums: NDArray[np.float32]) -> NDArray[np.float32]:
     mask = soft_sphere(spec.crop, radius, pixel_size=1.0, edge=MASK_EDGE)
     made = []
     for own in sums:
-        blend = own if mean is None else own + np.float32(plan.similarity) * (mean - own)
-        source = Accumulator(np.asarray(blend, np.float32), spec.crop, plan.sums_radius, PADDING)
+        drawn = own if mean is None else own + np.float32(plan.similarity) * (mean - own)
+        source = Accumulator(np.asarray(drawn, np.float32), spec.crop, plan.sums_radius, PADDING)
         raw = reconstruct(source, epsilon=EPSILON, radius=plan.sums_radius)
         made.append(polish(raw, radius=plan.radius, negative=settings.negative, mask=mask))
     return np.stack(made)

@@ -17,6 +17,7 @@ from dspa.ops.sums.averages import (
     wiener_prior,
 )
 from dspa.stages.class2d.constants import FOLDS
+from dspa.stages.em.blend import blend
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,21 +41,16 @@ class Statistics:
     sums: NDArray[np.float32]
     counts: NDArray[np.float64]
 
-    def blend(self, old: Statistics, *, step: float, share: float | None = None) -> Statistics:
-        """Weigh these against older ones: ``(1 - step) old + step new``.
-
-        Mini-batches may differ in size: both sides count as shares of the new one's particles.
-        ``share`` is new particles to old ones where these are not all of them.
-        """
+    def blend(self, old: Statistics, *, step: float, images: tuple[float, float]) -> Statistics:
+        """Weigh these against older ones; both count as sums over the new particles."""
         if step >= 1.0:
             return self
-        if share is None:
-            share = self.counts.sum() / max(float(old.counts.sum()), 1.0)
-        scale = (1.0 - step) * share
         wide = max(sums_radius(self.sums), sums_radius(old.sums))
-        sums = np.float32(scale) * widen_sums(old.sums, wide)
-        sums += np.float32(step) * widen_sums(self.sums, wide)
-        return Statistics(sums, scale * old.counts + step * self.counts)
+        before, now = widen_sums(old.sums, wide), widen_sums(self.sums, wide)
+        return Statistics(
+            blend(before, now, step=step, images=images),
+            blend(old.counts, self.counts, step=step, images=images),
+        )
 
     def hold(self, sums: NDArray[np.float32], held: int) -> Statistics:
         """Return these with the sums of the first ``held`` classes as they were."""

@@ -22,6 +22,7 @@ import numpy as np
 
 from dspa.stages.class2d.averages import Statistics, halve
 from dspa.stages.class2d.constants import FOLDS, tuned
+from dspa.stages.em.blend import blend
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,18 +55,13 @@ class Census:
     partner: NDArray[np.int64]
 
     def blend(self, old: Census, *, step: float) -> Census:
-        """Weigh these against older ones: ``(1 - step) old + step new``; all are a pass older."""
-        if step >= 1.0:
-            return replace(self, age=old.age + 1, partner=old.partner)
-        scale = (1.0 - step) * self.count.sum() / max(float(old.count.sum()), 1.0)
-        return Census(
-            scale * old.fits + step * self.fits,
-            scale * old.gains + step * self.gains,
-            scale * old.count + step * self.count,
-            scale * old.saved + step * self.saved,
-            old.age + 1,
-            old.partner,
-        )
+        """Weigh these against older ones; all are a pass older."""
+        images = max(float(old.count.sum()), 1.0), float(self.count.sum())
+        mixed = {
+            name: blend(getattr(old, name), getattr(self, name), step=step, images=images)
+            for name in ("fits", "gains", "count", "saved")
+        }
+        return Census(**mixed, age=old.age + 1, partner=old.partner)
 
     def take(self, classes: NDArray[np.int64]) -> Census:
         """Return that of some classes."""

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dspa.device import like, namespace, take_rows, to_host
+from dspa.device import like, take_rows, to_host
 from dspa.ops.images.class_quality import GOOD, judge_classes
-from dspa.ops.images.noise import spread_shells
+from dspa.ops.images.noise import weigh_images
 from dspa.ops.poses.evidence import (
     EDGE_RADIUS,
     FIELD_RADIUS,
@@ -32,7 +32,7 @@ from dspa.ops.poses.search import Searchers
 from dspa.stages.class2d.constants import tuned
 from dspa.stages.class2d.model import ClassModel
 from dspa.stages.em.contrast import contrast_deviation
-from dspa.stages.em.noise import batch_groups, image_noise
+from dspa.stages.em.noise import coefficient_noise
 from dspa.stages.particles.images import prepare_images
 
 if TYPE_CHECKING:
@@ -129,16 +129,10 @@ class BoundWeighing:
         sums["weighed"] += valid.size
         return rows
 
-    def _noise(self, batch: ParticleBatch, place: NDArray[np.int64], count: int) -> Any:
-        """Noise power of images at ``place`` of a batch: (1, count) or (n, count) float32."""
-        shells = image_noise(self.model.nuisance, batch_groups(batch, place))
-        power = like(shells.astype(np.float32), reference=batch.images)
-        return spread_shells(power, batch.band)[:, :count]
-
     def _controls(self, batch: ParticleBatch, place: NDArray[np.int64], count: int) -> Any:
         """Draw noise in place of images: (n, count) complex64."""
         whole, spec = int(batch.images.shape[1]), self.plan.spec
-        noise = self._noise(batch, place, whole)
+        noise = coefficient_noise(self.model.nuisance, batch, place)
         generators = (
             np.random.default_rng([self.plan.settings.seed, int(index), 0xC0A7])
             for index in batch.indices[place]
@@ -151,9 +145,9 @@ class BoundWeighing:
     ) -> NDArray[np.float64]:
         """Log-likelihood of the classes against noise, a smooth field and an edge."""
         count = int(images.shape[1])
-        noise, transfer = self._noise(batch, place, count), take_rows(batch.ctf[:, :count], place)
-        y = namespace(images).conj(images) * (transfer / noise)
-        c2 = transfer * transfer / noise
+        noise = coefficient_noise(self.model.nuisance, batch, place)[:, :count]
+        transfer = take_rows(batch.ctf[:, :count], place)
+        y, c2 = weigh_images(images, transfer, noise)
         deviation = contrast_deviation(self.model.nuisance) if self.plan.image_scale else 0.0
         found = noise_evidence(searcher, y, c2, deviation=deviation)
         scaled = transfer * like(found.scale[:, None], reference=transfer)

@@ -197,11 +197,12 @@ class ClassModel:
         census = Census(fits, gains, count, sums["saved"], young, partner)
         if plan.iteration == 0:
             return Standing(new, rest, np.full(classes, -1, np.int32), census)
+        images = max(float(old.counts.sum()), 1.0), float(new.counts.sum())
         if rest.counts.shape == self.poor.counts.shape:
-            share = new.counts.sum() / max(float(old.counts.sum()), 1.0)
-            rest = rest.blend(self.poor, step=plan.step, share=share)
+            rest = rest.blend(self.poor, step=plan.step, images=images)
         census = census.blend(self.census, step=plan.step)
-        return Standing(new.blend(old, step=plan.step), rest, self.slots, census)
+        new = new.blend(old, step=plan.step, images=images)
+        return Standing(new, rest, self.slots, census)
 
 
 @dataclass(frozen=True, eq=False)

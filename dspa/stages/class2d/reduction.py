@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from dspa.dataflow.reduction import Again
-from dspa.device import like, namespace, take_rows
-from dspa.ops.images.noise import spread_shells
+from dspa.device import like, take_rows
+from dspa.ops.images.noise import weigh_images
+from dspa.ops.maps.fsc import resolution_shell
 from dspa.ops.poses.blind import Share, blind_shares, drawn_at
 from dspa.ops.poses.cells import draw_cells
 from dspa.ops.poses.marginal import marginal_sums
 from dspa.ops.poses.posterior import posterior
 from dspa.ops.poses.search import Found, Searcher, Searchers, search
-from dspa.ops.sums.averages import centre_offsets, crossing, empty_sums
+from dspa.ops.sums.averages import centre_offsets, empty_sums
 from dspa.ops.sums.fixed import (
     add_exact,
     exact_value,
@@ -48,13 +49,12 @@ from dspa.stages.class2d.sums import (
     record,
     settled,
 )
+from dspa.stages.em.blend import blend_sums
 from dspa.stages.em.contrast import fitted, tally_contrast
 from dspa.stages.em.noise import (
     add_residuals,
-    batch_groups,
-    blend_sums,
+    coefficient_noise,
     drawing_places,
-    image_noise,
     least_noise,
     next_noise,
 )
@@ -153,14 +153,9 @@ class BoundPass:
         if valid.size == 0:
             return rows
         count = batch.band.size(plan.reach)  # nothing beyond is looked at or added up
-        shells = image_noise(model.nuisance, batch_groups(batch, valid)) * plan.uncertainty
-        # From here on everything of the size of images lies where they lie.
-        power = like(shells.astype(np.float32), reference=batch.images)
-        noise = spread_shells(power, batch.band)[:, :count]
-        transfer = take_rows(batch.ctf[:, :count], valid)
-        images = take_rows(batch.images[:, :count], valid)
-        y = namespace(images).conj(images) * (transfer / noise)
-        c2 = transfer * transfer / noise
+        noise = coefficient_noise(model.nuisance, batch, valid, factor=plan.uncertainty)
+        images, ctf = (take_rows(values[:, :count], valid) for values in (batch.images, batch.ctf))
+        y, c2 = weigh_images(images, ctf, noise[:, :count])
         self.compare(sums, rows, batch, valid, y=y, c2=c2)
         return rows
 
@@ -198,7 +193,7 @@ class BoundPass:
             averages=own.averages,
             prior=solved.prior,
             frc=own.curve,
-            shell=crossing(own.curve, 0.5),
+            shell=np.array([max(1.0, resolution_shell(line, threshold=0.5)) for line in own.curve]),
             statistics=statistics,
             poor=poor,
             onto=NOTHING,

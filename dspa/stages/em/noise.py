@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dspa.device import to_host
+from dspa.device import like, to_host
+from dspa.ops.images.noise import spread_shells
 from dspa.ops.images.noise_update import (
     MOMENTS,
     cap_residuals,
@@ -25,6 +26,7 @@ from dspa.ops.images.noise_update import (
 )
 from dspa.ops.poses.residual import shell_terms
 from dspa.ops.sums.fixed import PLACES, add_exact, exact
+from dspa.stages.em.blend import blend_sums
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,6 +100,14 @@ def image_noise(model: Model, group: NDArray[np.int32]) -> NDArray[np.float64]:
         return noise
     inside = (group >= 0) & (group < len(ratio))
     return np.asarray(noise * np.where(inside[:, None], ratio[np.where(inside, group, 0)], 1.0))
+
+
+def coefficient_noise(
+    model: Model, batch: ParticleBatch, place: NDArray[np.int64], *, factor: float = 1.0
+) -> Any:
+    """Noise power of images at ``place`` of a batch, where they live: (1 or n, F) float32."""
+    shells = image_noise(model, batch_groups(batch, place)) * factor
+    return spread_shells(like(shells.astype(np.float32), reference=batch.images), batch.band)
 
 
 def least_noise(model: Model) -> float:
@@ -229,17 +239,6 @@ def next_noise(plan: PassPlan, model: Model, partial: Sums) -> dict[str, NDArray
         "noise_images": images,
         "noise_ratio": ratio,
     }
-
-
-def blend_sums(old: Any, new: NDArray[np.float64], *, step: float) -> NDArray[np.float64]:
-    """Weigh sums of a pass against older ones; element 0 (or its largest) counts the images."""
-    before = 0.0 if old is None else float(np.max(old[0]))
-    count = float(np.max(new[0]))
-    if before == 0.0:
-        return new
-    if count == 0.0:
-        return np.asarray(old)
-    return np.asarray((1.0 - step) * count / before * old + step * new)
 
 
 def _grown(table: Any, shape: tuple[int, ...], *, fill: float = 0.0) -> NDArray[np.float64]:

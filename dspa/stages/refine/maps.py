@@ -20,7 +20,8 @@ from dspa.ops.maps.sharpen import low_pass
 from dspa.ops.sums.backproject import Accumulator, accumulator, symmetrise
 from dspa.ops.sums.fixed import as_float, exact_value
 from dspa.ops.sums.reconstruct import reconstruct
-from dspa.stages.em.noise import blend_sums, next_noise
+from dspa.stages.em.blend import blend_sums
+from dspa.stages.em.noise import next_noise
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -14,10 +14,10 @@ import numpy as np
 
 from dspa.dataflow.checkpoint import load
 from dspa.dataflow.reduction import Again
-from dspa.device import like, namespace, take_rows
+from dspa.device import like, take_rows
 from dspa.geometry.band import part_of_band
 from dspa.geometry.symmetry import symmetric_angle, symmetry_operators
-from dspa.ops.images.noise import spread_shells
+from dspa.ops.images.noise import weigh_images
 from dspa.ops.images.transform import shift_phases
 from dspa.ops.poses.blind import Share, blind_shares, drawn_at, take_run
 from dspa.ops.poses.cells import draw_cells
@@ -41,10 +41,9 @@ from dspa.ops.sums.insert import insert_candidates
 from dspa.stages.em.contrast import empty_contrast, fitted, tally_contrast
 from dspa.stages.em.noise import (
     add_residuals,
-    batch_groups,
+    coefficient_noise,
     drawing_places,
     empty_noise,
-    image_noise,
     least_noise,
 )
 from dspa.stages.refine.maps import FIGURES, half_model, settle, solve
@@ -249,13 +248,9 @@ class BoundRefinement:
         prior: NDArray[np.float64],
     ) -> tuple[Any, Any]:
         """Y and C2 of images, moved so that their prior shift (pixels) is at the origin."""
-        members = self.plan.spec.band()
-        images, transfer = take_rows(batch.images, chosen), take_rows(batch.ctf, chosen)
-        xp = namespace(images)
-        shells = image_noise(model, batch_groups(batch, chosen))
-        noise = spread_shells(like(shells.astype(np.float32), reference=images), members)
-        centred = images * shift_phases(members, like(prior, reference=images))
-        return xp.conj(centred) * (transfer / noise), transfer * transfer / noise
+        images, ctf = take_rows(batch.images, chosen), take_rows(batch.ctf, chosen)
+        centred = images * shift_phases(batch.band, like(prior, reference=images))
+        return weigh_images(centred, ctf, coefficient_noise(model, batch, chosen))
 
     def _insert(
         self, sums: Sums, found: Posterior, shares: tuple[Share, ...], *, y: Any, c2: Any
