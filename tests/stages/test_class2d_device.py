@@ -25,7 +25,6 @@ from dspa.io.volumes import read_images
 from dspa.kernels.slice2d import SLICE2D
 from dspa.ops.poses.evidence import EDGE_RADIUS
 from dspa.ops.sums.fixed import exact_value
-from dspa.stages.class2d import reduction
 from dspa.stages.class2d import stage as class2d
 from dspa.stages.class2d.constants import FOLDS, tuned, tuned_to
 from dspa.stages.class2d.evidence import Weighing
@@ -33,6 +32,7 @@ from dspa.stages.class2d.inputs import draw_folds, fold_chunks
 from dspa.stages.class2d.model import ClassModel
 from dspa.stages.class2d.plan import Params, Settings, Turnover
 from dspa.stages.class2d.reduction import Class2D
+from dspa.stages.em import expectation
 from dspa.stages.em.contrast import tally_contrast
 from dspa.stages.particles.chunks import image_spec, join_chunks
 from dspa.stages.particles.noise import BackgroundNoise
@@ -176,13 +176,13 @@ def agree(found, expected):
 @pytest.mark.parametrize("name", STEPS)
 def test_a_step_on_the_device_gives_the_sums_of_the_cpu(name, steps, runs, card, monkeypatch):
     plan, model, expected = steps[name]
-    searched, search = [], reduction.search
+    searched, search = [], expectation.search
 
     def watched(*arguments, **options):
         searched.append(search(*arguments, **options))
         return searched[-1]
 
-    monkeypatch.setattr(reduction, "search", watched)
+    monkeypatch.setattr(expectation, "search", watched)
     found = reduce_chunks(Class2D(plan).bind(model), runs, BATCH)
     agree(found, expected)
     # Compiled to PTX are kernels of just these types.

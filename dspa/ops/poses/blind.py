@@ -129,7 +129,9 @@ def _window_scores(
 
 
 def take_run(values: Any, first: int, last: int) -> Any:
-    """Copy coefficients ``first`` to before ``last`` of arrays (..., f)."""
+    """Coefficients ``first`` to before ``last`` of arrays (..., f); a copy if not all of them."""
+    if (first, last) == (0, int(values.shape[-1])):
+        return values
     return namespace(values).asarray(values[..., first:last], order="C", copy=True)
 
 

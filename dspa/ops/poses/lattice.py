@@ -69,8 +69,21 @@ class Lattice(Protocol):
         """Log-prior of shifts, float32, beside ``shift``; None for a flat one."""
         ...
 
-    def phases(self, level: int, shift: Any) -> tuple[Any, Any]:
-        """Phases of shifts, (rows, 2, f) float32, and the row of each shift, beside ``shift``."""
+    def phases(
+        self, level: int, shift: Any, *, count: int | None = None, beside: Any = None
+    ) -> tuple[Any, Any]:
+        """Phases of shifts, (rows, 2, f) float32, and the row of each shift.
+
+        Parameters
+        ----------
+        level : int
+        shift : (n,) int
+            Where this array lives the rows do.
+        count : int, optional
+            At least so many coefficients; by default those of the level.
+        beside : array, optional
+            The phases live where this array lives, by default with the rows.
+        """
         ...
 
     def finer(self, cells: Candidates, level: int) -> Candidates:

@@ -171,9 +171,11 @@ class PlaneLattice:
         """No shift is likelier than another."""
         return
 
-    def phases(self, level: int, shift: Any) -> tuple[Any, Any]:
-        """Phases of all fine shifts, and the rows as they are."""
-        return self._table("phases", shift), shift
+    def phases(
+        self, level: int, shift: Any, *, count: int | None = None, beside: Any = None
+    ) -> tuple[Any, Any]:
+        """Phases of all fine shifts to ``reach``, and the rows as they are."""
+        return self._table("phases", shift if beside is None else beside), shift
 
     def _table(self, name: str, array: Any) -> Any:
         """Table of the lattice where an array lives."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -167,3 +168,7 @@ def posterior(
         second=second,
         margin=margin.astype(np.float32),
     )
+
+
+# Of maps, whose cells are few: all that add anything are added up.
+map_posterior = partial(posterior, least=FAINT_CELL, most=None)

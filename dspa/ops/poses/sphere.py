@@ -193,10 +193,15 @@ class SphereLattice:
         square = xp.sum(self.centres(level, shift) ** 2, axis=-1) / (2.0 * self.shifts.sigma**2)
         return xp.astype(-square, xp.float32)
 
-    def phases(self, level: int, shift: Any) -> tuple[Any, Any]:
-        """Phases of the shifts that occur, to the radius of the level, and the row of each."""
+    def phases(
+        self, level: int, shift: Any, *, count: int | None = None, beside: Any = None
+    ) -> tuple[Any, Any]:
+        """Phases of the shifts that occur, and the row of each."""
         distinct, row = self.distinct_shifts(level, shift)
-        return self.phase_planes(level, distinct, self.band.size(self.levels[level].radius)), row
+        if beside is not None:
+            distinct = like(distinct, reference=beside)
+        count = self.band.size(self.levels[level].radius) if count is None else count
+        return self.phase_planes(level, distinct, count), row
 
     def distinct_shifts(self, level: int, shift: Any) -> tuple[Any, Any]:
         """Return the shifts that occur, and the place of each among them: a table, no sort."""

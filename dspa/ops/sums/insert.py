@@ -8,10 +8,13 @@ import numpy as np
 
 from dspa.device import is_host, like, namespace
 from dspa.device.launcher import launch
+from dspa.geometry.band import part_of_band
 from dspa.kernels.blend import BLEND
 from dspa.kernels.insert import INSERT
 from dspa.kernels.insert2d import INSERT2D
+from dspa.ops.poses.blind import Share, take_run
 from dspa.ops.poses.cells import Candidates, run_starts
+from dspa.ops.poses.score import split
 from dspa.ops.sums.fixed import fixed_point_scale
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from dspa.geometry.band import Band
     from dspa.ops.poses.lattice import Lattice
     from dspa.ops.poses.marginal import Marginal
+    from dspa.ops.poses.posterior import Posterior
 
 
 def insert_candidates(
@@ -84,6 +88,58 @@ def insert_candidates(
         _insert_plane(sums, items, shifts, (*k,), scale)
     else:
         _insert_space(sums, target[lead], (where, image), shifts, (*k,), scale=scale)
+
+
+def insert_posterior(
+    found: Posterior,
+    into: Callable[[Share], tuple[Any, NDArray[np.int32], Candidates, NDArray[np.float32]]],
+    *,
+    lattice: Lattice,
+    count: int,
+    y: Any,
+    c2: Any,
+    scale: float,
+    shares: tuple[Share, ...] = (),
+) -> None:
+    """Add images up at the cells of the finest level: by their posterior what no share covers.
+
+    Parameters
+    ----------
+    found : Posterior
+    into : callable
+        ``into(share)`` gives the grids, the grid of each cell, the cells, and their weights.
+    lattice : Lattice
+    count : int
+        Coefficients that are added up.
+    y : (n, F) complex64
+        conj(X) CTF / sigma^2.
+    c2 : (n, F) float32
+    scale : float
+        Of the grids.
+    shares : tuple of Share
+        From `dspa.ops.poses.blind.blind_shares`.
+    """
+    last, planes = len(lattice.radii) - 1, split(y)
+    rest = Share(found.cells, found.weight, shares[-1].last if shares else 0, count)
+    for share in (*shares, rest):
+        if share.first == share.last:
+            continue
+        run = share.first, share.last
+        grids, target, cells, weight = into(share)
+        phases, row = lattice.phases(last, cells.shift, count=share.last, beside=y)
+        insert_candidates(
+            grids,
+            target,
+            cells,
+            weight=weight,
+            frames=lambda pose: lattice.frames(last, pose),
+            phases=take_run(phases, *run),
+            row=row,
+            y=take_run(planes, *run),
+            c2=take_run(c2, *run),
+            band=part_of_band(lattice.band, *run),
+            scale=scale,
+        )
 
 
 def unmoved(count: int, *, reference: Any) -> Any:

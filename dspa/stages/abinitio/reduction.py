@@ -24,7 +24,7 @@ from dspa.ops.poses.cells import Candidates
 from dspa.ops.poses.marginal import marginal_sums
 from dspa.ops.poses.peak import find_peaks
 from dspa.ops.poses.pose_grid import random_grid
-from dspa.ops.poses.posterior import FAINT_CELL, posterior
+from dspa.ops.poses.posterior import map_posterior
 from dspa.ops.poses.score import split
 from dspa.ops.poses.search import Searchers, by_bound, search
 from dspa.ops.poses.sphere import SphereLattice
@@ -40,7 +40,7 @@ from dspa.ops.sums.fixed import (
     largest_entries,
     overflows,
 )
-from dspa.ops.sums.insert import insert_candidates, insert_marginal, unmoved
+from dspa.ops.sums.insert import insert_candidates, insert_marginal, insert_posterior, unmoved
 from dspa.ops.sums.project import frames_of
 from dspa.ops.sums.reconstruct import reconstruct
 from dspa.stages.em.blend import blend
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dspa.dataflow.reduction import Model, Rows, Sums
-    from dspa.ops.poses.posterior import Posterior
     from dspa.ops.poses.sphere import Level
     from dspa.stages.abinitio.schedule import StepPlan
     from dspa.stages.particles.chunks import ParticleBatch
@@ -354,34 +353,21 @@ class BranchAndBound:
         classes = self.plan.settings.classes
         pruning = by_bound(classes * level.poses for level in self.lattice.levels)
         seen = search(self.searchers.beside(y)[0], y, c2, pruning=pruning)
-        found = posterior(
-            seen.cells, seen.scores, indices.size, prior=seen.prior, least=FAINT_CELL, most=None
+        found = map_posterior(seen.cells, seen.scores, indices.size, prior=seen.prior)
+        insert_posterior(
+            found,
+            lambda share: (sums, share.cells.member, share.cells, share.weight),
+            lattice=self.lattice,
+            count=self.lattice.band.size(self.plan.sums_radius),
+            y=y,
+            c2=c2,
+            scale=self.scale,
         )
-        self._insert(sums, found, y=y, c2=c2)
         peak = find_peaks(found, self.lattice)
         square = np.bincount(found.cells.image, found.weight.astype(np.float64) ** 2)
         members = found.members(classes)
         return Outcome(
             found.log_likelihood.astype(np.float64), members, 1.0 / square, peak.pose, peak.shift
-        )
-
-    def _insert(self, sums: Any, found: Posterior, *, y: Any, c2: Any) -> None:
-        """Backproject a batch by its posterior."""
-        lattice, last = self.lattice, len(self.lattice.levels) - 1
-        distinct, row = lattice.distinct_shifts(last, found.cells.shift)
-        size = lattice.band.size(self.plan.sums_radius)
-        insert_candidates(
-            sums,
-            found.cells.member,
-            found.cells,
-            weight=found.weight,
-            frames=lambda pose: lattice.frames(last, pose),
-            phases=lattice.phase_planes(last, like(distinct, reference=y), size),
-            row=row,
-            y=split(y),
-            c2=c2,
-            band=lattice.band,
-            scale=self.scale,
         )
 
 

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dspa.ops.poses.pose_grid import TURNS
 from dspa.ops.poses.sphere import Level, Shifts
+from dspa.stages.em.levels import COARSE_ORDER, angular_order, lay_levels
 
 if TYPE_CHECKING:
     from dspa.stages.particles.chunks import ImageSpec
 
-COARSE_ORDER = 2  # 15 degrees
 # Fourier pixels, for a mask as wide as the box, that a grid of 15 degrees carries a map to.
 COARSE_RADIUS = 10.5
 INITIAL_RADIUS = 7.0
@@ -215,22 +214,10 @@ def _coarse_shift(settings: Settings, radius: float) -> float:
 
 
 def _levels(settings: Settings, radius: float) -> tuple[Level, ...]:
-    """Lay out the levels of the branch and bound to a radius.
-
-    From the coarse grid to the order whose step moves the edge of the particle by a third of a
-    wavelength; radii grow geometrically, steps of shift halve until they are fine enough.
-    """
-    box, diameter = settings.spec.crop, settings.spec.mask_diameter / settings.spec.extent
+    """Lay out the levels of the branch and bound to a radius."""
+    diameter = settings.spec.mask_diameter / settings.spec.extent
     whole = int(min(settings.spec.radius, np.ceil(radius)))
-    step = 2.5 / (np.pi * whole * diameter)
-    order = int(np.ceil(np.log2(2.0 * np.pi / TURNS / step) - 1e-6))
-    count = max(1, order - COARSE_ORDER)
-    first = min(float(whole), SEEN / diameter)
-    shift, finest = 0.38 * box / first, 0.3 * box / whole
-    levels = []
-    for number in range(count + 1):
-        seen = min(whole, round(first * (whole / first) ** (number / count)))
-        kept = KEPT[min(number, len(KEPT) - 1)]
-        levels.append(Level(COARSE_ORDER + number, seen, shift, kept))
-        shift = shift / 2 if shift > finest else shift
-    return tuple(levels)
+    count = angular_order(whole, diameter) - COARSE_ORDER
+    kept = (*KEPT, *KEPT[-1:] * count)[: count + 1]
+    coarse = min(float(whole), SEEN / diameter)
+    return lay_levels(COARSE_ORDER, kept, coarse=coarse, radius=whole, box=settings.spec.crop)

@@ -365,7 +365,7 @@ class ClassPlan:
         of a class of noise becomes nothing, so that the pass after it would send the noise to
         classes of particles.
         """
-        return self.act is Act.LAST
+        return self.act is Act.LAST and not self.hard
 
     @property
     def update_noise(self) -> bool:

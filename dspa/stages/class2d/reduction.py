@@ -12,19 +12,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from dspa.dataflow.reduction import Again
-from dspa.device import like, take_rows
+from dspa.device import take_rows
 from dspa.ops.images.noise import weigh_images
 from dspa.ops.maps.fsc import resolution_shell
-from dspa.ops.poses.blind import Share, blind_shares, drawn_at
-from dspa.ops.poses.cells import draw_cells
 from dspa.ops.poses.marginal import marginal_sums
 from dspa.ops.poses.posterior import posterior
-from dspa.ops.poses.search import Found, Searcher, Searchers, search
+from dspa.ops.poses.search import Searcher, Searchers
 from dspa.ops.sums.averages import centre_offsets, empty_sums
 from dspa.ops.sums.fixed import (
     add_exact,
@@ -50,11 +49,9 @@ from dspa.stages.class2d.sums import (
     settled,
 )
 from dspa.stages.em.blend import blend_sums
-from dspa.stages.em.contrast import fitted, tally_contrast
+from dspa.stages.em.expectation import expect
 from dspa.stages.em.noise import (
-    add_residuals,
     coefficient_noise,
-    drawing_places,
     least_noise,
     next_noise,
 )
@@ -289,7 +286,7 @@ class Search:
 
     def _add_fold(
         self,
-        made: tuple[Sums, dict[str, NDArray[Any]]],
+        into: tuple[Sums, dict[str, NDArray[Any]]],
         one: tuple[int, Searcher],
         batch: ParticleBatch,
         *,
@@ -299,7 +296,7 @@ class Search:
     ) -> None:
         """Search the images of one fold, at ``place`` of the batch, and add them up."""
         fold, searcher = one
-        sums, rows = made
+        sums, rows = into
         plan, model = self.plan, self.model
         if plan.soft:
             lattice = marginal_sums(searcher, y, c2)
@@ -307,59 +304,26 @@ class Search:
             insert_soft(sums, lattice, fold=fold, plan=plan, searcher=searcher, factor=self.scale)
             outcome = outcome_of_soft(lattice, searcher)
         else:
-            seen = search(searcher, y, c2, pruning=plan.pruning)
-            scores, scales = fitted(seen, plan, model.nuisance)
-            found = posterior(seen.cells, scores, place.size, prior=seen.prior, hard=plan.hard)
-            outcome = outcome_of_search(seen, found, scales)
-            if plan.update_noise:
-                at = drawing_places(batch.indices[place], plan.iteration)
-                cells = draw_cells(seen.cells.image, scores + seen.prior, at)
-                few = np.flatnonzero(at < 1.0)
-                add_residuals(
-                    sums,
-                    (batch, place[few]),
-                    plan=plan,
-                    model=model.nuisance,
-                    searcher=searcher,
-                    cells=seen.cells.take(cells[few]),
-                    scale=scales[cells[few]],
-                    y=take_rows(y, few),
-                    c2=take_rows(c2, few),
-                )
-            shares = self._blind(seen, (scores, scales), batch.indices[place], searcher, y=y, c2=c2)
-            if plan.image_scale:
-                add_exact(sums["contrast"], tally_contrast(outcome.score, outcome.norm))
-                contrast = like(outcome.scale[:, None], reference=y)
-                y, c2 = y * contrast, c2 * (contrast * contrast)
-            add_exact(sums["largest"], largest_entries(y, c2).sum())
+            made = expect(
+                sums,
+                (batch, place),
+                plan=plan,
+                model=model.nuisance,
+                searcher=searcher,
+                pruning=plan.pruning,
+                y=y,
+                c2=c2,
+                judge=partial(posterior, hard=plan.hard),
+            )
+            outcome = outcome_of_search(made)
             insert_found(
                 sums,
-                found,
+                made,
                 outcome.fit,
-                shares,
                 fold=fold,
                 plan=plan,
                 model=model,
-                searcher=searcher,
-                factor=self.scale,
-                y=y,
-                c2=c2,
+                lattice=searcher.lattice,
+                scale=self.scale,
             )
         record(sums, rows, outcome, place=place, searcher=searcher)
-
-    def _blind(
-        self,
-        seen: Found,
-        fit: tuple[NDArray[np.float32], NDArray[np.float32]],
-        indices: NDArray[np.int64],
-        searcher: Searcher,
-        *,
-        y: Any,
-        c2: Any,
-    ) -> tuple[Share, ...]:
-        """Shares of images under which no coefficient decides where it is added up."""
-        plan = self.plan
-        if plan.hard or not plan.blind:
-            return ()
-        at = drawn_at(indices, plan.iteration)
-        return blind_shares(searcher, seen, *fit, at=at, y=y, c2=c2)

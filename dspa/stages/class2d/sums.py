@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.device import like
-from dspa.geometry.band import part_of_band
-from dspa.ops.poses.blind import Share, take_run
 from dspa.ops.poses.cells import Candidates, join_cells
 from dspa.ops.poses.plane import rotation_table
 from dspa.ops.poses.score import split
 from dspa.ops.sums.averages import empty_sums
 from dspa.ops.sums.fixed import add_exact, as_float, exact, exact_value
-from dspa.ops.sums.insert import insert_candidates, insert_marginal, unmoved
+from dspa.ops.sums.insert import insert_candidates, insert_marginal, insert_posterior, unmoved
 from dspa.stages.class2d.averages import tally
 from dspa.stages.class2d.census import relief
 from dspa.stages.class2d.constants import FOLDS
@@ -30,11 +28,13 @@ from dspa.stages.em.noise import empty_noise
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from dspa.ops.poses.blind import Share
+    from dspa.ops.poses.lattice import Lattice
     from dspa.ops.poses.marginal import Marginal
-    from dspa.ops.poses.posterior import Posterior
-    from dspa.ops.poses.search import Found, Searcher
+    from dspa.ops.poses.search import Searcher
     from dspa.stages.class2d.model import ClassModel
     from dspa.stages.class2d.plan import ClassPlan, Sums
+    from dspa.stages.em.expectation import Expectation
     from dspa.stages.particles.chunks import ParticleBatch
 
 
@@ -155,9 +155,9 @@ class Outcome:
         return (self.score - norm) / np.sqrt(2.0 * norm)
 
 
-def outcome_of_search(seen: Found, found: Posterior, scales: NDArray[np.float32]) -> Outcome:
+def outcome_of_search(made: Expectation) -> Outcome:
     """Tell what a search over candidates, with the contrast at each cell, says of each image."""
-    top = found.kept[found.best]
+    seen, found, top = made.seen, made.found, made.top
     return Outcome(
         best=found.cells.take(found.best),
         score=seen.scores[top],
@@ -165,7 +165,7 @@ def outcome_of_search(seen: Found, found: Posterior, scales: NDArray[np.float32]
         posterior=found.class_posterior,
         log_likelihood=found.log_likelihood,
         spread=found.spread,
-        scale=scales[top],
+        scale=made.scales[top],
         second=found.second,
         margin=found.margin,
         scored=float(seen.scored),
@@ -225,24 +225,17 @@ def record(
 
 def insert_found(
     partial: Sums,
-    found: Posterior,
+    made: Expectation,
     fit: NDArray[Any],
-    shares: tuple[Share, ...],
     *,
     fold: int,
     plan: ClassPlan,
     model: ClassModel,
-    searcher: Searcher,
-    factor: float,
-    y: Any,
-    c2: Any,
+    lattice: Lattice,
+    scale: float,
 ) -> None:
-    """Add images to the averages of their fold, the worst-fitting also to their own.
-
-    The coefficients that no share covers are added up with the posterior as it was found.
-    """
-    classes, slots, band = plan.classes, plan.turnover.slots, plan.spec.band()
-    add_exact(partial["counts"][fold], np.bincount(found.cells.member, found.weight, classes))
+    """Add images to the averages of their fold, the worst-fitting also to their own."""
+    classes, slots, found = plan.classes, plan.turnover.slots, made.found
     owner = found.cells.member[found.best]
     # Only the image's own class, and only where the fit is below the average of that class. What is
     # too large is halved evenly, by the angle: of two noise classes the better fitting one would
@@ -250,32 +243,35 @@ def insert_found(
     census = model.census
     even = found.cells.pose[found.best] % 2 == 0
     low = np.where(census.large[owner], even, fit < census.fit[owner])
-    covered, last = shares[-1].last if shares else 0, band.size(plan.reach)
-    planes = split(y)
-    table, _ = searcher.lattice.phases(searcher.last, y)
-    for share in (*shares, Share(found.cells, found.weight, covered, last)):
-        cells, weight = share.cells, share.weight
+
+    def poorest(cells: Candidates) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         slot = model.slots[cells.member]
         poor = low[cells.image] & (owner[cells.image] == cells.member)
         poor &= (slot >= 0) & (slot < slots)
-        if cells is found.cells:
-            add_exact(partial["poor_counts"][fold], np.bincount(slot[poor], weight[poor], slots))
-        if share.first == share.last:
-            continue
-        both = join_cells(cells, cells.take(poor))
-        insert_candidates(
-            grids_of(partial, fold, plan, reference=y),
-            np.concatenate([cells.member, classes + slot[poor]]).astype(np.int32),
-            both,
-            weight=np.concatenate([weight, weight[poor]]),
-            frames=lambda pose: searcher.lattice.frames(0, pose),
-            phases=take_run(table, share.first, share.last),
-            row=both.shift,
-            y=take_run(planes, share.first, share.last),
-            c2=take_run(c2, share.first, share.last),
-            band=part_of_band(band, share.first, share.last),
-            scale=factor,
+        return np.flatnonzero(poor), slot[poor]
+
+    def into(share: Share) -> tuple[Any, NDArray[np.int32], Candidates, NDArray[np.float32]]:
+        poor, slot = poorest(share.cells)
+        return (
+            grids_of(partial, fold, plan, reference=made.y),
+            np.concatenate([share.cells.member, classes + slot]).astype(np.int32),
+            join_cells(share.cells, share.cells.take(poor)),
+            np.concatenate([share.weight, share.weight[poor]]),
         )
+
+    poor, slot = poorest(found.cells)
+    add_exact(partial["counts"][fold], np.bincount(found.cells.member, found.weight, classes))
+    add_exact(partial["poor_counts"][fold], np.bincount(slot, found.weight[poor], slots))
+    insert_posterior(
+        found,
+        into,
+        lattice=lattice,
+        count=lattice.band.size(plan.reach),
+        y=made.y,
+        c2=made.c2,
+        scale=scale,
+        shares=made.shares,
+    )
 
 
 def insert_soft(

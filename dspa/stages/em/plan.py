@@ -51,6 +51,21 @@ class PassPlan(Protocol):
         ...
 
     @property
+    def iteration(self) -> int:
+        """Number of the pass."""
+        ...
+
+    @property
+    def update_noise(self) -> bool:
+        """Whether to estimate the noise from what references leave of the images."""
+        ...
+
+    @property
+    def blind(self) -> bool:
+        """Whether coefficients are added up with weights they had no say in."""
+        ...
+
+    @property
     def image_scale(self) -> bool:
         """Whether to fit the contrast of every image."""
         ...

@@ -13,8 +13,9 @@ import numpy as np
 
 from dspa.dataflow.runner import PROCESS
 from dspa.geometry.symmetry import symmetry_operators
-from dspa.ops.poses.pose_grid import TURNS, step_of_order
-from dspa.ops.poses.sphere import Level, Shifts
+from dspa.ops.poses.pose_grid import step_of_order
+from dspa.ops.poses.sphere import Shifts
+from dspa.stages.em.levels import COARSE_ORDER, angular_order, lay_levels
 from dspa.stages.em.memory import batch_bytes, image_bytes, points, search_bytes
 from dspa.stages.em.noise import noise_bytes
 
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from dspa.ops.poses.sphere import Level
     from dspa.stages.particles.chunks import ImageSpec
 
-COARSE_ORDER = 2  # 15 degrees
 LOCAL_ORDER = 4  # from 3.8 degrees on, searches may be local
 GLOBAL_EVERY = 4
 KEPT = (40, 20)  # most poses that go on from the first and second level
@@ -139,20 +140,6 @@ class Plan:
         return (self.settings.seed, self.iteration)
 
 
-def angular_order(radius: float, diameter: float) -> int:
-    """Return the order whose step moves the particle's edge by about a third of a wavelength.
-
-    Parameters
-    ----------
-    radius : float
-        Finest shell, Fourier pixels.
-    diameter : float
-        Of the particle, as a fraction of the box.
-    """
-    step = 2.5 / (np.pi * radius * diameter)
-    return max(COARSE_ORDER + 1, int(np.ceil(np.log2(2.0 * np.pi / TURNS / step) - 1e-6)))
-
-
 @dataclass(frozen=True)
 class Fineness:
     """The last step of a search, and how many poses it leaves.
@@ -223,47 +210,16 @@ def search_levels(
         Pixels.
     fineness : Fineness
     """
-    last, first = fineness.order, COARSE_ORDER
+    caps = [max(KEPT[1], fineness.parents)] * (fineness.order - COARSE_ORDER)
+    caps[-1], caps[0] = fineness.parents, KEPT[0]
     coarse = min(float(radius), SEEN / diameter)
-    count = last - first
-    steps = shift_steps(coarse, radius, box=box, levels=count + 1)
-    levels = []
-    for number in range(count + 1):
-        grown = coarse * (radius / coarse) ** (number / count)
-        cap = KEPT[0] if number == 0 else max(KEPT[1], fineness.parents)
-        if number == count - 1 and number > 0:
-            cap = fineness.parents
-        if number == count:
-            cap = fineness.last
-        levels.append(Level(first + number, min(radius, round(grown)), steps[number], cap))
-    return tuple(levels)
+    return lay_levels(COARSE_ORDER, [*caps, fineness.last], coarse=coarse, radius=radius, box=box)
 
 
 def local_levels(radius: int, *, box: int, fineness: Fineness) -> tuple[Level, ...]:
     """Lay out the two levels of a local search: the last two of the global one."""
-    last = fineness.order
-    coarse = max(1.0, 0.75 * radius)
-    steps = shift_steps(coarse, radius, box=box, levels=2)
-    return (
-        Level(last - 1, min(radius, round(coarse)), steps[0], fineness.parents),
-        Level(last, radius, steps[1], fineness.last),
-    )
-
-
-def shift_steps(coarse: float, radius: float, *, box: int, levels: int) -> list[float]:
-    """Edges of the cells of shifts, halved from level to level until fine enough.
-
-    Parameters
-    ----------
-    coarse, radius : float
-        Shells seen at the first and at the last level.
-    box : int
-        Pixels.
-    levels : int
-    """
-    first, fine = 0.38 * box / coarse, 0.3 * box / radius
-    halvings = max(0, int(np.ceil(np.log2(first / fine) - 1e-6)))
-    return [first / 2 ** min(number, halvings) for number in range(levels)]
+    kept, coarse = (fineness.parents, fineness.last), max(1.0, 0.75 * radius)
+    return lay_levels(fineness.order - 1, kept, coarse=coarse, radius=radius, box=box)
 
 
 def next_radius(settings: Settings, model: Mapping[str, NDArray[np.float64]]) -> int:

@@ -15,17 +15,13 @@ import numpy as np
 from dspa.dataflow.checkpoint import load
 from dspa.dataflow.reduction import Again
 from dspa.device import like, take_rows
-from dspa.geometry.band import part_of_band
 from dspa.geometry.symmetry import symmetric_angle, symmetry_operators
 from dspa.ops.images.noise import weigh_images
 from dspa.ops.images.transform import shift_phases
-from dspa.ops.poses.blind import Share, blind_shares, drawn_at, take_run
-from dspa.ops.poses.cells import draw_cells
 from dspa.ops.poses.peak import find_peaks
 from dspa.ops.poses.pose_grid import random_grid
-from dspa.ops.poses.posterior import FAINT_CELL, posterior
-from dspa.ops.poses.score import split
-from dspa.ops.poses.search import Pruning, Searchers, by_bound, search
+from dspa.ops.poses.posterior import map_posterior
+from dspa.ops.poses.search import Pruning, Searchers, by_bound
 from dspa.ops.poses.sphere import SphereLattice
 from dspa.ops.sums import grid
 from dspa.ops.sums.fixed import (
@@ -34,15 +30,13 @@ from dspa.ops.sums.fixed import (
     exact_value,
     expected_total,
     fixed_point_scale,
-    largest_entries,
     overflows,
 )
-from dspa.ops.sums.insert import insert_candidates
-from dspa.stages.em.contrast import empty_contrast, fitted, tally_contrast
+from dspa.ops.sums.insert import insert_posterior
+from dspa.stages.em.contrast import empty_contrast
+from dspa.stages.em.expectation import expect
 from dspa.stages.em.noise import (
-    add_residuals,
     coefficient_noise,
-    drawing_places,
     empty_noise,
     least_noise,
 )
@@ -59,6 +53,7 @@ if TYPE_CHECKING:
     from dspa.ops.poses.peak import Peak
     from dspa.ops.poses.posterior import Posterior
     from dspa.ops.poses.search import Found
+    from dspa.stages.em.expectation import Expectation
     from dspa.stages.particles.chunks import ParticleBatch, ParticleChunk
     from dspa.stages.refine.plan import Plan
 
@@ -199,38 +194,21 @@ class BoundRefinement:
         if plan.local:
             moved = (rows["shift"][chosen] - prior) / pixel_size
             given = self.lattice.around(rows["pose"][chosen], moved)
-        seen = search(searcher, y, c2, pruning=self.pruning, given=given)
-        scores, scales = fitted(seen, plan, model)
-        found = posterior(
-            seen.cells, scores, chosen.size, prior=seen.prior, least=FAINT_CELL, most=None
+        made = expect(
+            sums,
+            (batch, chosen),
+            plan=plan,
+            model=model,
+            searcher=searcher,
+            pruning=self.pruning,
+            y=y,
+            c2=c2,
+            given=given,
+            judge=map_posterior,
         )
+        seen, found = made.seen, made.found
         peak = find_peaks(found, self.lattice)
-        top = found.kept[found.best]
-        if plan.update_noise:
-            at = drawing_places(batch.indices[chosen], plan.iteration)
-            cells = draw_cells(seen.cells.image, scores + seen.prior, at)
-            few = np.flatnonzero(at < 1.0)
-            add_residuals(
-                sums,
-                (batch, chosen[few]),
-                plan=plan,
-                model=model,
-                searcher=searcher,
-                cells=seen.cells.take(cells[few]),
-                scale=scales[cells[few]],
-                y=take_rows(y, few),
-                c2=take_rows(c2, few),
-            )
-        shares: tuple[Share, ...] = ()
-        if plan.blind:
-            start = drawn_at(batch.indices[chosen], plan.iteration)
-            shares = blind_shares(searcher, seen, scores, scales, at=start, y=y, c2=c2)
-        if plan.image_scale:
-            add_exact(sums["contrast"], tally_contrast(seen.scores[top], seen.norms[top]))
-            contrast = like(scales[top][:, None], reference=y)
-            y, c2 = y * contrast, c2 * (contrast * contrast)
-        add_exact(sums["largest"], largest_entries(y, c2).sum())
-        self._insert(sums, found, shares, y=y, c2=c2)
+        self._insert(sums, made)
         shift = prior + peak.shift * pixel_size
         figures = self._figures(seen, found, peak)
         figures[5:7] = self._changes(rows, chosen, peak.pose, shift)
@@ -238,7 +216,7 @@ class BoundRefinement:
         rows["pose"][chosen], rows["shift"][chosen] = peak.pose, shift
         rows["log_likelihood"][chosen] = found.log_likelihood
         rows["probability"][chosen], rows["spread"][chosen] = peak.probability, peak.spread
-        rows["scale"][chosen] = scales[top]
+        rows["scale"][chosen] = made.scales[made.top]
 
     def _weighted(
         self,
@@ -252,35 +230,23 @@ class BoundRefinement:
         centred = images * shift_phases(batch.band, like(prior, reference=images))
         return weigh_images(centred, ctf, coefficient_noise(model, batch, chosen))
 
-    def _insert(
-        self, sums: Sums, found: Posterior, shares: tuple[Share, ...], *, y: Any, c2: Any
-    ) -> None:
-        """Backproject a batch; by its posterior what no share covers."""
-        plan, lattice = self.plan, self.lattice
-        last, members = len(plan.levels) - 1, plan.spec.band()
+    def _insert(self, sums: Sums, made: Expectation) -> None:
+        """Backproject a batch."""
+        plan, band = self.plan, self.lattice.band
         if "map" not in sums:
             where = 2 * plan.insert_radius + 1
-            sums["map"] = grid.zeros((), where, dims=3, reference=y, fixed=True)
-        covered, count = shares[-1].last if shares else 0, members.size(plan.insert_radius)
-        planes = split(y)
-        for share in (*shares, Share(found.cells, found.weight, covered, count)):
-            if share.first == share.last:
-                continue
-            distinct, row = lattice.distinct_shifts(last, share.cells.shift)
-            phases = lattice.phase_planes(last, like(distinct, reference=y), share.last)
-            insert_candidates(
-                sums["map"][None],
-                np.zeros(share.cells.size, np.int32),
-                share.cells,
-                weight=share.weight,
-                frames=lambda pose: lattice.frames(last, pose),
-                phases=take_run(phases, share.first, share.last),
-                row=row,
-                y=take_run(planes, share.first, share.last),
-                c2=take_run(c2, share.first, share.last),
-                band=part_of_band(members, share.first, share.last),
-                scale=self.scale,
-            )
+            sums["map"] = grid.zeros((), where, dims=3, reference=made.y, fixed=True)
+        grids = sums["map"][None]
+        insert_posterior(
+            made.found,
+            lambda share: (grids, share.cells.member, share.cells, share.weight),
+            lattice=self.lattice,
+            count=band.size(plan.insert_radius),
+            y=made.y,
+            c2=made.c2,
+            scale=self.scale,
+            shares=made.shares,
+        )
 
     def _figures(self, seen: Found, found: Posterior, peak: Peak) -> NDArray[np.float64]:
         """Add up the figures of a batch, in the order of FIGURES."""

@@ -22,6 +22,7 @@ from dspa.geometry.rotation import view_direction
 from dspa.geometry.symmetry import symmetry_operators
 from dspa.io.particles import read_particles
 from dspa.ops.maps.fsc import resolution_shell
+from dspa.stages.em.levels import angular_order
 from dspa.stages.em.march import Pass, march
 from dspa.stages.em.memory import kept_bands
 from dspa.stages.em.noise import noise_groups
@@ -45,7 +46,6 @@ from dspa.stages.refine.plan import (
     PATIENCE,
     Plan,
     Settings,
-    angular_order,
     converged,
     describe,
     plan_iteration,
