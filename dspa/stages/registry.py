@@ -154,6 +154,12 @@ ENTRIES = (
         "make a mask from a map, an atomic model or a shape",
         ("mask",),
     ),
+    Entry(
+        "volume",
+        "volumes.volume",
+        "move, resample, filter, symmetrise, cut, mask and add up maps",
+        ("volume",),
+    ),
     Entry("export", "export", "write picks, particles or micrographs for other programs"),
 )
 

@@ -25,6 +25,12 @@ def phantom():
     return phantom_density(box=BOX, pixel_size=PIXEL)
 
 
+@pytest.fixture(autouse=True)
+def _no_rendering(monkeypatch):
+    """Drawing a surface takes longer than all that is tested."""
+    monkeypatch.setattr("dspa.stages.volumes.mask.volume_rendering", lambda _, level: b"")
+
+
 @pytest.fixture
 def desk(tmp_path, phantom):
     write_volume(tmp_path / "v.mrc", phantom, pixel_size=PIXEL, origin=ORIGIN)

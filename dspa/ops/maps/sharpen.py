@@ -59,10 +59,40 @@ def low_pass(density: Any, resolution: float, *, pixel_size: float, edge: float 
     (..., z, y, x) float32
         Smoothed volumes, on the same device.
     """
+    return filter_shells(density, _passed(density, resolution, pixel_size=pixel_size, edge=edge))
+
+
+def high_pass(density: Any, resolution: float, *, pixel_size: float, edge: float = 2.0) -> Any:
+    """High-pass volumes with a raised-cosine edge: what `low_pass` takes away; the mean goes too.
+
+    Parameters
+    ----------
+    density : (..., z, y, x) float32
+        Cubic volumes.
+    resolution : float
+        A; half amplitude lies at 1 / resolution.
+    pixel_size : float
+        A.
+    edge : float
+        Width of the edge in Fourier pixels.
+
+    Returns
+    -------
+    (..., z, y, x) float32
+        Filtered volumes, on the same device.
+    """
+    passed = _passed(density, resolution, pixel_size=pixel_size, edge=edge)
+    return filter_shells(density, 1.0 - passed)
+
+
+def _passed(
+    density: Any, resolution: float, *, pixel_size: float, edge: float
+) -> NDArray[np.float64]:
+    """Response of a low-pass at |k| = 0, 1, ... Fourier pixels."""
     box = int(density.shape[-1])
     shell = box * pixel_size / resolution
     response = cosine_edge(np.arange(box), shell - edge / 2, shell + edge / 2)
-    return filter_shells(density, response.astype(np.float64))
+    return response.astype(np.float64)
 
 
 def filter_shells(density: Any, response: ArrayLike) -> Any:

@@ -162,6 +162,30 @@ def check_contrast(path: str | Path, smooth: NDArray[np.float32], events: Events
         events.warning(f"{path}: the map may be inverted: it has more dark voxels than bright ones")
 
 
+def check_mask_values(path: str | Path, mask: Volume, events: Events) -> None:
+    """Refuse a mask that is empty or a density; tell of values a little beyond 0 to 1.
+
+    Parameters
+    ----------
+    path : path
+        For messages.
+    mask : Volume
+    events : Events
+    """
+    low, high = float(mask.density.min()), float(mask.density.max())
+    if high < 0.5:
+        raise InputError(f"{path}: the mask holds no value above 0.5")
+    if low < LOWEST or high > HIGHEST:
+        raise InputError(
+            f"{path}: values from {low:.3g} to {high:.3g} where a mask has 0 to 1, as if it were a "
+            "density; make a mask of it with dspa mask"
+        )
+    if low < -0.05 or high > 1.05:
+        events.warning(
+            f"{path}: values from {low:.3g} to {high:.3g} where a mask has 0 to 1; they are clipped"
+        )
+
+
 def check_mask(path: str | Path, mask: Volume, events: Events) -> None:
     """Refuse a mask that is empty, inverted or a density; tell of values a little beyond 0 to 1.
 
@@ -172,19 +196,7 @@ def check_mask(path: str | Path, mask: Volume, events: Events) -> None:
     mask : Volume
     events : Events
     """
-    values = mask.density
-    low, high = float(values.min()), float(values.max())
-    if high < 0.5:
-        raise InputError(f"{path}: the mask holds no value above 0.5")
-    if low < LOWEST or high > HIGHEST:
-        raise InputError(
-            f"{path}: values from {low:.3g} to {high:.3g} where a mask has 0 to 1, as if it were a "
-            "density; leave --mask out for one to be made, or give a mask made from it"
-        )
-    if low < -0.05 or high > 1.05:
-        events.warning(
-            f"{path}: values from {low:.3g} to {high:.3g} where a mask has 0 to 1; they are clipped"
-        )
+    check_mask_values(path, mask, events)
     smooth, _ = _smooth(mask, clip=True)
     radius = radii(smooth.shape[0], 3) / smooth.shape[0]
     inside, around = float(smooth[radius < 0.25].mean()), float(smooth[radius > 0.48].mean())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -264,6 +264,62 @@ def first_model(
     }
 
 
+@dataclass(frozen=True, eq=False)
+class Axes:
+    """The symmetry axes of a map.
+
+    Attributes
+    ----------
+    rotation, centre : (3, 3), (3,) float64
+        Take them to where the convention has them, as in `dspa.geometry.axes.Alignment`; the
+        centre in voxels of the given map.
+    in_place : bool
+        Whether they lie there already.
+    mean : (m, m, m) float32
+        The map on fewer voxels, axes in place, averaged over the group.
+    """
+
+    rotation: NDArray[np.float64]
+    centre: NDArray[np.float64]
+    in_place: bool
+    mean: NDArray[np.float32]
+
+
+def find_axes(
+    density: NDArray[np.float32], symmetry: str, *, radius: float, events: Events
+) -> Axes:
+    """Find the symmetry axes of a map.
+
+    Parameters
+    ----------
+    density : (n, n, n) float32
+    symmetry : str
+        Not C1.
+    radius : float
+        Shells that are looked at.
+    events : Events
+        Told how well the map obeys the symmetry, and warned if it does not.
+    """
+    operators = symmetry_operators(symmetry)
+    box = density.shape[0]
+    # No more voxels than these shells need: the search rotates the map thousands of times.
+    small = min(box, max(32, 2 * int(np.ceil(1.5 * radius))))
+    smooth = resize_volume(low_shells(density, radius), small)
+    found = align_to_symmetry(smooth, symmetry)
+    events.message(
+        f"symmetry {symmetry}: axes found; the map correlates {found.correlation:.2f} "
+        f"with its symmetry mates ({found.typical:.2f} about a typical axis)"
+    )
+    if doubt := _doubt(found, symmetry):
+        events.warning(doubt)
+    turned = aligned_density(smooth, found)
+    # A map whose axes are in place already stays as it is: nobody wants it permuted.
+    as_given, as_found = symmetric_mean(smooth, operators), symmetric_mean(turned, operators)
+    in_place = _likeness(smooth, as_given) >= _likeness(turned, as_found) - IN_PLACE
+    mean = as_given if in_place else as_found
+    return Axes(found.rotation, found.centre * (box / small), in_place, mean)
+
+
 def place_axes(
     density: NDArray[np.float32], settings: Settings, events: Events
 ) -> NDArray[np.float32]:
@@ -281,26 +337,11 @@ def place_axes(
     (n, n, n) float32
         Holds the shells up to 1.6 times the initial low-pass.
     """
-    operators = symmetry_operators(settings.symmetry)
-    if len(operators) == 1:
+    if len(symmetry_operators(settings.symmetry)) == 1:
         return density
-    box = density.shape[0]
     radius = min(AXES_BEYOND * settings.initial_radius, float(settings.spec.radius))
-    # No more voxels than these shells need: the search rotates the map thousands of times.
-    small = min(box, max(32, 2 * int(np.ceil(1.5 * radius))))
-    smooth = resize_volume(low_shells(density, radius), small)
-    found = align_to_symmetry(smooth, settings.symmetry)
-    events.message(
-        f"symmetry {settings.symmetry}: axes found; the map correlates {found.correlation:.2f} "
-        f"with its symmetry mates ({found.typical:.2f} about a typical axis)"
-    )
-    if doubt := _doubt(found, settings.symmetry):
-        events.warning(doubt)
-    turned = aligned_density(smooth, found)
-    # A map whose axes are in place already stays as it is: nobody wants it permuted.
-    as_given, as_found = symmetric_mean(smooth, operators), symmetric_mean(turned, operators)
-    in_place = _likeness(smooth, as_given) >= _likeness(turned, as_found) - IN_PLACE
-    return np.asarray(resize_volume(as_given if in_place else as_found, box), np.float32)
+    axes = find_axes(density, settings.symmetry, radius=radius, events=events)
+    return np.asarray(resize_volume(axes.mean, density.shape[0]), np.float32)
 
 
 def _doubt(found: Alignment, symmetry: str) -> str:
