@@ -1,4 +1,4 @@
-"""Export picks, particles or micrographs for RELION and cryoSPARC."""
+"""Export picks, particles, micrographs or maps for RELION and cryoSPARC."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import contextlib
 import math
 import os
 import re
+import shutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from dspa.data import store
+from dspa.data.atomic import write_atomically
 from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.io import mrc
@@ -25,6 +27,7 @@ from dspa.io.particles import read_particles
 from dspa.io.pick_folders import FORMS, write_pick_folder
 from dspa.io.star_micrographs import write_star_micrographs
 from dspa.io.star_write import write_star_particles
+from dspa.io.volumes import read_volume
 from dspa.stages.particles.lead import leading
 from dspa.stages.stage import Context, Input, Stage, param
 
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 RELION_31 = "relion-3.1"
 _KINDS = ("particles", "picks", "micrographs")
 _JOB = re.compile(r"J(\d+)")
+MAPS = (".mrc", ".map")
 _MODE_16 = 12  # of MRC: 16 bit floats
 _READ = 256  # images copied at a time
 
@@ -46,7 +50,8 @@ class Params:
     """Parameters of ``dspa export``."""
 
     out: str = param(
-        help="File to write: .star or .cs; a folder for a file of coordinates per micrograph."
+        help="File to write: .star or .cs; .mrc or .map for a map or mask, named with its output "
+        "(J9.volume); a folder for a file of coordinates per micrograph."
     )
     to: str | None = param(
         None,
@@ -84,10 +89,11 @@ class Params:
     def together(self) -> None:
         """Refuse a suffix that is no format, and a folder for names that are not relative."""
         suffix = Path(self.out).suffix
-        if self.to is None and suffix not in ("", ".star", ".cs") and not self.is_folder:
+        known = ("", ".star", ".cs", *MAPS)
+        if self.to is None and suffix not in known and not self.is_folder:
             raise InputError(
-                f"OUT is {self.out}: no format has the suffix {suffix}; end it in .star or .cs, or "
-                f"name the format with --to {'|'.join(('star', 'cs', *FORMS))}"
+                f"OUT is {self.out}: no format has the suffix {suffix}; end it in .star or .cs (a "
+                f"map in .mrc), or name the format with --to {'|'.join(('star', 'cs', *FORMS))}"
             )
         if self.relative_to is not None and self.paths != "relative":
             raise InputError("--relative-to does nothing without --paths relative")
@@ -99,7 +105,10 @@ class Params:
 
 
 def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[str, Path]:
-    """Write one table for another program."""
+    """Write one table, or copy one map, for another program."""
+    source = _map_to_copy(inputs, params)
+    if source is not None:
+        return _copy_map(context, source, params)
     kind, table, target, form = _chosen(inputs, params)
     if form != "star":
         table = store.loaded(table)
@@ -143,6 +152,50 @@ def _chosen(inputs: Mapping[str, Any], params: Params) -> tuple[str, xr.Dataset,
         )
     _refuse(params, kind, target, form)
     return kind, table, target, form
+
+
+def _map_to_copy(inputs: Mapping[str, Any], params: Params) -> Path | None:
+    """Return the map or mask that is meant, None if a table is; refuse one without the other."""
+    source = None if inputs.get("particles") is None else Path(inputs["particles"])
+    given = source is not None and source.suffix in MAPS
+    wanted = params.to is None and Path(params.out).suffix in MAPS
+    if wanted and not given:
+        raise InputError(
+            f"OUT is {params.out}: name the map with its output (dspa export J9.volume "
+            f"{params.out}; dspa show J9 lists the outputs)"
+        )
+    if not given:
+        return None
+    if not wanted:
+        raise InputError(f"{source} is a map: end OUT in .mrc or .map, without --to")
+    _refuse(params, "map", _map_target(params), "mrc")
+    return source
+
+
+def _map_target(params: Params) -> Path:
+    return Path(params.out).expanduser().absolute()
+
+
+def _copy_map(context: Context, source: Path, params: Params) -> Mapping[str, Path]:
+    """Copy a map or mask as it is, every voxel and the header."""
+    target, volume = _map_target(params), read_volume(source)  # what is damaged goes no further
+
+    def copy(stream: IO[bytes]) -> None:
+        with source.open("rb") as found:
+            shutil.copyfileobj(found, stream)
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(target, copy)
+    box = volume.density.shape[0]
+    context.events.message(f"wrote {box} voxels of {volume.pixel_size:.4g} A to {target}")
+    context.events.emit("result", box=box, pixel_size=volume.pixel_size)
+    return {}
+
+
+def _admit(inputs: Mapping[str, Any], params: Params) -> None:
+    """Refuse what cannot be written."""
+    if _map_to_copy(inputs, params) is None:
+        _chosen(inputs, params)
 
 
 def _refuse(params: Params, kind: str, target: Path, form: str) -> None:
@@ -361,6 +414,8 @@ def _with_micrograph_shapes(
 
 def plan(inputs: Mapping[str, Any], params: Params) -> Mapping[str, Any]:
     """Say what would be written."""
+    if _map_to_copy(inputs, params) is not None:
+        return {"map": str(inputs["particles"]), "file": str(_map_target(params))}
     kind, table, target, form = _chosen(inputs, params)
     figures: dict[str, Any] = {
         kind: table.sizes["micrograph" if kind == "micrographs" else "particle"],
@@ -375,13 +430,15 @@ def plan(inputs: Mapping[str, Any], params: Params) -> Mapping[str, Any]:
 
 def _lead(inputs: Mapping[str, Any], params: Params) -> int:
     """Memory for the table: all of it for what is not a STAR file."""
+    if Path(params.out).suffix in MAPS:
+        return 0
     whole = params.to in ("cs", *FORMS) or Path(params.out).suffix == ".cs" or params.is_folder
     return leading(400 if whole else 50)(inputs, params)
 
 
 STAGE = Stage(
     "export",
-    "write picks, particles or micrographs for other programs",
+    "write picks, particles, micrographs or a map for other programs",
     Params,
     (
         Input("particles", "particles", optional=True, help="particles of a job, or a file"),
@@ -390,7 +447,7 @@ STAGE = Stage(
     ),
     run,
     plan,
-    admit=_chosen,
+    admit=_admit,
     contained=False,
     lead=_lead,
 )

@@ -160,7 +160,7 @@ ENTRIES = (
         "move, resample, filter, symmetrise, cut, mask and add up maps",
         ("volume",),
     ),
-    Entry("export", "export", "write picks, particles or micrographs for other programs"),
+    Entry("export", "export", "write picks, particles, micrographs or a map for other programs"),
 )
 
 
