@@ -233,7 +233,7 @@ def test_search_finds_what_all_cells_find(rng):
         start = np.flatnonzero(np.diff(found.cells.image, prepend=-1))
         return best - np.maximum.reduceat(found.scores, start), found
 
-    strict, found = gaps(Pruning(deviations=3.0, gain=1.0, survivors=10**6))
+    strict, found = gaps(Pruning(odds=20.0, deviations=3.0, survivors=10**6))
     assert np.abs(strict).max() < 0.01
     assert found.capped == 0
     likely, found = gaps(Pruning())
@@ -257,7 +257,7 @@ def test_a_prior_moves_images_between_classes_and_no_score(rng, prior):
     averages = np.stack([drawing(32)] * 2)  # two classes of one view
     y, c2, _ = noisy_images(rng, grid, averages, 20, noise=4.0)
     searcher = Searchers(averages[None], grid, np.array([0.0, prior]))[0]
-    wide = Pruning(deviations=3.0, gain=1.0, survivors=10**6)
+    wide = Pruning(odds=20.0, deviations=3.0, survivors=10**6)
     found = search(searcher, y, c2, pruning=wide)
     tops = np.full((20, 2), -np.inf)
     np.maximum.at(tops, (found.cells.image, found.cells.member), found.scores)
@@ -287,7 +287,7 @@ def test_images_that_nothing_explains_stay_within_the_limit(rng):
     assert np.array_equal(np.unique(found.cells.image), np.arange(4))
 
 
-def test_bounds_hold_what_finer_levels_add(rng):
+def test_bounds_hold_what_a_cell_leaves_open_and_rivals_keep_to_the_odds(rng):
     _, grid = small_grid(32, max_shift=2.0)
     averages = np.stack([drawing(32), drawing(32, blobs=BLOBS[1:])])
     averages -= averages.mean(axis=(1, 2), keepdims=True)
@@ -304,15 +304,26 @@ def test_bounds_hold_what_finer_levels_add(rng):
     inside = np.isin(rows, grid.coarse)
     assert inside.mean() > 0.5
 
-    def scores(angles, shifts, radius):
+    def scores(angles, shifts):
         cells = Candidates(*(v.astype(np.int32) for v in (np.arange(200), member, angles, shifts)))
-        return scored(searcher, cells, y=y, c2=c2, radius=radius)[0]
+        return scored(searcher, cells, y=y, c2=c2, radius=grid.radii[0])[0]
 
-    gain = scores(angle, shift, grid.radii[-1]) - scores(near, np.maximum(rows, 0), grid.radii[0])
-    slack = searcher.bound.slack(0, c2, deviations=3.0, gain=1.0)[np.arange(200), member]
-    assert np.mean(gain[inside] <= slack[inside]) > 0.99
-    expected = searcher.bound.slack(0, c2, deviations=0.0, gain=1.0)[np.arange(200), member]
+    true = scores(angle, shift)
+    gain = true - scores(near, np.maximum(rows, 0))
+    root = searcher.bound.slack(0, c2, odds=0.0, gain=0.0, deviations=1.0, unseen=False)
+    root = root[np.arange(200), member]
+    expected = root**2 / 2.0
+    assert np.mean(gain[inside] <= (expected + 3.0 * root)[inside]) > 0.99
     assert np.mean(gain[inside]) < np.mean(expected[inside]) < 6 * np.mean(gain[inside])
+    slack = searcher.bound.slack(0, c2, odds=5.0, gain=0.5, deviations=1.0, unseen=False)
+    assert np.allclose(slack[np.arange(200), member], 5.0 + 0.5 * expected + root)
+    # A rival beats the truth by D with a probability of at most exp(-D), at this radius too.
+    rivals = [
+        scores(rng.integers(0, grid.angles, 200), rng.integers(0, len(grid.shifts), 200)) - true
+        for _ in range(50)
+    ] + [scores(angle + 1, shift) - true, scores(angle - 1, shift) - true]
+    for ahead in (0.5, 1.0, 2.0, 4.0):
+        assert max(np.mean(each >= ahead) for each in rivals) <= np.exp(-ahead)
 
 
 def test_marginal_sums_are_the_posterior_over_every_coarse_cell(rng):

@@ -10,7 +10,7 @@ from dspa.ops.poses.marginal import marginal_sums
 from dspa.ops.poses.peak import find_peaks
 from dspa.ops.poses.pose_grid import TURNS, random_grid, step_of_order
 from dspa.ops.poses.posterior import posterior
-from dspa.ops.poses.search import Pruning, Searchers, search
+from dspa.ops.poses.search import Searchers, by_bound, search
 from dspa.ops.poses.sphere import Level, Shifts, SphereLattice
 from dspa.ops.sums.project import prepare_volume, project
 
@@ -76,8 +76,7 @@ def exhaustive(searcher, density, y, c2):
 def run(searcher, y, c2, given=None):
     levels = searcher.lattice.levels
     most = tuple(level.poses for level in levels)
-    pruning = Pruning(deviations=3.0, gain=1.0, survivors=10**9, poses=most)
-    found = search(searcher, y, c2, pruning=pruning, given=given)
+    found = search(searcher, y, c2, pruning=by_bound(most), given=given)
     return found, posterior(
         found.cells, found.scores, len(y), prior=found.prior, least=1e-3, most=None
     )

@@ -1,19 +1,21 @@
-"""How far behind the best a cell may lie and still hold the best pose of all.
+"""How far behind the best a cell may lie and still hold the pose of the image.
 
-A cell is scored at its centre over |k| <= r. Two things can still change its score, and both are
-sums over the images' C2 = CTF^2 / sigma^2 with spectra of the reference:
+A cell is scored at its centre over the shells |k| <= r of its level. Two things stand between that
+score and the pose:
 
-* The shells r < |k| <= L that are still unseen. A true match gains ``T = sum C2 |A|^2`` there, with
-  deviation ``sqrt(2 T)``; |A|^2 is the largest power of a slice in the shell.
-* The cell: a true match beside the centre scores more than the centre by
+* Odds. Were a cell the pose, another would score D or more above it with a probability of at most
+  exp(-D): a ratio of likelihoods has the mean 1 under the truth. This holds at every radius,
+  whatever the shells still unseen may say.
+* The cell. A pose beside the centre scores more than the centre by
   ``E = sum C2 |A(centre) - A(beside)|^2`` over the seen shells, with deviation ``sqrt(2 E)``. It is
-  measured on the reference, turned by half a step and moved within the cell of shifts.
+  measured on the reference, turned by half a step and moved within the cell of shifts. The best
+  cell has its pose beside its centre, too: only the noise of both counts.
 
-The bound of a cell is its score plus ``gain (T + E) + n_sigma sqrt(2 (T + E))``; cells whose bound
-does not reach the best score seen are dropped. With gain 1 it is the bound of Punjani et al. 2017
-(https://doi.org/10.1038/nmeth.4169), which grants all the gain to the rival and none to the best.
-With gain 0 both gain alike and only the difference of their noise counts: no bound in the strict
-sense, but a probabilistic one, whose misses the benchmark counts.
+A cell whose score plus ``odds + n_sigma sqrt(2 E)`` does not reach the best score seen is dropped.
+Punjani et al. 2017 (https://doi.org/10.1038/nmeth.4169) bound what a rival may still gain in the
+unseen shells, ``T = sum C2 |A|^2``, and grant it no loss: safe, and so loose that nearly all cells
+pass. In two dimensions T stands in the root, ``n_sigma sqrt(2 (T + E))``, without odds; both rules
+are probabilistic, and their misses are counted.
 """
 
 from __future__ import annotations
@@ -41,29 +43,37 @@ class SearchBound:
     Attributes
     ----------
     open : (levels, f, members) float32
-        |A|^2 of coefficients that a level has not seen, |A(centre) - A(beside)|^2 of those it has.
+        |A(centre) - A(beside)|^2 of coefficients that a level has seen, |A|^2 of those it has not.
+    seen : tuple of int
+        Coefficients that each level has seen.
     """
 
     open: Any
+    seen: tuple[int, ...]
 
-    def slack(self, level: int, c2: Any, *, deviations: float, gain: float) -> Any:
-        """Return by how much a cell of each member may still rise against the best.
+    def slack(self, level: int, c2: Any, *, odds: float, gain: float, deviations: float, unseen: bool) -> Any:
+        """Return by how much the score of a cell of each member may lie below the best.
 
         Parameters
         ----------
         level : int
         c2 : (n, F) float32
             F >= f.
-        deviations, gain : float
-            n_sigma, and the share of the expected gain that only the rival is granted.
+        odds : float
+            Logarithm of the odds against the pose's being there.
+        deviations : float
+            n_sigma.
+        unseen : bool
+            Whether the noise of unseen shells counts.
 
         Returns
         -------
         (n, members) float32
             In units of log-likelihood.
         """
-        xp, left = namespace(c2), c2[:, : self.open.shape[1]] @ self.open[level]
-        return xp.astype(gain * left + deviations * xp.sqrt(2.0 * left), xp.float32, copy=False)
+        xp, count = namespace(c2), int(self.open.shape[1]) if unseen else self.seen[level]
+        left = c2[:, :count] @ self.open[level][:count]
+        return xp.astype(odds + gain * left + deviations * xp.sqrt(2.0 * left), xp.float32, copy=False)
 
 
 def measure_bound(grids: Any, lattice: Lattice) -> SearchBound:
@@ -91,12 +101,13 @@ def measure_bound(grids: Any, lattice: Lattice) -> SearchBound:
     still = slices(lattice.sampled(0, moved=False))
     power = spectra(still)
     mean, largest = power.mean(axis=1), power.max(axis=1)
+    counts = tuple(band.size(radius) for radius in radii)
     tables = []
     for level in range(len(radii)):
         turned = spectra(slices(lattice.sampled(level, moved=True)) - still).mean(axis=1)
         move = 2.0 * np.pi * np.arange(mean.shape[1]) / band.box * lattice.cell_shift(level)
         loss = np.minimum(turned + 2.0 * (1.0 - j0(move)) * mean, 2.0 * mean)
-        seen = np.arange(count) < band.size(radii[level])
+        seen = np.arange(count) < counts[level]
         value = np.where(seen, loss[:, shell], largest[:, shell])
         tables.append(np.ascontiguousarray(value.T, np.float32))
-    return SearchBound(like(np.stack(tables), reference=grids))
+    return SearchBound(like(np.stack(tables), reference=grids), counts)

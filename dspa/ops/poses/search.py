@@ -44,7 +44,7 @@ class Pruning:
 
     Attributes
     ----------
-    deviations, gain : float
+    odds, gain, deviations, unseen
         Of the bound, `dspa.ops.poses.bound.SearchBound.slack`.
     survivors : int
         Most cells of an image that leave a level: a limit on memory, not on the search.
@@ -54,27 +54,39 @@ class Pruning:
         Most poses of an image, of all members together, that leave each level; no limit by default.
     """
 
-    deviations: float = 2.0
+    odds: float = 0.0
     gain: float = 0.0
+    deviations: float = 2.0
+    unseen: bool = True
     survivors: int = 512
     within: float = 12.0
     poses: tuple[int, ...] | None = None
+
+    @property
+    def bound(self) -> dict[str, Any]:
+        """What the slack of a cell depends on."""
+        return {
+            "odds": self.odds, "gain": self.gain, "deviations": self.deviations,
+            "unseen": self.unseen,
+        }  # fmt: skip
 
     def most_poses(self, level: int) -> int | None:
         """Most poses of an image that leave a level."""
         return None if self.poses is None else self.poses[level]
 
 
-def by_bound(poses: Iterable[int]) -> Pruning:
-    """Prune as maps call for: by a bound of three deviations, with all that finer cells may gain.
+def by_bound(poses: Iterable[int], *, odds: float = 6.0) -> Pruning:
+    """Prune as maps call for: by odds (of 400 to 1), half of what a cell leaves open, and two deviations.
 
     Parameters
     ----------
     poses : iterable of int
         Most poses of an image that leave each level. Cells are not limited: of a map there are
         few shifts for each pose.
+    odds : float
+        As of the bound.
     """
-    return Pruning(deviations=3.0, gain=1.0, survivors=1 << 30, poses=tuple(poses))
+    return Pruning(odds=odds, gain=0.5, unseen=False, survivors=1 << 30, poses=tuple(poses))
 
 
 @dataclass(frozen=True, eq=False)
@@ -418,17 +430,17 @@ def _coarse_cells(
     """
     xp, bank = namespace(y), searcher.bank
     half, most = searcher.lattice.half_turn, pruning.most_poses(0)
-    options = {"deviations": pruning.deviations, "gain": pruning.gain}
     parts, capped = [], 0
     for rows, moved, room in coarse_blocks(bank, y):
         scores = coarse_scores(moved, c2[rows], bank, room=room)
-        slack = searcher.bound.slack(0, c2[rows], **options)
+        slack = searcher.bound.slack(0, c2[rows], **pruning.bound)
         # Poses first, each with its best shift: column by column, the two half turns side by side.
         best = xp.permute_dims(xp.max(scores, axis=1), (0, 2, 1))
         top = xp.max(best, axis=(1, 2))
         floor = top[:, None] - xp.repeat(slack, half, axis=1)
         least = floor[:, :, None]
         if most is not None and most < 2 * bank.poses:
+            capped += int(xp.sum(xp.sum(best >= least, axis=(1, 2)) > most))
             flat = xp.reshape(best, (int(best.shape[0]), -1))
             least = xp.maximum(least, _kth_largest(flat, most)[:, None, None])
         image, column, turn = xp.nonzero(best >= least)
@@ -472,12 +484,15 @@ def _survivors(
 ) -> tuple[Any, int]:
     """Choose the cells whose bound reaches the best; count the images that had too many."""
     cells, scores = scored
-    options = {"deviations": pruning.deviations, "gain": pruning.gain}
-    slack = searcher.bound.slack(level, c2, **options)
+    slack = searcher.bound.slack(level, c2, **pruning.bound)
     reach = scores + slack[cells.image, cells.member]
     chosen = namespace(c2).nonzero(reach >= _best_scores(cells.image, scores))[0]
     most = pruning.most_poses(level)
+    over = 0
     if most is not None:
-        chosen = chosen[_best_poses(cells.take(chosen), scores[chosen], most)]
-    kept, over = _limit(cells.image[chosen], reach[chosen], pruning.survivors)
-    return chosen[kept], over
+        within = cells.take(chosen)
+        start = run_starts(within.image[within.poses()[:-1]])
+        over = int(namespace(c2).sum(start[1:] - start[:-1] > most))
+        chosen = chosen[_best_poses(within, scores[chosen], most)]
+    kept, more = _limit(cells.image[chosen], reach[chosen], pruning.survivors)
+    return chosen[kept], over + more

@@ -39,6 +39,9 @@ MODEL_VOLUMES = 3
 # the most, distances from a region: places of three axes and differences in int32, float64 squares.
 FINISH_VOLUMES = 22
 SEEN = 8.5  # coarse radius, in resolution elements across the particle
+# Logarithm of the odds against a cell that is dropped. What judges the halves hardly drops any by
+# the shells it judges: noise would choose the cells, and agree with itself.
+ODDS, BLIND_ODDS = 6.0, 40.0
 PATIENCE = 3  # iterations without a gain that end a refinement
 
 
@@ -133,6 +136,11 @@ class Plan:
     def image_scale(self) -> bool:
         """Whether to fit the contrast of every image."""
         return self.settings.image_scale and not self.profile
+
+    @property
+    def odds(self) -> float:
+        """Logarithm of the odds against a cell that the search drops."""
+        return BLIND_ODDS if self.blind else ODDS
 
     @property
     def seeds(self) -> tuple[int, int]:

@@ -109,7 +109,7 @@ class Refinement:
         )
         references = np.asarray(model["reference"])[self.half - 1][None, None]
         searchers = Searchers(references, lattice, profile=plan.profile, local=plan.local)
-        pruning = by_bound(level.poses for level in plan.levels)
+        pruning = by_bound((level.poses for level in plan.levels), odds=plan.odds)
         own = half_model(model, self.half)
         scale = fixed_point_scale(self.total or expected_total(items, least_noise(own)))
         return BoundRefinement(self, model, lattice, searchers, pruning, scale)
