@@ -189,9 +189,14 @@ class SphereLattice:
         """Log-prior of shifts, float32; None for a flat one."""
         if not np.isfinite(self.shifts.sigma):
             return None
-        xp = namespace(shift)
-        square = xp.sum(self.centres(level, shift) ** 2, axis=-1) / (2.0 * self.shifts.sigma**2)
-        return xp.astype(-square, xp.float32)
+        key = ("prior", level, is_host(shift))
+        if key not in self._made:
+            # There are few cells of shifts, and many pairs: a table, which pairs read.
+            h = self._half_width(level)
+            square = (self.centres(level, np.arange(4 * h * h)) ** 2).sum(axis=-1)
+            table = np.asarray(-square / (2.0 * self.shifts.sigma**2), np.float32)
+            self._made[key] = like(table, reference=shift)
+        return self._made[key][shift]
 
     def phases(
         self, level: int, shift: Any, *, count: int | None = None, beside: Any = None
