@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dspa.data.errors import InputError
+from dspa.geometry.symmetry import symmetry_operators
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -182,6 +183,14 @@ def check(params: Any) -> None:
             _check_one(option, one, data)
     if hasattr(params, "together"):
         params.together()
+
+
+def check_symmetry(name: str) -> None:
+    """Raise InputError where the value of ``--symmetry`` is no point group."""
+    try:
+        symmetry_operators(name)
+    except ValueError as error:
+        raise InputError(f"--symmetry: {error}") from None
 
 
 def _check_one(option: str, value: Any, data: Mapping[str, Any]) -> None:

@@ -105,8 +105,15 @@ def image_noise(model: Model, group: NDArray[np.int32]) -> NDArray[np.float64]:
 def coefficient_noise(
     model: Model, batch: ParticleBatch, place: NDArray[np.int64], *, factor: float = 1.0
 ) -> Any:
-    """Noise power of images at ``place`` of a batch, where they live: (1 or n, F) float32."""
+    """Noise power of images at ``place`` of a batch, where they live: (1 or n, F) float32.
+
+    Where the model knows the ``strongest`` power of an image that is no outlier, what goes beyond
+    counts as noise: a bright contamination weighs no more than a particle.
+    """
     shells = image_noise(model, batch_groups(batch, place)) * factor
+    strongest = model.get("strongest")
+    if strongest is not None:
+        shells = shells * np.maximum(1.0, batch.power[place] / strongest) ** 4
     return spread_shells(like(shells.astype(np.float32), reference=batch.images), batch.band)
 
 

@@ -38,6 +38,8 @@ FIGURES = (
 EDGE = 5.0  # soft edge of the spherical mask, pixels
 # What the search of the next iteration does not look at.
 SHOWN = ("half", "volume", "mask", "fsc_mask", "curves")
+# What was measured on all images before the first iteration.
+SHARED = ("background", "strongest")
 # What is known of each half set apart.
 BY_HALF = ("noise", "noise_moments", "noise_sums", "noise_images", "noise_ratio", "contrast")
 
@@ -120,7 +122,7 @@ def solve(
         "given_mask": model["given_mask"],
         "fsc_mask": resolution.mask,
         **_by_half(plan, (first, second), model),
-        "background": model["background"],
+        **{name: model[name] for name in SHARED},
         "curves": resolution.curves,
         "history": history,
         "figures": figures / max(figures[0], 1.0),
@@ -222,7 +224,7 @@ def reference_mask(
 def half_model(model: Model, half: int) -> dict[str, NDArray[Any]]:
     """Return what one half set knows of its noise and contrast."""
     own = {name: np.asarray(model[name])[half - 1] for name in BY_HALF if name in model}
-    return own | {"background": np.asarray(model["background"])}
+    return own | {name: np.asarray(model[name]) for name in SHARED}
 
 
 def searched(model: Model) -> dict[str, NDArray[Any]]:

@@ -63,7 +63,7 @@ from dspa.stages.refine.start import (
     place_axes,
 )
 from dspa.stages.refine.verdict import judge_refinement, tell
-from dspa.stages.stage import Context, Input, Stage, check, param
+from dspa.stages.stage import Context, Input, Stage, check, check_symmetry, param
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -112,10 +112,7 @@ class RefineParams:
 
     def together(self) -> None:
         """Refuse a symmetry that is no point group."""
-        try:
-            symmetry_operators(self.symmetry)
-        except ValueError as error:
-            raise InputError(f"--symmetry: {error}") from None
+        check_symmetry(self.symmetry)
 
 
 def run(context: Context, inputs: Mapping[str, Any], params: RefineParams) -> dict[str, Path]:
@@ -152,7 +149,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: RefineParams) -> di
     chunks = half_chunks(particles, spec, halves, seed=context.seed)
     state = first_state(particles, halves)
     _report_images(context, valid, halves)
-    begin = partial(_begin, context, inputs, settings, noise.model["noise"], maps)
+    begin = partial(_begin, context, inputs, settings, noise.model, maps)
     result = _iterate(context, begin, chunks, settings, state=state, most=params.iterations)
     stopped = _reason(result.model, params.iterations)
     context.events.message(f"stopped: {stopped}")
@@ -203,7 +200,7 @@ def _first(
     inputs: Mapping[str, Any],
     settings: Settings,
     maps: StartingMaps,
-    noise: NDArray[np.float64],
+    noise: Mapping[str, NDArray[np.float64]],
 ) -> dict[str, NDArray[Any]]:
     """Make the first model of the starting map and the mask."""
     spec, (density, mask) = settings.spec, maps
@@ -220,7 +217,7 @@ def _begin(
     context: Context,
     inputs: Mapping[str, Any],
     settings: Settings,
-    noise: NDArray[np.float64],
+    noise: Mapping[str, NDArray[np.float64]],
     maps: StartingMaps | None,
 ) -> tuple[int, Result]:
     """Begin with the map that was given."""

@@ -26,8 +26,11 @@ from dspa.stages.particles.copies import (
 from dspa.stages.particles.duplicates import DISTANCE
 from dspa.stages.refine.maps import low_shells, reference_mask
 from dspa.stages.refine.plan import Settings, plan_iteration, worker_bytes
+from dspa.stages.stage import check_symmetry
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import xarray as xr
     from numpy.typing import NDArray
 
@@ -217,7 +220,7 @@ def first_model(
     settings: Settings,
     density: NDArray[np.float32],
     *,
-    noise: NDArray[np.float64],
+    noise: Mapping[str, NDArray[np.float64]],
     mask: NDArray[np.float32] | None,
 ) -> dict[str, NDArray[Any]]:
     """Make the model of the first iteration: both halves see the same low-passed map.
@@ -227,8 +230,9 @@ def first_model(
     settings : Settings
     density : (n, n, n) float32
         On the grid of the cropped images, axes in place.
-    noise : (radius + 1,) float64
-        Of the background.
+    noise : mapping
+        ``noise`` of the background and ``strongest`` power of an image, (radius + 1,) float64, as
+        of `dspa.stages.particles.noise.BackgroundNoise`.
     mask : (n, n, n) float32, optional
         The user's mask.
     """
@@ -257,8 +261,9 @@ def first_model(
         "volume": reference,
         "mask": made,
         "fsc_mask": made,
-        "noise": np.stack([noise, noise]),
-        "background": noise,
+        "noise": np.stack([noise["noise"]] * 2),
+        "background": noise["noise"],
+        "strongest": noise["strongest"],
         "curves": np.zeros((len(CURVES), n // 2 + 1)),
         "diameter": np.asarray(diameter),
     }
@@ -442,10 +447,7 @@ def make_settings(
     InputError
         If there is no such group.
     """
-    try:
-        symmetry_operators(symmetry)
-    except ValueError as error:
-        raise InputError(f"--symmetry: {error}") from None
+    check_symmetry(symmetry)
     radius = float(np.clip(spec.extent / initial_lowpass, 4.0, 0.8 * spec.radius))
     reach = max_shift / spec.crop_pixel_size if max_shift > 0 else 0.1 * spec.crop
     return Settings(spec, symmetry, radius, max(reach, 1.0), seed, local, image_scale, groups)

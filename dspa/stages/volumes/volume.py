@@ -10,14 +10,13 @@ import numpy as np
 
 from dspa.data.errors import InputError
 from dspa.dataflow.events import Events
-from dspa.geometry.symmetry import symmetry_operators
 from dspa.io.picture import volume_slices
 from dspa.io.rendering import volume_rendering
 from dspa.io.volumes import Volume, write_volume
 from dspa.ops.images.normalise import is_flat
 from dspa.ops.maps.motion import regrid
 from dspa.ops.maps.region import automatic_level
-from dspa.stages.stage import Context, Input, Stage, check, param
+from dspa.stages.stage import Context, Input, Stage, check, check_symmetry, param
 from dspa.stages.volumes.reading import check_cubic, is_mask, read_map
 from dspa.stages.volumes.treatment import (
     Others,
@@ -79,10 +78,7 @@ class VolumeParams:
         if self.symmetrise and not self.symmetry:
             raise InputError("--symmetrise averages over a point group; give --symmetry too")
         if self.symmetry:
-            try:
-                symmetry_operators(self.symmetry)
-            except ValueError as error:
-                raise InputError(f"--symmetry: {error}") from None
+            check_symmetry(self.symmetry)
         if self.cut is not None and not any(self.cut[:3]):
             raise InputError(
                 "--cut 0 0 0: the direction has no length; give x, y, z and a distance"
