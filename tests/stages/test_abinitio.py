@@ -111,6 +111,29 @@ def test_workers_and_deaths_change_no_bits(stack, make_runner):
     assert killed
 
 
+def test_a_map_is_held_to_its_group_and_the_bits_stay(stack, make_runner):
+    path = stack(60, 0.5)
+    params = dataclasses.replace(SHORT, symmetry="D2")
+    outputs = run_stage(make_runner("inline"), path, params)
+    density = read_volume(outputs["volume"]).density
+    # About the centre of the box; an even box has no voxel opposite its first ones.
+    inner = np.asarray(density)[1:, 1:, 1:]
+    for axes in ((0, 1), (0, 2), (1, 2)):
+        mate = np.flip(inner, axes)
+        assert np.corrcoef(inner.ravel(), mate.ravel())[0, 1] > 0.99
+    free = np.asarray(read_volume(run_stage(make_runner("inline"), path, SHORT)["volume"]).density)
+    assert (
+        np.corrcoef(free[1:, 1:, 1:].ravel(), np.flip(free[1:, 1:, 1:], (0, 1)).ravel())[0, 1] < 0.9
+    )
+    assert bits(run_stage(make_runner(2), path, params)) == bits(outputs)
+
+
+def test_a_group_that_is_none_is_refused(stack, make_runner):
+    params = dataclasses.replace(SHORT, symmetry="K5")
+    with pytest.raises(InputError, match="--symmetry: "):
+        run_stage(make_runner("inline"), stack(60, 0.5), params)
+
+
 def test_resuming_gives_the_same_bits(stack, make_runner, tmp_path):
     path = stack(60, 0.5)
     whole = make_runner("inline", tmp_path / "whole")
@@ -147,7 +170,7 @@ def test_a_batch_may_be_cut_anywhere(stack, iteration):
     settings = Settings(spec, coarse_steps=10, fine_steps=2, max_resolution=20.0)
     (chunk,) = particle_chunks(particles, spec)
     noise = np.ones(spec.radius + 1)
-    random = AbInitioStep(plan_step(settings, 0)).bind({"noise": noise})
+    random = AbInitioStep(plan_step(settings, 0)).bind({"noise": noise, "strongest": 1e9 * noise})
 
     def added(bound, *cuts):
         sums = bound.start()
@@ -177,7 +200,7 @@ def test_a_step_holds_no_more_than_its_plan(stack, iteration):
     settings = Settings(spec, classes=3, coarse_steps=10, fine_steps=2, max_resolution=13.0)
     (chunk,) = particle_chunks(particles, spec)
     batch, noise = chunk.batch(0, 40), np.ones(spec.radius + 1)
-    random = AbInitioStep(plan_step(settings, 0)).bind({"noise": noise})
+    random = AbInitioStep(plan_step(settings, 0)).bind({"noise": noise, "strongest": 1e9 * noise})
     sums = random.start()
     random.add(sums, batch)
     model = random.finish(sums)

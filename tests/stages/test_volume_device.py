@@ -71,7 +71,7 @@ def passes(particles, tmp_path_factory):
     state = first_state(particles, assign_half_sets(particles, 1, existing=False))
     chunks = with_state(half_chunks(particles, spec, state["half_set"], seed=1), state)
     noise = BackgroundNoise(spec).bind({})
-    background = noise.finish(reduce_chunks(noise, chunks, BATCH).sums)["noise"]
+    background = noise.finish(reduce_chunks(noise, chunks, BATCH).sums)
     settings = make_settings(
         spec, symmetry="C1", initial_lowpass=30.0, max_shift=0.0, seed=1, local=True,
         image_scale=True, groups=1,
@@ -89,7 +89,7 @@ def passes(particles, tmp_path_factory):
     step = Refinement(replace(plan, local=True, levels=levels), half=2)
     made["local"] = step, model, step.shares(chunks)[1]
     first = AbInitioSettings(spec, classes=2, coarse_steps=2, fine_steps=1, max_resolution=15.0)
-    model = {"noise": background, "start": np.asarray(0)}
+    model = {name: background[name] for name in ("noise", "strongest")} | {"start": np.asarray(0)}
     for number, name in enumerate(("start", "coarse", "", "fine", "final")):
         step = AbInitioStep(plan_step(first, number))
         bound = step.bind(model)

@@ -51,7 +51,9 @@ class SearchBound:
     open: Any
     seen: tuple[int, ...]
 
-    def slack(self, level: int, c2: Any, *, odds: float, gain: float, deviations: float, unseen: bool) -> Any:
+    def slack(
+        self, level: int, c2: Any, *, odds: float, gain: float, deviations: float, unseen: bool
+    ) -> Any:
         """Return by how much the score of a cell of each member may lie below the best.
 
         Parameters
@@ -73,7 +75,9 @@ class SearchBound:
         """
         xp, count = namespace(c2), int(self.open.shape[1]) if unseen else self.seen[level]
         left = c2[:, :count] @ self.open[level][:count]
-        return xp.astype(odds + gain * left + deviations * xp.sqrt(2.0 * left), xp.float32, copy=False)
+        return xp.astype(
+            odds + gain * left + deviations * xp.sqrt(2.0 * left), xp.float32, copy=False
+        )
 
 
 def measure_bound(grids: Any, lattice: Lattice) -> SearchBound:

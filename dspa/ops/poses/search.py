@@ -76,7 +76,7 @@ class Pruning:
 
 
 def by_bound(poses: Iterable[int], *, odds: float = 6.0) -> Pruning:
-    """Prune as maps call for: by odds (of 400 to 1), half of what a cell leaves open, and two deviations.
+    """Prune as maps call for: by odds (of 400 to 1) and what a cell leaves open.
 
     Parameters
     ----------

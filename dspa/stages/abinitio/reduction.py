@@ -29,7 +29,7 @@ from dspa.ops.poses.score import split
 from dspa.ops.poses.search import Searchers, by_bound, search
 from dspa.ops.poses.sphere import SphereLattice
 from dspa.ops.sums import grid
-from dspa.ops.sums.backproject import Accumulator
+from dspa.ops.sums.backproject import Accumulator, symmetrise
 from dspa.ops.sums.fixed import (
     add_exact,
     as_float,
@@ -129,7 +129,7 @@ class AbInitioStep:
             random_grid(plan.seeds),
             levels,
             plan.shifts(),
-            symmetry_operators("C1"),
+            symmetry_operators(plan.settings.symmetry),
             padding=PADDING,
         )
         # All classes are members of one set: every image sees every map.
@@ -163,6 +163,7 @@ class AbInitioStep:
                 plan.shifts(),
                 insert_radius=plan.sums_radius,
                 members=settings.classes,
+                operators=len(symmetry_operators(plan.settings.symmetry)),
             )
         return max(searching, 16 * sums + (2 * settings.classes + POLISHED) * volume)
 
@@ -240,6 +241,9 @@ class BoundStep:
         if "sums" in sums:
             fresh = as_float(sums.pop("sums"), self.scale)
             fresh /= np.float32(images)
+            group = symmetry_operators(plan.settings.symmetry)
+            if len(group) > 1:
+                fresh = np.stack([symmetric(plan, own, group) for own in fresh])
         share = exact_value(sums["occupancy"]) / images
         if plan.act not in ("start", "final"):
             known = grid.widen(np.asarray(model["sums"], np.float32), self.half, dims=3)
@@ -254,6 +258,7 @@ class BoundStep:
             "sums": np.asarray(fresh, np.float32),
             "occupancy": share,
             "noise": model["noise"],
+            "strongest": model["strongest"],
             "start": np.asarray(plan.settings.start),
             "history": _history(model, plan, figures),
             "iteration": np.asarray(plan.iteration),
@@ -396,14 +401,23 @@ def volumes(plan: StepPlan, sums: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.stack(made)
 
 
+def symmetric(
+    plan: StepPlan, sums: NDArray[np.float32], operators: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Average the grid of a class over rotations, ``sums(R k)``."""
+    source = Accumulator(sums, plan.settings.spec.crop, plan.sums_radius, PADDING)
+    return np.asarray(symmetrise(source, operators).sums / np.float32(len(operators)), np.float32)
+
+
 def recentre(
     plan: StepPlan, density: NDArray[np.float32], sums: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Bring the mass of every class to the centre by whole voxels."""
+    """Bring the mass of every class to the centre by whole voxels, along axes that may move."""
     box = plan.settings.spec.crop
+    free = symmetry_operators(plan.settings.symmetry).mean(axis=0)
     density, sums = density.copy(), np.asarray(sums, np.float32).copy()
     for k in range(len(density)):
-        shift = -np.round(centre_of_mass(density[k]))
+        shift = -np.round(free @ centre_of_mass(density[k]))
         if np.any(shift != 0):
             sums[k] = grid.move(sums[k], shift, dims=3, step=1.0 / (PADDING * box))
             steps = tuple(int(s) for s in shift[::-1])

@@ -36,6 +36,8 @@ class Settings:
     ----------
     spec : ImageSpec
     classes : int
+    symmetry : str
+        Point group that the maps are held to, as in ``symmetry_operators``.
     initial_resolution, max_resolution : float
         A.
     coarse_steps, fine_steps : int
@@ -60,6 +62,7 @@ class Settings:
 
     spec: ImageSpec
     classes: int = 1
+    symmetry: str = "C1"
     initial_resolution: float = 35.0
     max_resolution: float = 12.0
     coarse_steps: int = 300
@@ -217,7 +220,8 @@ def _levels(settings: Settings, radius: float) -> tuple[Level, ...]:
     """Lay out the levels of the branch and bound to a radius."""
     diameter = settings.spec.mask_diameter / settings.spec.extent
     whole = int(min(settings.spec.radius, np.ceil(radius)))
-    count = angular_order(whole, diameter) - COARSE_ORDER
+    # The step nearest to what the radius calls for: a first map does without the next finer one.
+    count = angular_order(whole / np.sqrt(2.0), diameter) - COARSE_ORDER
     kept = (*KEPT, *KEPT[-1:] * count)[: count + 1]
     coarse = min(float(whole), SEEN / diameter)
     return lay_levels(COARSE_ORDER, kept, coarse=coarse, radius=whole, box=settings.spec.crop)

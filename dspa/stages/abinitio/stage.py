@@ -32,7 +32,7 @@ from dspa.stages.em.memory import batch_bytes, check_fits, kept_bands
 from dspa.stages.particles.chunks import CHUNK, image_spec, particle_chunks
 from dspa.stages.particles.lead import leading
 from dspa.stages.particles.noise import BackgroundNoise
-from dspa.stages.stage import Context, Input, Stage, check, param
+from dspa.stages.stage import Context, Input, Stage, check, check_symmetry, param
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -59,6 +59,7 @@ class AbInitioParams:
     classes: int = param(
         1, "number of maps; more than one also catches junk", minimum=1, maximum=20
     )
+    symmetry: str = param("C1", "point group of the particle: C1, C4, D7, T, O, I ...")
     mask_diameter: float = param(
         0.0, "diameter of the circular mask on the images; 0: nine tenths of the box",
         unit="A", minimum=0.0, maximum=5000.0,
@@ -76,7 +77,10 @@ class AbInitioParams:
         30, "steps that carry the map to the finest resolution", minimum=0, maximum=5000
     )
     starts: int = param(
-        2, "independent starts; the likeliest after the first steps goes on", minimum=1, maximum=20
+        0,
+        "independent starts; the likeliest goes on; 0: 2, and 4 with a symmetry",
+        minimum=0,
+        maximum=20,
     )
     initial_minibatch: int = param(90, "images per step at the start", minimum=10, maximum=100_000)
     final_minibatch: int = param(300, "images per step at the end", minimum=10, maximum=100_000)
@@ -87,6 +91,10 @@ class AbInitioParams:
         0.0, "largest shift against the centre of the box; 0: 7 % of the mask's diameter",
         unit="A", minimum=0.0, maximum=1000.0,
     )  # fmt: skip
+
+    def together(self) -> None:
+        """Refuse a symmetry that is no point group."""
+        check_symmetry(self.symmetry)
 
 
 def run(context: Context, inputs: Mapping[str, Any], params: AbInitioParams) -> dict[str, Path]:
@@ -146,12 +154,13 @@ def make_settings(spec: ImageSpec, params: AbInitioParams, *, seed: int) -> Sett
     return Settings(
         spec,
         classes=params.classes,
+        symmetry=params.symmetry,
         initial_resolution=params.initial_resolution,
         max_resolution=params.max_resolution,
         coarse_steps=params.initial_iterations,
         fine_steps=params.final_iterations,
         initial_batch=params.initial_minibatch,
-        starts=params.starts,
+        starts=params.starts or (2 if params.symmetry == "C1" else 4),
         final_batch=max(params.final_minibatch, params.initial_minibatch),
         similarity=params.class_similarity,
         reach=reach,
@@ -229,9 +238,10 @@ def _best_start(context: Context, settings: Settings, runs: MiniBatches) -> Mode
     ).model
     if not float(noise["count"]) > 0:
         raise InputError("no particle image can be used: all hold NaN or do not vary")
+    first = {name: noise[name] for name in ("noise", "strongest")}
     ends: list[Model] = []
     for start in range(settings.starts):
-        blank = Result({"noise": noise["noise"], "start": np.asarray(start)}, {})
+        blank = Result(first | {"start": np.asarray(start)}, {})
         begin, prefix = partial(_before_first, blank), f"start{start + 1}-"
         last = settings.coarse_steps
         ends.append(_steps(context, settings, runs, begin, last=last, prefix=prefix))
