@@ -88,6 +88,27 @@ def locate_all(
     ]
 
 
+def leads(
+    names: Sequence[str], source: str | Path, *, suffixes: Sequence[str] = ()
+) -> list[list[Path]]:
+    """Say to which files names in a file lead, whole or by an end with a folder or more.
+
+    Unlike `locate_all` it decides nothing: who knows which file is meant may learn here that a
+    name leads to another.
+
+    Parameters
+    ----------
+    names : sequence of str
+        As spelt in the source, relative or absolute.
+    source : path
+        The file that names them, or a pattern of such files.
+    suffixes : sequence of str
+        What may be missing at the end of names, as pickers leave it out.
+    """
+    search = _Search(Path(source).absolute(), ())
+    return [search.leads(name, suffixes) for name in names]
+
+
 class _Search:
     """Looks for files that one source names."""
 
@@ -98,12 +119,13 @@ class _Search:
         real = list(Path(os.path.realpath(source)).parents)[:_LEVELS]
         self.places = tuple(dict.fromkeys([*above, *real, Path.cwd()]))
         self.folders: dict[Path, bool] = {}
+        self.around: dict[Path, list[list[Path]]] = {}
 
     def find(self, name: str) -> tuple[Path | None, int]:
         """Return a file, and how many folders of its name had to be left out."""
         if not name or len(name) > _LONGEST:
             return None, 0
-        given = Path(name).expanduser() if name.startswith("~/") else Path(name)
+        given = _given(name)
         if given.is_absolute() and self.there(given):
             return _physical(given), 0
         whole = [] if given.is_absolute() else [*self.roots, *self.places]
@@ -119,6 +141,31 @@ class _Search:
                 return found, cut + 1
         return None, 0
 
+    def leads(self, name: str, suffixes: Sequence[str]) -> list[Path]:
+        """Return the files that a name, or the longest end of it with a folder, leads to."""
+        if not name or len(name) > _LONGEST:
+            return []
+        given = _given(name)
+        files = [given.name, *(given.name + suffix for suffix in suffixes)]
+        if (found := self.around.get(given.parent)) is None:
+            found = self.around[given.parent] = self._around(given.parent)
+        for folders in found:
+            there = [p for f in folders for n in files if self.there(p := f / n) and p.is_file()]
+            if there:
+                return there
+        return []
+
+    def _around(self, folder: Path) -> list[list[Path]]:
+        """Return the folders that may be meant by one, those of longer ends first."""
+        beside = self.source.parent / folder
+        parts = [part for part in beside.parts if part not in ("/", "..")]
+        places = dict.fromkeys([*self.roots, *self.places])
+        ends = [Path(*parts[cut:]) for cut in range(len(parts))]
+        whole = [folder] if folder.is_absolute() else [place / folder for place in places]
+        # What lies about the source goes before what lies in the current folder.
+        tiers = [whole[:-1], whole, *([place / end for place in places] for end in ends)]
+        return [there for tier in tiers if (there := [each for each in tier if each.is_dir()])]
+
     def only(self, name: str, candidates: list[Path]) -> Path | None:
         """Return the one file among the candidates; the given roots go before all others."""
         there = [c for c in candidates if self.there(c)]
@@ -127,7 +174,7 @@ class _Search:
         if any(there[0].is_relative_to(root) for root in self.roots):
             return _physical(there[0])
         for other in there[1:]:
-            if not _same_file(there[0], other):
+            if not same_file(there[0], other):
                 raise InputError(
                     f"{self.source}: {name} may be {_physical(there[0])} or {_physical(other)}; "
                     "give the folder its paths are relative to with --images-root"
@@ -146,6 +193,10 @@ class _Search:
             return False
 
 
+def _given(name: str) -> Path:
+    return Path(name).expanduser() if name.startswith("~/") else Path(name)
+
+
 def _physical(path: Path) -> Path:
     """Return a path without ``..``, which after a symbolic link leads out of the link's target."""
     parts = path.parts
@@ -155,8 +206,13 @@ def _physical(path: Path) -> Path:
     return Path(os.path.realpath(Path(*parts[:last])), *parts[last:])
 
 
-def _same_file(first: Path, second: Path) -> bool:
-    """Whether two paths lead to one file, or to copies of it as far as their ends tell."""
+def same_file(first: Path, second: Path) -> bool:
+    """Tell whether two paths lead to one file, or to copies of it as far as their ends tell.
+
+    Parameters
+    ----------
+    first, second : Path
+    """
     try:
         if first.samefile(second):
             return True

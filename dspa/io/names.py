@@ -1,18 +1,20 @@
 """Which of several files a name means: the one with the longest common end of the path.
 
 Programs name a micrograph from their own project folder, and pickers by its bare name. A bare file
-name never decides between two files: where the folders do not tell, the names are refused.
+name never decides between two files: where the folders do not tell, the names are refused. Nor
+does it where the name leads to a file that is there, and is another.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dspa.data.errors import InputError
+from dspa.io.locate import leads, same_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,22 +83,11 @@ def match_names(
     InputError
         If two files fit a name, or two names a file, equally well.
     """
-    spellings = [{_spelling(name)} for name in among]
-    for position, path in enumerate(paths):
-        spellings[position].add(_spelling(path))
-    lookup: dict[str, set[int]] = {}
-    for position, known in enumerate(spellings):
-        for spelling in known:
-            lookup.setdefault(spelling.file, set()).add(position)
-            lookup.setdefault(spelling.stem, set()).add(position)
+    known = _Known(among, paths)
     start = f"{source}: " if source else ""
     found, fits = np.full(len(names), -1, np.int64), [(False, 0, 0)] * len(names)
     for i, name in enumerate(names):
-        wanted = _spelling(name)
-        near = lookup.get(wanted.file, set()) | lookup.get(wanted.stem, set())
-        ranked = sorted(
-            ((max(wanted.fit(known) for known in spellings[p]), p) for p in near), reverse=True
-        )
+        ranked = known.ranked(name)
         if not ranked:
             continue
         if len(ranked) > 1 and ranked[0][0] == ranked[1][0]:
@@ -109,6 +100,131 @@ def match_names(
     if not exclusive:
         return found
     return _one_name_each(names, found, fits, among=among, start=start)
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """Which files are meant by names in a file.
+
+    Attributes
+    ----------
+    found : (n,) int64
+        Position of each, or -1.
+    another : str
+        Which names lead to other files than those that are spelt like them; nothing if none does.
+    remedy : str
+        What to do about these, with where they come from; nothing if there are none.
+    """
+
+    found: NDArray[np.int64]
+    another: str = ""
+    remedy: str = ""
+
+
+def match_files(
+    names: Sequence[str],
+    among: Sequence[str],
+    *,
+    paths: Sequence[str],
+    source: str,
+    exclusive: bool = True,
+) -> Matches:
+    """Find files by names in a file: by what they lead to, else as `match_names`.
+
+    A name that leads to a file that is there means that file, and no other that is spelt alike.
+    Movies and their sums differ in their suffix and may share a name.
+
+    Parameters
+    ----------
+    names, among, paths, source, exclusive
+        As of `match_names`; names are looked for from the source.
+
+    Raises
+    ------
+    InputError
+        As of `match_names`.
+    """
+    known = _Known(among, paths)
+    suffixes = sorted({PurePosixPath(path).suffix for path in paths})
+    found, others = np.full(len(names), -1, np.int64), []
+    undecided = []
+    for i, (name, there) in enumerate(
+        zip(names, leads(names, source, suffixes=suffixes), strict=True)
+    ):
+        same = {position for path in there if (position := known.at(path)) is not None}
+        near = [position for _, position in known.ranked(name)] if there and not same else []
+        if len(same) == 1:
+            found[i] = same.pop()
+        elif near and not any(known.may_be(position, there) for position in near):
+            others.append(f"{name} is {there[0]}, another file than {among[near[0]]}")
+        else:
+            undecided.append(i)
+    rest = [names[i] for i in undecided]
+    claimed = set(found[found >= 0].tolist()) if exclusive else set()
+    by_name = match_names(rest, among, paths=paths, source=source, exclusive=exclusive)
+    for i, position in zip(undecided, by_name.tolist(), strict=True):
+        if position not in claimed or plain_name(names[i]) == plain_name(among[position]):
+            found[i] = position
+    if not others:
+        return Matches(found)
+    another = others[0] + (f" (and {len(others) - 1} more)" if len(others) > 1 else "")
+    return Matches(
+        found,
+        another,
+        f"{source}: {another}; import the micrographs that it names, or, if the two are versions "
+        "of one exposure, leave the folders out of its names",
+    )
+
+
+class _Known:
+    """Files by their names and paths."""
+
+    def __init__(self, among: Sequence[str], paths: Sequence[str]) -> None:
+        self.among, self.paths = among, paths
+        self.spellings = [{_spelling(name)} for name in among]
+        for position, path in enumerate(paths):
+            self.spellings[position].add(_spelling(path))
+        self.lookup: dict[str, set[int]] = {}
+        self.files: dict[tuple[int, int], int] = {}
+        for position, spellings in enumerate(self.spellings):
+            for spelling in spellings:
+                self.lookup.setdefault(spelling.file, set()).add(position)
+                self.lookup.setdefault(spelling.stem, set()).add(position)
+        # Sums of movies are named after the movies.
+        for position, path in [*enumerate(paths), *(enumerate(among) if len(paths) else ())]:
+            if (file := _identity(path)) is not None:
+                self.files.setdefault(file, position)
+
+    def ranked(self, name: str) -> list[tuple[_Fit, int]]:
+        """Return the files that a name fits, the best first."""
+        wanted = _spelling(name)
+        near = self.lookup.get(wanted.file, set()) | self.lookup.get(wanted.stem, set())
+        fits = ((max(wanted.fit(spelling) for spelling in self.spellings[p]), p) for p in near)
+        return sorted(fits, reverse=True)
+
+    def at(self, path: Path) -> int | None:
+        """Return which file a path leads to."""
+        file = _identity(path)
+        return None if file is None else self.files.get(file)
+
+    def may_be(self, position: int, there: Sequence[Path]) -> bool:
+        """Tell whether a file may be one of those: a copy, the sum of a movie, or moved."""
+        name, path = PurePosixPath(self.among[position]), Path(self.paths[position])
+        gone = _identity(self.among[position]) is None and len(name.parts) > 1
+        return any(
+            other.suffix != path.suffix
+            or (gone and other.parts[-len(name.parts) :] == name.parts)
+            or same_file(other, path)
+            for other in there
+        )
+
+
+def _identity(path: str | Path) -> tuple[int, int] | None:
+    try:
+        status = Path(path).stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _one_name_each(

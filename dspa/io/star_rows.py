@@ -36,6 +36,7 @@ _LOOP = re.compile(rb"^[ \t]*loop_[ \t]*(?:#[^\n]*)?$", re.MULTILINE | re.IGNORE
 # Of a line with values: all that stands before a word that begins with #.
 _BEFORE_COMMENT = re.compile(rb'^((?:[^"#\n]|"[^"\n]*"|(?<=\S)#)*)(?<=\s)#[^\n]*$', re.MULTILINE)
 _LABEL = re.compile(rb"_(\S+)\s*(#.*)?")
+_WORDS = re.compile(rb'"(?:[^"]|"")*"|\S+')
 _ODD_QUOTES = re.compile(rb'^[^"\n]*"(?:[^"\n]*"[^"\n]*")*[^"\n]*$', re.MULTILINE)
 _LEADING_ZERO = re.compile(r"[+-]?0\d+$")
 _PEEK, _PEEK_ROWS = 1 << 16, 64
@@ -213,14 +214,34 @@ def _header(where: str, segment: Segment) -> tuple[list[str] | None, Iterator[by
                 loop = True
             elif line:
                 match = _LABEL.fullmatch(line)
-                # A value may begin with _ too; labels stand alone on their lines, numbered all or
-                # none.
-                if match is None or (numbered and match[2] is None):
+                # A value may begin with _ too. As labels stand alone on their lines, it is to be
+                # told from one only in a table of one column.
+                bare = match is not None and match[2] is None
+                if match is None or (
+                    bare and numbered and len(labels) == 1 and _one_column(piece[position:])
+                ):
                     return labels, chain([piece[position:]], pieces)
                 numbered = numbered or match[2] is not None
                 labels.append(_check_label(where, match[1].decode(), labels))
             position = end + 1
     return (labels if loop else None), pieces
+
+
+def _one_column(rest: bytes) -> bool:
+    """Tell whether lines after a first label, the next of which may be labels, hold one column.
+
+    Hands that add a column leave out its number: then rows have as many words as there are labels.
+    """
+    labels = 1
+    for line in re.finditer(rb"[^\n]+", rest):
+        text = line[0].strip()
+        if _LABEL.fullmatch(text):
+            labels += 1
+            if labels > MAXIMUM_LABELS:
+                return True
+        elif text:
+            return len(_WORDS.findall(text)) != labels
+    return True
 
 
 def _read_singles(where: str, pieces: Iterator[bytes]) -> dict[str, NDArray[Any]]:

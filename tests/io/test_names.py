@@ -8,7 +8,7 @@ import pytest
 
 from dspa.data.errors import InputError
 from dspa.io.locate import locate, locate_all
-from dspa.io.names import match_names
+from dspa.io.names import match_files, match_names
 
 
 @pytest.mark.parametrize(
@@ -95,3 +95,49 @@ def test_one_moved_stack_is_not_two(tmp_path: Path) -> None:
         locate_all(["job2/s.mrcs", "job3/s.mrcs"], source)
     assert locate_all(["s.mrcs", "job3/s.mrcs"], source) == [only, None]
     assert locate_all(["job3/s.mrcs"], source) == [only]
+
+
+def test_a_name_of_another_file_that_is_there_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first, second = _file(tmp_path / "g1" / "m.mrc"), _file(tmp_path / "g2" / "m.mrc")
+
+    def found(*names: str, source: str = "p.star") -> list[int]:
+        return match_files(
+            names, ["g1/m.mrc"], paths=[str(first)], source=str(tmp_path / source)
+        ).found.tolist()
+
+    assert found("g1/m.mrc", "g2/m.mrc") == [0, -1]
+    assert found("g2/m.mrc") == found(str(second)) == found("job2/g2/m.mrc") == [-1]
+    assert found("m.mrc") == found("job2/m.mrc") == found("g1/m") == [0]
+    assert found("m.mrc", source="g2/p.star") == found("m", source="picks/g2/m.box") == [-1]
+    said = match_files(["g2/m.mrc"], ["g1/m.mrc"], paths=[str(first)], source="p.star")
+    assert said.another == f"g2/m.mrc is {second}, another file than g1/m.mrc"
+    assert said.remedy.startswith("p.star: g2/m.mrc is")
+    second.write_text(first.read_text())  # a copy is the same micrograph
+    assert found("g2/m.mrc") == [0]
+
+
+def test_what_names_lead_to_tells_files_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Links, movies and their sums, and names that are spelt alike from other folders."""
+    monkeypatch.chdir(tmp_path)
+    paths = [_file(tmp_path / "sums" / f"{n}_m.mrc") for n in "ab"]
+    movies = [_file(tmp_path / "raw" / n / "m.mrc") for n in "ab"]
+    (tmp_path / "link").symlink_to("raw/b")
+    of_movies = ["raw/a/m.mrc", "raw/b/m.mrc"]
+    for name in ("link/m.mrc", str(movies[1]), "raw/b/m.mrc"):
+        made = match_files([name], of_movies, paths=list(map(str, paths)), source="p.star")
+        assert (made.found.tolist(), made.another) == ([1], ""), name
+    _file(tmp_path / "raw" / "c.tif")
+    _file(tmp_path / "sums" / "c.mrc")
+    made = match_files(["raw/c.tif"], ["sums/c.mrc"], paths=["sums/c.mrc"], source="p.star")
+    assert made.found.tolist() == [0]
+    other = str(_file(tmp_path / "other" / "mics" / "c.mrc"))
+    _file(tmp_path / "old" / "mics" / "c.mrc")
+    monkeypatch.chdir(tmp_path / "other")
+    source = str(tmp_path / "old" / "p.star")
+    made = match_files(["mics/c.mrc"], ["mics/c.mrc"], paths=[other], source=source)
+    assert made.found.tolist() == [-1]

@@ -66,6 +66,12 @@ DIALECTS: dict[str, Callable[[str], str]] = {
     "indented": lambda s: s.replace("\n", "\n   "),
     "tabs": lambda s: s.replace(" ", "\t"),
     "no numbers": lambda s: "\n".join(line.split(" #")[0] for line in s.split("\n")),
+    "last label without number": lambda s: s.replace("_rlnDefocusU #4", "_rlnDefocusU"),
+    "first label with number": lambda s: s.replace(" #2", "").replace(" #3", "").replace(" #4", ""),
+    "labels without numbers between": lambda s: s.replace(" #2", "").replace(" #3", ""),
+    "a label with a note": lambda s: DIALECTS["no numbers"](s).replace(
+        "_rlnOpticsGroup\n_rlnDefocusU", "_rlnOpticsGroup # of two\n_rlnDefocusU"
+    ),
     "comment on data_": lambda s: s.replace("data_particles", "data_particles # by a script"),
     "comment on loop_": lambda s: s.replace("loop_", "loop_   # table"),
     "comment in rows": lambda s: s.replace("mic1.mrc 000003@", "# one left out\nmic1.mrc 000003@"),
@@ -98,7 +104,11 @@ def test_a_dialect_means_the_same(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.relion
 @pytest.mark.skipif(shutil.which("relion_star_handler") is None, reason="needs RELION")
-@pytest.mark.parametrize("name", ["comment on loop_", "comment after a row", "single quotes"])
+@pytest.mark.parametrize(
+    "name",
+    ["comment on loop_", "comment after a row", "single quotes", "last label without number"]
+    + ["first label with number", "labels without numbers between", "a label with a note"],
+)
 def test_relion_reads_a_dialect_as_we_do(name: str, tmp_path: Path) -> None:
     (tmp_path / "a.star").write_bytes(DIALECTS[name](PLAIN).encode())
     command = ["relion_star_handler", "--i", "a.star", "--o", "b.star"]
@@ -155,6 +165,18 @@ def test_names_may_begin_with_an_underscore(tmp_path: Path) -> None:
     (tmp_path / "b.star").write_text(one)
     names = read_micrographs(tmp_path / "b.star")["micrograph_name"]
     assert names.values.tolist() == ["_m.mrc", "_n.mrc"]
+
+
+def test_a_column_of_names_is_told_from_labels_without_numbers(tmp_path: Path) -> None:
+    """A row of two words under a numbered and a bare label; names with _ in the one column."""
+    path = tmp_path / "a.star"
+    path.write_text("data_\nloop_\n_rlnMicrographName #1\n_rlnVoltage\n_m.mrc 300\n'_n 2' 200\n")
+    (block,) = read_star(path)
+    assert block.columns["rlnMicrographName"].tolist() == ["_m.mrc", "_n 2"]
+    assert block.columns["rlnVoltage"].tolist() == [300, 200]
+    path.write_text("data_\nloop_\n_rlnMicrographName #1\n_m.mrc\n_n.mrc\nother.mrc\n")
+    (block,) = read_star(path)
+    assert block.columns["rlnMicrographName"].tolist() == ["_m.mrc", "_n.mrc", "other.mrc"]
 
 
 def test_tables_of_one_row_need_no_loop(tmp_path: Path) -> None:

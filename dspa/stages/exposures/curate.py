@@ -13,7 +13,7 @@ import numpy as np
 from dspa.data.counts import counted, counted_of
 from dspa.data.errors import InputError
 from dspa.io.micrographs import read_micrographs, write_micrographs
-from dspa.io.names import match_names
+from dspa.io.names import match_files
 from dspa.io.particles import read_particles, write_particles
 from dspa.io.picture import histogram, scatter
 from dspa.io.star import find_block, read_star
@@ -214,7 +214,9 @@ def names_of(given: Sequence[str], table: xr.Dataset, option: str) -> NDArray[np
     """
     words = [name for word in given for name in _listed(word)]
     known = [str(name) for name in table["micrograph_name"].values]
-    found = match_names(words, known, source=option, exclusive=False)
+    paths = [str(path) for path in table["path"].values]
+    matches = match_files(words, known, paths=paths, source=option, exclusive=False)
+    found = matches.found
     if (found < 0).any():
         lost = [word for word, at in zip(words, found, strict=True) if at < 0]
         shown = ", ".join(lost[:LISTED]) + (", ..." if len(lost) > LISTED else "")

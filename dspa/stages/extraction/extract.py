@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from dspa.stages.extraction.tables import (
     Placement,
     doubt_of_scale,
     find_micrographs,
+    match_micrographs,
     particle_table,
     place_boxes,
     with_pixel_size,
@@ -40,7 +42,6 @@ from dspa.stages.stage import Context, Input, Stage, check, param
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     import xarray as xr
     from numpy.typing import NDArray
@@ -268,6 +269,13 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
 
 def _check_scale(context: Context, source: xr.Dataset, tasks: Sequence[MicrographTask]) -> None:
     """Say whose pixels coordinates are taken for; refuse where they cannot be these."""
+    # Versions of one exposure may be picked and cut: denoised ones, and those they were made from.
+    matches = match_micrographs(source, *names_and_paths(tasks), source=str(Path.cwd() / "picks"))
+    if matches.another:
+        context.events.warning(
+            f"of the micrographs of the picks, {matches.another}; they are cut from the latter, "
+            "which is right only for versions of one exposure"
+        )
     where = find_micrographs(source, *names_and_paths(tasks))
     doubt = doubt_of_scale(with_pixel_size(source, where, tasks), where, tasks)
     if "coordinate_pixels" not in source:

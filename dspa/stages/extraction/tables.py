@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import xarray as xr
 from dspa.data.counts import counted_of
 from dspa.data.errors import InputError
 from dspa.data.schema import EXTRA
-from dspa.io.names import match_names
+from dspa.io.names import Matches, match_files, match_names
 from dspa.ops.images.extract import cut_boxes
 from dspa.stages.exposures.tasks import names_and_paths
 from dspa.stages.particles.duplicates import true_positions, without_duplicates
@@ -68,14 +68,36 @@ def find_micrographs(
     paths : sequence of str, optional
         Where the micrographs are.
     """
+    index, called = _named(particles)
+    found = match_names(called, names, paths=paths)
+    return np.asarray(np.append(found, -1)[index], np.int64)
+
+
+def match_micrographs(
+    particles: xr.Dataset, names: Sequence[str], paths: Sequence[str], *, source: str
+) -> Matches:
+    """Find each particle's micrograph as `find_micrographs`, by where its name leads.
+
+    Parameters
+    ----------
+    particles, names, paths
+        As of `find_micrographs`.
+    source : str
+        The file that names them.
+    """
+    index, called = _named(particles)
+    matches = match_files(called, names, paths=paths, source=source)
+    return replace(matches, found=np.append(matches.found, -1)[index])
+
+
+def _named(particles: xr.Dataset) -> tuple[NDArray[np.int64], list[str]]:
+    """Return the micrograph of each particle, -1 for none, and the names of those that are used."""
     if "micrograph" not in particles or "micrograph_name" not in particles:
         raise InputError("the picks do not say which micrographs they lie on")
     index = np.asarray(particles["micrograph"].values)
     used = np.unique(index[index >= 0])
-    called = particles["micrograph_name"].values
-    found = np.full(len(called) + 1, -1, np.int64)
-    found[used] = match_names([str(name) for name in called[used]], names, paths=paths)
-    return np.asarray(found[index], np.int64)
+    position = np.where(index >= 0, np.searchsorted(used, index), -1)
+    return position, [str(name) for name in particles["micrograph_name"].values[used]]
 
 
 def with_pixel_size(

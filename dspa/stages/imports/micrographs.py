@@ -22,7 +22,7 @@ from dspa.io.micrographs import (
     rows_turned,
     write_micrographs,
 )
-from dspa.io.names import match_names
+from dspa.io.names import match_files
 from dspa.io.picture import image
 from dspa.io.plausible import check_values
 from dspa.io.star_micrographs import read_star_micrographs
@@ -306,9 +306,9 @@ def _with_ctf(context: Context, table: xr.Dataset, path: str) -> xr.Dataset:
     names = [str(name) for name in source["micrograph_name"].values]
     rows = np.full(table.sizes["micrograph"], -1)
     wanted = [str(name) for name in table["micrograph_name"].values]
-    found = match_names(
-        names, wanted, paths=[str(path) for path in table["path"].values], source=path
-    )
+    paths = [str(where) for where in table["path"].values]
+    matches = match_files(names, wanted, paths=paths, source=path)
+    found = matches.found
     for row in np.flatnonzero(found >= 0).tolist():
         first = rows[found[row]]
         if first >= 0 and not _same_ctf(source, int(first), row):
@@ -317,7 +317,10 @@ def _with_ctf(context: Context, table: xr.Dataset, path: str) -> xr.Dataset:
             )
         rows[found[row]] = row
     if (rows < 0).all():
-        raise InputError(f"{path}: none of its micrographs has the name of an imported one")
+        none = f"{path}: none of its micrographs has the name of an imported one"
+        raise InputError(matches.remedy or none)
+    if matches.remedy:
+        context.events.warning(matches.remedy)
     if (rows < 0).any():
         context.events.warning(f"{path}: no CTF for {counted((rows < 0).sum(), 'micrograph')}")
     for name in _CTF:

@@ -113,7 +113,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     if "image_stack" not in table.variables:
         table = _placed(context, table)
         if micrographs:
-            table = place_on_micrographs(context, table, micrographs)
+            table = place_on_micrographs(context, table, micrographs, source=params.named)
         elif "coordinate_pixels" in table.variables:
             raise InputError(
                 f"{params.named}: coordinates in pixels of unknown size; give --micrographs or "
@@ -123,7 +123,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
         tell_repeated_picks(context, table)
         return _finish(context, table, "picks")
     if micrographs:
-        table = scaled_by_micrographs(context, table, micrographs)
+        table = scaled_by_micrographs(context, table, micrographs, source=params.named)
     table = _with_optics(context, table, params)
     _name_unused(context, table)
     infos = _check_stacks(table, params)

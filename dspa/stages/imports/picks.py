@@ -12,7 +12,7 @@ from dspa.io.micrographs import read_micrographs
 from dspa.stages.exposures.tasks import micrograph_tasks, names_and_paths, warn_of_rows
 from dspa.stages.extraction.tables import (
     doubt_of_scale,
-    find_micrographs,
+    match_micrographs,
     on_micrographs,
     with_pixel_size,
 )
@@ -42,7 +42,9 @@ def common_pixel_size(path: str | Path) -> float:
     return sizes.pop()
 
 
-def scaled_by_micrographs(context: Context, particles: xr.Dataset, path: str | Path) -> xr.Dataset:
+def scaled_by_micrographs(
+    context: Context, particles: xr.Dataset, path: str | Path, *, source: str
+) -> xr.Dataset:
     """Take the pixel size of particles' coordinates from micrographs, where their file has none.
 
     Parameters
@@ -52,6 +54,8 @@ def scaled_by_micrographs(context: Context, particles: xr.Dataset, path: str | P
         With images: they keep their own names and optics.
     path : path
         Table of micrographs.
+    source : str
+        The file of the particles.
 
     Raises
     ------
@@ -59,9 +63,10 @@ def scaled_by_micrographs(context: Context, particles: xr.Dataset, path: str | P
         If their file has none and they do not lie on the micrographs as pixels of these would.
     """
     tasks = micrograph_tasks(read_micrographs(path))
-    where = find_micrographs(
-        particles, [task.name for task in tasks], [task.path for task in tasks]
-    )
+    matches = match_micrographs(particles, *names_and_paths(tasks), source=source)
+    if matches.remedy:
+        context.events.warning(matches.remedy)
+    where = matches.found
     scaled = with_pixel_size(particles, where, tasks)
     doubt = doubt_of_scale(scaled, where, tasks)
     if doubt and "coordinate_pixels" in particles:
@@ -93,7 +98,9 @@ def warn_of_other_size(context: Context, table: xr.Dataset, known: float) -> Non
         )
 
 
-def place_on_micrographs(context: Context, picks: xr.Dataset, path: str | Path) -> xr.Dataset:
+def place_on_micrographs(
+    context: Context, picks: xr.Dataset, path: str | Path, *, source: str
+) -> xr.Dataset:
     """Find the micrograph of every pick; what lies on none is set aside.
 
     Parameters
@@ -102,20 +109,26 @@ def place_on_micrographs(context: Context, picks: xr.Dataset, path: str | Path) 
     picks : Dataset
     path : path
         Table of micrographs.
+    source : str
+        The file of the picks.
     """
     micrographs = read_micrographs(path)
     warn_of_rows(context, micrographs)
     tasks = micrograph_tasks(micrographs)
-    where = find_micrographs(picks, *names_and_paths(tasks))
+    matches = match_micrographs(picks, *names_and_paths(tasks), source=source)
+    where = matches.found
     lost = np.unique(picks["micrograph"].values[where < 0])
     if lost.size:
         names = [str(n) for n in picks["micrograph_name"].values[lost[lost >= 0]][:LISTED]]
         shown = ", ".join(names) + (", ..." if lost.size > LISTED else "")
         if not (where >= 0).any():
             raise InputError(
-                f"no pick lies on any of {counted(len(tasks), 'micrograph')} ({shown} not among "
-                "them); files of picks are named after their micrographs"
+                matches.remedy
+                or f"{source}: no pick lies on any of {counted(len(tasks), 'micrograph')} ({shown} "
+                "not among them); files of picks are named after their micrographs"
             )
+        if matches.remedy:
+            context.events.warning(matches.remedy)
         context.events.warning(
             f"set aside {counted((where < 0).sum(), 'pick')} on micrographs that are not there "
             f"({shown})"
