@@ -9,6 +9,20 @@ from pathlib import Path
 MARK = "project.json"
 
 
+def physical(path: Path) -> Path:
+    """Return a path without ``..``, which after a symbolic link leads out of the link's target.
+
+    Parameters
+    ----------
+    path : Path
+    """
+    parts = path.parts
+    if ".." not in parts:
+        return path
+    last = len(parts) - parts[::-1].index("..")
+    return Path(os.path.realpath(Path(*parts[:last])), *parts[last:])
+
+
 def project_above(path: Path) -> Path | None:
     """Return the nearest folder above a path that is a project.
 
@@ -33,6 +47,7 @@ def relative_inside(path: str, root: Path, start: Path) -> str:
     """
     if not path or not Path(path).is_absolute() or root == Path(root.anchor):
         return path
+    path = str(physical(Path(path)))
     for known in (root, root.resolve()):
         if Path(path).is_relative_to(known):
             inside = root / Path(path).relative_to(known)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dspa.data.errors import InputError
+from dspa.data.places import physical
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -127,7 +128,7 @@ class _Search:
             return None, 0
         given = _given(name)
         if given.is_absolute() and self.there(given):
-            return _physical(given), 0
+            return physical(given), 0
         whole = [] if given.is_absolute() else [*self.roots, *self.places]
         found = self.only(name, [place / given for place in whole])
         if found is not None:
@@ -172,14 +173,14 @@ class _Search:
         if not there:
             return None
         if any(there[0].is_relative_to(root) for root in self.roots):
-            return _physical(there[0])
+            return physical(there[0])
         for other in there[1:]:
             if not same_file(there[0], other):
                 raise InputError(
-                    f"{self.source}: {name} may be {_physical(there[0])} or {_physical(other)}; "
+                    f"{self.source}: {name} may be {physical(there[0])} or {physical(other)}; "
                     "give the folder its paths are relative to with --images-root"
                 )
-        return _physical(there[0])
+        return physical(there[0])
 
     def there(self, path: Path) -> bool:
         """Whether a file exists; folders that do not are asked for once."""
@@ -195,15 +196,6 @@ class _Search:
 
 def _given(name: str) -> Path:
     return Path(name).expanduser() if name.startswith("~/") else Path(name)
-
-
-def _physical(path: Path) -> Path:
-    """Return a path without ``..``, which after a symbolic link leads out of the link's target."""
-    parts = path.parts
-    if ".." not in parts:
-        return path
-    last = len(parts) - parts[::-1].index("..")
-    return Path(os.path.realpath(Path(*parts[:last])), *parts[last:])
 
 
 def same_file(first: Path, second: Path) -> bool:

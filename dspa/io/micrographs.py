@@ -145,15 +145,8 @@ def read_micrograph_image(path: str | Path, *, turned: bool = True) -> NDArray[n
     InputError
         If the file cannot be read, is truncated, or holds NaN or nothing but one value.
     """
-    file = _present(path)
-    suffix = file.suffix.lower()
-    if suffix in MRC_SUFFIXES:
-        image = _read_mrc_sum(file)
-    elif suffix == ".png":
-        image = read_png(file).astype(np.float32)
-    else:
-        image = read_tiff_sum(file)
-    if turned and turns_rows(file):
+    image = read_stored_sum(path)
+    if turned and turns_rows(path):
         image = np.ascontiguousarray(image[::-1])
     low, high = float(image.min()), float(image.max())
     if not (np.isfinite(low) and np.isfinite(high)):
@@ -161,6 +154,27 @@ def read_micrograph_image(path: str | Path, *, turned: bool = True) -> NDArray[n
     if low == high:
         raise InputError(f"{path}: every pixel of the micrograph is {low:g}")
     return image
+
+
+def read_stored_sum(path: str | Path) -> NDArray[np.float32]:
+    """Read an image as it is stored, whatever its values; frames are summed.
+
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    (y, x) float32
+        Rows as the file has them.
+    """
+    file = _present(path)
+    suffix = file.suffix.lower()
+    if suffix in MRC_SUFFIXES:
+        return _read_mrc_sum(file)
+    if suffix == ".png":
+        return read_png(file).astype(np.float32)
+    return read_tiff_sum(file)
 
 
 def _present(path: str | Path) -> Path:

@@ -13,6 +13,7 @@ from dspa.data import store
 from dspa.data.atomic import write_atomically
 from dspa.data.counts import counted_of
 from dspa.data.errors import InputError
+from dspa.data.places import physical
 from dspa.project.job import input_paths, with_paths
 
 if TYPE_CHECKING:
@@ -63,8 +64,8 @@ def relink(project: Project, old: str, new: str, *, force: bool = False) -> Reli
         If ``new`` is not there, the project names nothing below ``old``, a job is running, or
         files that jobs read are not below ``new``.
     """
-    before = os.path.normpath(Path(old).expanduser().absolute())
-    after = os.path.normpath(Path(new).expanduser().absolute())
+    before = os.path.normpath(physical(Path(old).expanduser().absolute()))
+    after = os.path.normpath(physical(Path(new).expanduser().absolute()))
     if before == after:
         raise InputError(f"{old} and {new} are the same; name where it was, and where it is")
     if not Path(after).exists():

@@ -18,6 +18,7 @@ from dspa.data import store
 from dspa.data.atomic import write_atomically
 from dspa.data.counts import counted
 from dspa.data.errors import InputError
+from dspa.data.places import physical
 from dspa.io import mrc
 from dspa.io.cs_particles import Orientation
 from dspa.io.cs_write import write_cs_particles
@@ -223,9 +224,14 @@ def _spelling(params: Params, target: Path) -> Callable[[str], str] | None:
     if params.paths == "as-found":
         return None
     if params.paths == "absolute":
-        return os.path.abspath
+        return _absolute
     start = Path(params.relative_to or target.parent).expanduser().absolute()
-    return partial(os.path.relpath, start=start)
+    # From a linked folder ``..`` leads out of the link's target.
+    return partial(os.path.relpath, start=os.path.realpath(start))
+
+
+def _absolute(path: str) -> str:
+    return str(physical(Path(path).absolute()))
 
 
 def _with_micrograph_names(

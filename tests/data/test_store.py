@@ -108,6 +108,18 @@ def test_paths_inside_a_project_move_with_it(tmp_path: Path) -> None:
     assert moved["stack_path"].values.tolist() == [str(tmp_path / "moved" / "J1" / "a.zarr")]
 
 
+def test_dots_after_a_link_are_followed_before_a_path_is_made_relative(tmp_path: Path) -> None:
+    project, real = tmp_path / "project", tmp_path / "real" / "deep"
+    for folder in (project / "jobs" / "J1", project / "mics", real / "Job", real / "mics"):
+        folder.mkdir(parents=True)
+    (project / "project.json").write_text("{}")
+    (project / "Job").symlink_to(real / "Job")
+    stack = str(project / "Job" / ".." / "mics" / "a.mrcs")
+    store.save(_table(stack), project / "jobs" / "J1" / "p.zarr")
+    found = store.open(project / "jobs" / "J1" / "p.zarr")["stack_path"].values.tolist()
+    assert found == [str(real / "mics" / "a.mrcs")]
+
+
 def test_a_shape_its_chunks_cannot_explain_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "p.zarr"
     store.save(_table(), path)

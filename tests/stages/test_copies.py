@@ -85,6 +85,20 @@ def test_given_half_sets_must_not_share_images(desk: Desk) -> None:
     assert assign_half_sets(apart, 1, existing=True).tolist() == [1, 2] * COUNT
 
 
+def test_copies_that_a_file_parts_are_put_into_one_half(desk: Desk) -> None:
+    halves = np.append(np.tile([1, 2], COUNT // 2), np.tile([2, 1, 1, 2], COUNT // 4))
+    names = [f"{i + 1:06d}@{s}" for s in ("s.mrcs", "copy.mrcs") for i in range(COUNT)]
+    columns = {"rlnImageName": np.array(names, object), "rlnRandomSubset": halves}
+    columns["rlnImagePixelSize"] = np.full(2 * COUNT, 4.0)
+    write_star(desk.folder / "p.star", [Block("particles", columns)])
+    made = desk.run(PARTICLES_STAGE, file="p.star", contrast="bright")["particles"]
+    assert f"one half set ({COUNT // 2} copies are moved to the half" in desk.said("warning")
+    write_particles(read_particles(made), desk.folder / "out.star")
+    for path in (made, made.with_suffix(".star"), desk.folder / "out.star"):
+        found = read_particles(path)["half_set"].values.tolist()
+        assert found == [1, 2] * COUNT
+
+
 def _picked(place: list[tuple[float, float]], micrograph: list[int]) -> Any:
     return schema.make(
         "particles",

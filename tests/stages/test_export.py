@@ -205,6 +205,21 @@ def test_names_are_absolute_or_relative_on_request(
         _export(tmp_path, jobs, out="x.star", relative_to="y")
 
 
+@pytest.mark.parametrize("through", ["out", "relative_to"])
+def test_relative_names_from_a_linked_folder_lead_where_the_system_leads(
+    through: str, jobs: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "real" / "deep" / "Job").mkdir(parents=True)
+    (tmp_path / "project").mkdir()
+    linked = tmp_path / "project" / "Job"
+    linked.symlink_to(tmp_path / "real" / "deep" / "Job")
+    out = linked / "o.star" if through == "out" else tmp_path / "o.star"
+    more = {} if through == "out" else {"relative_to": str(linked)}
+    _export(tmp_path, jobs, out=str(out), paths="relative", **more)
+    stack = read_star(out)[1].columns["rlnImageName"][0].partition("@")[2]
+    assert (linked / stack).is_file()
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_relion_3_1_gets_images_of_32_bit(
     jobs: dict[str, Path], tmp_path: Path, images: np.ndarray, dtype: str

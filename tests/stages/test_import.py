@@ -231,8 +231,11 @@ def test_cryosparc_particles(desk: Desk, tmp_path: Path) -> None:
     ("more", "complaint"),
     [
         ({"stack": "other.mrcs"}, "1 of 1 stack is not there"),
-        ({"count": 9}, "row 9 wants image 9 .* which holds 8"),
-        ({"rlnImagePixelSize": np.array([2.0, 3.0] * 4)}, "mixed pixel sizes"),
+        ({"count": 12}, "4 of 12 rows do not fit .*row 9 wants image 9 .*holds 8; copy the stack"),
+        (
+            {"rlnImagePixelSize": np.array([2.0, 3.0] * 4)},
+            r"p.star: mixed pixel sizes \(2 A in 4 rows of optics group .*; 3 A in 4 rows",
+        ),
         ({"rlnVoltage": np.full(8, np.nan)}, "voltage is unknown; give --voltage"),
     ],
 )
@@ -244,6 +247,62 @@ def test_particles_that_cannot_be_used(
     _star(tmp_path / "p.star", stack, count, **more)
     with pytest.raises(InputError, match=complaint):
         desk.run(import_particles.PARTICLES_STAGE, file="p.star")
+
+
+def test_one_row_beyond_its_stack_spares_the_others(desk: Desk, tmp_path: Path) -> None:
+    write_image_stack(tmp_path / "s.mrcs", _particles(40), pixel_size=2.0)
+    names = np.array([f"{i + 1:06d}@s.mrcs" for i in range(40)], object)
+    names[2] = "000099@s.mrcs"
+    _star(tmp_path / "p.star", "s.mrcs", 40, rlnImageName=names)
+    made = desk.run(import_particles.PARTICLES_STAGE, file="p.star")["particles"]
+    assert read_particles(made)["image_index"].values.tolist() == [0, 1, *range(3, 40)]
+    assert "set aside 1 image with a number beyond their stack" in desk.said("warning")
+
+
+@pytest.mark.parametrize("name", ["Job/../mics/m.mrc", "Job/../mics/*.mrc"])
+def test_dots_after_a_link_lead_where_the_system_leads(
+    name: str, desk: Desk, tmp_path: Path
+) -> None:
+    """Of micrographs that are named, and of those a pattern finds."""
+    for folder in ("mics", "real/Job", "real/mics"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "project.json").write_text("{}")
+    (tmp_path / "Job").symlink_to("real/Job")
+    _micrograph(tmp_path / "mics" / "m.mrc", 1)
+    _micrograph(tmp_path / "real" / "mics" / "m.mrc", 2)
+    made = desk.run(import_micrographs.MICROGRAPHS_STAGE, files=name, **OPTICS)["micrographs"]
+    path = read_micrographs(made)["path"].values[0]
+    assert Path(path) == tmp_path / "real" / "mics" / "m.mrc"
+
+
+def test_what_is_said_of_another_file_is_not_taken(desk: Desk, tmp_path: Path) -> None:
+    """CTF and picks of g2/m.mrc, which is there, are not those of g1/m.mrc."""
+    for number in (1, 2):
+        (tmp_path / f"g{number}").mkdir()
+        _micrograph(tmp_path / f"g{number}" / "m.mrc", number)
+    stage = import_micrographs.MICROGRAPHS_STAGE
+    ctf = {"rlnDefocusU": np.array([2e4]), "rlnDefocusV": np.array([2e4])}
+    ctf["rlnDefocusAngle"] = np.zeros(1)
+    name = {"rlnMicrographName": np.array(["g2/m.mrc"], object)}
+    write_star(tmp_path / "c.star", [Block("micrographs", {**name, **ctf})])
+    with pytest.raises(InputError, match=r"c.star: g2/m.mrc is .*another file than g1/m.mrc"):
+        desk.run(stage, files="g1/m.mrc", ctf_from="c.star", **OPTICS)
+    made = desk.run(stage, files="g1/m.mrc", **OPTICS)
+    place = {"rlnCoordinateX": np.array([9.0, 8.0]), "rlnCoordinateY": np.array([9.0, 8.0])}
+    both = {"rlnMicrographName": np.array(["g2/m.mrc", "g1/m.mrc"], object)}
+    write_star(tmp_path / "p.star", [Block("particles", {**both, **place})])
+    picks = import_particles.PARTICLES_STAGE
+    given = {"micrographs": made["micrographs"]}
+    outputs = desk.run(picks, given, file="p.star")
+    np.testing.assert_allclose(read_particles(outputs["picks"])["coordinate"], [[12.0, 12.0]])
+    assert "p.star: g2/m.mrc is" in desk.said("warning")
+    (tmp_path / "g2" / "m.box").write_text("10 20 4 4\n")
+    with pytest.raises(InputError, match=r"g2/m.box: m is .*g2/m.mrc, another file than g1/m.mrc"):
+        desk.run(picks, given, file="g2/m.box")
+    both = desk.run(stage, files="g?/m.mrc", **OPTICS)
+    (tmp_path / "m.box").write_text("10 20 4 4\n")
+    with pytest.raises(InputError, match=r"m.box: m may be g1/m.mrc or g2/m.mrc"):
+        desk.run(picks, {"micrographs": both["micrographs"]}, file="m.box")
 
 
 def test_corrections_that_are_not_applied_are_named(desk: Desk, tmp_path: Path) -> None:

@@ -116,8 +116,10 @@ def test_a_gain_that_lies_otherwise_is_refused_with_what_helps(
     _mrc(tmp_path / "m.mrc", frames)
     _mrc(tmp_path / "g.mrc", stored)
     if (rotate, flip) != (0, "none"):
-        with pytest.raises(InputError, match="as uneven with this gain as without") as caught:
-            run(MOVIES_STAGE, files="m.mrc", gain="g.mrc")
+        # Whatever other options are given, the answer is whole.
+        given = {"gain_rotate": (rotate + 2) % 4, "gain_flip": flip} if rotate % 2 else {}
+        with pytest.raises(InputError, match="more uneven with this gain than without") as caught:
+            run(MOVIES_STAGE, files="m.mrc", gain="g.mrc", **given)
         words = str(caught.value).split("; ")[1].split()
         options = {words[i]: words[i + 1] for i in range(len(words)) if words[i].startswith("--")}
         rotate, flip = int(options.get("--gain-rotate", 0)), options.get("--gain-flip", "none")
@@ -141,6 +143,44 @@ def test_frames_that_are_corrected_already_refuse_a_gain(
     _mrc(tmp_path / "g.mrc", gain - 1.2)
     with pytest.raises(InputError, match="negative"):
         run(MOVIES_STAGE, files="m.mrc", gain="g.mrc")
+
+
+@pytest.mark.parametrize("value", [1.0, 1.1])
+def test_a_gain_of_one_value_is_taken_and_told(
+    value: float, tmp_path: Path, run: Callable[..., dict[str, Any]]
+) -> None:
+    frames, gain = _camera()
+    _mrc(tmp_path / "m.mrc", frames * gain)
+    _mrc(tmp_path / "g.mrc", np.full(SHAPE, value))
+    outputs = run(MOVIES_STAGE, files="m.mrc", gain="g.mrc")
+    assert f"g.mrc: every pixel of the gain reference is {value:g}" in outputs["said"]
+    np.testing.assert_allclose(_sum(outputs), (frames * gain).sum(0) * value, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "complaint"),
+    [
+        (lambda g: np.where(g > 1.3, np.nan, g), "holds NaN or infinite values; write 0"),
+        (lambda g: 0 * g, "holds only zero values"),
+        (lambda g: g - 1.2, "holds negative values"),
+        (lambda g: np.stack([g, g]), "a gain reference of 2 images"),
+    ],
+)
+@pytest.mark.parametrize("name", ["g.mrc", "g.tif", "g.gain"])
+def test_a_gain_that_is_none_is_named_as_one(
+    name: str,
+    spoilt: Callable[[np.ndarray], np.ndarray],
+    complaint: str,
+    tmp_path: Path,
+    run: Callable[..., dict[str, Any]],
+) -> None:
+    frames, gain = _camera()
+    _mrc(tmp_path / "m.mrc", frames)
+    (_mrc if name == "g.mrc" else _tiff)(tmp_path / name, spoilt(gain).astype("f4"))
+    with pytest.raises(InputError, match=f"{name}: (the|a) gain reference.*") as caught:
+        run(MOVIES_STAGE, files="m.mrc", gain=name)
+    assert complaint in str(caught.value)
+    assert "micrograph" not in str(caught.value)
 
 
 @pytest.mark.relion

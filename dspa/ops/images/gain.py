@@ -85,5 +85,7 @@ def _usual(image: NDArray[np.float32]) -> NDArray[np.bool_]:
     good = np.ones(image.shape, bool)
     for _ in range(_ROUNDS):
         values = image[good].astype(np.float64)
-        good = np.abs(image - values.mean()) <= _CLIP * values.std()
+        mean, spread = values.mean(), values.std()
+        # What rounding leaves of a constant image is no deviation.
+        good = np.abs(image - mean) <= _CLIP * spread + np.finfo(np.float32).eps * np.abs(mean)
     return good

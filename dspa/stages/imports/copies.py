@@ -60,13 +60,28 @@ def tell_copies(context: Context, table: xr.Dataset) -> xr.Dataset:
     stack, index = table["image_stack"].values, table["image_index"].values
     name = table["stack_name" if "stack_name" in table.variables else "stack_path"].values
     here, there = (f"{index[row] + 1}@{name[stack[row]]}" for row in (first[one], other))
+    table, moved = _in_one_half(table, groups)
+    into = ""
+    if moved:
+        into = f" ({counted(moved, 'copy is', 'copies are')} moved to the half set of the first)"
     found = counted_of(copies, groups.size, "particle", verb=("is a copy", "are copies"))
     context.events.warning(
         f"{found} of another image, as row {first[one] + 1} "
-        f"({here}) and row {other + 1} ({there}); copies stay in one half set, but count twice: "
-        "leave them out unless you mean them (symmetry expansion)"
+        f"({here}) and row {other + 1} ({there}); copies stay in one half set{into}, but count "
+        "twice: leave them out unless you mean them (symmetry expansion)"
     )
     return table
+
+
+def _in_one_half(table: xr.Dataset, groups: NDArray[np.int64]) -> tuple[xr.Dataset, int]:
+    """Put copies into the half set of the first of them; return how many it moves too."""
+    if "half_set" not in table.variables:
+        return table, 0
+    halves = np.asarray(table["half_set"].values)
+    there = halves > 0
+    moved = np.where(there, as_first_copy(halves, groups, before=there), halves)
+    count = int((moved != halves).sum())
+    return (table.assign(half_set=("particle", moved)) if count else table), count
 
 
 def tell_repeated_picks(context: Context, table: xr.Dataset) -> None:

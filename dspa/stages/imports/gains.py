@@ -10,8 +10,8 @@ import numpy as np
 
 from dspa.data.errors import InputError
 from dspa.io.locate import regular
-from dspa.io.micrographs import read_micrograph_image
-from dspa.io.tiff import read_tiff_sum, turns_rows
+from dspa.io.micrographs import micrograph_info, read_micrograph_image, read_stored_sum
+from dspa.io.tiff import read_tiff_sum, tiff_shape, turns_rows
 from dspa.ops.images.gain import inverse_gain, turned_gain, unevenness, unevenness_error
 
 if TYPE_CHECKING:
@@ -73,9 +73,19 @@ def read_gain(path: str, *, rotate: int, flip: str, use: str) -> Gain:
         As in `Gain`.
     """
     falcon = Path(path).suffix.lower() == FALCON
-    stored = read_tiff_sum(regular(path)) if falcon else read_micrograph_image(path, turned=False)
-    if not np.isfinite(stored).all() or (stored < 0).any() or not stored.any():
-        raise InputError(f"{path}: a gain reference with negative, infinite or only zero values")
+    frames = tiff_shape(regular(path))[0] if falcon else micrograph_info(path).frames
+    if frames > 1:
+        raise InputError(
+            f"{path}: a gain reference of {frames} images; give a file with the one that is meant"
+        )
+    stored = read_tiff_sum(regular(path)) if falcon else read_stored_sum(path)
+    for wrong, what, remedy in (
+        (~np.isfinite(stored), "NaN or infinite", "write 0 for dead pixels, or give another gain"),
+        (stored < 0, "negative", "give the gain, not a dark reference"),
+        (np.full(1, not stored.any()), "only zero", "leave --gain out, or give another gain"),
+    ):
+        if wrong.any():
+            raise InputError(f"{path}: the gain reference holds {what} values; {remedy}")
     return Gain(path, stored, rotate, flip, use)
 
 
@@ -93,6 +103,11 @@ def settle_gain(context: Context, gain: Gain, movies: Sequence[str]) -> NDArray[
     InputError
         If the frames vary more with the gain than without it; the message says what lowers it.
     """
+    if np.ptp(gain.stored) == 0:
+        context.events.warning(
+            f"{gain.path}: every pixel of the gain reference is {gain.stored.flat[0]:g}, so that "
+            "it evens out nothing"
+        )
     total, movie = _sum(movies)
     falcon = FALCON in Path(gain.path).suffix.lower() or Path(movie).suffix.lower() == _EER
     uses = ["multiply", "divide"] if falcon else ["multiply"]
@@ -115,8 +130,9 @@ def settle_gain(context: Context, gain: Gain, movies: Sequence[str]) -> NDArray[
     bound = max(_RAISE * without, _SIGMA * unevenness_error(total, factor))
     if found[use] > without + bound:
         raise InputError(
-            f"{gain.path}: the frames of {movie} are {np.sqrt(found[use] / without):.3g} times as "
-            f"uneven with this gain as without; {_remedy(gain, movie, total, without - bound)}"
+            f"{gain.path}: the frames of {movie} are "
+            f"{100 * (np.sqrt(found[use] / without) - 1):.2g} % more uneven with this gain than "
+            f"without; {_remedy(gain, movie, total, without - bound)}"
         )
     if use == "divide" and gain.use == "auto":
         context.events.message(f"frames are divided by {gain.path}, which evens them out")
@@ -165,12 +181,11 @@ def _remedy(gain: Gain, movie: str, total: NDArray[np.float32], bound: float) ->
             "corrected already, or give the gain of this session"
         )
     use, rotate, flip = best
-    words = [
-        f"--gain-rotate {rotate}" if rotate != gain.rotate else "",
-        f"--gain-flip {flip}" if flip != gain.flip else "",
-        f"--gain-use {use}" if use == "divide" or gain.use == "divide" else "",
-    ]
-    return f"{' '.join(w for w in words if w)} makes them more even"
+    # All that it takes: who gives these options alone has the whole answer.
+    words = f"--gain-rotate {rotate} --gain-flip {flip}"
+    if use == "divide" or gain.use == "divide":
+        words += f" --gain-use {use}"
+    return f"{words} makes them more even"
 
 
 def _options() -> Iterator[tuple[str, int, str]]:

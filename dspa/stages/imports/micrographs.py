@@ -14,6 +14,7 @@ import numpy as np
 from dspa.data import schema
 from dspa.data.counts import counted
 from dspa.data.errors import InputError
+from dspa.data.places import physical
 from dspa.io.locate import matching, spelling
 from dspa.io.micrographs import (
     SUFFIXES,
@@ -289,7 +290,7 @@ def _from_pattern(context: Context, params: Params) -> xr.Dataset:
     return schema.make(
         "micrographs",
         {
-            "path": [str(Path(p).absolute()) for p in files],
+            "path": [str(physical(Path(p).absolute())) for p in files],
             "micrograph_name": files,
             "optics": np.zeros(len(files), np.int32),
             "optics_name": ["opticsGroup1"],

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dspa.data.counts import counted, counted_of
+from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.data.store import chosen, spans
 from dspa.io.coordinates import pixel_coordinates
 from dspa.io.cs_particles import Orientation, read_cs_particles
-from dspa.io.images import ParticleImages, StackInfo, stack_info
+from dspa.io.images import ParticleImages
 from dspa.io.locate import matching, spelling
 from dspa.io.particles import read_particles, write_particles
 from dspa.io.picks import SUFFIXES, read_picks
@@ -29,6 +29,7 @@ from dspa.stages.imports.picks import (
     scaled_by_micrographs,
     warn_of_other_size,
 )
+from dspa.stages.imports.stacks import on_stacks, set_aside, with_pixel_size
 from dspa.stages.particles.checks import ImageReport, examine, judge_contrast
 from dspa.stages.particles.lead import BASE, table_bytes
 from dspa.stages.stage import Context, Input, Stage, param
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 MM = 1e7  # mm to A
 RUN = 1024  # images a task looks at
 FEW_RUNS = 4
-_LISTED = 3
 # Without one of these an image is of no use.
 _PER_IMAGE = "defocus_u defocus_v defocus_angle phase_shift bfactor ctf_scale pose shift".split()
 _CORRECTIONS = frozenset(
@@ -126,8 +126,8 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
         table = scaled_by_micrographs(context, table, micrographs, source=params.named)
     table = _with_optics(context, table, params)
     _name_unused(context, table)
-    infos = _check_stacks(table, params)
-    table = _with_pixel_size(context, table, infos, params)
+    table, infos = on_stacks(context, table, params.named)
+    table = with_pixel_size(context, table, infos, params.named)
     _judge_values(context, table, params)
     table = _without_nan(context, table)
     if params.check == "full":
@@ -281,76 +281,6 @@ def _says_something(name: str, values: NDArray[Any]) -> bool:
     return bool((np.nan_to_num(values, nan=nothing) != nothing).any())
 
 
-def _check_stacks(table: xr.Dataset, params: Params) -> dict[str, StackInfo]:
-    """Open every stack's header; name all that are missing at once."""
-    paths = [str(p) for p in table["stack_path"].values]
-    missing = [p for p in paths if not Path(p).exists()]
-    if missing:
-        shown = ", ".join(missing[:_LISTED]) + (", ..." if len(missing) > _LISTED else "")
-        lost = counted_of(len(missing), len(paths), "stack", verb=("is", "are"))
-        raise InputError(
-            f"{params.named}: {lost} not there ({shown}); run from the folder their paths are "
-            "relative to, or give it with --images-root"
-        )
-    infos = {path: stack_info(path) for path in paths}
-    shapes = {(i.rows, i.columns): path for path, i in reversed(infos.items())}
-    if len(shapes) > 1:
-        text = "; ".join(f"{c} x {r} in {Path(p).name}" for (r, c), p in list(shapes.items())[:4])
-        raise InputError(f"{params.named}: mixed image sizes ({text}); import one size at a time")
-    rows, columns = next(iter(shapes))
-    if rows != columns:
-        raise InputError(f"{paths[0]}: images of {columns} x {rows} pixels; they must be square")
-    counts = np.array([infos[p].count for p in paths])
-    stack, index = table["image_stack"].values, table["image_index"].values
-    beyond = np.flatnonzero((index >= counts[stack]) | (index < 0))
-    if beyond.size:
-        path = paths[stack[beyond[0]]]
-        raise InputError(
-            f"{params.named}: row {beyond[0] + 1} wants image {index[beyond[0]] + 1} of {path}, "
-            f"which holds {infos[path].count}"
-        )
-    return infos
-
-
-def _with_pixel_size(
-    context: Context, table: xr.Dataset, infos: Mapping[str, StackInfo], params: Params
-) -> xr.Dataset:
-    """Settle box and pixel size: one for all; the headers serve where the file does not say."""
-    box = next(iter(infos.values())).rows
-    said = table["box_size"].values if "box_size" in table.variables else np.zeros(1)
-    if (said > 0).any() and (said[said > 0] != box).any():
-        context.events.warning(f"the file says {said.max()} pixels, the stacks hold {box}")
-    count = table.sizes["optics"]
-    table = table.assign(box_size=("optics", np.full(count, box, np.int32)))
-    headers = np.array([i.pixel_size for i in infos.values()])
-    headers = headers[np.isfinite(headers) & (headers > 0) & (np.abs(headers - 1.0) > 1e-6)]
-    size = table["pixel_size"].values.astype(np.float64)
-    if np.isnan(size).any():
-        if not headers.size:
-            raise InputError(
-                "the pixel size is neither in the file nor in the stacks; give --pixel-size"
-            )
-        if np.ptp(headers) > 5e-3 * headers.max():
-            text = ", ".join(f"{s:.4g}" for s in np.unique(headers)[:5])
-            raise InputError(
-                f"{params.named}: mixed pixel sizes in the stacks ({text} A); import one at a time"
-            )
-        context.events.message(f"pixel size {headers[0]:.4g} A, from the stacks")
-        size = np.where(np.isnan(size), headers[0], size)
-        table = table.assign(pixel_size=("optics", size))
-    used = size[np.unique(table["optics"].values)]
-    if np.ptp(used) > 1e-3 * used.max():
-        text = ", ".join(f"{s:.4g}" for s in np.unique(used))
-        raise InputError(f"mixed pixel sizes ({text} A); import one size at a time")
-    other = headers[np.abs(headers - used[0]) > 0.01 * used[0]]
-    if other.size:
-        context.events.warning(
-            f"the stacks say {other[0]:.4g} A per pixel ({other.size} of {len(infos)}); "
-            f"{used[0]:.4g} A is used"
-        )
-    return table
-
-
 def _without_nan(context: Context, table: xr.Dataset) -> xr.Dataset:
     """Set aside rows whose CTF, pose, shift or coordinate is no number, or beyond any."""
     good = np.ones(table.sizes["particle"], bool)
@@ -361,7 +291,7 @@ def _without_nan(context: Context, table: xr.Dataset) -> xr.Dataset:
         good &= np.isfinite(values).reshape(len(good), -1).all(1)
     if not good.all():
         what = "a defocus, pose, shift or coordinate that is out of all bounds or no number"
-        _set_aside(context, table, ~good, what)
+        set_aside(context, table, ~good, what)
         if not good.any():
             raise InputError(f"every particle has {what}")
         table = chosen(table, np.flatnonzero(good), context.folder)
@@ -389,7 +319,7 @@ def _look(context: Context, table: xr.Dataset, params: Params) -> xr.Dataset:
         these = np.zeros(len(images), bool)
         these[np.concatenate(rows)] = True
         what = "NaN or infinite pixels" if kind == "not_finite" else "one value only"
-        _set_aside(context, table, these, what)
+        set_aside(context, table, these, what)
         bad |= these
     if bad.all():
         raise InputError(f"{params.named}: no image can be used")
@@ -440,19 +370,6 @@ def _signed(table: xr.Dataset, sign: int | None) -> xr.Dataset:
     if sign is None:
         return table
     return table.assign(image_sign=("particle", np.full(table.sizes["particle"], sign, np.int8)))
-
-
-def _set_aside(context: Context, table: xr.Dataset, rows: NDArray[np.bool_], what: str) -> None:
-    count = int(rows.sum())
-    if not count:
-        return
-    stack, index = table["image_stack"].values, table["image_index"].values
-    paths = table["stack_path"].values
-    names = [f"{index[i] + 1}@{paths[stack[i]]}" for i in np.flatnonzero(rows)]
-    shown = ", ".join(names[:_LISTED]) + (", ..." if count > _LISTED else "")
-    context.events.warning(f"set aside {counted(count, 'image')} with {what}: {shown}")
-    with (context.folder / "set_aside.txt").open("a", encoding="utf-8") as stream:
-        stream.writelines(f"{name}\t{what}\n" for name in names)
 
 
 def _picture(context: Context, table: xr.Dataset) -> None:

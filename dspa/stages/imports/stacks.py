@@ -1,0 +1,184 @@
+"""The stacks that particles name: that they are there, hold the images, and in one pixel size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dspa.data.counts import counted, counted_of
+from dspa.data.errors import InputError
+from dspa.data.store import chosen
+from dspa.io.images import StackInfo, stack_info
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import xarray as xr
+    from numpy.typing import NDArray
+
+    from dspa.stages.stage import Context
+
+_LISTED = 3
+# Of the rows; where more are beyond the ends of stacks it is the stacks that are wrong.
+_FEW_BEYOND = 0.05
+
+
+def on_stacks(
+    context: Context, table: xr.Dataset, named: str
+) -> tuple[xr.Dataset, dict[str, StackInfo]]:
+    """Open every stack's header, and set rows aside that name images which it does not hold.
+
+    Parameters
+    ----------
+    context : Context
+    table : Dataset
+        Particles.
+    named : str
+        The file they come from, for messages.
+
+    Returns
+    -------
+    table : Dataset
+    infos : dict of path to StackInfo
+
+    Raises
+    ------
+    InputError
+        If stacks are missing, hold images of several sizes, or are cut short: many rows are beyond.
+    """
+    paths = [str(p) for p in table["stack_path"].values]
+    missing = [p for p in paths if not Path(p).exists()]
+    if missing:
+        shown = ", ".join(missing[:_LISTED]) + (", ..." if len(missing) > _LISTED else "")
+        lost = counted_of(len(missing), len(paths), "stack", verb=("is", "are"))
+        raise InputError(
+            f"{named}: {lost} not there ({shown}); run from the folder their paths are "
+            "relative to, or give it with --images-root"
+        )
+    infos = {path: stack_info(path) for path in paths}
+    shapes = {(i.rows, i.columns): path for path, i in reversed(infos.items())}
+    if len(shapes) > 1:
+        text = "; ".join(f"{c} x {r} in {Path(p).name}" for (r, c), p in list(shapes.items())[:4])
+        raise InputError(f"{named}: mixed image sizes ({text}); import one size at a time")
+    rows, columns = next(iter(shapes))
+    if rows != columns:
+        raise InputError(f"{paths[0]}: images of {columns} x {rows} pixels; they must be square")
+    counts = np.array([infos[p].count for p in paths])
+    stack, index = table["image_stack"].values, table["image_index"].values
+    beyond = (index >= counts[stack]) | (index < 0)
+    if not beyond.any():
+        return table, infos
+    row = int(np.argmax(beyond))
+    path = paths[stack[row]]
+    first = f"row {row + 1} wants image {index[row] + 1} of {path}, which holds {infos[path].count}"
+    if beyond.sum() > max(1, _FEW_BEYOND * beyond.size):
+        found = counted_of(int(beyond.sum()), beyond.size, "row", verb=("does", "do"))
+        raise InputError(
+            f"{named}: {found} not fit the stacks: {first}; copy the stack again if it is cut "
+            "short, or give the folder of the right ones with --images-root"
+        )
+    set_aside(context, table, beyond, "a number beyond their stack")
+    context.events.warning(f"{named}: {first}")
+    return chosen(table, np.flatnonzero(~beyond), context.folder), infos
+
+
+def with_pixel_size(
+    context: Context, table: xr.Dataset, infos: Mapping[str, StackInfo], named: str
+) -> xr.Dataset:
+    """Settle box and pixel size: one for all; the headers serve where the file does not say.
+
+    Parameters
+    ----------
+    context : Context
+    table : Dataset
+        Particles.
+    infos : mapping of path to StackInfo
+    named : str
+        The file they come from, for messages.
+
+    Raises
+    ------
+    InputError
+        If pixel sizes are unknown or mixed.
+    """
+    box = next(iter(infos.values())).rows
+    said = table["box_size"].values if "box_size" in table.variables else np.zeros(1)
+    if (said > 0).any() and (said[said > 0] != box).any():
+        context.events.warning(f"the file says {said.max()} pixels, the stacks hold {box}")
+    count = table.sizes["optics"]
+    table = table.assign(box_size=("optics", np.full(count, box, np.int32)))
+    headers = np.array([i.pixel_size for i in infos.values()])
+    headers = headers[np.isfinite(headers) & (headers > 0) & (np.abs(headers - 1.0) > 1e-6)]
+    size = table["pixel_size"].values.astype(np.float64)
+    if np.isnan(size).any():
+        if not headers.size:
+            raise InputError(
+                f"{named}: the pixel size is neither in the file nor in the stacks; give "
+                "--pixel-size"
+            )
+        if np.ptp(headers) > 5e-3 * headers.max():
+            text = ", ".join(f"{s:.4g}" for s in np.unique(headers)[:5])
+            raise InputError(
+                f"{named}: mixed pixel sizes in the stacks ({text} A); import one at a time"
+            )
+        context.events.message(f"pixel size {headers[0]:.4g} A, from the stacks")
+        size = np.where(np.isnan(size), headers[0], size)
+        table = table.assign(pixel_size=("optics", size))
+    groups = np.unique(table["optics"].values)
+    used = size[groups]
+    if np.ptp(used) > 1e-3 * used.max():
+        raise InputError(_mixed(named, table, groups, size))
+    other = headers[np.abs(headers - used[0]) > 0.01 * used[0]]
+    if other.size:
+        context.events.warning(
+            f"the stacks say {other[0]:.4g} A per pixel ({other.size} of {len(infos)}); "
+            f"{used[0]:.4g} A is used"
+        )
+    return table
+
+
+def _mixed(
+    named: str, table: xr.Dataset, groups: NDArray[np.integer[Any]], size: NDArray[np.float64]
+) -> str:
+    """Say which rows have which pixel size, and how to part them."""
+    rows = np.bincount(table["optics"].values, minlength=len(size))
+    names = np.arange(1, len(size) + 1).astype(str)
+    if "optics_name" in table.variables:
+        names = table["optics_name"].values
+    shown = "; ".join(
+        f"{size[g]:.4g} A in {counted(int(rows[g]), 'row')} of optics group {names[g]}"
+        for g in groups[:_LISTED]
+    )
+    hint = ""
+    if Path(named).suffix == ".star":
+        hint = " (relion_star_handler --select rlnOpticsGroup --minval 1 --maxval 1 does it)"
+    return (
+        f"{named}: mixed pixel sizes ({shown}); write the rows of each size to a file of its own"
+        f"{hint} and import them one by one"
+    )
+
+
+def set_aside(context: Context, table: xr.Dataset, rows: NDArray[np.bool_], what: str) -> None:
+    """Tell of images that are set aside, and list them in a file of the job.
+
+    Parameters
+    ----------
+    context : Context
+    table : Dataset
+        Particles.
+    rows : (n,) bool
+    what : str
+        What is wrong with them.
+    """
+    count = int(rows.sum())
+    if not count:
+        return
+    stack, index = table["image_stack"].values, table["image_index"].values
+    paths = table["stack_path"].values
+    names = [f"{index[i] + 1}@{paths[stack[i]]}" for i in np.flatnonzero(rows)]
+    shown = ", ".join(names[:_LISTED]) + (", ..." if count > _LISTED else "")
+    context.events.warning(f"set aside {counted(count, 'image')} with {what}: {shown}")
+    with (context.folder / "set_aside.txt").open("a", encoding="utf-8") as stream:
+        stream.writelines(f"{name}\t{what}\n" for name in names)
