@@ -62,7 +62,7 @@ def problem(
     none, count = np.zeros(classes), np.full((FOLDS, classes), 1.0)
     model = replace(
         ClassModel.begin(np.ones(SPEC.radius + 1)),
-        iteration=np.asarray(1),
+        iteration=1,
         averages=averages,
         shell=np.full(classes, 14.0),
         statistics=Statistics(np.zeros((FOLDS, classes, 3, 2, 3), np.float32), count),

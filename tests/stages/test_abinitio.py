@@ -21,8 +21,9 @@ from dspa.ops.maps.align import align
 from dspa.ops.maps.polish import centre_of_mass
 from dspa.ops.sums.fixed import exact_value
 from dspa.ops.sums.project import prepare_volume, project
+from dspa.stages.abinitio.model import FirstMaps
 from dspa.stages.abinitio.reduction import AbInitioStep, widened
-from dspa.stages.abinitio.schedule import Settings, plan_step
+from dspa.stages.abinitio.schedule import Act, Settings, plan_step
 from dspa.stages.abinitio.stage import STAGE, AbInitioParams
 from dspa.stages.em.memory import points
 from dspa.stages.particles.chunks import ImageSpec, image_spec, particle_chunks
@@ -170,7 +171,8 @@ def test_a_batch_may_be_cut_anywhere(stack, iteration):
     settings = Settings(spec, coarse_steps=10, fine_steps=2, max_resolution=20.0)
     (chunk,) = particle_chunks(particles, spec)
     noise = np.ones(spec.radius + 1)
-    random = AbInitioStep(plan_step(settings, 0)).bind({"noise": noise, "strongest": 1e9 * noise})
+    known = FirstMaps.begin({"noise": noise, "strongest": 1e9 * noise})
+    random = AbInitioStep(plan_step(settings, 0)).bind(known.arrays())
 
     def added(bound, *cuts):
         sums = bound.start()
@@ -200,7 +202,8 @@ def test_a_step_holds_no_more_than_its_plan(stack, iteration):
     settings = Settings(spec, classes=3, coarse_steps=10, fine_steps=2, max_resolution=13.0)
     (chunk,) = particle_chunks(particles, spec)
     batch, noise = chunk.batch(0, 40), np.ones(spec.radius + 1)
-    random = AbInitioStep(plan_step(settings, 0)).bind({"noise": noise, "strongest": 1e9 * noise})
+    known = FirstMaps.begin({"noise": noise, "strongest": 1e9 * noise})
+    random = AbInitioStep(plan_step(settings, 0)).bind(known.arrays())
     sums = random.start()
     random.add(sums, batch)
     model = random.finish(sums)
@@ -231,7 +234,7 @@ def test_the_schedule_goes_from_coarse_to_fine():
     settings = Settings(ImageSpec(64, 3.5, 48, 18, 200.0))
     plans = [plan_step(settings, it) for it in range(settings.steps + 2)]
     assert [plans[0].act, plans[1].act, plans[-2].act, plans[-1].act] == [
-        "start", "coarse", "fine", "final",
+        Act.START, Act.COARSE, Act.FINE, Act.FINAL,
     ]  # fmt: skip
     radii = [plan.radius for plan in plans]
     assert all(b >= a for a, b in itertools.pairwise(radii))

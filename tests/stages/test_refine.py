@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from dspa.ops.maps.fsc import fsc, resolution_shell
 from dspa.ops.sums.backproject import accumulator
 from dspa.ops.sums.project import prepare_volume, project
 from dspa.stages.particles.chunks import ImageSpec, image_spec, with_state
+from dspa.stages.refine.model import Reached
 from dspa.stages.refine.plan import (
     choose_fineness,
     converged,
@@ -67,10 +69,10 @@ def tiny(tmp_path_factory):
     """A folder with particles (one of them broken), the map they come from, and the truth."""
     folder = tmp_path_factory.mktemp("tiny")
     density, rng = phantom(), np.random.default_rng(3)
-    members = band(BOX, 11)
+    around = band(BOX, 11)
     poses, shift = random_rotations(COUNT, seed=4), rng.uniform(-1.0, 1.0, (COUNT, 2))
-    clean = project(prepare_volume(density, 11), poses, members)
-    images = band_to_images(clean * np.conj(shift_phases(members, shift)), members)
+    clean = project(prepare_volume(density, 11), poses, around)
+    images = band_to_images(clean * np.conj(shift_phases(around, shift)), around)
     images = images + 1.5 * images.std() * rng.standard_normal(images.shape)
     images[7] = np.nan
     write_stack_table(folder, images, pixel_size=PIXEL)
@@ -296,16 +298,16 @@ def test_it_stops_when_resolution_no_longer_improves():
 
 
 def test_the_step_is_no_finer_than_images_can_tell():
-    known = {"radius": np.asarray(12.0), "order": np.asarray(4)}
-    clear = choose_fineness(14, 0.7, known | {"effective": np.asarray(2.0)})
-    vague = choose_fineness(14, 0.7, known | {"effective": np.asarray(25.0)})
-    lost = choose_fineness(12, 0.7, known | {"effective": np.asarray(38.0)})
+    known = Reached(shell=12.0, radius=12.0, order=4)
+    clear = choose_fineness(14, 0.7, replace(known, effective=2.0))
+    vague = choose_fineness(14, 0.7, replace(known, effective=25.0))
+    lost = choose_fineness(12, 0.7, replace(known, effective=38.0))
     assert (clear.order, vague.order, lost.order) == (4, 4, 3)
     assert clear.last < vague.last
-    sharp = choose_fineness(28, 0.7, known | {"effective": np.asarray(2.0)})
+    sharp = choose_fineness(28, 0.7, replace(known, effective=2.0))
     assert sharp.order == 5
     # From one cell per image at the start, steps follow the resolution alone.
-    assert choose_fineness(28, 0.7, known | {"order": np.asarray(0)}).order == 5
+    assert choose_fineness(28, 0.7, replace(known, order=0)).order == 5
 
 
 def test_maps_that_do_not_fit_are_refused_with_a_resolution_that_does():
@@ -335,13 +337,13 @@ def test_a_pass_holds_one_half_and_no_more_than_its_plan(tiny, tmp_path):
     )
     first = {"noise": np.full(spec.radius + 1, 0.5), "strongest": np.full(spec.radius + 1, 1e9)}
     model = first_model(settings, tiny[1], noise=first, mask=None)
-    task = Refinement(plan_iteration(settings, 1, model))
+    task = Refinement(plan_iteration(settings, 1, model.reached))
     assert sums_bytes(task.plan.insert_radius) > 1 << 20
     for half, share in enumerate(task.shares(chunks), 1):
         assert all((chunk.state["half_set"] == half).all() for chunk in share)
         batch = share[0].batch(0, images)
         tracemalloc.start()
-        bound = task.bind(model, images)
+        bound = task.bind(model.arrays(), images)
         sums = bound.start()
         bound.add(sums, batch)
         held = {name: values.nbytes for name, values in sums.items() if values.nbytes > 1 << 16}
@@ -352,7 +354,7 @@ def test_a_pass_holds_one_half_and_no_more_than_its_plan(tiny, tmp_path):
         assert held["map"] < used <= task.bytes_of_sums() + images * task.bytes_per_item()
         if half == 1:
             task = task.follow(store(left, tmp_path))
-    assert left["half"].shape == (2, BOX, BOX, BOX)
+    assert left["maps.half"].shape == (2, BOX, BOX, BOX)
 
 
 def test_bad_input_is_one_sentence(tiny, tmp_path):

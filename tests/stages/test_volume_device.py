@@ -18,11 +18,13 @@ from dspa.io.particles import read_particles
 from dspa.ops.images.transform import band_to_images, shift_phases
 from dspa.ops.sums.fixed import exact_value
 from dspa.ops.sums.project import prepare_volume, project
+from dspa.stages.abinitio.model import FirstMaps
 from dspa.stages.abinitio.reduction import AbInitioStep
 from dspa.stages.abinitio.schedule import Settings as AbInitioSettings
 from dspa.stages.abinitio.schedule import plan_step
 from dspa.stages.particles.chunks import image_spec, with_state
 from dspa.stages.particles.noise import BackgroundNoise
+from dspa.stages.refine.model import MapModel
 from dspa.stages.refine.plan import choose_fineness, local_levels, plan_iteration
 from dspa.stages.refine.reduction import Refinement
 from dspa.stages.refine.start import (
@@ -76,20 +78,21 @@ def passes(particles, tmp_path_factory):
         spec, symmetry="C1", initial_lowpass=30.0, max_shift=0.0, seed=1, local=True,
         image_scale=True, groups=1,
     )  # fmt: skip
-    model = first_model(settings, blobs(), noise=background, mask=None)
+    model = first_model(settings, blobs(), noise=background, mask=None).arrays()
     made = {}
     runner = InlineRunner(tmp_path_factory.mktemp("passes"))
     for number, name in ((1, "profile"), (2, "global")):
-        step = Refinement(plan_iteration(settings, number, model))
+        step = Refinement(plan_iteration(settings, number, MapModel.read(model).reached))
         made[name] = step, model, step.shares(chunks)[0]
         model = runner.run(step, chunks, model, name=f"it{number:03d}").model
-    plan = plan_iteration(settings, 3, model)
-    fineness = choose_fineness(plan.radius, 0.7, model)
+    reached = MapModel.read(model).reached
+    plan = plan_iteration(settings, 3, reached)
+    fineness = choose_fineness(plan.radius, 0.7, reached)
     levels = local_levels(plan.radius, box=BOX, fineness=fineness)
     step = Refinement(replace(plan, local=True, levels=levels), half=2)
     made["local"] = step, model, step.shares(chunks)[1]
     first = AbInitioSettings(spec, classes=2, coarse_steps=2, fine_steps=1, max_resolution=15.0)
-    model = {name: background[name] for name in ("noise", "strongest")} | {"start": np.asarray(0)}
+    model = FirstMaps.begin(background).arrays()
     for number, name in enumerate(("start", "coarse", "", "fine", "final")):
         step = AbInitioStep(plan_step(first, number))
         bound = step.bind(model)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dspa.dataflow.events import Events
-    from dspa.dataflow.reduction import Model
+    from dspa.stages.abinitio.model import FirstMaps
     from dspa.stages.abinitio.schedule import StepPlan
     from dspa.stages.particles.chunks import ImageSpec
 
@@ -69,25 +69,25 @@ def write_particle_results(
     return {"particles": folder / "particles.zarr", "particles_star": folder / "particles.star"}
 
 
-def show_progress(events: Events, model: Model, plan: StepPlan) -> None:
+def show_progress(events: Events, model: FirstMaps, plan: StepPlan) -> None:
     """Emit the central slices of all maps after a step."""
     resolution = plan.settings.spec.extent / plan.radius
     events.picture(
         "slices",
-        _slices(model["density"], plan.settings.spec),
+        _slices(model.density, plan.settings.spec),
         title=f"maps after step {plan.iteration}, images compared to {resolution:.1f} A",
     )
 
 
 def show_result(
-    events: Events, model: Model, rows: Mapping[str, NDArray[Any]], spec: ImageSpec
+    events: Events, model: FirstMaps, rows: Mapping[str, NDArray[Any]], spec: ImageSpec
 ) -> None:
     """Emit slices and renderings of the maps, and where the particles went."""
-    density = np.asarray(model["density"])
+    density = model.density
     events.picture("slices", _slices(density, spec), title="central slices of the maps")
     classes = rows["class_index"]
     used = classes >= 0
-    _show_history(events, np.asarray(model["history"]))
+    _show_history(events, model.history)
     for number, volume in enumerate(density, start=1):
         share = float((classes[used] == number - 1).mean()) if used.any() else 0.0
         many = len(density) > 1

@@ -43,6 +43,8 @@ from dspa.ops.sums.fixed import (
 from dspa.ops.sums.insert import insert_candidates, insert_marginal, insert_posterior, unmoved
 from dspa.ops.sums.project import frames_of
 from dspa.ops.sums.reconstruct import reconstruct
+from dspa.stages.abinitio.model import FirstMaps
+from dspa.stages.abinitio.schedule import Act
 from dspa.stages.em.blend import blend
 from dspa.stages.em.memory import COEFFICIENT, INSERTED, image_bytes, points, search_bytes
 from dspa.stages.em.noise import coefficient_noise
@@ -116,14 +118,14 @@ class AbInitioStep:
 
     def bind(self, model: Model, items: int = 1 << 20) -> BoundStep:
         """Slice the volumes for this step."""
-        plan = self.plan
-        scale = fixed_point_scale(self.total or expected_total(items, model["noise"]))
-        if plan.act == "start":
-            return BoundStep(plan, model, scale, RandomPoses(plan, scale))
+        plan, known = self.plan, FirstMaps.read(model)
+        scale = fixed_point_scale(self.total or expected_total(items, known.noise))
+        if plan.act is Act.START:
+            return BoundStep(plan, known, scale, RandomPoses(plan, scale))
         levels = plan.levels
-        if plan.act != "coarse":
-            last = min(plan.settings.coarse_steps, len(model["history"]) - 1)
-            levels = widened(levels, float(model["history"][last, 2]))
+        if plan.act is not Act.COARSE:
+            last = min(plan.settings.coarse_steps, len(known.history) - 1)
+            levels = widened(levels, float(known.history[last, 2]))
         lattice = SphereLattice(
             plan.settings.spec.band(),
             random_grid(plan.seeds),
@@ -133,15 +135,15 @@ class AbInitioStep:
             padding=PADDING,
         )
         # All classes are members of one set: every image sees every map.
-        searchers = Searchers(np.asarray(model["density"])[None], lattice)
-        kind = WholeGrid if plan.act == "coarse" else BranchAndBound
-        return BoundStep(plan, model, scale, kind(plan, scale, lattice, searchers))
+        searchers = Searchers(known.density[None], lattice)
+        kind = WholeGrid if plan.act is Act.COARSE else BranchAndBound
+        return BoundStep(plan, known, scale, kind(plan, scale, lattice, searchers))
 
     def bytes_per_item(self) -> int:
         """Memory per image: its band several times over, and its candidates."""
         plan, band = self.plan, self.plan.settings.spec.band()
         members, reach = plan.settings.classes, plan.sums_radius
-        if plan.act in ("start", "coarse"):  # of the coarse lattice a block is in memory at a time
+        if not plan.act.searches:  # of the coarse lattice a block is in memory at a time
             return COEFFICIENT * band.count + INSERTED * members * band.size(reach)
         return image_bytes(band, plan.levels, plan.shifts(), insert_radius=reach, members=members)
 
@@ -183,7 +185,7 @@ class BoundStep:
     Attributes
     ----------
     plan : StepPlan
-    model : Model
+    model : FirstMaps
         Of the step before.
     scale : float
         Of the sums in fixed point.
@@ -192,7 +194,7 @@ class BoundStep:
     """
 
     plan: StepPlan
-    model: Model
+    model: FirstMaps
     scale: float
     compare: Comparison
 
@@ -213,11 +215,11 @@ class BoundStep:
     def add(self, sums: Sums, batch: ParticleBatch) -> Rows:
         """Compare a batch with the volumes and add it to the sums."""
         chosen = np.flatnonzero(batch.valid)
-        rows = empty_rows(batch) if self.plan.act == "final" else {}
+        rows = empty_rows(batch) if self.plan.act is Act.FINAL else {}
         if chosen.size == 0:
             return rows
         images, ctf = take_rows(batch.images, chosen), take_rows(batch.ctf, chosen)
-        y, c2 = weigh_images(images, ctf, coefficient_noise(self.model, batch, chosen))
+        y, c2 = weigh_images(images, ctf, coefficient_noise(self.model.nuisance, batch, chosen))
         if "sums" not in sums:
             lead = (self.plan.settings.classes,)
             sums["sums"] = grid.zeros(lead, self.half, dims=3, reference=y, fixed=True)
@@ -226,7 +228,7 @@ class BoundStep:
         add_exact(sums["occupancy"], found.class_posterior.sum(axis=0))
         size = np.log(np.maximum(found.sample_size, 1.0)).sum()
         add_exact(sums["figures"], (chosen.size, found.log_likelihood.sum(dtype=float), size))
-        if self.plan.act == "final":
+        if self.plan.act is Act.FINAL:
             _fill_rows(rows, chosen, found, pixel_size=self.plan.settings.spec.crop_pixel_size)
         return rows
 
@@ -245,24 +247,24 @@ class BoundStep:
             if len(group) > 1:
                 fresh = np.stack([symmetric(plan, own, group) for own in fresh])
         share = exact_value(sums["occupancy"]) / images
-        if plan.act not in ("start", "final"):
-            known = grid.widen(np.asarray(model["sums"], np.float32), self.half, dims=3)
+        if plan.act not in (Act.START, Act.FINAL):
+            known = grid.widen(model.sums, self.half, dims=3)
             # In place, as these are large.
             fresh = blend(known, fresh, step=np.float32(plan.step), out=fresh)
-            share = blend(model["occupancy"], share, step=plan.step)
+            share = blend(model.occupancy, share, step=plan.step)
         density = volumes(plan, fresh)
-        if plan.act != "start" and plan.iteration % CENTRE_EVERY == 0:
+        if plan.act is not Act.START and plan.iteration % CENTRE_EVERY == 0:
             density, fresh = recentre(plan, density, fresh)
-        return {
-            "density": density,
-            "sums": np.asarray(fresh, np.float32),
-            "occupancy": share,
-            "noise": model["noise"],
-            "strongest": model["strongest"],
-            "start": np.asarray(plan.settings.start),
-            "history": _history(model, plan, figures),
-            "iteration": np.asarray(plan.iteration),
-        }
+        return FirstMaps(
+            iteration=plan.iteration,
+            start=plan.settings.start,
+            noise=model.noise,
+            strongest=model.strongest,
+            density=density,
+            sums=np.asarray(fresh, np.float32),
+            occupancy=share,
+            history=np.concatenate([model.history, [_history(plan, figures)]]),
+        ).arrays()
 
 
 @dataclass(frozen=True, eq=False)
@@ -376,13 +378,11 @@ class BranchAndBound:
         )
 
 
-def _history(model: Model, plan: StepPlan, figures: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Append this step: resolution (A), log-likelihood, effective sample size, images; (s, 4)."""
+def _history(plan: StepPlan, figures: NDArray[np.float64]) -> list[float]:
+    """Row of a step: resolution (A), log-likelihood, effective sample size, images."""
     images = max(1.0, float(figures[0]))
     spread = float(np.exp(figures[2] / images))
-    now = [plan.settings.spec.extent / plan.radius, figures[1] / images, spread, figures[0]]
-    before = np.asarray(model.get("history", np.zeros((0, 4))))
-    return np.concatenate([before, np.asarray([now], np.float64)])
+    return [plan.settings.spec.extent / plan.radius, figures[1] / images, spread, figures[0]]
 
 
 def volumes(plan: StepPlan, sums: NDArray[np.float32]) -> NDArray[np.float32]:

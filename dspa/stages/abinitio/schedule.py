@@ -9,6 +9,7 @@ all particles.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +27,20 @@ INITIAL_RADIUS = 7.0
 SEEN = 9.0
 KEPT = (48, 24, 12)
 MOST_SHIFT_STEPS = 2.5  # a reach of more steps than this gets a wider lattice: 21 shifts
+
+
+class Act(Enum):
+    """The kinds of step."""
+
+    START = "images at random poses"
+    COARSE = "all poses of a grid, while the resolution grows"
+    FINE = "branch and bound over mini-batches"
+    FINAL = "branch and bound over all particles"
+
+    @property
+    def searches(self) -> bool:
+        """Whether images are compared at candidates, finer than the coarse lattice."""
+        return self in (Act.FINE, Act.FINAL)
 
 
 @dataclass(frozen=True)
@@ -120,7 +135,7 @@ class StepPlan:
     settings : Settings
     iteration : int
         0 is the random start.
-    act : {"start", "coarse", "fine", "final"}
+    act : Act
     radius : float
         Fourier pixels compared and reconstructed.
     batch : int
@@ -133,7 +148,7 @@ class StepPlan:
 
     settings: Settings
     iteration: int
-    act: str
+    act: Act
     radius: float
     batch: int
     temperature: float
@@ -159,7 +174,7 @@ class StepPlan:
     def shifts(self) -> Shifts:
         """Shifts of the branch and bound, or the whole lattice of the coarse act about 0."""
         reach = self.settings.reach_pixels
-        if self.act == "coarse":
+        if self.act is Act.COARSE:
             return Shifts(reach + 1e-6, (-0.5, -0.5), max(1.0, reach))
         draw = np.random.default_rng([*self.seeds, 3]).uniform(-0.5, 0.5, 2)
         return Shifts(reach, (float(draw[0]), float(draw[1])), max(1.0, reach))
@@ -181,7 +196,7 @@ def plan_step(settings: Settings, iteration: int) -> StepPlan:
     similarity = settings.similarity * (1.0 - min(1.0, 1.4 * iteration / max(1, coarse)))
     if iteration == 0:
         first = max(settings.final_batch, settings.initial_batch)
-        return StepPlan(settings, 0, "start", settings.first_radius, first, 1.0, 1.0, 0.0)
+        return StepPlan(settings, 0, Act.START, settings.first_radius, first, 1.0, 1.0, 0.0)
     if iteration <= coarse:
         end = max(settings.initial_batch, 2 * settings.final_batch // 3)
         batch = round(settings.initial_batch + iteration / coarse * (end - settings.initial_batch))
@@ -189,7 +204,7 @@ def plan_step(settings: Settings, iteration: int) -> StepPlan:
         radius = settings.first_radius + grown * (settings.coarse_radius - settings.first_radius)
         level = Level(COARSE_ORDER, radius, _coarse_shift(settings, radius), 1)
         return StepPlan(
-            settings, iteration, "coarse", radius, batch, temperature, step, similarity, (level,)
+            settings, iteration, Act.COARSE, radius, batch, temperature, step, similarity, (level,)
         )
     if iteration <= steps:
         grown = min(1.0, (iteration - coarse) / max(1, 0.8 * settings.fine_steps))
@@ -198,7 +213,7 @@ def plan_step(settings: Settings, iteration: int) -> StepPlan:
         return StepPlan(
             settings,
             iteration,
-            "fine",
+            Act.FINE,
             radius,
             settings.final_batch,
             1.0,
@@ -207,7 +222,7 @@ def plan_step(settings: Settings, iteration: int) -> StepPlan:
             levels,
         )
     levels = _levels(settings, settings.last_radius)
-    return StepPlan(settings, iteration, "final", settings.last_radius, 0, 1.0, 1.0, 0.0, levels)
+    return StepPlan(settings, iteration, Act.FINAL, settings.last_radius, 0, 1.0, 1.0, 0.0, levels)
 
 
 def _coarse_shift(settings: Settings, radius: float) -> float:

@@ -19,6 +19,7 @@ from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.dataflow.runner import PROCESS, Result
 from dspa.io.particles import read_particles
+from dspa.stages.abinitio.model import FirstMaps
 from dspa.stages.abinitio.output import (
     show_progress,
     show_result,
@@ -26,7 +27,7 @@ from dspa.stages.abinitio.output import (
     write_volumes,
 )
 from dspa.stages.abinitio.reduction import AbInitioStep
-from dspa.stages.abinitio.schedule import Settings, plan_step
+from dspa.stages.abinitio.schedule import Act, Settings, plan_step
 from dspa.stages.em.march import Pass, march
 from dspa.stages.em.memory import batch_bytes, check_fits, kept_bands
 from dspa.stages.particles.chunks import CHUNK, image_spec, particle_chunks
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-    from dspa.dataflow.reduction import Model
     from dspa.stages.abinitio.schedule import StepPlan
     from dspa.stages.particles.chunks import ImageSpec, ParticleChunk
 
@@ -222,30 +222,30 @@ def _runs(settings: Settings) -> tuple[int, ...]:
     return tuple(max(1, round(plan_step(settings, it).batch / RUN)) for it in every)
 
 
-def _march(context: Context, settings: Settings, runs: MiniBatches) -> Model:
+def _march(context: Context, settings: Settings, runs: MiniBatches) -> FirstMaps:
     """Make all steps that no checkpoint holds yet: the starts, then the best of them onwards."""
 
     def begin() -> tuple[int, Result]:
-        return settings.coarse_steps, Result(_best_start(context, settings, runs), {})
+        best = _best_start(context, settings, runs)
+        return settings.coarse_steps, Result(best.arrays(), {})
 
     return _steps(context, settings, runs, begin, last=settings.steps, prefix="it")
 
 
-def _best_start(context: Context, settings: Settings, runs: MiniBatches) -> Model:
+def _best_start(context: Context, settings: Settings, runs: MiniBatches) -> FirstMaps:
     """Carry every start through the coarse act, and choose the likeliest."""
     noise = context.runner.run(
         BackgroundNoise(settings.spec), runs.first(NOISE_IMAGES), {}, name="noise000"
     ).model
     if not float(noise["count"]) > 0:
         raise InputError("no particle image can be used: all hold NaN or do not vary")
-    first = {name: noise[name] for name in ("noise", "strongest")}
-    ends: list[Model] = []
+    ends: list[FirstMaps] = []
     for start in range(settings.starts):
-        blank = Result(first | {"start": np.asarray(start)}, {})
+        blank = Result(FirstMaps.begin(noise, start=start).arrays(), {})
         begin, prefix = partial(_before_first, blank), f"start{start + 1}-"
         last = settings.coarse_steps
         ends.append(_steps(context, settings, runs, begin, last=last, prefix=prefix))
-    scores = [float(np.mean(end["history"][-JUDGED:, 1])) for end in ends]
+    scores = [float(np.mean(end.history[-JUDGED:, 1])) for end in ends]
     best = int(np.argmax(scores))
     if len(ends) > 1:
         listed = ", ".join(f"{score:.2f}" for score in scores)
@@ -269,26 +269,28 @@ def _steps(
     *,
     last: int,
     prefix: str,
-) -> Model:
+) -> FirstMaps:
     """Make the steps up to a last one."""
 
     def step(number: int, result: Result) -> Pass:
-        own = dataclasses.replace(settings, start=int(result.model["start"]))
+        own = dataclasses.replace(settings, start=FirstMaps.read(result.model).start)
         plan = plan_step(own, number)
         return Pass(AbInitioStep(plan), runs.batch(own, number), result.model)
 
     def report(number: int, made: Pass, result: Result) -> None:
-        _report(context, cast("AbInitioStep", made.reduction).plan, result.model)
+        plan = cast("AbInitioStep", made.reduction).plan
+        _report(context, plan, FirstMaps.read(result.model))
 
     end = march(context, last=last, begin=begin, step=step, report=report, prefix=prefix)
-    return end.model
+    return FirstMaps.read(end.model)
 
 
-def _report(context: Context, plan: StepPlan, model: Model) -> None:
+def _report(context: Context, plan: StepPlan, model: FirstMaps) -> None:
     """Emit the figures of a step, and now and then its picture."""
-    resolution, evidence, spread, images = (float(value) for value in model["history"][-1])
+    resolution, evidence, spread, images = (float(value) for value in model.history[-1])
     settings = plan.settings
-    which = {"start": settings.start + 1} if settings.starts > 1 and plan.act != "fine" else {}
+    several = settings.starts > 1 and plan.act is not Act.FINE
+    which = {"start": settings.start + 1} if several else {}
     context.events.emit(
         "iteration",
         iteration=plan.iteration,
@@ -299,7 +301,7 @@ def _report(context: Context, plan: StepPlan, model: Model) -> None:
         log_likelihood=evidence,
         ess=spread,
         images=int(images),
-        occupancy=np.round(model["occupancy"], 3),
+        occupancy=np.round(model.occupancy, 3),
     )
     if plan.iteration % SHOW_EVERY == 0 or plan.iteration == settings.steps:
         show_progress(context.events, model, plan)
@@ -315,7 +317,7 @@ def _steps_made(plan: StepPlan) -> dict[str, int]:
 
 
 def _finish(
-    context: Context, particles: xr.Dataset, settings: Settings, model: Model
+    context: Context, particles: xr.Dataset, settings: Settings, model: FirstMaps
 ) -> dict[str, Path]:
     """Assign all particles, reconstruct from all of them, write everything."""
     context.events.message("assigning all particles")
@@ -323,11 +325,12 @@ def _finish(
     chunks = particle_chunks(particles, settings.spec, seed=settings.seed)
     found = context.runner.checkpoints.latest("final")
     if found is None:
-        result = context.runner.run(AbInitioStep(plan), chunks, model, name="final001")
-        model, rows = result.model, result.rows
+        step = AbInitioStep(plan)
+        result = context.runner.run(step, chunks, model.arrays(), name="final001")
     else:
-        model, rows = found.model, found.rows
-    outputs = write_volumes(context.folder, model["density"], settings.spec)
+        result = Result(found.model, found.rows)
+    model, rows = FirstMaps.read(result.model), result.rows
+    outputs = write_volumes(context.folder, model.density, settings.spec)
     outputs |= write_particle_results(context.folder, particles, rows)
     show_result(context.events, model, rows, settings.spec)
     used = int((rows["class_index"] >= 0).sum())

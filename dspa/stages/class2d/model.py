@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import zipfile
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from dspa.stages.class2d.averages import References, Statistics
 from dspa.stages.class2d.census import Census, Standing, first_partners
 from dspa.stages.class2d.constants import FOLDS
 from dspa.stages.class2d.sums import all_grids
+from dspa.stages.em.model import NamedArrays, under
 from dspa.stages.particles.chunks import ImageSpec
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dspa.stages.class2d.plan import ClassPlan, Sums
-
-Arrays = dict[str, "NDArray[Any]"]
 
 FILE = "classification.npz"
 LAYOUT = 5  # raised with every change of what a model or its rows hold
@@ -42,15 +41,15 @@ class Totals:
 
     Attributes
     ----------
-    images, log_likelihood, effective_classes, cells_scored, searches_limited : () float64
+    images, log_likelihood, effective_classes, cells_scored, searches_limited : float
         The last counts the searches that met a limit.
     """
 
-    images: NDArray[np.float64]
-    log_likelihood: NDArray[np.float64]
-    effective_classes: NDArray[np.float64]
-    cells_scored: NDArray[np.float64]
-    searches_limited: NDArray[np.float64]
+    images: float
+    log_likelihood: float
+    effective_classes: float
+    cells_scored: float
+    searches_limited: float
 
     def mean(self, name: str) -> float:
         """Return a sum for every image."""
@@ -58,12 +57,12 @@ class Totals:
 
 
 @dataclass(frozen=True, eq=False)
-class ClassModel:
-    """What is known after a pass. On disk and between processes it is plain named arrays.
+class ClassModel(NamedArrays):
+    """What is known after a pass.
 
     Attributes
     ----------
-    iteration : () int64
+    iteration : int
         Number of the pass; -1 before the random start.
     averages : (classes, y, x) float32
         Made from the images of each class alone, of all folds; of no class where the pass shows
@@ -88,7 +87,12 @@ class ClassModel:
         Noise and contrast of the images, as `dspa.stages.em.noise` keeps them.
     """
 
-    iteration: NDArray[np.int64]
+    PARTS: ClassVar = {
+        "statistics": Statistics, "poor": Statistics, "onto": Statistics, "census": Census,
+        "total": Totals, "nuisance": dict,
+    }  # fmt: skip
+
+    iteration: int
     averages: NDArray[np.float32]
     prior: NDArray[np.float64]
     frc: NDArray[np.float64]
@@ -112,44 +116,12 @@ class ClassModel:
         """Images of each class by posterior: (classes,) float64."""
         return np.asarray(self.statistics.counts.sum(axis=0))
 
-    def arrays(self) -> Arrays:
-        """Return it as plain arrays: ``averages``, ``census.age``, ``nuisance.noise`` ..."""
-        plain: Arrays = {}
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if dataclasses.is_dataclass(value):
-                value = {each.name: getattr(value, each.name) for each in fields(value)}
-            if isinstance(value, dict):
-                plain |= {f"{item.name}.{name}": np.asarray(v) for name, v in value.items()}
-            else:
-                plain[item.name] = np.asarray(value)
-        return plain
-
-    @classmethod
-    def read(cls, arrays: Mapping[str, NDArray[Any]]) -> ClassModel:
-        """Make it of what `arrays` gave.
-
-        Raises
-        ------
-        KeyError
-            If an array is missing.
-        """
-        parts: dict[str, Any] = {
-            "statistics": Statistics, "poor": Statistics, "onto": Statistics, "census": Census,
-            "total": Totals,
-        }  # fmt: skip
-        given: dict[str, Any] = {"nuisance": _under(arrays, "nuisance.")}
-        for name, kind in parts.items():
-            given[name] = kind(*(arrays[f"{name}.{item.name}"] for item in fields(kind)))
-        rest = {item.name for item in fields(cls)} - set(given)
-        return cls(**given | {name: arrays[name] for name in rest})
-
     @classmethod
     def begin(cls, noise: NDArray[np.float64]) -> ClassModel:
         """Return that of no class and no image, and of noise of this power per shell."""
         none, whole = np.zeros(0), np.zeros(0, np.int64)
         return cls(
-            iteration=np.asarray(-1),
+            iteration=-1,
             averages=np.zeros((0, 0, 0), np.float32),
             prior=np.zeros((0, noise.size)),
             frc=np.zeros((0, noise.size)),
@@ -282,11 +254,11 @@ def load_classification(path: Path) -> Classification:
             )
         return Classification(
             spec=ImageSpec(**head["spec"]),
-            model=ClassModel.read(_under(arrays, _MODEL)),
+            model=ClassModel.read(under(arrays, _MODEL)),
             groups=arrays["groups"],
             uid=arrays["uid"],
             fold=arrays["fold"],
-            rows=_under(arrays, _ROWS),
+            rows=under(arrays, _ROWS),
             images=int(head["images"]),
             unseen=arrays["unseen"],
             growths=int(head["growths"]),
@@ -297,7 +269,3 @@ def load_classification(path: Path) -> Classification:
         raise InputError(
             f"{path}: is damaged ({error}); run the class2d job that left it again"
         ) from error
-
-
-def _under(arrays: Mapping[str, NDArray[Any]], prefix: str) -> Arrays:
-    return {name[len(prefix) :]: a for name, a in arrays.items() if name.startswith(prefix)}

@@ -186,7 +186,7 @@ class BoundPass:
         own = solved if plan.paired else self._solve(statistics, alone, shown=plan.shown)
         contrast = blend_sums(model.nuisance.get("contrast"), sums["contrast"], step=plan.step)
         return ClassModel(
-            iteration=np.asarray(plan.iteration),
+            iteration=plan.iteration,
             averages=own.averages,
             prior=solved.prior,
             frc=own.curve,

@@ -22,26 +22,17 @@ from dspa.ops.sums.fixed import as_float, exact_value
 from dspa.ops.sums.reconstruct import reconstruct
 from dspa.stages.em.blend import blend_sums
 from dspa.stages.em.noise import next_noise
+from dspa.stages.refine.model import Figures, MapModel, Maps, Reached
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dspa.dataflow.reduction import Model, Sums
+    from dspa.dataflow.reduction import Sums
     from dspa.stages.refine.plan import Plan
 
 # Dynamic mask of the references: from this resolution (A) on, 1 out to near, 0 from far (A).
 MASK_FROM, MASK_NEAR, MASK_FAR = 20.0, 6.0, 14.0
-# What is summed over images to tell how an iteration went.
-FIGURES = (
-    "images", "candidates", "effective", "log_likelihood", "spread", "turned", "moved", "shift2",
-)  # fmt: skip
 EDGE = 5.0  # soft edge of the spherical mask, pixels
-# What the search of the next iteration does not look at.
-SHOWN = ("half", "volume", "mask", "fsc_mask", "curves")
-# What was measured on all images before the first iteration.
-SHARED = ("background", "strongest")
-# What is known of each half set apart.
-BY_HALF = ("noise", "noise_moments", "noise_sums", "noise_images", "noise_ratio", "contrast")
 
 
 def settle(plan: Plan, sums: Sums, scale: float) -> dict[str, NDArray[Any]]:
@@ -76,9 +67,7 @@ def settle(plan: Plan, sums: Sums, scale: float) -> dict[str, NDArray[Any]]:
     }
 
 
-def solve(
-    plan: Plan, first: dict[str, Any], second: dict[str, Any], model: Model
-) -> dict[str, NDArray[Any]]:
+def solve(plan: Plan, first: dict[str, Any], second: dict[str, Any], model: MapModel) -> MapModel:
     """Make the next model.
 
     Parameters
@@ -87,15 +76,8 @@ def solve(
         Of the iteration that ends.
     first, second : dict
         What `settle` made of the halves; their maps are used up.
-    model : mapping
-        The model of the iteration.
-
-    Returns
-    -------
-    dict
-        ``half`` (2, n, n, n) unfiltered; ``volume`` (n, n, n) their FSC-weighted whole;
-        ``reference`` (2, n, n, n); ``mask`` and ``fsc_mask``; ``noise`` (2, radius + 1);
-        ``curves``; ``history``; and scalars for the next plan.
+    model : MapModel
+        Of the iteration before.
     """
     half = np.stack([first.pop("half"), second.pop("half")])
     spec, pixel_size = plan.spec, plan.spec.crop_pixel_size
@@ -104,37 +86,33 @@ def solve(
     )
     shell = min(resolution.shell, float(plan.insert_radius))
     fsc = usable(resolution)
-    given = model["given_mask"] if model["given_mask"].size else None
+    given = model.given_mask if model.given_mask.size else None
     mask, diameter = reference_mask(plan, half.mean(axis=0), shell, given=given)
-    history = np.concatenate([model["history"], [[shell, plan.radius, fsc[1:].sum()]]])
-    figures = first["figures"] + second["figures"]
-    effective = figures[FIGURES.index("effective")] / max(figures[0], 1.0)
+    history = np.concatenate([model.history, [[shell, plan.radius, fsc[1:].sum()]]])
+    figures = Figures(*(first["figures"] + second["figures"]))
     maps = [_accumulator(plan, each.pop("map")) for each in (first, second)]
     reference = references(plan, maps, fsc, mask=mask)
     both = maps.pop(0)
     both.sums[...] += maps.pop().sums  # in place: a third grid need not fit
     volume = reconstruct(both, fsc=whole(fsc), radius=plan.insert_radius)
-    return {
-        "half": half,
-        "volume": volume,
-        "reference": reference,
-        "mask": mask,
-        "given_mask": model["given_mask"],
-        "fsc_mask": resolution.mask,
-        **_by_half(plan, (first, second), model),
-        **{name: model[name] for name in SHARED},
-        "curves": resolution.curves,
-        "history": history,
-        "figures": figures / max(figures[0], 1.0),
-        "images": np.asarray(figures[0]),
-        "shell_143": np.asarray(shell),
-        "radius": np.asarray(float(plan.radius)),
-        "diameter": np.asarray(diameter),
-        "order": np.asarray(plan.levels[-1].order),
-        "effective": np.asarray(effective),
-        "shift_sigma": np.asarray(np.sqrt(figures[-1] / max(2.0 * figures[0], 1.0))),
-        "iteration": np.asarray(plan.iteration),
-    }
+    mean = figures.mean()
+    return MapModel(
+        iteration=plan.iteration,
+        reference=reference,
+        given_mask=model.given_mask,
+        history=history,
+        reached=Reached(
+            shell=shell,
+            radius=float(plan.radius),
+            diameter=diameter,
+            shift_sigma=float(np.sqrt(figures.shift2 / max(2.0 * figures.images, 1.0))),
+            order=plan.levels[-1].order,
+            effective=mean.effective,
+        ),
+        figures=np.asarray(mean),
+        nuisance=_nuisance(plan, (first, second), model),
+        maps=Maps(half, volume, mask, resolution.mask, resolution.curves),
+    )
 
 
 def _accumulator(plan: Plan, grid: NDArray[np.float32]) -> Accumulator:
@@ -221,22 +199,13 @@ def reference_mask(
     return np.asarray(mask * sphere, np.float32), diameter
 
 
-def half_model(model: Model, half: int) -> dict[str, NDArray[Any]]:
-    """Return what one half set knows of its noise and contrast."""
-    own = {name: np.asarray(model[name])[half - 1] for name in BY_HALF if name in model}
-    return own | {name: np.asarray(model[name]) for name in SHARED}
-
-
-def searched(model: Model) -> dict[str, NDArray[Any]]:
-    """Return the part of a model that the next iteration looks at: what workers need not hold."""
-    return {name: values for name, values in model.items() if name not in SHOWN}
-
-
-def _by_half(plan: Plan, sums: tuple[dict[str, Any], ...], model: Model) -> dict[str, NDArray[Any]]:
+def _nuisance(
+    plan: Plan, sums: tuple[dict[str, Any], ...], model: MapModel
+) -> dict[str, NDArray[Any]]:
     """Noise and contrast of the next iteration, each half from its own images: (2, ...) each."""
     made = []
     for half, fresh in enumerate(sums, 1):
-        known = half_model(model, half)
+        known = model.of_half(half)
         contrast = blend_sums(known.get("contrast"), fresh["contrast"], step=plan.step)
-        made.append(next_noise(plan, known, fresh) | {"contrast": contrast})
-    return {name: np.stack([each[name] for each in made]) for name in BY_HALF}
+        made.append(known | next_noise(plan, known, fresh) | {"contrast": contrast})
+    return {name: np.stack([each[name] for each in made]) for name in made[0]}

@@ -24,21 +24,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dspa.dataflow.events import Events
-    from dspa.dataflow.reduction import Model
     from dspa.stages.particles.chunks import ImageSpec
+    from dspa.stages.refine.model import MapModel, Maps
 
 NO_RESOLUTION = "dspaNoResolution"  # in fsc.star instead of the resolution: why there is none
 SHOWN = ("no mask", "spherical", "loose", "tight", "random phases", "corrected")
 
 
-def write_maps(folder: Path, model: Model, spec: ImageSpec) -> dict[str, Path]:
+def write_maps(folder: Path, made: Maps, spec: ImageSpec) -> dict[str, Path]:
     """Write the maps of the last iteration at the box and pixel size of the particles.
 
     Parameters
     ----------
     folder : Path
-    model : mapping
-        From the last iteration.
+    made : Maps
+        Of the last iteration.
     spec : ImageSpec
 
     Returns
@@ -46,18 +46,17 @@ def write_maps(folder: Path, model: Model, spec: ImageSpec) -> dict[str, Path]:
     outputs : dict
         ``volume``, ``half1``, ``half2``, ``mask``, ``volume_sharpened``.
     """
-    whole = np.asarray(model["half"]).mean(axis=0)
     sharpened = sharpen_map(
-        whole,
+        made.half.mean(axis=0),
         pixel_size=spec.crop_pixel_size,
-        fsc=np.clip(model["curves"][CURVES.index("corrected")], 0.0, 1.0),
-        mask=np.asarray(model["fsc_mask"]),
+        fsc=np.clip(made.curves[CURVES.index("corrected")], 0.0, 1.0),
+        mask=made.fsc_mask,
     )
     maps = {
-        "volume": model["volume"],
-        "half1": model["half"][0],
-        "half2": model["half"][1],
-        "mask": np.clip(model["fsc_mask"], 0.0, 1.0),
+        "volume": made.volume,
+        "half1": made.half[0],
+        "half2": made.half[1],
+        "mask": np.clip(made.fsc_mask, 0.0, 1.0),
         "volume_sharpened": sharpened.density,
     }
     outputs = {}
@@ -146,15 +145,15 @@ def write_poses(
     return {"particles": folder / "particles.zarr", "particles_star": folder / "particles.star"}
 
 
-def show_iteration(events: Events, model: Model, spec: ImageSpec, *, iteration: int) -> None:
+def show_iteration(events: Events, made: Maps, spec: ImageSpec, *, iteration: int) -> None:
     """Emit the pictures of an iteration: central slices and the curves."""
     pixel_size = spec.crop_pixel_size
     events.picture(
         "slices",
-        picture.volume_slices(model["volume"], pixel_size=pixel_size),
+        picture.volume_slices(made.volume, pixel_size=pixel_size),
         title=f"map after iteration {iteration}",
     )
-    draw_fsc(events, model["curves"], extent=spec.extent, shells=spec.radius)
+    draw_fsc(events, made.curves, extent=spec.extent, shells=spec.radius)
 
 
 def _views_title(count: int, symmetry: str) -> str:
@@ -192,15 +191,15 @@ def draw_fsc(
 
 def show_result(
     events: Events,
-    model: Model,
+    model: MapModel,
     spec: ImageSpec,
     *,
     directions: NDArray[np.float64],
     symmetry: str,
 ) -> None:
     """Emit the pictures of the end: rendering, mask, views and their mates, progress."""
-    events.picture("rendering", volume_rendering(model["volume"]), title="map")
-    events.picture("mask", picture.volume_slices(model["fsc_mask"], mask=True), title="FSC mask")
+    events.picture("rendering", volume_rendering(model.maps.volume), title="map")
+    events.picture("mask", picture.volume_slices(model.maps.fsc_mask, mask=True), title="FSC mask")
     events.picture(
         "views",
         picture.angular_distribution(
@@ -208,7 +207,7 @@ def show_result(
         ),
         title="viewing directions",
     )
-    history = np.asarray(model["history"])
+    history = model.history
     if len(history) > 1:
         events.picture(
             "progress",

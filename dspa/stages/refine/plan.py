@@ -18,10 +18,9 @@ from dspa.ops.poses.sphere import Shifts
 from dspa.stages.em.levels import COARSE_ORDER, angular_order, lay_levels
 from dspa.stages.em.memory import batch_bytes, image_bytes, points, search_bytes
 from dspa.stages.em.noise import noise_bytes
+from dspa.stages.refine.model import Reached
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
     from dspa.ops.poses.sphere import Level
@@ -174,9 +173,7 @@ class Fineness:
         return max(9, self.last // 2)
 
 
-def choose_fineness(
-    radius: int, diameter: float, model: Mapping[str, NDArray[np.float64]]
-) -> Fineness:
+def choose_fineness(radius: int, diameter: float, before: Reached) -> Fineness:
     """Choose the finest step that resolution calls for and images can tell.
 
     A posterior that is broad at a step would be cut to a few of its cells, picked by noise, at a
@@ -189,18 +186,16 @@ def choose_fineness(
         Finest shell compared.
     diameter : float
         Of the particle, as a fraction of the box.
-    model : mapping
-        ``effective``, ``order`` and ``radius`` of the iteration before; order 0 for none.
+    before : Reached
     """
-    wanted, before = angular_order(radius, diameter), int(model["order"])
-    if before == 0:
-        return Fineness(wanted, BROAD / 2)
-    sharper = (float(model["radius"]) / radius) ** 3
-    at_before = float(model["effective"]) * min(sharper, 4.0)
-    order = wanted
-    while order > COARSE_ORDER + 1 and at_before * 8.0 ** (order - before) > BROAD:
+    order = angular_order(radius, diameter)
+    if before.order == 0:
+        return Fineness(order, BROAD / 2)
+    sharper = (before.radius / radius) ** 3
+    at_before = before.effective * min(sharper, 4.0)
+    while order > COARSE_ORDER + 1 and at_before * 8.0 ** (order - before.order) > BROAD:
         order -= 1
-    return Fineness(order, max(1.0, at_before * 8.0 ** (order - before)))
+    return Fineness(order, max(1.0, at_before * 8.0 ** (order - before.order)))
 
 
 def search_levels(
@@ -230,19 +225,15 @@ def local_levels(radius: int, *, box: int, fineness: Fineness) -> tuple[Level, .
     return lay_levels(fineness.order - 1, kept, coarse=coarse, radius=radius, box=box)
 
 
-def next_radius(settings: Settings, model: Mapping[str, NDArray[np.float64]]) -> int:
+def next_radius(settings: Settings, before: Reached) -> int:
     """Return the finest shell the next iteration compares: a little beyond what is known."""
-    known = float(model["shell_143"])
-    last = float(model["radius"])
     # At most double: shells that no image was aligned to yet may correlate by chance.
-    wanted = min(1.15 * known + 2.0, 2.0 * last + 2.0)
+    wanted = min(1.15 * before.shell + 2.0, 2.0 * before.radius + 2.0)
     floor = np.ceil(settings.initial_radius)
     return int(np.clip(round(wanted), min(floor, settings.spec.radius), settings.spec.radius))
 
 
-def plan_iteration(
-    settings: Settings, iteration: int, model: Mapping[str, NDArray[np.float64]]
-) -> Plan:
+def plan_iteration(settings: Settings, iteration: int, before: Reached) -> Plan:
     """Plan an iteration.
 
     Parameters
@@ -250,17 +241,16 @@ def plan_iteration(
     settings : Settings
     iteration : int
         From 1.
-    model : mapping
-        What the iteration before left (or the start): ``shell_143``, ``radius``, ``diameter``
-        (fraction of the box), ``shift_sigma`` (pixels), ``order`` and ``effective``.
+    before : Reached
+        By the iteration before, or at the start.
     """
     spec = settings.spec
     first = iteration == 1
-    radius = int(np.ceil(settings.initial_radius)) if first else next_radius(settings, model)
+    radius = int(np.ceil(settings.initial_radius)) if first else next_radius(settings, before)
     radius = int(np.clip(radius, min(4, spec.radius), spec.radius))
-    diameter = float(np.clip(model["diameter"], 0.2, 1.0))
-    fineness = choose_fineness(radius, diameter, model)
-    told = int(model["order"]) == fineness.order and float(model["effective"]) <= NARROW
+    diameter = float(np.clip(before.diameter, 0.2, 1.0))
+    fineness = choose_fineness(radius, diameter, before)
+    told = before.order == fineness.order and before.effective <= NARROW
     fine = fineness.order >= LOCAL_ORDER and iteration > 3 and told
     local = settings.local and fine and iteration % GLOBAL_EVERY != 0
     if local:
@@ -268,7 +258,7 @@ def plan_iteration(
     else:
         levels = search_levels(radius, diameter, box=spec.crop, fineness=fineness)
     draw = np.random.default_rng([settings.seed, iteration, 3]).uniform(-0.5, 0.5, 2)
-    sigma = max(float(model["shift_sigma"]), 0.5 * levels[-1].shift_step)
+    sigma = max(before.shift_sigma, 0.5 * levels[-1].shift_step)
     reach = min(settings.reach, max(3.0 * sigma, 3.0)) if iteration > 2 else settings.reach
     shifts = Shifts(reach, (float(draw[0]), float(draw[1])), sigma)
     insert_radius = min(spec.radius, max(2 * radius, radius + 8))
@@ -314,14 +304,7 @@ def worker_bytes(settings: Settings, *, chunk: int) -> int:
         Images of a chunk.
     """
     radius = float(settings.spec.radius)
-    known = {
-        "shell_143": np.asarray(radius),
-        "radius": np.asarray(radius),
-        "diameter": np.asarray(0.7),
-        "shift_sigma": np.asarray(0.0),
-        "order": np.asarray(0),
-        "effective": np.asarray(0.0),
-    }
+    known = Reached(radius, radius)
     needed = []
     for iteration in (1, GLOBAL_EVERY):
         plan = plan_iteration(settings, iteration, known)

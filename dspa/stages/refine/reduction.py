@@ -40,7 +40,8 @@ from dspa.stages.em.noise import (
     empty_noise,
     least_noise,
 )
-from dspa.stages.refine.maps import FIGURES, half_model, settle, solve
+from dspa.stages.refine.maps import settle, solve
+from dspa.stages.refine.model import Figures, MapModel
 from dspa.stages.refine.plan import image_memory, pass_bytes
 
 if TYPE_CHECKING:
@@ -50,9 +51,6 @@ if TYPE_CHECKING:
 
     from dspa.dataflow.checkpoint import Stored
     from dspa.dataflow.reduction import Model, Rows, Sums
-    from dspa.ops.poses.peak import Peak
-    from dspa.ops.poses.posterior import Posterior
-    from dspa.ops.poses.search import Found
     from dspa.stages.em.expectation import Expectation
     from dspa.stages.particles.chunks import ParticleBatch, ParticleChunk
     from dspa.stages.refine.plan import Plan
@@ -107,12 +105,13 @@ class Refinement:
             plan.shifts,
             symmetry_operators(plan.settings.symmetry),
         )
-        references = np.asarray(model["reference"])[self.half - 1][None, None]
+        known = MapModel.read(model)
+        references = known.reference[self.half - 1][None, None]
         searchers = Searchers(references, lattice, profile=plan.profile, local=plan.local)
         pruning = by_bound((level.poses for level in plan.levels), odds=plan.odds)
-        own = half_model(model, self.half)
-        scale = fixed_point_scale(self.total or expected_total(items, least_noise(own)))
-        return BoundRefinement(self, model, lattice, searchers, pruning, scale)
+        noise = least_noise(known.of_half(self.half))
+        scale = fixed_point_scale(self.total or expected_total(items, noise))
+        return BoundRefinement(self, known, lattice, searchers, pruning, scale)
 
     def bytes_per_item(self) -> int:
         """Memory per image: its bands, and its candidates."""
@@ -130,7 +129,7 @@ class BoundRefinement:
     Attributes
     ----------
     task : Refinement
-    model : Model
+    model : MapModel
         Of the iteration before.
     lattice : SphereLattice
     searchers : Searchers
@@ -141,7 +140,7 @@ class BoundRefinement:
     """
 
     task: Refinement
-    model: Model
+    model: MapModel
     lattice: SphereLattice
     searchers: Searchers
     pruning: Pruning
@@ -156,7 +155,7 @@ class BoundRefinement:
         """Return empty sums; the map is made where the first images lie."""
         return empty_noise(self.plan) | {
             "contrast": exact(empty_contrast().shape),
-            "figures": exact((len(FIGURES),)),
+            "figures": exact((len(Figures._fields),)),
             "largest": exact(),
         }
 
@@ -185,7 +184,7 @@ class BoundRefinement:
         chosen: NDArray[np.int64],
     ) -> None:
         """Add the images that can be used; ``rows`` and ``sums`` are changed."""
-        plan, model = self.plan, half_model(self.model, self.task.half)
+        plan, model = self.plan, self.model.of_half(self.task.half)
         pixel_size = plan.spec.crop_pixel_size
         prior = batch.state["prior_shift"][chosen]
         y, c2 = self._weighted(batch, chosen, model, prior / pixel_size)
@@ -206,12 +205,21 @@ class BoundRefinement:
             given=given,
             judge=map_posterior,
         )
-        seen, found = made.seen, made.found
+        found = made.found
         peak = find_peaks(found, self.lattice)
         self._insert(sums, made)
         shift = prior + peak.shift * pixel_size
-        figures = self._figures(seen, found, peak)
-        figures[5:7] = self._changes(rows, chosen, peak.pose, shift)
+        turned = symmetric_angle(rows["pose"][chosen], peak.pose, plan.settings.symmetry)
+        figures = Figures(
+            images=chosen.size,
+            candidates=made.seen.scored,
+            effective=peak.effective.sum(),
+            log_likelihood=found.log_likelihood.sum(dtype=np.float64),
+            spread=peak.spread.sum(),
+            turned=turned.sum(),
+            moved=np.hypot(*(shift - rows["shift"][chosen]).T).sum(),
+            shift2=(peak.shift**2).sum(),
+        )
         add_exact(sums["figures"], figures)
         rows["pose"][chosen], rows["shift"][chosen] = peak.pose, shift
         rows["log_likelihood"][chosen] = found.log_likelihood
@@ -248,33 +256,6 @@ class BoundRefinement:
             shares=made.shares,
         )
 
-    def _figures(self, seen: Found, found: Posterior, peak: Peak) -> NDArray[np.float64]:
-        """Add up the figures of a batch, in the order of FIGURES."""
-        return np.array(
-            [
-                len(peak.pose),
-                seen.scored,
-                peak.effective.sum(),
-                found.log_likelihood.sum(dtype=np.float64),
-                peak.spread.sum(),
-                0.0,
-                0.0,
-                (peak.shift**2).sum(),
-            ]
-        )
-
-    def _changes(
-        self,
-        rows: dict[str, NDArray[Any]],
-        chosen: NDArray[np.int64],
-        pose: NDArray[np.float64],
-        shift: NDArray[np.float64],
-    ) -> tuple[float, float]:
-        """Sum the angles (up to symmetry) and distances by which poses and shifts changed."""
-        turned = symmetric_angle(rows["pose"][chosen], pose, self.plan.settings.symmetry)
-        moved = np.hypot(*(shift - rows["shift"][chosen]).T)
-        return float(turned.sum()), float(moved.sum())
-
     def finish(self, sums: Sums) -> Model:
         """Leave what is known of the first half; with the second, make the next references."""
         task, plan = self.task, self.plan
@@ -283,4 +264,6 @@ class BoundRefinement:
             raise Again(replace(task, total=total))
         self.searchers.forget()
         own = settle(plan, sums, self.scale)
-        return own if task.before is None else solve(plan, load(task.before), own, self.model)
+        if task.before is None:
+            return own
+        return solve(plan, load(task.before), own, self.model).arrays()

@@ -17,7 +17,6 @@ from dspa.ops.images.noise import spread_shells
 from dspa.ops.images.transform import shift_phases
 from dspa.ops.sums.project import Reference, prepare_volume, project
 from dspa.stages.em.noise import batch_groups, image_noise, mask_power
-from dspa.stages.refine.maps import half_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,9 +50,9 @@ class Rehearsal:
 
     def bind(self, model: Model, items: int = 1 << 20) -> BoundRehearsal:
         """Make the reference of the half ready, also as what images are made of."""
-        density = np.asarray(model["reference"])[self.task.half - 1]
-        reference = prepare_volume(density, self.task.plan.radius)
-        return BoundRehearsal(self.task.bind(model, items), reference)
+        inner = self.task.bind(model, items)
+        density = inner.model.reference[self.task.half - 1]
+        return BoundRehearsal(inner, prepare_volume(density, self.task.plan.radius))
 
     def bytes_per_item(self) -> int:
         """Memory per image: that of refinement."""
@@ -89,11 +88,11 @@ class BoundRehearsal:
     def images(self, batch: ParticleBatch) -> Any:
         """Make an image for each particle of a batch: (n, F) complex64, where the batch lives."""
         plan, state = self.inner.plan, batch.state
-        members, xp = plan.spec.band(), namespace(batch.images)
-        count = members.size(plan.radius)  # no pass looks further
+        band, xp = plan.spec.band(), namespace(batch.images)
+        count = band.size(plan.radius)  # no pass looks further
         shift = like(state["shift"] / plan.spec.crop_pixel_size, reference=batch.images)
-        moved = xp.conj(shift_phases(members, shift, count=count))
-        slices = project(self.reference, state["pose"], members, count=count)
+        moved = xp.conj(shift_phases(band, shift, count=count))
+        slices = project(self.reference, state["pose"], band, count=count)
         noise = like(np.sqrt(0.5 * self._noise(batch)), reference=batch.images)
         # Batches are the same whoever works on them: the first particle numbers the draw.
         rng = np.random.default_rng([plan.settings.seed, 0x5EED, int(batch.indices[0])])
@@ -101,13 +100,13 @@ class BoundRehearsal:
         white = like(drawn[0] + 1j * drawn[1], reference=batch.images)
         made = xp.zeros(batch.images.shape, dtype=xp.complex64)
         made[:, :count] = like(slices, reference=made) * batch.ctf[:, :count] * moved
-        made[:, :count] += white * spread_shells(noise, members)[:, :count]
+        made[:, :count] += white * spread_shells(noise, band)[:, :count]
         return made
 
     def _noise(self, batch: ParticleBatch) -> NDArray[np.float32]:
         """Power of the noise of each masked image, (n, radius + 1)."""
         group = batch_groups(batch, np.arange(len(batch)))
-        power = image_noise(half_model(self.inner.model, self.inner.task.half), group)
+        power = image_noise(self.inner.model.of_half(self.inner.task.half), group)
         return np.asarray(power * mask_power(self.inner.plan.spec), np.float32)
 
     def finish(self, sums: Sums) -> Model:

@@ -34,7 +34,7 @@ from dspa.stages.particles.chunks import (
 from dspa.stages.particles.copies import particle_copies, with_pixels
 from dspa.stages.particles.lead import leading
 from dspa.stages.particles.noise import BackgroundNoise
-from dspa.stages.refine.maps import FIGURES, searched
+from dspa.stages.refine.model import Figures, MapModel
 from dspa.stages.refine.output import (
     show_iteration,
     show_result,
@@ -72,7 +72,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-    from dspa.dataflow.reduction import Model, Rows
+    from dspa.dataflow.reduction import Rows
     from dspa.stages.particles.chunks import ImageSpec
 
 LEAD_PARTICLE = 700  # bytes of each in the process that leads: CTF and state
@@ -151,11 +151,11 @@ def run(context: Context, inputs: Mapping[str, Any], params: RefineParams) -> di
     _report_images(context, valid, halves)
     begin = partial(_begin, context, inputs, settings, noise.model, maps)
     result = _iterate(context, begin, chunks, settings, state=state, most=params.iterations)
-    stopped = _reason(result.model, params.iterations)
+    model, state = MapModel.read(result.model), _advance(state, result.rows)
+    stopped = _reason(model, params.iterations)
     context.events.message(f"stopped: {stopped}")
-    state = _advance(state, result.rows)
-    reason = judge_refinement(context, chunks, settings, result.model, state)
-    end = (result.model, result.rows, state)
+    reason = judge_refinement(context, chunks, settings, model, state)
+    end = (model, result.rows, state)
     return _finish(context, particles, settings, end, valid=valid, why=(reason, stopped))
 
 
@@ -201,7 +201,7 @@ def _first(
     settings: Settings,
     maps: StartingMaps,
     noise: Mapping[str, NDArray[np.float64]],
-) -> dict[str, NDArray[Any]]:
+) -> MapModel:
     """Make the first model of the starting map and the mask."""
     spec, (density, mask) = settings.spec, maps
     density = place_axes(density, settings, context.events)
@@ -223,7 +223,7 @@ def _begin(
     """Begin with the map that was given."""
     if maps is None:  # the checkpoints were lost since
         maps = starting_maps(inputs["volume"], inputs.get("mask"), settings.spec, context.events)
-    return 0, Result(_first(context, inputs, settings, maps, noise), {})
+    return 0, Result(_first(context, inputs, settings, maps, noise).arrays(), {})
 
 
 def _iterate(
@@ -238,27 +238,28 @@ def _iterate(
     """Iterate until the resolution stops improving."""
 
     def step(number: int, result: Result) -> Pass:
-        plan = plan_iteration(settings, number, result.model)
+        model = MapModel.read(result.model)
+        plan = plan_iteration(settings, number, model.reached)
         known = with_state(chunks, _advance(state, result.rows))
-        return Pass(Refinement(plan), known, searched(result.model))
+        return Pass(Refinement(plan), known, model.searched().arrays())
 
     def report(number: int, made: Pass, result: Result) -> None:
-        plan = cast("Refinement", made.reduction).plan
-        figures = _figures(plan, result.model)
+        plan, model = cast("Refinement", made.reduction).plan, MapModel.read(result.model)
+        figures = _figures(plan, model)
         context.events.emit("iteration", iteration=number, at_most=most, **figures)
-        show_iteration(context.events, result.model, settings.spec, iteration=number)
+        show_iteration(context.events, model.maps, settings.spec, iteration=number)
 
     return march(context, last=most, begin=begin, step=step, report=report, done=_done)
 
 
 def _done(result: Result) -> bool:
     """Tell whether the resolution has stopped improving, at the radius it calls for."""
-    return converged(np.asarray(result.model["history"]))
+    return converged(MapModel.read(result.model).history)
 
 
-def _reason(model: Model, most: int) -> str:
+def _reason(model: MapModel, most: int) -> str:
     """Say why no further iteration is made."""
-    if converged(np.asarray(model["history"])):
+    if converged(model.history):
         return f"converged, no gain in {PATIENCE} iterations"
     return f"{counted(most, 'iteration')} made, and it still gained; --iterations allows more"
 
@@ -268,21 +269,19 @@ def _advance(state: State, rows: Rows) -> State:
     return state | {name: np.asarray(rows[name]) for name in ("pose", "shift") if name in rows}
 
 
-def _figures(plan: Plan, model: Model) -> dict[str, Any]:
+def _figures(plan: Plan, model: MapModel) -> dict[str, Any]:
     """Collect the figures of an iteration."""
-    mean = dict(zip(FIGURES, np.asarray(model["figures"]), strict=True))
-    extent = plan.spec.extent
-    curves = np.asarray(model["curves"])
+    mean, extent = Figures(*model.figures), plan.spec.extent
     return {
-        "resolution": extent / max(float(model["shell_143"]), 1e-3),
+        "resolution": extent / max(model.reached.shell, 1e-3),
         "search": "local" if plan.local else "global",
-        "candidates_per_image": mean["candidates"],
-        "poses_per_image": mean["effective"],
-        "accuracy": np.degrees(mean["spread"]),
-        "turned": np.degrees(mean["turned"]),
-        "moved": mean["moved"],
-        "log_likelihood": mean["log_likelihood"],
-        "fsc": curves[-1, : plan.spec.radius + 1],
+        "candidates_per_image": mean.candidates,
+        "poses_per_image": mean.effective,
+        "accuracy": np.degrees(mean.spread),
+        "turned": np.degrees(mean.turned),
+        "moved": mean.moved,
+        "log_likelihood": mean.log_likelihood,
+        "fsc": model.maps.curves[-1, : plan.spec.radius + 1],
         **describe(plan),
     }
 
@@ -291,7 +290,7 @@ def _finish(
     context: Context,
     particles: xr.Dataset,
     settings: Settings,
-    end: tuple[Model, Rows, State],
+    end: tuple[MapModel, Rows, State],
     *,
     valid: NDArray[np.bool_],
     why: tuple[str, str],
@@ -304,13 +303,14 @@ def _finish(
         values = np.full(valid.size, np.nan)
         values[rows["item"]] = rows[name]
         by_particle[name] = values
-    outputs = write_maps(context.folder, model, spec)
+    outputs = write_maps(context.folder, model.maps, spec)
     outputs |= write_poses(context.folder, particles, state, rows=by_particle, valid=valid)
     resolution = _resolution(settings, model)
     outputs["fsc"] = context.folder / "fsc.star"
-    shells = int(model["radius"]) if model["curves"].shape[1] <= spec.radius else spec.radius
+    curves = model.maps.curves
+    shells = int(model.reached.radius) if curves.shape[1] <= spec.radius else spec.radius
     write_fsc(
-        outputs["fsc"], model["curves"], extent=spec.extent, shells=shells, resolution=resolution,
+        outputs["fsc"], curves, extent=spec.extent, shells=shells, resolution=resolution,
         reason=reason,
     )  # fmt: skip
     tell(context.events, reason)
@@ -322,21 +322,21 @@ def _finish(
     context.events.emit(
         "result",
         particles=int(valid.sum()),
-        iterations=int(model["iteration"]),
+        iterations=model.iteration,
         stopped=stopped,
         **found,
     )
     return outputs
 
 
-def _resolution(settings: Settings, model: Model) -> float:
+def _resolution(settings: Settings, model: MapModel) -> float:
     """Resolution of a model's half maps, A."""
-    return settings.spec.extent / max(float(model["shell_143"]), 1e-3)
+    return settings.spec.extent / max(model.reached.shell, 1e-3)
 
 
-def _crossing_of(model: Model, spec: ImageSpec) -> float:
+def _crossing_of(model: MapModel, spec: ImageSpec) -> float:
     """Resolution at 0.143 of the curve without a mask, A."""
-    shell = resolution_shell(np.asarray(model["curves"])[0])
+    shell = resolution_shell(model.maps.curves[0])
     return spec.extent / max(min(shell, float(spec.radius)), 1e-3)
 
 

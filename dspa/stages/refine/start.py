@@ -25,6 +25,7 @@ from dspa.stages.particles.copies import (
 )
 from dspa.stages.particles.duplicates import DISTANCE
 from dspa.stages.refine.maps import low_shells, reference_mask
+from dspa.stages.refine.model import Figures, MapModel, Maps, Reached
 from dspa.stages.refine.plan import Settings, plan_iteration, worker_bytes
 from dspa.stages.stage import check_symmetry
 
@@ -222,7 +223,7 @@ def first_model(
     *,
     noise: Mapping[str, NDArray[np.float64]],
     mask: NDArray[np.float32] | None,
-) -> dict[str, NDArray[Any]]:
+) -> MapModel:
     """Make the model of the first iteration: both halves see the same low-passed map.
 
     Parameters
@@ -238,35 +239,32 @@ def first_model(
     """
     spec = settings.spec
     smooth = low_shells(density, settings.initial_radius)
-    start = {
-        "diameter": np.asarray(0.7),
-        "shift_sigma": np.asarray(settings.reach / 1.5),
-        "shell_143": np.asarray(settings.initial_radius),
-        "radius": np.asarray(settings.initial_radius),
-        "iteration": np.asarray(0),
-        "order": np.asarray(0),
-        "effective": np.asarray(0.0),
-        "history": np.zeros((0, 3)),
-        "given_mask": np.zeros(0, np.float32) if mask is None else mask,
-    }
-    plan = plan_iteration(settings, 1, start)
+    reached = Reached(
+        settings.initial_radius, settings.initial_radius, shift_sigma=settings.reach / 1.5
+    )
+    plan = plan_iteration(settings, 1, reached)
     made, diameter = reference_mask(plan, smooth, settings.initial_radius, given=mask)
     reference = (smooth * made).astype(np.float32)
     if not np.any(reference):
         raise InputError("the first reference is empty inside its mask; check --volume and --mask")
     n = spec.crop
-    return start | {
-        "reference": np.stack([reference, reference]),
-        "half": np.zeros((2, n, n, n), np.float32),
-        "volume": reference,
-        "mask": made,
-        "fsc_mask": made,
-        "noise": np.stack([noise["noise"]] * 2),
-        "background": noise["noise"],
-        "strongest": noise["strongest"],
-        "curves": np.zeros((len(CURVES), n // 2 + 1)),
-        "diameter": np.asarray(diameter),
-    }
+    background, strongest = (np.stack([noise[name]] * 2) for name in ("noise", "strongest"))
+    return MapModel(
+        iteration=0,
+        reference=np.stack([reference, reference]),
+        given_mask=np.zeros(0, np.float32) if mask is None else mask,
+        history=np.zeros((0, 3)),
+        reached=replace(reached, diameter=diameter),
+        figures=np.zeros(len(Figures._fields)),
+        nuisance={"noise": background, "background": background, "strongest": strongest},
+        maps=Maps(
+            half=np.zeros((2, n, n, n), np.float32),
+            volume=reference,
+            mask=made,
+            fsc_mask=made,
+            curves=np.zeros((len(CURVES), n // 2 + 1)),
+        ),
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,7 @@ from dspa.ops.maps.resolution import Resolution
 from dspa.ops.maps.sharpen import filter_shells
 from dspa.ops.sums.project import prepare_volume, project
 from dspa.stages.particles.chunks import minibatch, with_state
-from dspa.stages.refine.maps import searched
+from dspa.stages.refine.model import MapModel
 from dspa.stages.refine.output import NO_RESOLUTION
 from dspa.stages.refine.plan import SEEN, plan_iteration
 from dspa.stages.refine.reduction import Refinement, by_half
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dspa.dataflow.events import Events
-    from dspa.dataflow.reduction import Model
     from dspa.geometry.band import Band
     from dspa.stages.particles.chunks import ParticleChunk
     from dspa.stages.refine.plan import Settings
@@ -126,7 +125,7 @@ def judge_refinement(
     context: Context,
     chunks: Sequence[ParticleChunk],
     settings: Settings,
-    model: Model,
+    model: MapModel,
     state: Mapping[str, NDArray[Any]],
 ) -> str:
     """Say why a refinement gives no resolution.
@@ -136,7 +135,7 @@ def judge_refinement(
     context : Context
     chunks : sequence of ParticleChunk
     settings : Settings
-    model : mapping
+    model : MapModel
         Of the last iteration.
     state : mapping
         What the particles are thought to be, in their order.
@@ -146,9 +145,8 @@ def judge_refinement(
     str
         A sentence, or nothing where the resolution may stand.
     """
-    spec, half = settings.spec, np.asarray(model["half"])
-    shell = float(model["shell_143"])
-    measured = Resolution(np.asarray(model["curves"]), 0, shell, np.asarray(model["fsc_mask"]))
+    spec, half, shell = settings.spec, model.maps.half, model.reached.shell
+    measured = Resolution(model.maps.curves, 0, shell, model.maps.fsc_mask)
     reason = judge_halves(
         half[0], half[1], measured, pixel_size=spec.crop_pixel_size, seed=context.seed, apart=True
     )
@@ -185,7 +183,7 @@ def blind_agreement(
     context: Context,
     chunks: Sequence[ParticleChunk],
     settings: Settings,
-    model: Model,
+    model: MapModel,
     state: Mapping[str, NDArray[Any]],
 ) -> float:
     """Add images up once more, each coefficient where the others put the image.
@@ -202,21 +200,22 @@ def blind_agreement(
         of noise.
     """
     # A local search, or one that keeps few poses, has let all coefficients choose what is left.
-    plan = plan_iteration(replace(settings, local=False), int(model["iteration"]) + 1, model)
+    plan = plan_iteration(replace(settings, local=False), model.iteration + 1, model.reached)
     levels = tuple(replace(level, poses=ROOM * level.poses) for level in plan.levels)
     plan = replace(plan, levels=levels, blind=True)
     first = int(np.ceil(settings.initial_radius)) + 2
-    last = min(plan.insert_radius, max(first + FEWEST_BEYOND, int(float(model["shell_143"]))))
+    last = min(plan.insert_radius, max(first + FEWEST_BEYOND, int(model.reached.shell)))
     order, beyond, before = len(symmetry_operators(settings.symmetry)), 0.0, 0
     for number, count in enumerate(ADDED):
         some = _some(with_state(chunks, state), count)
         if len(some) > before and beyond < SURE * PREDICTED:
             made = context.runner.run(
-                Refinement(plan), some, searched(model), name=f"blind{number}"
+                Refinement(plan), some, model.searched().arrays(), name=f"blind{number}"
             )
-            half, mask = np.asarray(made.model["half"]), np.asarray(made.model["fsc_mask"])
+            maps = MapModel.read(made.model).maps
+            half1, half2 = maps.half
             beyond = beyond_noise(
-                half[0], half[1], mask, first=min(first, last), last=last, order=order
+                half1, half2, maps.fsc_mask, first=min(first, last), last=last, order=order
             )
         before = len(some)
     return beyond
@@ -246,7 +245,7 @@ def views_found_again(
     context: Context,
     chunks: Sequence[ParticleChunk],
     settings: Settings,
-    model: Model,
+    model: MapModel,
     state: Mapping[str, NDArray[Any]],
 ) -> Views:
     """Align some images once more by coarse shells alone, to a reference that holds nothing else.
@@ -256,20 +255,20 @@ def views_found_again(
     context, chunks, settings, model, state
         As of `judge_refinement`.
     """
-    shell, box = float(model["shell_143"]), settings.spec.crop
+    shell, box = model.reached.shell, settings.spec.crop
     # Coarse enough to leave shells unseen, fine enough to tell the views of a small particle.
-    seen = max(settings.initial_radius, SEEN / max(float(model["diameter"]), 0.2))
+    seen = max(settings.initial_radius, SEEN / max(model.reached.diameter, 0.2))
     coarse = max(4, int(min(seen, COARSE * shell)))
-    whole = np.asarray(model["half"]).mean(axis=0) * np.asarray(model["mask"])
+    whole = model.maps.half.mean(axis=0) * model.maps.mask
     # The mask has carried coarse shells into finer ones: they are cut off once more.
     low = np.asarray(filter_shells(whole, (np.arange(box) <= coarse).astype(float)), np.float32)
     plan = plan_iteration(
-        replace(settings, initial_radius=float(coarse)), 1, {**model, "order": np.asarray(0)}
+        replace(settings, initial_radius=float(coarse)), 1, replace(model.reached, order=0)
     )
     some = _some(with_state(chunks, state), COMPARED)
-    blind = {**searched(model), "reference": np.stack([low, low])}
-    members = band(box, int(min(max(shell, coarse), settings.spec.radius)))
-    reference = prepare_volume(whole.astype(np.float32), members.radius)
+    blind = replace(model.searched(), reference=np.stack([low, low])).arrays()
+    compared = band(box, int(min(max(shell, coarse), settings.spec.radius)))
+    reference = prepare_volume(whole.astype(np.float32), compared.radius)
     found = []
     for reduction, name in (
         (Refinement(plan), "views"),
@@ -279,9 +278,9 @@ def views_found_again(
         kept = np.isfinite(rows["log_likelihood"])
         before = np.asarray(state["pose"])[rows["item"][kept]]
         seen_before, seen_now = (
-            project(reference, each, members) for each in (before, rows["pose"][kept])
+            project(reference, each, compared) for each in (before, rows["pose"][kept])
         )
-        found.append(_likeness(seen_before, seen_now, members))
+        found.append(_likeness(seen_before, seen_now, compared))
     return Views(settings.spec.extent / coarse, *found)
 
 
@@ -290,12 +289,12 @@ def _some(chunks: Sequence[ParticleChunk], count: int) -> list[ParticleChunk]:
     return [chunk for half in by_half(chunks) for chunk in minibatch(half, count // 2, 0)]
 
 
-def _likeness(a: NDArray[np.complex64], b: NDArray[np.complex64], members: Band) -> float:
+def _likeness(a: NDArray[np.complex64], b: NDArray[np.complex64], band: Band) -> float:
     """Correlation of pairs of slices over shells, upper quartile; 0 as between other images."""
 
     def quartile(b: NDArray[np.complex64]) -> float:
-        cross = shell_mean((a * np.conj(b)).real, members)[:, 2:]
-        power = shell_mean(np.abs(a) ** 2, members) * shell_mean(np.abs(b) ** 2, members)
+        cross = shell_mean((a * np.conj(b)).real, band)[:, 2:]
+        power = shell_mean(np.abs(a) ** 2, band) * shell_mean(np.abs(b) ** 2, band)
         size = np.sqrt(power[:, 2:])
         return float(np.quantile((cross / np.where(size > 0, size, 1.0)).mean(axis=1), BETTER))
 

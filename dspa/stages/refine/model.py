@@ -1,0 +1,136 @@
+"""What is known of a map after an iteration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from dspa.stages.em.model import NamedArrays
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+
+class Figures(NamedTuple):
+    """Sums over images, or means, that tell how an iteration went.
+
+    Attributes
+    ----------
+    images, candidates, effective, log_likelihood : float
+        Their number, cells scored, effective number of poses, log-likelihood.
+    spread, turned : float
+        Angle of the posterior about the pose, and by which the pose changed, radians.
+    moved, shift2 : float
+        Distance by which the shift changed, A, and square of the shift, pixels.
+    """
+
+    images: float
+    candidates: float
+    effective: float
+    log_likelihood: float
+    spread: float
+    turned: float
+    moved: float
+    shift2: float
+
+    def mean(self) -> Figures:
+        """Return what falls to an image."""
+        return Figures(*np.asarray(self) / max(self.images, 1.0))
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What the next iteration is planned from.
+
+    Attributes
+    ----------
+    shell : float
+        At FSC 0.143, Fourier pixels.
+    radius : float
+        Finest shell that images were compared in.
+    diameter : float
+        Of the particle, as a fraction of the box.
+    shift_sigma : float
+        Pixels.
+    order : int
+        Of the finest grid of poses; 0 before the first iteration.
+    effective : float
+        Poses that an image shares.
+    """
+
+    shell: float
+    radius: float
+    diameter: float = 0.7
+    shift_sigma: float = 0.0
+    order: int = 0
+    effective: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Maps:
+    """What no search looks at.
+
+    Attributes
+    ----------
+    half : (2, n, n, n) float32
+        Unfiltered half maps.
+    volume : (n, n, n) float32
+        Their FSC-weighted whole.
+    mask, fsc_mask : (n, n, n) float32
+        Of the references, and that the FSC was measured in.
+    curves : (len(CURVES), n // 2 + 1) float64
+        In the order of `dspa.ops.maps.resolution.CURVES`.
+    """
+
+    half: NDArray[np.float32]
+    volume: NDArray[np.float32]
+    mask: NDArray[np.float32]
+    fsc_mask: NDArray[np.float32]
+    curves: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class MapModel(NamedArrays):
+    """What is known after an iteration.
+
+    Attributes
+    ----------
+    iteration : int
+        0 before the first.
+    reference : (2, n, n, n) float32
+        What the images of each half are compared with.
+    given_mask : (n, n, n) float32
+        The user's mask; empty if there is none.
+    history : (iterations, 3) float64
+        As `dspa.stages.refine.plan.converged` reads it.
+    reached : Reached
+    figures : (8,) float64
+        Means over images: `Figures`.
+    nuisance : mapping of name to (2, ...) array
+        Noise and contrast of each half set, as `dspa.stages.em.noise` keeps them.
+    maps : Maps
+    """
+
+    PARTS: ClassVar = {"reached": Reached, "nuisance": dict, "maps": Maps}
+
+    iteration: int
+    reference: NDArray[np.float32]
+    given_mask: NDArray[np.float32]
+    history: NDArray[np.float64]
+    reached: Reached
+    figures: NDArray[np.float64]
+    nuisance: Mapping[str, NDArray[Any]]
+    maps: Maps
+
+    def of_half(self, half: int) -> dict[str, NDArray[Any]]:
+        """Return what half set 1 or 2 knows of its noise and contrast."""
+        return {name: values[half - 1] for name, values in self.nuisance.items()}
+
+    def searched(self) -> MapModel:
+        """Return it without the maps that no search looks at: what workers need not hold."""
+        none = np.zeros(0, np.float32)
+        return replace(self, maps=Maps(none, none, none, none, np.zeros(0)))
