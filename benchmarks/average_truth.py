@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from dspa.geometry.band import Band, band
-from dspa.geometry.rotation import matrix_from_rotvec, random_rotations, rotation_about_z
+from dspa.geometry.rotation import matrix_from_euler, matrix_from_rotvec, random_rotations
 from dspa.ops.images.noise import shell_mean, spread_shells
 from dspa.ops.images.transform import images_to_band, shift_phases
-from dspa.ops.maps.mask import soft_circle
+from dspa.ops.maps.mask import soft_sphere
 from dspa.ops.sums.project import Reference, prepare_volume, project
 
 VIEWS, TURNS = 500, 60  # of the grid: random views, in-plane angles
@@ -64,8 +64,8 @@ class Truth:
         """
         box = len(density)
         plane = band(box, min((box - 1) // 2, round(box * pixel_size / finest)))
-        mask = soft_circle(box, diameter / 2, pixel_size=pixel_size, edge=3 * pixel_size)
-        return cls(prepare_volume(density, plane.radius), plane, mask)
+        ball = soft_sphere(box, diameter / 2, pixel_size=pixel_size, edge=3 * pixel_size)
+        return cls(prepare_volume(density, plane.radius), plane, ball[box // 2])
 
     def masked(self, averages: NDArray[np.float32]) -> NDArray[np.complex64]:
         """Mask averages, their background at 0, and transform them: (classes, f)."""
@@ -86,7 +86,7 @@ class Truth:
             Shell 0 is 1.
         """
         spectra = self.masked(averages)
-        grid = rotation_about_z(np.arange(TURNS) * 2 * np.pi / TURNS)
+        grid = matrix_from_euler(0.0, 0.0, np.arange(TURNS) * 2 * np.pi / TURNS)
         poses = grid[None] @ random_rotations(VIEWS, 1)[:, None]
         best = []
         for one, starts in zip(spectra, self._search(spectra, poses), strict=True):

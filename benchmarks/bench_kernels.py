@@ -11,11 +11,12 @@ from dspa.device.launcher import launch
 from dspa.geometry.band import band
 from dspa.geometry.rotation import random_rotations
 from dspa.kernels import slice3d
+from dspa.kernels.insert import INSERT
 from dspa.kernels.score import SCORE
 from dspa.ops.images.transform import shift_phases
 from dspa.ops.poses.score import split
-from dspa.ops.sums.backproject import accumulator, insert_into
-from dspa.ops.sums.project import frames_of, prepare_volume, project
+from dspa.ops.sums.grid import zeros
+from dspa.ops.sums.project import frames_of, interleaved, prepare_volume, project
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,12 +41,10 @@ def run() -> Iterator[Row]:
         seconds = best_time(lambda r=reference, a=rotations, b=b: project(r, a, b))
         yield Row(f"project, radius {radius} (best)", work / seconds, "M coefficients/s")
         weights = np.ones(slices.shape, np.float32)
-        acc = accumulator(BOX, radius)
-        seconds = best_time(
-            lambda t=acc, a=rotations, s=slices, w=weights, b=b: insert_into(
-                t, a, s, weights=w, band=b
-            )
-        )
+        fixed, factor = zeros((), 2 * radius + 1, dims=3, fixed=True), np.ones(1, np.float32)
+        inserted = (frames[:, None], interleaved(slices), weights)
+        lines = (b.kx.astype(np.float32), b.ky.astype(np.float32), factor, fixed)
+        seconds = best_time(lambda n=poses, a=inserted, k=lines: launch(INSERT, n, *a, *k))
         yield Row(f"insert, radius {radius} (best)", work / seconds, "M coefficients/s")
         start = np.arange(poses + 1, dtype=np.int32) * SHIFTS
         row = np.tile(np.arange(SHIFTS, dtype=np.int32), poses)

@@ -195,19 +195,6 @@ class Checkpoints:
         self._fetched = stored, arrays
         return arrays
 
-    def save(self, name: str, model: Arrays, rows: Arrays | None = None) -> None:
-        """Save a checkpoint of the stage's own, for work done between passes.
-
-        Parameters
-        ----------
-        name : str
-            Ends in the iteration number, ``it003``, for `latest` to find it.
-        model, rows : mapping of str to array
-            What `latest` gives back.
-        """
-        self.record(name, self.store(model), self.store(rows or {}, prefix="rows"))
-        self.settle()
-
     def record(self, name: str, model: Stored, rows: Stored, **about: Any) -> None:
         """Make a checkpoint of stored arrays, then sweep what is no longer needed.
 

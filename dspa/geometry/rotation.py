@@ -111,22 +111,6 @@ def rotvec_from_matrix(matrix: ArrayLike) -> NDArray[np.float64]:
     return np.asarray(vectors, np.float64).reshape((*m.shape[:-2], 3))
 
 
-def rotation_about_z(angle: ArrayLike) -> NDArray[np.float64]:
-    """Make the coordinate rotations about z, ``matrix_from_euler(0, 0, angle)``.
-
-    Parameters
-    ----------
-    angle : (...) float
-        Radians.
-
-    Returns
-    -------
-    (..., 3, 3) float64
-        ``[[c, s, 0], [-s, c, 0], [0, 0, 1]]``.
-    """
-    return matrix_from_euler(0.0, 0.0, angle)
-
-
 def random_rotations(n: int, seed: Any = None) -> NDArray[np.float64]:
     """Draw rotations from the uniform (Haar) distribution.
 

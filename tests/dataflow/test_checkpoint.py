@@ -10,18 +10,19 @@ import pytest
 from dspa.dataflow.cache import Cache
 from dspa.dataflow.checkpoint import Checkpoints, content_hash, load, split_name
 from dspa.dataflow.events import Events, read_events
+from tests.dataflow.saved import save
 
 
 def saved(folder, count):
     checkpoints = Checkpoints(folder)
     for number in range(1, count + 1):
-        checkpoints.save(f"it{number:03d}", {"v": np.full(50, number)}, {"r": np.arange(number)})
+        save(checkpoints, f"it{number:03d}", {"v": np.full(50, number)}, {"r": np.arange(number)})
     return checkpoints
 
 
 def test_latest_and_sweep(tmp_path):
     checkpoints = saved(tmp_path, 12)
-    checkpoints.save("noise", {"n": np.ones(3)})
+    save(checkpoints, "noise", {"n": np.ones(3)})
     iteration, model, rows = checkpoints.latest()
     assert (iteration, model["v"][0], len(rows["r"])) == (12, 12, 12)
     assert checkpoints.names() == ["it011", "it012"]
@@ -33,7 +34,7 @@ def test_latest_and_sweep(tmp_path):
 def test_scalars_and_shapes_survive(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     model = {"s": np.float32(3), "e": np.zeros((0, 3)), "c": np.ones((2, 1), np.complex64)}
-    checkpoints.save("it1", model)
+    save(checkpoints, "it1", model)
     back = checkpoints.latest().model
     assert {k: (v.shape, v.dtype) for k, v in back.items()} == {
         k: (np.shape(v), v.dtype) for k, v in model.items()

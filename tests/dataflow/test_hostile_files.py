@@ -14,6 +14,7 @@ from dspa.dataflow.arrays_file import read_arrays
 from dspa.dataflow.checkpoint import CheckpointError, Checkpoints, Stored, load
 from dspa.dataflow.cluster import check_address, connect
 from dspa.dataflow.yaml_file import read_yaml
+from tests.dataflow.saved import save
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9)
@@ -141,7 +142,7 @@ def test_an_array_larger_than_its_file_is_not_made(header: str, tmp_path: Path) 
 def test_arrays_come_back_as_they_were(tmp_path: Path) -> None:
     held = {"a": np.arange(6.0).reshape(2, 3), "word": np.array("x"), "none": np.zeros((0, 4))}
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save("it001", held)
+    save(checkpoints, "it001", held)
     model = checkpoints.load("it001").model
     assert set(model) == set(held)
     for name, values in held.items():

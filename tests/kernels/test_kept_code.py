@@ -38,12 +38,12 @@ for dims, lattice in ((2, plane), (3, sphere)):
     shift = rng.choice(lattice.coarse_shifts(), 99)
     cells = Candidates(image, member, pose, shift).take(np.lexsort((shift, pose, member, image)))
     found += searcher.score(last, cells, planes=planes, c2=c2)
-    found.append(grid.zeros((3,), 25, dims=dims))
+    found.append(grid.zeros((3,), 25, dims=dims, fixed=True))
     phases, row = lattice.phases(last, cells.shift)
     insert_candidates(
         found[-1], cells.member, cells, weight=rng.random(99).astype(np.float32),
         frames=lambda pose: lattice.frames(last, pose), phases=phases, row=row, y=planes, c2=c2,
-        band=members,
+        band=members, scale=2.0**30,
     )
 print([hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest() for values in found])
 """

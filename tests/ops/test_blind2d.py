@@ -16,6 +16,7 @@ from dspa.ops.poses.posterior import posterior
 from dspa.ops.poses.score import split
 from dspa.ops.poses.search import Pruning, Searchers, search
 from dspa.ops.sums.averages import empty_sums, ring_correlation, solve_averages
+from dspa.ops.sums.fixed import as_float
 from dspa.ops.sums.insert import insert_candidates
 
 BOX = 32
@@ -45,7 +46,7 @@ def speckle(rng, members):
 def add_up(shares, searcher, y, c2):
     """Average of a class from shares."""
     members = searcher.lattice.band
-    sums = empty_sums(1, members.radius)
+    sums = empty_sums(1, members.radius, fixed=True)
     for share in shares:
         run = share.first, share.last
         insert_candidates(
@@ -59,9 +60,10 @@ def add_up(shares, searcher, y, c2):
             y=take_run(split(y), *run),
             c2=take_run(c2, *run),
             band=part_of_band(members, *run),
+            scale=2.0**30,
         )
     flat = np.zeros((1, members.radius + 1))
-    return solve_averages(sums, members, prior=flat, mask=disk())
+    return solve_averages(as_float(sums, 2.0**30), members, prior=flat, mask=disk())
 
 
 def likeness(a, b, members):

@@ -10,11 +10,11 @@ import pytest
 
 from dspa.device import to_host
 from dspa.io.png import read_png
-from dspa.ops.ctf.estimation import CTFFit, DefocusSearch, Microscope
+from dspa.ops.ctf.estimation import DefocusSearch, Microscope
 from dspa.ops.ctf.ice_ring import ice_ring
 from dspa.ops.ctf.model import CTF, ctf_image
 from dspa.ops.ctf.picture import comparison_image
-from dspa.ops.ctf.search import equiphase_average, evaluate, fit_ctf
+from dspa.ops.ctf.search import equiphase_average, fit_ctf
 from dspa.ops.ctf.spectrum import patch_spectra, polar_spectrum, power_spectrum, tile_size
 
 TITAN = Microscope(voltage=300.0, spherical_aberration=2.7e7, amplitude_contrast=0.1)
@@ -61,21 +61,6 @@ def test_phase_shift_of_a_phase_plate(rng):
     found = fit(spectrum_of(ctf, rng), phase_maximum=math.radians(170.0))
     assert found.defocus == pytest.approx(8_900, rel=0.01)
     assert math.degrees(found.phase_shift) == pytest.approx(80, abs=6)
-
-
-def test_a_given_ctf_that_is_wrong_has_no_evidence(rng):
-    polar = polar_spectrum(
-        spectrum_of(CTF(15_000.0, 14_800.0, 0.2), rng), PIXEL, low=25.0, high=4.0
-    )
-
-    def given(u, v):
-        return CTFFit(u, v, 0.2, 0.0, 0.0, 0.0, math.inf, 0.0, 0.0, "failed")
-
-    right, _ = evaluate(polar, given(15_000.0, 14_800.0), microscope=TITAN)
-    wrong, evidence = evaluate(polar, given(37_000.0, 36_000.0), microscope=TITAN)
-    assert right > 0.3
-    assert wrong < 0.1
-    assert evidence < 25
 
 
 def test_equiphase_average_restores_rings_that_astigmatism_blurs(rng):

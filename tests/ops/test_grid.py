@@ -6,8 +6,9 @@ import pytest
 from dspa.geometry.band import band
 from dspa.ops.images.transform import shift_phases
 from dspa.ops.sums import grid
-from dspa.ops.sums.backproject import Accumulator, accumulator, insert_into
+from dspa.ops.sums.backproject import Accumulator, accumulator
 from dspa.ops.sums.reconstruct import reconstruct
+from tests.ops.backprojected import insert_slices
 
 
 def test_moving_sums_moves_the_map_and_widening_keeps_it():
@@ -19,7 +20,7 @@ def test_moving_sums_moves_the_map_and_widening_keeps_it():
     # A point at (2, 1, -3): every projection has it at the first two components of A p.
     at = (poses @ np.array([2.0, 1.0, -3.0]))[:, :2]
     numerators = shift_phases(members, at)
-    insert_into(
+    insert_slices(
         sums, poses, numerators, weights=np.ones(numerators.shape, np.float32), band=members
     )
     wide = grid.widen(sums.sums, 2 * 9 + 1, dims=3)

@@ -15,9 +15,10 @@ from dspa.geometry.rotation import euler_from_matrix, matrix_from_euler, random_
 from dspa.ops.ctf.model import CTF
 from dspa.ops.images.transform import band_to_images, images_to_band, resize_volume, shift_phases
 from dspa.ops.maps.fsc import fsc
-from dspa.ops.sums.backproject import accumulator, insert_into
+from dspa.ops.sums.backproject import accumulator
 from dspa.ops.sums.project import prepare_volume, project
 from dspa.ops.sums.reconstruct import reconstruct
+from tests.ops.backprojected import insert_slices
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("DSPA_TEST_DATA", ROOT.parent / "shared" / "data"))
@@ -152,7 +153,7 @@ def test_known_poses_give_the_map_of_relion_reconstruct(tmp_path):
         theirs = np.array(file.data, np.float32)
     centred = images_to_band(images, b) * shift_phases(b, shifts / pixel)
     acc = accumulator(box, b.radius)
-    insert_into(acc, rotations, centred * values, weights=values**2, band=b)
+    insert_slices(acc, rotations, centred * values, weights=values**2, band=b)
     ours = reconstruct(acc)
     curve = fsc(ours, theirs)
     assert curve[1 : int(0.8 * box / 2) + 1].min() > 0.99

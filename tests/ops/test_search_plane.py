@@ -96,14 +96,19 @@ def scored(searcher, cells, *, y, c2, radius=None):
     return 2.0 * cross - norm, norm
 
 
-def inserted(sums, searcher, cells, *, weight, y, c2, scale=0.0):
-    """Insert cells of the finest level into sums, with the phases of their lattice."""
+SCALE = 2.0**30  # of sums in fixed point
+
+
+def inserted(searcher, cells, *, weight, y, c2):
+    """Sums of cells of the finest level, in fixed point, with the phases of their lattice."""
     lattice = searcher.lattice
+    sums = empty_sums(searcher.members, lattice.band.radius, fixed=True)
     phases, row = lattice.phases(searcher.last, cells.shift)
     insert_candidates(
         sums, cells.member, cells, weight=weight, frames=lambda pose: lattice.frames(0, pose),
-        phases=phases, row=row, y=split(y), c2=c2, band=lattice.band, scale=scale,
+        phases=phases, row=row, y=split(y), c2=c2, band=lattice.band, scale=SCALE,
     )  # fmt: skip
+    return sums
 
 
 def test_scores_agree_with_the_definition_and_sums_are_their_adjoint(rng):
@@ -134,8 +139,7 @@ def test_scores_agree_with_the_definition_and_sums_are_their_adjoint(rng):
             angle, y=y[i], c2=weight[p] * c2[i], phase=weight[p] * phase, k=k, limit=limit
         )
         expected[c] += one
-    sums = empty_sums(classes, members.radius)
-    inserted(sums, searcher, cells, weight=weight, y=y, c2=c2)
+    sums = as_float(inserted(searcher, cells, weight=weight, y=y, c2=c2), SCALE)
     assert np.allclose(sums, expected, atol=1e-3)
     inner = np.sum(sums[..., :2].astype(np.float64) * planes)
     assert inner == pytest.approx(float(weight @ crosses), rel=1e-4, abs=1e-3)
@@ -154,23 +158,20 @@ def test_slices_cut_in_blocks_give_the_same_scores(rng, monkeypatch):
     assert np.array_equal(at_once, in_blocks)
 
 
-def test_sums_with_a_scale_of_their_own_are_those_of_a_call(rng):
+def test_sums_in_parts_and_in_another_order_are_the_same_to_the_bit(rng):
     members, grid = small_grid(33)
     y = (rng.standard_normal((4, members.count, 2)) @ [1, 1j] * 1e3).astype(np.complex64)
     c2 = rng.random((4, members.count)).astype(np.float32)
     cells = random_cells(rng, grid, 50, 4, 2)
     searcher = Searchers(np.zeros((1, 2, 33, 33), np.float32), grid)[0]
     weight = rng.random(50).astype(np.float32)
-    plain, fixed = (empty_sums(2, members.radius, fixed=fixed) for fixed in (False, True))
-    inserted(plain, searcher, cells, weight=weight, y=y, c2=c2)
-    inserted(fixed, searcher, cells, weight=weight, y=y, c2=c2, scale=2.0**30)
-    parts = np.zeros_like(fixed)
-    for image in (3, 1, 0, 2):  # in parts, in another order: to the bit
+    whole = inserted(searcher, cells, weight=weight, y=y, c2=c2)
+    parts = np.zeros_like(whole)
+    for image in (3, 1, 0, 2):
         chosen = np.flatnonzero(cells.image == image)
         some, own = cells.take(chosen), weight[chosen]
-        inserted(parts, searcher, some, weight=own, y=y, c2=c2, scale=2.0**30)
-    assert np.array_equal(parts, fixed)
-    assert np.abs(plain - as_float(fixed, 2.0**30)).max() < 1e-6 * np.abs(plain).max()
+        parts += inserted(searcher, some, weight=own, y=y, c2=c2)
+    assert np.array_equal(parts, whole)
 
 
 def test_sums_of_turned_images_give_the_class_back():
@@ -182,10 +183,9 @@ def test_sums_of_turned_images_give_the_class_back():
     zero = np.zeros(count, np.int32)
     still = np.full(count, grid.row[grid.row.shape[0] // 2, grid.row.shape[0] // 2], np.int32)
     cells = Candidates(np.arange(count, dtype=np.int32), zero, angle.astype(np.int32), still)
-    sums = empty_sums(1, members.radius)
     one = np.ones(count, np.float32)
     y, c2 = np.conj(images_to_band(images, members)), np.ones((count, members.count), np.float32)
-    inserted(sums, searcher, cells, weight=one, y=y, c2=c2)
+    sums = as_float(inserted(searcher, cells, weight=one, y=y, c2=c2), SCALE)
     nothing, whole = np.zeros((1, members.radius + 1)), np.ones((box, box), np.float32)
     found = solve_averages(sums, members, prior=nothing, mask=whole)[0]
     truth = band_to_images(images_to_band(drawing(box), members), members)

@@ -21,6 +21,7 @@ from dspa.dataflow.checkpoint import Checkpoints
 from dspa.project import lease
 from dspa.project.project import find, init
 from dspa.stages import registry
+from tests.dataflow.saved import save
 from tests.project import toy_stages as toys
 
 TOYS = Path(toys.__file__)
@@ -199,7 +200,7 @@ def test_without_a_sound_checkpoint_it_starts_again_and_says_so(dspa, begin):
 def test_checkpoint_that_cannot_be_read_now_is_kept(tmp_path, monkeypatch):
     checkpoints = Checkpoints(tmp_path)
     for number in (1, 2):
-        checkpoints.save(f"it{number:03d}", {"v": np.full(3, number)})
+        save(checkpoints, f"it{number:03d}", {"v": np.full(3, number)})
     before = sorted(tmp_path.iterdir())
 
     def away(self, *_, **__):

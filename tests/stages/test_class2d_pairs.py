@@ -10,6 +10,7 @@ from dspa.ops.poses.cells import Candidates
 from dspa.ops.poses.plane import rotation_table
 from dspa.ops.poses.score import split
 from dspa.ops.sums.averages import empty_sums, solve_averages
+from dspa.ops.sums.fixed import as_float
 from dspa.ops.sums.insert import insert_candidates, unmoved
 from dspa.stages.class2d.averages import mirrored_too
 from dspa.stages.class2d.census import (
@@ -30,7 +31,7 @@ def average_of(images, member, box, partner):
     """Averages of images that lie as their classes do."""
     around = band(box, RADIUS)
     count, classes = len(images), member.max() + 1
-    sums = empty_sums(classes, RADIUS)
+    sums = empty_sums(classes, RADIUS, fixed=True)
     zero = np.zeros(count, np.int32)
     insert_candidates(
         sums,
@@ -43,8 +44,9 @@ def average_of(images, member, box, partner):
         y=split(np.conj(images_to_band(images, around)).astype(np.complex64)),
         c2=np.ones((count, around.count), np.float32),
         band=around,
+        scale=2.0**30,
     )
-    whole = mirrored_too(sums, partner)
+    whole = mirrored_too(as_float(sums, 2.0**30), partner)
     prior = np.zeros((1, RADIUS + 1))
     return solve_averages(whole, around, prior=prior, mask=np.ones((box, box), np.float32))
 

@@ -339,29 +339,6 @@ def judge(evidence: float, *, margin: float, resolution: float) -> str:
     return "good"
 
 
-def evaluate(
-    spectrum: PolarSpectrum, ctf: CTFFit, *, microscope: Microscope, terms: int = 8
-) -> tuple[float, float]:
-    """Measure correlation and evidence of a given CTF on a spectrum: is it right at all.
-
-    Parameters
-    ----------
-    spectrum : PolarSpectrum
-    ctf : CTFFit
-        Of which defocus, angle and phase shift are used.
-    microscope : Microscope
-    terms : int
-        Splines of the background.
-    """
-    white = whiten(spectrum, terms)
-    half = 0.5 * (ctf.defocus_u - ctf.defocus_v)
-    turn = 2.0 * ctf.defocus_angle
-    parameters = np.array([ctf.defocus, half * math.cos(turn), half * math.sin(turn)])
-    objective = _Objective(white, microscope, DefocusSearch(), 0.0, ctf.phase_shift)
-    score = objective.best_envelope(parameters).correlation(parameters)
-    return score, float(_evidence(score, white.degrees))
-
-
 def _candidates(
     spectrum: PolarSpectrum, microscope: Microscope, search: DefocusSearch
 ) -> list[_Peak]:

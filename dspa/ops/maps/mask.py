@@ -15,30 +15,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def soft_circle(
-    box: int, radius: float, *, pixel_size: float, edge: float = 5.0
-) -> NDArray[np.float32]:
-    """Make a circle with a raised-cosine edge.
-
-    Parameters
-    ----------
-    box : int
-        Edge of the image in pixels.
-    radius : float
-        A; 1 inside.
-    pixel_size : float
-        A.
-    edge : float
-        A; 0 beyond ``radius + edge``.
-
-    Returns
-    -------
-    (y, x) float32
-        0..1 about the centre n//2.
-    """
-    return _soft_ball(box, 2, (), radius=radius, pixel_size=pixel_size, edge=edge)
-
-
 def soft_sphere(
     box: int,
     radius: float,
@@ -68,7 +44,7 @@ def soft_sphere(
         0..1.
     """
     place = [coordinate / pixel_size for coordinate in centre]
-    return _soft_ball(box, 3, place, radius=radius, pixel_size=pixel_size, edge=edge)
+    return cosine_edge(radii(box, 3, place=place) * pixel_size, radius, radius + edge)
 
 
 def soft_cylinder(
@@ -226,18 +202,6 @@ def radii(box: int, dims: int, *, place: Sequence[float] = ()) -> NDArray[np.flo
         axis = (np.arange(box) - box // 2 - coordinate).astype(np.float32) ** 2
         r2 = r2 + np.reshape(axis, [-1 if d == dimension else 1 for d in range(dims)])
     return np.asarray(np.sqrt(r2), np.float32)
-
-
-def _soft_ball(
-    box: int,
-    dims: int,
-    place: Sequence[float],
-    *,
-    radius: float,
-    pixel_size: float,
-    edge: float,
-) -> NDArray[np.float32]:
-    return cosine_edge(radii(box, dims, place=place) * pixel_size, radius, radius + edge)
 
 
 def cosine_edge(distance: NDArray[Any], near: float, far: float) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ https://doi.org/10.1038/nmeth.4169, describe branch and bound of this kind.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -220,6 +220,22 @@ class Searcher:
         return member if shift is None else member + shift
 
 
+@dataclass(eq=False)
+class _Made:
+    """What `Searchers` have made so far, by the number of the set."""
+
+    searchers: dict[int, Searcher] = field(default_factory=dict)
+    grids: dict[int, tuple[Any, ...]] = field(default_factory=dict)
+    bound: SearchBound | None = None
+    beside: Searchers | None = None
+
+    def clear(self) -> None:
+        """Drop it all."""
+        self.searchers.clear()
+        self.grids.clear()
+        self.bound = self.beside = None
+
+
 @dataclass(frozen=True, eq=False)
 class Searchers:
     """Searchers of several sets of references, each made when it is first asked for.
@@ -244,7 +260,7 @@ class Searchers:
     prior: NDArray[Any] | None = None
     profile: bool = False
     local: bool = False
-    _made: dict[Any, Any] = field(default_factory=dict, repr=False)
+    _made: _Made = field(default_factory=_Made, repr=False)
 
     def __len__(self) -> int:
         """Return the number of sets."""
@@ -256,10 +272,9 @@ class Searchers:
 
     def __getitem__(self, number: int) -> Searcher:
         """Searcher of one set."""
-        if number not in self._made:
-            self._made[number] = self._make(number)
-        found: Searcher = self._made[number]
-        return found
+        if number not in self._made.searchers:
+            self._made.searchers[number] = self._make(number)
+        return self._made.searchers[number]
 
     def forget(self) -> None:
         """Drop what has been made; it is made again if it is asked for."""
@@ -269,28 +284,22 @@ class Searchers:
         """Those that live where an array lives: these, or others to which the references went."""
         if is_host(array):
             return self
-        if "beside" not in self._made:
-            self._made["beside"] = Searchers(
-                _Moved(self.references, array[:0]),
-                self.lattice,
-                self.prior,
-                self.profile,
-                self.local,
-            )
-        found: Searchers = self._made["beside"]
-        return found
+        if self._made.beside is None:
+            references = _Moved(self.references, array[:0])
+            self._made.beside = replace(self, references=references, _made=_Made())
+        return self._made.beside
 
     def _make(self, number: int) -> Searcher:
         lattice = self.lattice
         grids = self._grids(number)
         members = int(grids[0].shape[0])
         prior = np.zeros(members) if self.prior is None else np.asarray(self.prior)
-        if "bound" not in self._made:
+        if self._made.bound is None:
             # The sets are parts of one model: what one leaves open the others leave too.
-            self._made["bound"] = measure_bound(self._grids(0)[-1], lattice)
+            self._made.bound = measure_bound(self._grids(0)[-1], lattice)
         bank = self._bank(grids[0], prior)
         log_prior = like(prior.astype(np.float32), reference=grids[0])
-        return Searcher(lattice, members, bank, self._made["bound"], grids, log_prior)
+        return Searcher(lattice, members, bank, self._made.bound, grids, log_prior)
 
     def _bank(self, grids: Any, prior: NDArray[Any]) -> CoarseBank:
         """Cut the coarse slices; none for local searches, which need the profile alone."""
@@ -314,12 +323,11 @@ class Searchers:
 
     def _grids(self, number: int) -> tuple[Any, ...]:
         """Transform the references of a set for every level."""
-        key = ("grids", number)
-        if key not in self._made:
+        if number not in self._made.grids:
             densities, band = self.references[number], self.lattice.band
             if densities.ndim == 3:
                 grids = prepare_images(densities, band)
-                self._made[key] = (grids,) * len(self.lattice.radii)
+                self._made.grids[number] = (grids,) * len(self.lattice.radii)
             else:
                 xp, radii = namespace(densities), self.lattice.radii
                 made = {
@@ -328,9 +336,8 @@ class Searchers:
                     )
                     for radius in set(radii)
                 }
-                self._made[key] = tuple(made[radius] for radius in radii)
-        grids_: tuple[Any, ...] = self._made[key]
-        return grids_
+                self._made.grids[number] = tuple(made[radius] for radius in radii)
+        return self._made.grids[number]
 
 
 @dataclass(frozen=True, eq=False)

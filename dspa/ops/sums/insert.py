@@ -15,7 +15,6 @@ from dspa.kernels.insert2d import INSERT2D
 from dspa.ops.poses.blind import Share, take_run
 from dspa.ops.poses.cells import Candidates, run_starts
 from dspa.ops.poses.score import split
-from dspa.ops.sums.fixed import fixed_point_scale
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,14 +39,14 @@ def insert_candidates(
     y: Any,
     c2: Any,
     band: Band,
-    scale: float = 0.0,
+    scale: float,
 ) -> None:
     """Add images, weighted by the posterior of their cells, into grids.
 
     Parameters
     ----------
     sums : (grids, 2 limit + 1, limit + 1, 3) or (grids, 2h + 1, 2h + 1, h + 1, 3)
-        Added to in place: numerator (real, imaginary) and weight. int64, or float32 without scale.
+        Added to in place: numerator (real, imaginary) and weight, int64.
     target : (pairs,) int32
         Grid each cell goes to; equal for cells that share image, member and pose.
     cells : Candidates
@@ -63,7 +62,7 @@ def insert_candidates(
     c2 : (n, F) float32
     band : Band
     scale : float
-        Of sums in fixed point (`dspa.ops.sums.fixed`); 0 for sums in float32.
+        Of the sums in fixed point (`dspa.ops.sums.fixed`).
     """
     order = np.lexsort((cells.shift, cells.pose, cells.image, target))
     cells, target, weight, row = cells.take(order), target[order], weight[order], row[order]
@@ -149,7 +148,7 @@ def unmoved(count: int, *, reference: Any) -> Any:
     return like(phases, reference=reference)
 
 
-def insert_marginal(sums: Any, found: Marginal, lattice: Lattice, *, scale: float = 0.0) -> None:
+def insert_marginal(sums: Any, found: Marginal, lattice: Lattice, *, scale: float) -> None:
     """Add the sums per pose of the whole coarse lattice to the grids of the members.
 
     Parameters
@@ -182,18 +181,11 @@ def _insert_plane(
     sums: Any, items: tuple[Any, ...], shifts: tuple[Any, ...], k: tuple[Any, ...], scale: float
 ) -> None:
     """Insert into grids of images."""
-    _, _, weight, _, y, c2 = shifts
+    y = shifts[4]
     xp, count, f = namespace(y), int(items[0].shape[0]), int(k[0].shape[0])
-    fixed, own = sums, scale
-    if not scale:
-        largest = max(float(xp.max(xp.abs(y))), float(xp.max(c2)))
-        own = fixed_point_scale(np.sqrt(2.0) * largest * float(xp.sum(weight)))
-        fixed = xp.zeros(sums.shape, dtype=xp.int64)
     room = xp.empty((1 if is_host(sums) else count, 2, f), dtype=xp.float32)
-    factor = xp.full((1,), own, dtype=xp.float32)
-    launch(INSERT2D, count, *items, *shifts, *k, factor, room, fixed)
-    if not scale:
-        sums += xp.astype(xp.astype(fixed, xp.float64) / own, xp.float32)
+    factor = xp.full((1,), scale, dtype=xp.float32)
+    launch(INSERT2D, count, *items, *shifts, *k, factor, room, sums)
 
 
 def _insert_space(
@@ -211,15 +203,9 @@ def _insert_space(
     numerator = xp.empty((count, f, 2), dtype=xp.float32)
     power = xp.empty((count, f), dtype=xp.float32)
     launch(BLEND, count, image, *shifts, numerator, power)
+    factor = xp.full((1,), scale, dtype=xp.float32)
     edges = np.flatnonzero(np.append(True, target[1:] != target[:-1]))
     for first, last in zip(edges, np.append(edges[1:], count), strict=True):
         run, grid = slice(first, last), sums[int(target[first])]
         arrays = (xp.reshape(frames[run], (-1, 1, 2, 3)), numerator[run], power[run], *k)
-        fixed, own = grid, scale
-        if not scale:
-            largest = max(float(xp.max(xp.abs(numerator[run]))), float(xp.max(power[run])))
-            own = fixed_point_scale(np.sqrt(2.0) * largest * int(last - first))
-            fixed = xp.zeros(grid.shape, dtype=xp.int64)
-        launch(INSERT, int(last - first), *arrays, xp.full((1,), own, dtype=xp.float32), fixed)
-        if not scale:
-            grid += xp.astype(xp.astype(fixed, xp.float64) / own, xp.float32)
+        launch(INSERT, int(last - first), *arrays, factor, grid)
