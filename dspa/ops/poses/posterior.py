@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -125,25 +125,12 @@ def posterior(
     raw = np.exp((scores - top[cells.image]).astype(np.float64))
     total = np.bincount(cells.image, raw, count)
     share = raw / total[cells.image]
-    # Members of an image are runs, since cells are sorted.
-    key = member_key(cells)
-    start = np.flatnonzero(np.append(True, key[1:] != key[:-1]))
-    per_class = np.add.reduceat(share, start)
-    owner = cells.image[start]
-    spread = 1.0 / np.bincount(owner, per_class**2, count)
-    order = np.lexsort((per_class, owner))  # best member of each image last
-    end = np.flatnonzero(np.append(owner[order][1:] != owner[order][:-1], True))
-    last = order[end]
-    before = order[np.maximum(end - 1, 0)]
-    alone = (end == 0) | (owner[before] != owner[last])
-    second = np.where(alone, -1, cells.member[start[before]]).astype(np.int32)
-    others = per_class.copy()
-    others[last] = 0.0
-    with np.errstate(divide="ignore"):
-        margin = -np.log(np.bincount(owner, others, count))
-    highest = np.repeat(np.maximum.reduceat(scores, start), np.diff(np.append(start, key.size)))
-    peak = np.maximum.reduceat(np.where(scores == highest, np.arange(key.size), -1), start)
-    keep = np.zeros(key.size, bool)
+    ranked = _rank_members(cells, share, count)
+    start, size = ranked.start, cells.size
+    highest = np.repeat(np.maximum.reduceat(scores, start), np.diff(np.append(start, size)))
+    peak = np.maximum.reduceat(np.where(scores == highest, np.arange(size), -1), start)
+    top_cell = peak[ranked.best]
+    keep = np.zeros(size, bool)
     if hard:
         pass
     elif most is None:
@@ -153,7 +140,7 @@ def posterior(
         near = np.flatnonzero(raw >= 0.5 * least)
         image, score = cells.image[near], np.log(share[near])
         keep[near[best_cells(image, score, most=most, within=-np.log(least))]] = True
-    keep[peak[last]] = True
+    keep[top_cell] = True
     kept = np.flatnonzero(keep)
     weight = share[kept] / np.bincount(cells.image[kept], share[kept], count)[cells.image[kept]]
     position = np.cumsum(keep) - 1
@@ -161,13 +148,42 @@ def posterior(
         cells=cells.take(kept),
         weight=weight.astype(np.float32),
         kept=kept,
-        best=position[peak[last]],
-        class_posterior=per_class[last].astype(np.float32),
-        log_likelihood=(top + np.log(total) - prior[peak[last]]).astype(np.float32),
-        spread=spread.astype(np.float32),
-        second=second,
-        margin=margin.astype(np.float32),
+        best=position[top_cell],
+        class_posterior=ranked.share[ranked.best].astype(np.float32),
+        log_likelihood=(top + np.log(total) - prior[top_cell]).astype(np.float32),
+        spread=ranked.spread.astype(np.float32),
+        second=ranked.second,
+        margin=ranked.margin.astype(np.float32),
     )
+
+
+class _Ranking(NamedTuple):
+    """Members that images were scored against: runs of cells, and what each image says of them."""
+
+    start: NDArray[np.int64]
+    share: NDArray[np.float64]  # of the posterior, of each run
+    best: NDArray[np.int64]  # run of the best member of each image
+    second: NDArray[np.int32]
+    margin: NDArray[np.float64]
+    spread: NDArray[np.float64]
+
+
+def _rank_members(cells: Candidates, share: NDArray[np.float64], count: int) -> _Ranking:
+    """Add up the posterior of cells over each member of each of ``count`` images."""
+    key = member_key(cells)  # members of an image are runs, since cells are sorted
+    start = np.flatnonzero(np.append(True, key[1:] != key[:-1]))
+    per_member, owner = np.add.reduceat(share, start), cells.image[start]
+    order = np.lexsort((per_member, owner))  # best member of each image last
+    end = np.flatnonzero(np.append(owner[order][1:] != owner[order][:-1], True))
+    best, before = order[end], order[np.maximum(end - 1, 0)]
+    alone = (end == 0) | (owner[before] != owner[best])
+    second = np.where(alone, -1, cells.member[start[before]]).astype(np.int32)
+    others = per_member.copy()
+    others[best] = 0.0
+    with np.errstate(divide="ignore"):
+        margin = -np.log(np.bincount(owner, others, count))
+    spread = 1.0 / np.bincount(owner, per_member**2, count)
+    return _Ranking(start, per_member, best, second, margin, spread)
 
 
 # Of maps, whose cells are few: all that add anything are added up.

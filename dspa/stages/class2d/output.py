@@ -226,6 +226,15 @@ def write_results(
     )
     write_table(outputs["class_table"], table, spec)
     _draw(events, known, table, judged)
+    removed = int((~keep).sum()) if distance > 0.0 else None
+    _report_result(events, rows, table, duplicates=removed)
+    return outputs
+
+
+def _report_result(
+    events: Events, rows: Rows, table: ClassTable, *, duplicates: int | None
+) -> None:
+    """Emit the figures of a result, and warn where noise explains most particles."""
     noise = float(rows["noise_probability"][rows["valid"]].mean())
     if noise > tuned().mostly_noise:
         events.warning(
@@ -237,13 +246,12 @@ def write_results(
         "result",
         particles=int(rows["valid"].sum()),
         set_aside=int((~rows["valid"]).sum()),
-        **({"duplicates": int((~keep).sum())} if distance > 0.0 else {}),
+        **({} if duplicates is None else {"duplicates": duplicates}),
         classes=alive,
         resolution=weighted_quantile(table.resolution, table.count.astype(np.float64), 0.5),
         effective_classes=float(rows["spread"][rows["valid"]].mean()),
         noise_share=noise,
     )
-    return outputs
 
 
 def _draw(events: Events, known: Classification, table: ClassTable, judged: Evidence) -> None:
