@@ -31,7 +31,7 @@ from dspa.stages.stage import Context
 from tests.stages.stack_table import write_stack_table
 
 BOX, PIXEL = 24, 6.0
-SHORT = AbInitioParams(initial_iterations=4, final_iterations=1, initial_minibatch=24,
+SHORT = AbInitioParams(starts=2, initial_iterations=4, final_iterations=1, initial_minibatch=24,
                        final_minibatch=48, max_resolution=20.0)  # fmt: skip
 
 

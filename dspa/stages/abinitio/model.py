@@ -25,6 +25,8 @@ class FirstMaps(NamedArrays):
         Number of the step; -1 before the random start.
     start : int
         Which of the starts it goes on from.
+    starts : int
+        How many there are so far.
     noise, strongest : (radius + 1,) float64
         Power of the noise per shell, and that of an image which is no outlier.
     density : (k, n, n, n) float32
@@ -39,6 +41,7 @@ class FirstMaps(NamedArrays):
 
     iteration: int
     start: int
+    starts: int
     noise: NDArray[np.float64]
     strongest: NDArray[np.float64]
     density: NDArray[np.float32]
@@ -47,11 +50,13 @@ class FirstMaps(NamedArrays):
     history: NDArray[np.float64]
 
     @classmethod
-    def begin(cls, noise: Mapping[str, NDArray[np.float64]], *, start: int = 0) -> FirstMaps:
+    def begin(
+        cls, noise: Mapping[str, NDArray[np.float64]], *, start: int = 0, starts: int = 1
+    ) -> FirstMaps:
         """Return that of no map; ``noise`` and ``strongest`` are known."""
         none = np.zeros((0, 1, 1, 1), np.float32)
         known = (noise["noise"], noise["strongest"])
-        return cls(-1, start, *known, none, none[..., None], np.zeros(0), np.zeros((0, 4)))
+        return cls(-1, start, starts, *known, none, none[..., None], np.zeros(0), np.zeros((0, 4)))
 
     @property
     def nuisance(self) -> dict[str, NDArray[np.float64]]:

@@ -258,6 +258,7 @@ class BoundStep:
         return FirstMaps(
             iteration=plan.iteration,
             start=plan.settings.start,
+            starts=plan.settings.starts,
             noise=model.noise,
             strongest=model.strongest,
             density=density,

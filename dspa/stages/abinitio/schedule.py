@@ -72,7 +72,8 @@ class Settings:
         Shifts searched, as a fraction of the diameter of the mask.
     seed : int
     starts, start : int
-        How many starts, and which this is: each has random poses and grids of its own.
+        How many starts, at most or so far, and which this is: each has random poses and grids of
+        its own.
     """
 
     spec: ImageSpec

@@ -28,6 +28,7 @@ from dspa.stages.abinitio.output import (
 )
 from dspa.stages.abinitio.reduction import AbInitioStep
 from dspa.stages.abinitio.schedule import Act, Settings, plan_step
+from dspa.stages.abinitio.starts import choose_start
 from dspa.stages.em.march import Pass, march
 from dspa.stages.em.memory import batch_bytes, check_fits, kept_bands
 from dspa.stages.particles.chunks import CHUNK, image_spec, particle_chunks
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
 RUN = 48  # images per task: a mini-batch is two tasks at first and six at the end
 NOISE_IMAGES = 2000
 SHOW_EVERY = 30
-JUDGED = 10  # last coarse steps whose likelihood chooses among the starts
 FEWEST = 20
 
 
@@ -77,10 +77,7 @@ class AbInitioParams:
         30, "steps that carry the map to the finest resolution", minimum=0, maximum=5000
     )
     starts: int = param(
-        0,
-        "independent starts; the likeliest goes on; 0: 2, and 4 with a symmetry",
-        minimum=0,
-        maximum=20,
+        5, "most independent starts: made until two find the same map", minimum=1, maximum=20
     )
     initial_minibatch: int = param(90, "images per step at the start", minimum=10, maximum=100_000)
     final_minibatch: int = param(300, "images per step at the end", minimum=10, maximum=100_000)
@@ -160,7 +157,7 @@ def make_settings(spec: ImageSpec, params: AbInitioParams, *, seed: int) -> Sett
         coarse_steps=params.initial_iterations,
         fine_steps=params.final_iterations,
         initial_batch=params.initial_minibatch,
-        starts=params.starts or (2 if params.symmetry == "C1" else 4),
+        starts=params.starts,
         final_batch=max(params.final_minibatch, params.initial_minibatch),
         similarity=params.class_similarity,
         reach=reach,
@@ -226,34 +223,26 @@ def _march(context: Context, settings: Settings, runs: MiniBatches) -> FirstMaps
     """Make all steps that no checkpoint holds yet: the starts, then the best of them onwards."""
 
     def begin() -> tuple[int, Result]:
-        best = _best_start(context, settings, runs)
-        return settings.coarse_steps, Result(best.arrays(), {})
+        chosen = _begin(context, settings, runs)
+        return settings.coarse_steps, Result(chosen.arrays(), {})
 
     return _steps(context, settings, runs, begin, last=settings.steps, prefix="it")
 
 
-def _best_start(context: Context, settings: Settings, runs: MiniBatches) -> FirstMaps:
-    """Carry every start through the coarse act, and choose the likeliest."""
+def _begin(context: Context, settings: Settings, runs: MiniBatches) -> FirstMaps:
+    """Carry starts through the coarse act until two find the same map, and choose one."""
     noise = context.runner.run(
         BackgroundNoise(settings.spec), runs.first(NOISE_IMAGES), {}, name="noise000"
     ).model
     if not float(noise["count"]) > 0:
         raise InputError("no particle image can be used: all hold NaN or do not vary")
-    ends: list[FirstMaps] = []
-    for start in range(settings.starts):
-        blank = Result(FirstMaps.begin(noise, start=start).arrays(), {})
+
+    def carry(start: int, starts: int) -> FirstMaps:
+        blank = Result(FirstMaps.begin(noise, start=start, starts=starts).arrays(), {})
         begin, prefix = partial(_before_first, blank), f"start{start + 1}-"
-        last = settings.coarse_steps
-        ends.append(_steps(context, settings, runs, begin, last=last, prefix=prefix))
-    scores = [float(np.mean(end.history[-JUDGED:, 1])) for end in ends]
-    best = int(np.argmax(scores))
-    if len(ends) > 1:
-        listed = ", ".join(f"{score:.2f}" for score in scores)
-        context.events.message(
-            f"log-likelihood per image of the {len(ends)} starts: {listed}; going on with "
-            f"start {best + 1}"
-        )
-    return ends[best]
+        return _steps(context, settings, runs, begin, last=settings.coarse_steps, prefix=prefix)
+
+    return choose_start(settings, carry, context.events)
 
 
 def _before_first(blank: Result) -> tuple[int, Result]:
@@ -273,7 +262,8 @@ def _steps(
     """Make the steps up to a last one."""
 
     def step(number: int, result: Result) -> Pass:
-        own = dataclasses.replace(settings, start=FirstMaps.read(result.model).start)
+        known = FirstMaps.read(result.model)
+        own = dataclasses.replace(settings, start=known.start, starts=known.starts)
         plan = plan_step(own, number)
         return Pass(AbInitioStep(plan), runs.batch(own, number), result.model)
 

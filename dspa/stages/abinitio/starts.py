@@ -1,0 +1,102 @@
+"""Independent starts: made until two find the same map, of which the likelier goes on.
+
+A start that fails ends in a wrong map of its own: two that fail do not end in the same one. So two
+that agree are right, up to the hand, which cannot be known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dspa.data.counts import counted
+from dspa.ops.maps.align import align
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dspa.dataflow.events import Events
+    from dspa.stages.abinitio.model import FirstMaps
+    from dspa.stages.abinitio.schedule import Settings
+
+# Mean correlation of the shells of two maps, one laid onto the other, from which on they are the
+# same: starts on real and simulated particles gave .95 and more, or .75 and less.
+ALIKE = 0.85
+COMPARED = 9  # Fourier pixels: 15 degrees carry maps a little further
+FEWEST = 2
+JUDGED = 10  # last coarse steps whose likelihood chooses among starts
+
+
+def choose_start(
+    settings: Settings, carry: Callable[[int, int], FirstMaps], events: Events
+) -> FirstMaps:
+    """Make starts until two agree, and choose the one to go on with.
+
+    Parameters
+    ----------
+    settings : Settings
+        Its ``starts`` are the most that are made. Starts of several classes are not compared: of
+        these two are made.
+    carry : callable
+        ``carry(start, starts)`` carries a start through the coarse act; ``starts`` are expected.
+    events : Events
+
+    Returns
+    -------
+    FirstMaps
+    """
+    most = settings.starts if settings.classes == 1 else min(FEWEST, settings.starts)
+    ends: list[FirstMaps] = []
+    alike: dict[tuple[int, int], float] = {}
+    for start in range(most):
+        ends.append(carry(start, max(start + 1, min(FEWEST, most))))
+        if settings.classes == 1:
+            for other in range(start):
+                alike[other, start] = agreement(ends[other], ends[start])
+            if max(alike.values(), default=0.0) >= ALIKE:
+                break
+    pair = max(alike, key=alike.__getitem__, default=None)
+    agreed = pair is not None and alike[pair] >= ALIKE
+    among = pair if pair is not None and agreed else tuple(range(len(ends)))
+    scores = [float(np.mean(end.history[-JUDGED:, 1])) for end in ends]
+    best = max(among, key=scores.__getitem__)
+    if len(ends) > 1:
+        _tell(events, scores, best=best, pair=pair, alike=alike)
+    return replace(ends[best], starts=len(ends))
+
+
+def agreement(first: FirstMaps, second: FirstMaps) -> float:
+    """Mean correlation of the shells of two maps, one laid onto the other, hand left open."""
+    one, other = (np.asarray(each.density[0], np.float64) for each in (first, second))
+    if not (one.any() and other.any()):
+        return 0.0
+    return align(one, other, radius=COMPARED).score
+
+
+def _tell(
+    events: Events,
+    scores: list[float],
+    *,
+    best: int,
+    pair: tuple[int, int] | None,
+    alike: dict[tuple[int, int], float],
+) -> None:
+    """Say what the starts found, and which goes on."""
+    listed = ", ".join(f"{score:.2f}" for score in scores)
+    said = f"log-likelihood per image of the {len(scores)} starts: {listed}; going on with start"
+    if pair is None:
+        events.message(f"{said} {best + 1}")
+    elif alike[pair] >= ALIKE:
+        one, other = (number + 1 for number in pair)
+        events.message(
+            f"starts {one} and {other} found the same map (correlation {alike[pair]:.2f}, "
+            f"{ALIKE:g} or more is asked for); {said} {best + 1}"
+        )
+    else:
+        events.warning(
+            f"{counted(len(scores), 'start')} found {len(scores)} different maps (correlation "
+            f"{alike[pair]:.2f} at most, {ALIKE:g} is asked for): the first map may be wrong; "
+            f"select better 2D classes, name --symmetry, or allow more --starts. {said} {best + 1}"
+        )
