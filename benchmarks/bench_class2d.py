@@ -15,8 +15,9 @@ from dspa.geometry.rotation import random_rotations
 from dspa.ops.ctf.model import CTF, ctf_band
 from dspa.ops.images.transform import band_to_images, shift_phases
 from dspa.ops.poses.bank import coarse_bank, coarse_room, coarse_scores, moved_images
+from dspa.ops.poses.bound import Pruning
 from dspa.ops.poses.cells import Candidates
-from dspa.ops.poses.search import Pruning, Searcher, search
+from dspa.ops.poses.search import Searcher, search
 from dspa.ops.simulate.phantom import phantom_density
 from dspa.ops.sums.project import prepare_volume, project
 from dspa.stages.class2d.averages import Statistics

@@ -11,10 +11,11 @@ from dspa.geometry.band import band, part_of_band
 from dspa.ops.images.noise import spread_shells
 from dspa.ops.images.transform import images_to_band
 from dspa.ops.poses.blind import blind_shares, drawn_at, take_run, window_edges
+from dspa.ops.poses.bound import Pruning
 from dspa.ops.poses.plane import plane_lattice
 from dspa.ops.poses.posterior import posterior
 from dspa.ops.poses.score import split
-from dspa.ops.poses.search import Pruning, Searchers, search
+from dspa.ops.poses.search import Searchers, search
 from dspa.ops.sums.averages import empty_sums, ring_correlation, solve_averages
 from dspa.ops.sums.fixed import as_float
 from dspa.ops.sums.insert import insert_candidates

@@ -9,13 +9,14 @@ from dspa.geometry.band import band
 from dspa.kernels import insert2d, score, slice2d
 from dspa.ops.images.transform import band_to_images, images_to_band, shift_phases
 from dspa.ops.maps.fsc import resolution_shell
+from dspa.ops.poses.bound import Pruning
 from dspa.ops.poses.cells import Candidates
 from dspa.ops.poses.marginal import marginal_sums
 from dspa.ops.poses.plane import plane_lattice, prepare_images, rotation_table
 from dspa.ops.poses.posterior import posterior
 from dspa.ops.poses.residual import shell_terms
 from dspa.ops.poses.score import cut_slices, split
-from dspa.ops.poses.search import Pruning, Searchers, search
+from dspa.ops.poses.search import Searchers, search
 from dspa.ops.sums.averages import (
     centre_offsets,
     empty_sums,

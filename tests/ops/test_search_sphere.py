@@ -5,12 +5,13 @@ from dspa.geometry.band import band
 from dspa.geometry.rotation import angle_between, random_rotations
 from dspa.geometry.symmetry import symmetric_angle, symmetry_operators
 from dspa.ops.images.transform import shift_phases
+from dspa.ops.poses.bound import by_bound
 from dspa.ops.poses.cells import Candidates
 from dspa.ops.poses.marginal import marginal_sums
 from dspa.ops.poses.peak import find_peaks
 from dspa.ops.poses.pose_grid import TURNS, random_grid, step_of_order
 from dspa.ops.poses.posterior import posterior
-from dspa.ops.poses.search import Searchers, by_bound, search
+from dspa.ops.poses.search import Searchers, search
 from dspa.ops.poses.sphere import Level, Shifts, SphereLattice
 from dspa.ops.sums.project import prepare_volume, project
 

@@ -29,64 +29,11 @@ from dspa.ops.poses.score import cut_slices, score_candidates, split
 from dspa.ops.sums.project import prepare_volume
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from numpy.typing import NDArray
 
     from dspa.ops.poses.bank import CoarseBank
-    from dspa.ops.poses.bound import SearchBound
+    from dspa.ops.poses.bound import Pruning, SearchBound
     from dspa.ops.poses.lattice import Lattice
-
-
-@dataclass(frozen=True)
-class Pruning:
-    """Which cells go on from level to level.
-
-    Attributes
-    ----------
-    odds, gain, deviations, unseen
-        Of the bound, `dspa.ops.poses.bound.SearchBound.slack`.
-    survivors : int
-        Most cells of an image that leave a level: a limit on memory, not on the search.
-    within : float
-        Log-likelihood behind the best at which a cell of the finest level is left out.
-    poses : tuple of int, optional
-        Most poses of an image, of all members together, that leave each level; no limit by default.
-    """
-
-    odds: float = 0.0
-    gain: float = 0.0
-    deviations: float = 2.0
-    unseen: bool = True
-    survivors: int = 512
-    within: float = 12.0
-    poses: tuple[int, ...] | None = None
-
-    @property
-    def bound(self) -> dict[str, Any]:
-        """What the slack of a cell depends on."""
-        return {
-            "odds": self.odds, "gain": self.gain, "deviations": self.deviations,
-            "unseen": self.unseen,
-        }  # fmt: skip
-
-    def most_poses(self, level: int) -> int | None:
-        """Most poses of an image that leave a level."""
-        return None if self.poses is None else self.poses[level]
-
-
-def by_bound(poses: Iterable[int], *, odds: float = 6.0) -> Pruning:
-    """Prune as maps call for: by odds (of 400 to 1) and what a cell leaves open.
-
-    Parameters
-    ----------
-    poses : iterable of int
-        Most poses of an image that leave each level. Cells are not limited: of a map there are
-        few shifts for each pose.
-    odds : float
-        As of the bound.
-    """
-    return Pruning(odds=odds, gain=0.5, unseen=False, survivors=1 << 30, poses=tuple(poses))
 
 
 @dataclass(frozen=True, eq=False)

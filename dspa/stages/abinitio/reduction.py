@@ -20,13 +20,14 @@ from dspa.geometry.symmetry import symmetry_operators
 from dspa.ops.images.noise import weigh_images
 from dspa.ops.maps.mask import soft_sphere
 from dspa.ops.maps.polish import centre_of_mass, polish
+from dspa.ops.poses.bound import by_bound
 from dspa.ops.poses.cells import Candidates
 from dspa.ops.poses.marginal import marginal_sums
 from dspa.ops.poses.peak import find_peaks
 from dspa.ops.poses.pose_grid import random_grid
 from dspa.ops.poses.posterior import map_posterior
 from dspa.ops.poses.score import split
-from dspa.ops.poses.search import Searchers, by_bound, search
+from dspa.ops.poses.search import Searchers, search
 from dspa.ops.poses.sphere import SphereLattice
 from dspa.ops.sums import grid
 from dspa.ops.sums.backproject import Accumulator, symmetrise

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.ops.images.filter import low_pass
+from dspa.ops.poses.bound import Pruning
 from dspa.ops.poses.plane import PlaneLattice, plane_lattice
-from dspa.ops.poses.search import Pruning
 from dspa.stages.class2d.constants import FOLDS, tuned
 from dspa.stages.particles.chunks import chunk_size
 from dspa.stages.particles.duplicates import DISTANCE

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
     from dspa.dataflow.reduction import Model, Sums
     from dspa.ops.poses.blind import Share
+    from dspa.ops.poses.bound import Pruning
     from dspa.ops.poses.cells import Candidates
     from dspa.ops.poses.posterior import Posterior
-    from dspa.ops.poses.search import Found, Pruning, Searcher
+    from dspa.ops.poses.search import Found, Searcher
     from dspa.stages.em.plan import PassPlan
     from dspa.stages.particles.chunks import ParticleBatch
 

@@ -18,10 +18,11 @@ from dspa.device import like, take_rows
 from dspa.geometry.symmetry import symmetric_angle, symmetry_operators
 from dspa.ops.images.noise import weigh_images
 from dspa.ops.images.transform import shift_phases
+from dspa.ops.poses.bound import Pruning, by_bound
 from dspa.ops.poses.peak import find_peaks
 from dspa.ops.poses.pose_grid import random_grid
 from dspa.ops.poses.posterior import map_posterior
-from dspa.ops.poses.search import Pruning, Searchers, by_bound
+from dspa.ops.poses.search import Searchers
 from dspa.ops.poses.sphere import SphereLattice
 from dspa.ops.sums import grid
 from dspa.ops.sums.fixed import (
