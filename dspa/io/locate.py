@@ -164,7 +164,11 @@ class _Search:
         ends = [Path(*parts[cut:]) for cut in range(len(parts))]
         whole = [folder] if folder.is_absolute() else [place / folder for place in places]
         # What lies about the source goes before what lies in the current folder.
-        tiers = [whole[:-1], whole, *([place / end for place in places] for end in ends)]
+        tiers = [whole[:-1], whole]
+        by_ends = [[place / end for place in places] for end in ends]
+        # A bare name is of the folder of its source rather than of one above.
+        bare = folder == Path()
+        tiers = [[self.source.parent], *by_ends, *tiers] if bare else [*tiers, *by_ends]
         return [there for tier in tiers if (there := [each for each in tier if each.is_dir()])]
 
     def only(self, name: str, candidates: list[Path]) -> Path | None:

@@ -167,12 +167,14 @@ def match_files(
             found[i] = position
     if not others:
         return Matches(found)
+    bare = "/" not in others[0].partition(" is ")[0]
+    instead = "give its names with the folders" if bare else "leave the folders out of its names"
     another = others[0] + (f" (and {len(others) - 1} more)" if len(others) > 1 else "")
     return Matches(
         found,
         another,
         f"{source}: {another}; import the micrographs that it names, or, if the two are versions "
-        "of one exposure, leave the folders out of its names",
+        f"of one exposure, {instead}",
     )
 
 

@@ -115,6 +115,9 @@ def test_a_name_of_another_file_that_is_there_is_not_taken(
     said = match_files(["g2/m.mrc"], ["g1/m.mrc"], paths=[str(first)], source="p.star")
     assert said.another == f"g2/m.mrc is {second}, another file than g1/m.mrc"
     assert said.remedy.startswith("p.star: g2/m.mrc is")
+    _file(tmp_path / "m.mrc", "above both")  # picks in g1 and g2 are of these all the same
+    assert found("m", source="picks/g1/m.box") == [0]
+    assert found("m", source="picks/g2/m.box") == found("m", source="picks/m.box") == [-1]
     second.write_text(first.read_text())  # a copy is the same micrograph
     assert found("g2/m.mrc") == [0]
 

@@ -174,8 +174,10 @@ def _remedy(gain: Gain, movie: str, total: NDArray[np.float32], bound: float) ->
         factor = _fitting(gain.factor(movie, rotate=rotate, flip=flip, use=use), total)
         if factor is not None:
             found[options] = unevenness(total, factor)
-    best = min(found, key=lambda each: found[each]) if found else None
-    if best is None or found[best] > bound:
+    if not found:
+        return "give the gain in the size of the frames, or of twice as many pixels a side"
+    best = min(found, key=lambda each: found[each])
+    if found[best] > bound:
         return (
             "in no orientation do they become more even: leave --gain out if the frames are "
             "corrected already, or give the gain of this session"

@@ -153,7 +153,7 @@ def _mixed(
     )
     hint = ""
     if Path(named).suffix == ".star":
-        hint = " (relion_star_handler --select rlnOpticsGroup --minval 1 --maxval 1 does it)"
+        hint = " (relion_star_handler --select, by rlnOpticsGroup or a column of pixel sizes)"
     return (
         f"{named}: mixed pixel sizes ({shown}); write the rows of each size to a file of its own"
         f"{hint} and import them one by one"
