@@ -136,7 +136,7 @@ def test_frames_that_are_corrected_already_refuse_a_gain(
     with pytest.raises(InputError, match="leave --gain out if the frames are corrected already"):
         run(MOVIES_STAGE, files="m.mrc", gain="g.mrc")
     write_image_stack(tmp_path / "g.mrc", gain[None, :40], pixel_size=1.0)
-    with pytest.raises(InputError, match="48 x 40 pixels, the frames of .*give the gain in the size"):
+    with pytest.raises(InputError, match=r"48 x 40 pixels, .*give the gain in the size"):
         run(MOVIES_STAGE, files="m.mrc", gain="g.mrc")
     with pytest.raises(InputError, match="No such file"):
         run(MOVIES_STAGE, files="m.mrc", gain="none.gain")
