@@ -16,7 +16,7 @@ import numpy as np
 
 from dspa.data import store
 from dspa.data.atomic import write_atomically
-from dspa.data.counts import counted
+from dspa.data.counts import counted, counted_of
 from dspa.data.errors import InputError
 from dspa.data.places import physical
 from dspa.io import mrc
@@ -24,6 +24,7 @@ from dspa.io.cs_particles import Orientation
 from dspa.io.cs_write import write_cs_particles
 from dspa.io.images import ParticleImages, stack_link
 from dspa.io.micrographs import read_micrographs
+from dspa.io.names import match_names
 from dspa.io.particles import read_particles
 from dspa.io.pick_folders import FORMS, write_pick_folder
 from dspa.io.star_micrographs import write_star_micrographs
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 RELION_31 = "relion-3.1"
 _KINDS = ("particles", "picks", "micrographs")
+_TABLES = ("particles", "picks", "exposures")  # what may be exported; --micrographs only helps
+_UNKNOWN, _UNUSED = -1, -2  # places of names: no such micrograph, no particle on it
 _JOB = re.compile(r"J(\d+)")
 MAPS = (".mrc", ".map")
 _MODE_16 = 12  # of MRC: 16 bit floats
@@ -240,21 +243,37 @@ def _with_micrograph_names(
     """Name micrographs as the images are named, where it is known where they are."""
     if "micrograph_name" not in table.variables:
         return table
-    known: dict[str, str] = {}
-    if inputs.get("micrographs") is not None:
-        source = _read(Path(inputs["micrographs"]))
-        names, paths = source["micrograph_name"].values, source["path"].values
-        known = {str(n): str(p) for n, p in zip(names, paths, strict=True)}
-    found = []
-    for name in map(str, table["micrograph_name"].values):
-        path = known.get(name, name)
-        found.append(spell(path) if Path(path).is_absolute() else name)
-    if any(not Path(known.get(str(n), str(n))).is_absolute() for n in table["micrograph_name"]):
-        context.events.warning(
-            "where the micrographs are is not known, so they are named as they were found; "
-            "give --micrographs"
-        )
-    return table.assign(micrograph_name=("micrograph", np.array(found, object)))
+    source, place = _micrographs_of(table, inputs)
+    found = table["micrograph_name"].values.astype(object)
+    if source is not None:
+        found[place >= 0] = source["path"].values[place[place >= 0]]
+    found = np.array([str(name) for name in found], object)
+    used = place != _UNUSED
+    lost = [name for name in found[used] if not Path(name).is_absolute()]
+    if lost:
+        why = "where they are is not known" if source is None else "those given are others"
+        verb = ("is named as it was found", "are named as they were found")
+        told = counted_of(len(lost), np.count_nonzero(used), "micrograph", verb=verb)
+        context.events.warning(f"{told} ({lost[0]}), as {why}; give --micrographs")
+    spelt = [spell(name) if Path(name).is_absolute() else name for name in found]
+    return table.assign(micrograph_name=("micrograph", np.array(spelt, object)))
+
+
+def _micrographs_of(
+    table: xr.Dataset, inputs: Mapping[str, Any]
+) -> tuple[xr.Dataset | None, NDArray[np.int64]]:
+    """Return the micrographs that are known, and the place of each name among them."""
+    place = np.full(table.sizes["micrograph"], _UNUSED, np.int64)
+    index = np.asarray(table["micrograph"].values)
+    place[index[index >= 0]] = _UNKNOWN
+    given = inputs.get("micrographs") or inputs.get("exposures")
+    if given is None:
+        return None, place
+    source, used = _read(Path(given)), np.flatnonzero(place == _UNKNOWN)
+    names = [str(name) for name in table["micrograph_name"].values[used]]
+    among, paths = ([str(t) for t in source[n].values] for n in ("micrograph_name", "path"))
+    place[used] = match_names(names, among, paths=paths, source="the particles")
+    return source, place
 
 
 def _is_small(table: xr.Dataset) -> bool:
@@ -278,9 +297,10 @@ def _write_folder(
     if form != "autopick" and not box > 0:
         raise InputError(f"--to {form}: the size of the boxes is unknown; give --box")
     files = write_pick_folder(table, target, form=form, box=box)
-    if form == "autopick" and inputs.get("micrographs") is not None:
+    micrographs = inputs.get("micrographs") or inputs.get("exposures")
+    if form == "autopick" and micrographs is not None:
         # RELION 3.1 names the micrographs in a file beside the coordinates.
-        write_star_micrographs(_read(Path(inputs["micrographs"])), target / "micrographs.star")
+        write_star_micrographs(_read(Path(micrographs)), target / "micrographs.star")
         (target / "coords_suffix_autopick.star").write_text(f"{target / 'micrographs.star'}\n")
     count = table.sizes["particle"]
     context.events.message(
@@ -305,7 +325,10 @@ def _usual_box(table: xr.Dataset) -> float:
 
 def _choose(inputs: Mapping[str, Any], params: Params) -> tuple[str, xr.Dataset]:
     """Return the table to export: what is asked for, or that of the latest job."""
-    given = {kind: Path(inputs[kind]) for kind in _KINDS if inputs.get(kind) is not None}
+    given = {kind: Path(inputs[kind]) for kind in _TABLES if inputs.get(kind) is not None}
+    given |= {"micrographs": given.pop("exposures")} if "exposures" in given else {}
+    if inputs.get("micrographs") is not None and (not given or params.what == "micrographs"):
+        given.setdefault("micrographs", Path(inputs["micrographs"]))
     if params.what != "auto":
         if params.what not in given:
             raise InputError(f"--what {params.what}: the job and those before it have none")
@@ -400,17 +423,11 @@ def _with_micrograph_shapes(
     """Find the shapes of micrographs: cryoSPARC counts coordinates in fractions of them."""
     if "micrograph_shape" in table.variables or "micrograph_name" not in table.variables:
         return table
-    if inputs.get("micrographs") is not None:
-        source = _read(Path(inputs["micrographs"]))
-        if "shape" in source.variables:
-            shapes = source["shape"].values
-            known = dict(
-                zip(map(str, source["micrograph_name"].values), shapes.tolist(), strict=True)
-            )
-            names = [str(n) for n in table["micrograph_name"].values]
-            if all(name in known for name in names):
-                found = np.array([known[name] for name in names], np.int32)
-                return table.assign(micrograph_shape=(("micrograph", "yx"), found))
+    source, place = _micrographs_of(table, inputs)
+    if source is not None and "shape" in source.variables and (place != _UNKNOWN).all():
+        found = np.ones((place.size, 2), np.int32)
+        found[place >= 0] = source["shape"].values[place[place >= 0]]
+        return table.assign(micrograph_shape=(("micrograph", "yx"), found))
     context.events.warning(
         "the shapes of the micrographs are unknown, so the .cs file has no coordinates; "
         "give --micrographs"
@@ -449,7 +466,14 @@ STAGE = Stage(
     (
         Input("particles", "particles", optional=True, help="particles of a job, or a file"),
         Input("picks", "picks", optional=True),
-        Input("micrographs", "micrographs", optional=True),
+        Input("exposures", "micrographs", optional=True, help="micrographs to export"),
+        Input(
+            "micrographs",
+            "micrographs",
+            positional=False,
+            optional=True,
+            help="Where the micrographs of the particles are, and their shapes",
+        ),
     ),
     run,
     plan,

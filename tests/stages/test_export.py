@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +269,70 @@ def test_cryosparc_coordinates_need_the_shapes_of_micrographs(
     again = read_particles(tmp_path / "b.cs")
     np.testing.assert_allclose(again["coordinate"], picks["coordinate"], atol=1e-3)
     np.testing.assert_allclose(again["shift"], picks["shift"], atol=1e-5)
+
+
+@pytest.fixture
+def elsewhere(jobs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return where the micrographs of J5 are, which J4, older, names from another folder."""
+    monkeypatch.chdir(tmp_path)
+    init(tmp_path)
+    particles = read_particles(jobs["particles"])
+    names = np.array(["data/a.mrc", "data/b.mrc"], object)
+    particles = particles.assign(micrograph_name=("micrograph", names))
+    micrographs = read_micrographs(jobs["micrographs"])
+    paths = [str(tmp_path / "mics" / name) for name in ("b.mrc", "a.mrc")]
+    order = micrographs.isel(micrograph=[1, 0])
+    order = order.assign(path=("micrograph", np.array(paths, object)))
+    for number, kind in enumerate(("particles", "micrographs"), 4):
+        made = Job(tmp_path / f"jobs/J00{number}-import-{kind}")
+        made.folder.mkdir()
+        made.write(Record(number, f"import {kind}", state="completed",
+                          outputs={kind: f"{kind}.zarr"}))  # fmt: skip
+    write_particles(particles, tmp_path / "jobs/J004-import-particles/particles.zarr")
+    write_micrographs(order, tmp_path / "jobs/J005-import-micrographs/micrographs.zarr")
+    return tmp_path / "mics"
+
+
+@pytest.mark.parametrize("paths", ["absolute", "relative"])
+def test_what_export_advises_gives_the_particles(elsewhere: Path, capsys: Any, paths: str) -> None:
+    words = ["export", "J4", "out/o.star", "--paths", paths, "--cluster", "inline"]
+    assert cli.run(words) == 0
+    told = capsys.readouterr()
+    assert "2 of 2 micrographs are named as they were found (data/a.mrc)" in told.err + told.out
+    assert "give --micrographs" in told.err + told.out
+    assert cli.run([*words, "--micrographs", "J5", "--overwrite"]) == 0
+    told = capsys.readouterr()
+    assert "give --micrographs" not in told.err + told.out
+    columns = read_star(Path("out/o.star"))[1].columns
+    assert len(columns["rlnImageName"]) == COUNT
+    start = "" if paths == "absolute" else "out"
+    found = [os.path.normpath(Path(start, name)) for name in columns["rlnMicrographName"]]
+    root = elsewhere if paths == "absolute" else Path("mics")
+    assert found == [str(root / f"{'ab'[row % 2]}.mrc") for row in range(COUNT)]
+
+
+def test_micrographs_named_by_option_help_and_are_not_exported_instead(
+    elsewhere: Path, capsys: Any
+) -> None:
+    run = partial(_run, capsys)
+    assert "give --micrographs" in run("export J4 o.cs")
+    assert "give --micrographs" not in run("export J4 o.cs --micrographs J5 --overwrite")
+    given = read_particles(elsewhere.parent / "jobs/J004-import-particles/particles.zarr")
+    again = read_particles(elsewhere.parent / "o.cs")
+    np.testing.assert_allclose(again["coordinate"], given["coordinate"], atol=1e-3)
+    assert "10 coordinates in 2 files" in run("export J4 picks --to autopick --micrographs J5")
+    assert "wrote 10 particles" in run("export J4 both.star --micrographs J5")
+    assert "wrote 2 micrographs" in run("export J5 m.star")
+    assert "wrote 2 micrographs" in run("export m2.star --micrographs J5")
+    assert "wrote 2 micrographs" in run("export J4 m3.star --micrographs J5 --what micrographs")
+    names = read_star(Path("m3.star"))[1].columns["rlnMicrographName"]
+    assert sorted(names) == ["a.mrc", "b.mrc"]
+
+
+def _run(capsys: Any, line: str) -> str:
+    assert cli.run([*line.split(), "--cluster", "inline"]) == 0
+    told = capsys.readouterr()
+    return str(told.err + told.out)
 
 
 def test_micrographs_with_their_ctf(jobs: dict[str, Path], tmp_path: Path) -> None:
