@@ -61,7 +61,7 @@ def project_commands() -> list[click.Command]:
             [
                 click.Argument(["old"], metavar="OLD"),
                 click.Argument(["new"], metavar="NEW"),
-                click.Option(["--force"], is_flag=True, help="Though files are missing"),
+                click.Option(["--force"], is_flag=True, help="Though files are missing or differ"),
                 project_option(),
             ],
         ),
@@ -210,6 +210,8 @@ def _relink(old: str, new: str, project: str | None, *, force: bool) -> None:
     click.echo(f"{counted(done.paths, 'path')} in {', '.join(done.jobs)}, now to {new}")
     for path in done.missing:
         click.echo(f"warning: {path} is not there", err=True)
+    for told in done.others:
+        click.echo(f"warning: {told}", err=True)
 
 
 def _workflow(

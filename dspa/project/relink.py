@@ -9,14 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from dspa.data import store
 from dspa.data.atomic import write_atomically
-from dspa.data.counts import counted_of
+from dspa.data.counts import counted, counted_of
 from dspa.data.errors import InputError
 from dspa.data.places import physical
+from dspa.io.images import stack_info
+from dspa.io.micrographs import micrograph_info
 from dspa.project.job import input_paths, with_paths
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from dspa.project.job import Job
     from dspa.project.project import Project
 
@@ -27,6 +33,7 @@ _IMAGE = re.compile(rb"\d+@")  # the number of an image, before the path
 
 
 NEEDED = ("path", "stack_path")  # what jobs read; `stack_name` is how a file spelt it
+_HEADERS = 1000  # files that are opened at most, which takes seconds on a slow disk
 
 
 @dataclass
@@ -40,11 +47,14 @@ class Relinked:
     jobs : list of str
     missing : list of Path
         New paths of files that jobs read, and that are not there.
+    others : list of str
+        Sentences on files that hold something else than the tables say.
     """
 
     paths: int = 0
     jobs: list[str] = dataclasses.field(default_factory=list)
     missing: list[Path] = dataclasses.field(default_factory=list)
+    others: list[str] = dataclasses.field(default_factory=list)
 
 
 def relink(project: Project, old: str, new: str, *, force: bool = False) -> Relinked:
@@ -56,13 +66,13 @@ def relink(project: Project, old: str, new: str, *, force: bool = False) -> Reli
     old, new : str
         A file or a folder, as it was and as it is.
     force : bool
-        Change the paths to files that are not there too.
+        Change the paths to files that are not there, or hold something else, too.
 
     Raises
     ------
     InputError
         If ``new`` is not there, the project names nothing below ``old``, a job is running, or
-        files that jobs read are not below ``new``.
+        files that jobs read are not below ``new``, or hold images of another number or size.
     """
     before = os.path.normpath(physical(Path(old).expanduser().absolute()))
     after = os.path.normpath(physical(Path(new).expanduser().absolute()))
@@ -81,9 +91,54 @@ def relink(project: Project, old: str, new: str, *, force: bool = False) -> Reli
             f"{done.missing[0]} is not there ({lost} missing), so nothing was changed; name the "
             "folder they are in, or add --force"
         )
+    done.others = _others(move.held)
+    if done.others and not force:
+        raise InputError(
+            f"{done.others[0]}, so nothing was changed; name the file as it is now, or add --force"
+        )
     move.write = True
     _pass(project, move)
     return done
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What a table says a file holds: images, of rows and columns; 0 where it does not say."""
+
+    table: Path
+    images: int
+    shape: tuple[int, int]
+
+    def told(self, path: str) -> str:
+        """Say how a file differs; empty if it does not."""
+        try:
+            if self.images:
+                info = stack_info(path)
+                found, count = (info.rows, info.columns), info.count
+            else:
+                sums = micrograph_info(path)
+                found, count = (sums.rows, sums.columns), 0
+        except InputError as error:
+            return str(error).rstrip(".")
+        if count >= self.images and (found == self.shape or not any(self.shape)):
+            return ""
+        if not self.images:
+            return (
+                f"{path} is {found[1]} x {found[0]} pixels, and the micrograph that "
+                f"{self.table.parent.name} names there {self.shape[1]} x {self.shape[0]}"
+            )
+        size = f" of {self.shape[1]} pixels" if any(self.shape) else ""
+        return (
+            f"{path} holds {counted(count, 'image')} of {found[1]} x {found[0]} pixels, and "
+            f"{self.table.parent.name} names {counted(self.images, 'image')}{size} there"
+        )
+
+
+def _others(held: dict[str, _Held]) -> list[str]:
+    """Say which files hold something else; of very many files, of some spread over all."""
+    there = [path for path in sorted(held) if Path(path).exists()]
+    step = max(1, -(-len(there) // _HEADERS))
+    return [told for path in there[::step] if (told := held[path].told(path))]
 
 
 @dataclass
@@ -95,6 +150,7 @@ class _Move:
     write: bool = False
     paths: int = 0
     needed: set[str] = dataclasses.field(default_factory=set)
+    held: dict[str, _Held] = dataclasses.field(default_factory=dict)
 
     def __call__(self, path: str) -> str:
         start = self.before.rstrip("/")
@@ -177,8 +233,33 @@ def _table(path: Path, move: _Move) -> None:
                 values.values[row] = change(str(text)) if str(text).startswith("/") else text
             if (values.values != variable.values).any():
                 moved[name] = values
-    if moved and move.write:
+    if not move.write:
+        known = _held_by(dataset, path)
+        for name in moved.keys() & set(NEEDED):
+            rows = np.flatnonzero(moved[name].values != dataset[name].values).tolist()
+            move.held |= {str(moved[name].values[row]): known[row] for row in rows if row in known}
+    elif moved:
         store.save(dataset.assign(moved), path)
+
+
+def _held_by(dataset: xr.Dataset, table: Path) -> dict[int, _Held]:
+    """Return what a table knows of its files, by their place in it."""
+    if "path" in dataset.variables:
+        shapes = dataset["shape"].values if "shape" in dataset.variables else ()
+        return {row: _Held(table, 0, (int(y), int(x))) for row, (y, x) in enumerate(shapes)}
+    if not {"image_stack", "image_index", "stack_path"} <= set(dataset.variables):
+        return {}
+    stack = np.asarray(dataset["image_stack"].values)
+    used = stack >= 0
+    count = np.zeros(dataset.sizes["stack"], np.int64)
+    np.maximum.at(count, stack[used], np.asarray(dataset["image_index"].values)[used] + 1)
+    edge = np.zeros(count.size, np.int64)
+    if "box_size" in dataset.variables:
+        edge[stack[used]] = dataset["box_size"].values[dataset["optics"].values[used]]
+    return {
+        row: _Held(table, int(count[row]), (int(edge[row]), int(edge[row])))
+        for row in np.flatnonzero(count).tolist()
+    }
 
 
 def _star(path: Path, move: _Move) -> None:

@@ -13,12 +13,14 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
 from dspa import cli
 from dspa.data import schema, store
 from dspa.data.errors import InputError
+from dspa.io import mrc
 from dspa.io.images import stack_info
 from dspa.io.micrographs import read_micrograph_image
 from dspa.project import control, functions, lease, lineage, running
@@ -287,6 +289,10 @@ def test_status_tells_disk_use(dspa):
     assert "3.0 MB" in out and "1 job," in out
 
 
+def image(path):
+    mrc.write(path, [np.zeros((8, 8), np.float32)], shape=(1, 8, 8), pixel_size=1.0)
+
+
 def micrographs(folder, name):
     return schema.make(
         "micrographs",
@@ -324,7 +330,7 @@ def test_paths_in_a_project_move_with_it(dspa, tmp_path):
 def test_relink_changes_every_path(dspa, tmp_path):
     old, new = tmp_path.parent / f"{tmp_path.name}-a", tmp_path.parent / f"{tmp_path.name}-b"
     (old / "deep").mkdir(parents=True)
-    (old / "deep/m.mrc").write_text("")
+    image(old / "deep/m.mrc")
     (old / "p.star").write_text("data_")
     dspa(f"toy make ../{old.name}/deep/*.mrc")
     store.save(micrographs(old / "deep", "m.mrc"), job(1).folder / "m.zarr")
@@ -356,8 +362,8 @@ def test_relink_changes_every_path(dspa, tmp_path):
 def test_relink_changes_nothing_where_files_are_missing(dspa, tmp_path):
     old, new = tmp_path / "a", tmp_path / "b"
     new.mkdir()
-    for name in ("m.mrc", "n.mrc", "p.star"):
-        (new / name).write_text("data_")
+    for name in ("m.mrc", "n.mrc"):
+        image(new / name)
     new.rename(old)
     for name in "mn":
         dspa(f"toy make {name}")
