@@ -18,7 +18,9 @@ from dspa.stages.refine.reference import (
     check_reference,
     read_fitting,
 )
+from dspa.stages.refine.stage import STAGE, RefineParams
 from tests.stages.desk import Desk
+from tests.stages.stack_table import write_stack_table
 
 N, PIXEL = 32, 4.0
 Z, Y, X = np.mgrid[:N, :N, :N] - N // 2
@@ -118,3 +120,33 @@ def test_masks_hold_the_reference(heard: Heard) -> None:
     assert "of the reference lies inside" in heard.warnings
     with pytest.raises(InputError, match=r"\d% of the reference lies inside the mask"):
         check_mask_holds("m.mrc", np.roll(MASK, 14, 2), BLOB, PIXEL, heard.events)
+
+
+def test_a_mask_that_fills_the_box_is_told(tmp_path: Path, heard: Heard) -> None:
+    """As one with the pixel size of other images does."""
+    check_mask_holds("m.mrc", MASK, BLOB, PIXEL, heard.events)
+    assert not heard.warnings
+    check_mask_holds("m.mrc", np.ones_like(MASK), BLOB, PIXEL, heard.events)
+    assert "m.mrc: the mask fills the box and masks nothing" in heard.warnings
+
+
+def test_what_does_not_fit_is_refused_before_a_job_begins(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).normal(size=(8, N, N))
+    given = {"particles": write_stack_table(tmp_path, images, pixel_size=PIXEL)}
+    for name, map_, mask, words in (
+        ("good", Volume(BLOB, PIXEL), None, ""),
+        ("large", Volume(BLOB, 10 * PIXEL), None, "large.mrc: the density is .* A wide"),
+        ("inverted", Volume(-BLOB, PIXEL), None, "inverted.mrc: the density is darker"),
+        ("empty", Volume(0 * BLOB, PIXEL), None, "empty.mrc: the map is empty"),
+        ("masked", Volume(BLOB, PIXEL), Volume(9 * MASK, PIXEL), "mask.mrc: values from 0 to 9"),
+    ):
+        write_volume(tmp_path / f"{name}.mrc", map_.density, pixel_size=map_.pixel_size)
+        given |= {"volume": tmp_path / f"{name}.mrc", "mask": None}
+        if mask is not None:
+            write_volume(tmp_path / "mask.mrc", mask.density, pixel_size=mask.pixel_size)
+            given["mask"] = tmp_path / "mask.mrc"
+        if words:
+            with pytest.raises(InputError, match=words):
+                STAGE.admit(given, RefineParams())
+        else:
+            STAGE.admit(given, RefineParams())

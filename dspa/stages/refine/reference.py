@@ -35,6 +35,7 @@ INVERTED, DOUBTFUL = -1.5, -0.3
 NARROW = 0.2  # of the box; particles fill more
 LOWEST, HIGHEST = -0.3, 1.5  # beyond these the values are not a mask's, however interpolated
 HELD, HARDLY = 0.5, 0.1  # share of the reference inside of a mask
+FULL = 0.9  # share of a box; a sphere that touches its sides holds half of it
 SAME_SIZE = 0.01  # relative difference of pixel sizes that are one
 SMALLEST, LARGEST = 0.2, 50.0  # A per voxel
 
@@ -62,20 +63,40 @@ def starting_maps(
     InputError
         If one of them cannot be of these particles.
     """
-    fine, coarse = spec.extent / spec.box, spec.crop_pixel_size
-    given = read_fitting(volume, box=spec.box, pixel_size=fine, events=events)
+    given, read = read_starting(volume, mask, spec, events)
+    coarse = spec.crop_pixel_size
     density = resample(given, box=spec.crop, pixel_size=coarse)
-    if is_flat(given.density) or not np.any(density):
+    if not np.any(density):
         raise InputError(f"{volume}: the map is empty (one value everywhere)")
-    check_reference(volume, given, spec.extent, events)
     density = density / density.std()
-    if mask is None:
+    if mask is None or read is None:
         return density, None
-    read = read_fitting(mask, box=spec.box, pixel_size=fine, events=events)
-    check_mask(mask, read, events)
     held = np.clip(resample(read, box=spec.crop, pixel_size=coarse), 0.0, 1.0).astype(np.float32)
     check_mask_holds(mask, held, density, coarse, events)
     return density, held
+
+
+def read_starting(
+    volume: str | Path, mask: str | Path | None, spec: ImageSpec, events: Events
+) -> tuple[Volume, Volume | None]:
+    """Read the starting map and the mask as they are; refuse what cannot be of these particles.
+
+    Parameters
+    ----------
+    volume, mask : path
+    spec : ImageSpec
+    events : Events
+    """
+    fine = spec.extent / spec.box
+    given = read_fitting(volume, box=spec.box, pixel_size=fine, events=events)
+    if is_flat(given.density):
+        raise InputError(f"{volume}: the map is empty (one value everywhere)")
+    check_reference(volume, given, spec.extent, events)
+    if mask is None:
+        return given, None
+    read = read_fitting(mask, box=spec.box, pixel_size=fine, events=events)
+    check_mask(mask, read, events)
+    return given, read
 
 
 def read_fitting(path: str | Path, *, box: int, pixel_size: float, events: Events) -> Volume:
@@ -235,6 +256,8 @@ def check_mask_holds(
             f"{path}: {share:.0%} of the reference lies inside the mask; check the pixel size, box "
             "and place of both"
         )
+    if float(mask.mean()) > FULL:
+        events.warning(f"{path}: the mask fills the box and masks nothing; check its pixel size")
     if share < HELD:
         events.warning(f"{path}: only {share:.0%} of the reference lies inside the mask")
     else:

@@ -17,6 +17,7 @@ import numpy as np
 
 from dspa.data.counts import counted, counted_of
 from dspa.data.errors import InputError
+from dspa.dataflow.events import Events
 from dspa.dataflow.runner import PROCESS, Result
 from dspa.geometry.rotation import view_direction
 from dspa.geometry.symmetry import symmetry_operators
@@ -52,7 +53,7 @@ from dspa.stages.refine.plan import (
     worker_bytes,
 )
 from dspa.stages.refine.reduction import Refinement
-from dspa.stages.refine.reference import starting_maps
+from dspa.stages.refine.reference import read_starting, starting_maps
 from dspa.stages.refine.start import (
     assign_half_sets,
     check_memory,
@@ -362,6 +363,12 @@ def plan(inputs: Mapping[str, Any], params: RefineParams) -> dict[str, Any]:
     }
 
 
+def _admit(inputs: Mapping[str, Any], params: RefineParams) -> None:
+    """Refuse particles, a starting map and a mask of which nothing can come."""
+    _, spec, _ = _prepare(inputs, params, seed=0)
+    read_starting(inputs["volume"], inputs.get("mask"), spec, Events())
+
+
 STAGE = Stage(
     "refine",
     "refine a map to high resolution, halves kept apart",
@@ -373,6 +380,6 @@ STAGE = Stage(
     ),
     run,
     plan,
-    admit=partial(_prepare, seed=0),
+    admit=_admit,
     lead=leading(LEAD_PARTICLE),
 )
