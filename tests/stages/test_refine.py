@@ -125,6 +125,7 @@ def test_it_comes_to_the_truth_and_says_so_truly(tiny, reference):
     figures = [event for event in events if event["kind"] == "iteration"]
     assert len(figures) == 2
     assert figures[-1]["resolution"] <= figures[0]["resolution"]
+    assert all(0.0 < figure["limited"] <= 1.0 for figure in figures)  # faint images, few poses
 
 
 def result_of(events):

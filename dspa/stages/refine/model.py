@@ -26,6 +26,8 @@ class Figures(NamedTuple):
         Angle of the posterior about the pose, and by which the pose changed, radians.
     moved, shift2 : float
         Distance by which the shift changed, A, and square of the shift, pixels.
+    limited : float
+        Share of levels at which the bound kept more poses than a level may have.
     """
 
     images: float
@@ -36,6 +38,7 @@ class Figures(NamedTuple):
     turned: float
     moved: float
     shift2: float
+    limited: float
 
     def mean(self) -> Figures:
         """Return what falls to an image."""
@@ -108,7 +111,7 @@ class MapModel(NamedArrays):
     history : (iterations, 3) float64
         As `dspa.stages.refine.plan.converged` reads it.
     reached : Reached
-    figures : (8,) float64
+    figures : (9,) float64
         Means over images: `Figures`.
     nuisance : mapping of name to (2, ...) array
         Noise and contrast of each half set, as `dspa.stages.em.noise` keeps them.

@@ -220,6 +220,7 @@ class BoundRefinement:
             turned=turned.sum(),
             moved=np.hypot(*(shift - rows["shift"][chosen]).T).sum(),
             shift2=(peak.shift**2).sum(),
+            limited=made.seen.capped / max(len(plan.levels) - 1, 1),
         )
         add_exact(sums["figures"], figures)
         rows["pose"][chosen], rows["shift"][chosen] = peak.pose, shift

@@ -277,6 +277,7 @@ def _figures(plan: Plan, model: MapModel) -> dict[str, Any]:
         "resolution": extent / max(model.reached.shell, 1e-3),
         "search": "local" if plan.local else "global",
         "candidates_per_image": mean.candidates,
+        "limited": mean.limited,
         "poses_per_image": mean.effective,
         "accuracy": np.degrees(mean.spread),
         "turned": np.degrees(mean.turned),
