@@ -171,7 +171,7 @@ def test_a_batch_may_be_cut_anywhere(stack, iteration):
     settings = Settings(spec, coarse_steps=10, fine_steps=2, max_resolution=20.0)
     (chunk,) = particle_chunks(particles, spec)
     noise = np.ones(spec.radius + 1)
-    known = FirstMaps.begin({"noise": noise, "strongest": 1e9 * noise})
+    known = FirstMaps.begin({"noise": noise, "strongest": 1e9})
     random = AbInitioStep(plan_step(settings, 0)).bind(known.arrays())
 
     def added(bound, *cuts):
@@ -202,7 +202,7 @@ def test_a_step_holds_no_more_than_its_plan(stack, iteration):
     settings = Settings(spec, classes=3, coarse_steps=10, fine_steps=2, max_resolution=13.0)
     (chunk,) = particle_chunks(particles, spec)
     batch, noise = chunk.batch(0, 40), np.ones(spec.radius + 1)
-    known = FirstMaps.begin({"noise": noise, "strongest": 1e9 * noise})
+    known = FirstMaps.begin({"noise": noise, "strongest": 1e9})
     random = AbInitioStep(plan_step(settings, 0)).bind(known.arrays())
     sums = random.start()
     random.add(sums, batch)

@@ -336,7 +336,7 @@ def test_a_pass_holds_one_half_and_no_more_than_its_plan(tiny, tmp_path):
     chunks = with_state(
         half_chunks(particles, spec, halves, seed=1), first_state(particles, halves)
     )
-    first = {"noise": np.full(spec.radius + 1, 0.5), "strongest": np.full(spec.radius + 1, 1e9)}
+    first = {"noise": np.full(spec.radius + 1, 0.5), "strongest": 1e9}
     model = first_model(settings, tiny[1], noise=first, mask=None)
     task = Refinement(plan_iteration(settings, 1, model.reached))
     assert sums_bytes(task.plan.insert_radius) > 1 << 20

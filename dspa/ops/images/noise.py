@@ -64,6 +64,11 @@ def spread_shells(values: Any, band: Band) -> Any:
     return values[..., xp.asarray(band.shell)]
 
 
+def image_power(power: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Mean power over the shells of images, all shells alike: (n,) of (n, shells)."""
+    return np.asarray(power[:, 1:].mean(axis=1, dtype=np.float64))
+
+
 def weigh_images(images: Any, ctf: Any, noise: Any) -> tuple[Any, Any]:
     """Divide images and CTF by the noise, as scores and sums need them.
 

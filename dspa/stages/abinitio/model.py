@@ -27,8 +27,10 @@ class FirstMaps(NamedArrays):
         Which of the starts it goes on from.
     starts : int
         How many there are so far.
-    noise, strongest : (radius + 1,) float64
-        Power of the noise per shell, and that of an image which is no outlier.
+    noise : (radius + 1,) float64
+        Power per shell.
+    strongest : float
+        Most power of an image that is no outlier.
     density : (k, n, n, n) float32
         Of the classes; of none before the random start.
     sums : (k, 2h + 1, 2h + 1, h + 1, 3) float32
@@ -43,7 +45,7 @@ class FirstMaps(NamedArrays):
     start: int
     starts: int
     noise: NDArray[np.float64]
-    strongest: NDArray[np.float64]
+    strongest: float
     density: NDArray[np.float32]
     sums: NDArray[np.float32]
     occupancy: NDArray[np.float64]
@@ -55,10 +57,10 @@ class FirstMaps(NamedArrays):
     ) -> FirstMaps:
         """Return that of no map; ``noise`` and ``strongest`` are known."""
         none = np.zeros((0, 1, 1, 1), np.float32)
-        known = (noise["noise"], noise["strongest"])
+        known = (noise["noise"], float(noise["strongest"]))
         return cls(-1, start, starts, *known, none, none[..., None], np.zeros(0), np.zeros((0, 4)))
 
     @property
     def nuisance(self) -> dict[str, NDArray[np.float64]]:
         """What is known of the noise, for `dspa.stages.em.noise`."""
-        return {"noise": self.noise, "strongest": self.strongest}
+        return {"noise": self.noise, "strongest": np.asarray(self.strongest)}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.device import like, to_host
-from dspa.ops.images.noise import spread_shells
+from dspa.ops.images.noise import image_power, spread_shells
 from dspa.ops.images.noise_update import (
     MOMENTS,
     cap_residuals,
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from dspa.stages.particles.chunks import ImageSpec, ParticleBatch
 
 EVERY = 2  # one of so many images shows its residual in a pass
+FADING = 8  # power of its excess by which the noise of an outlier rises
 GOLDEN = 0.6180339887498949  # its multiples are spread evenly between 0 and 1
 
 
@@ -107,13 +108,14 @@ def coefficient_noise(
 ) -> Any:
     """Noise power of images at ``place`` of a batch, where they live: (1 or n, F) float32.
 
-    Where the model knows the ``strongest`` power of an image that is no outlier, what goes beyond
-    counts as noise: a bright contamination weighs no more than a particle.
+    Where the model knows the ``strongest`` power of an image that is no outlier, images beyond it
+    have so much more noise that they say the less the stronger they are: ice, contaminations.
     """
     shells = image_noise(model, batch_groups(batch, place)) * factor
     strongest = model.get("strongest")
     if strongest is not None:
-        shells = shells * np.maximum(1.0, batch.power[place] / strongest) ** 4
+        beyond = np.maximum(1.0, image_power(batch.power[place]) / strongest)
+        shells = shells * (beyond**FADING)[:, None]
     return spread_shells(like(shells.astype(np.float32), reference=batch.images), batch.band)
 
 

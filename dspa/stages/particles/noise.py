@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dspa.ops.images.noise import smooth_spectrum
+from dspa.ops.images.noise import image_power, smooth_spectrum
 from dspa.ops.sums.fixed import add_exact, exact, exact_value
 
 if TYPE_CHECKING:
@@ -27,44 +27,41 @@ def fingerprints(power: NDArray[np.float32]) -> NDArray[np.float64]:
 # Powers of images are counted in bins of a 128th of an octave, over 32 octaves about 1.
 BINS_PER_OCTAVE, OCTAVES = 128, 32
 # Images further above the middle than this many robust deviations, in log power, are outliers.
-BEYOND = 3.0
+BEYOND = 2.5
 
 
-def power_bins(power: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Bin of each power in its histogram: (n, shells)."""
-    octave = np.log2(np.maximum(power.astype(np.float64), np.finfo(np.float32).tiny))
+def power_counts(power: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Histogram of powers (n,): (bins,)."""
+    octave = np.log2(np.maximum(power, np.finfo(np.float32).tiny))
     place = np.floor(BINS_PER_OCTAVE * (octave + OCTAVES / 2))
-    return np.clip(place, 0, BINS_PER_OCTAVE * OCTAVES - 1).astype(np.int64)
+    last = BINS_PER_OCTAVE * OCTAVES - 1
+    return np.bincount(np.clip(place, 0, last).astype(np.int64), minlength=last + 1)
 
 
-def strongest_power(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Say how much power an image may have in each shell before it is an outlier.
+def strongest_power(counts: NDArray[np.int64]) -> float:
+    """Say how much power an image may have before it is an outlier.
 
     Parameters
     ----------
-    counts : (shells, bins) float64
-        Histograms of the power of images.
+    counts : (bins,) int
+        Histogram of the power of images.
 
     Returns
     -------
-    (shells,) float64
+    float
         The median and `BEYOND` robust deviations of the logarithm.
     """
-    bins = np.arange(counts.shape[1]) + 0.5
-    half = counts.sum(axis=1)[:, None] / 2.0
+    bins = np.arange(counts.size) + 0.5
+    middle = weighted_median(bins, counts)
+    deviation = max(1.4826 * weighted_median(np.abs(bins - middle), counts), 1.0)
+    return float(np.exp2((middle + BEYOND * deviation) / BINS_PER_OCTAVE - OCTAVES / 2))
 
-    def median(order: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.float64]:
-        place = (np.cumsum(weight, axis=1) < half).sum(axis=1)[:, None]
-        found = np.take_along_axis(order, np.minimum(place, order.shape[1] - 1), axis=1)
-        return np.asarray(found[:, 0])
 
-    middle = median(np.broadcast_to(bins, counts.shape), counts)
-    away = np.abs(bins - middle[:, None])
-    order = np.argsort(away, axis=1, kind="stable")
-    away, weight = (np.take_along_axis(values, order, axis=1) for values in (away, counts))
-    deviation = np.maximum(1.4826 * median(away, weight), 1.0)
-    limit = (middle + BEYOND * deviation) / BINS_PER_OCTAVE - OCTAVES / 2
-    return np.asarray(np.exp2(limit))
+def weighted_median(values: NDArray[np.float64], weights: NDArray[np.int64]) -> float:
+    """Value below which half of the weight lies."""
+    order = np.argsort(values, kind="stable")
+    below = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(below, 0.5 * below[-1])])
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,7 @@ class BackgroundNoise:
             "noise": exact((shells,)),
             "power": exact((shells,)),
             "count": exact(),
-            "histogram": np.zeros((shells, BINS_PER_OCTAVE * OCTAVES), np.int64),
+            "histogram": np.zeros(BINS_PER_OCTAVE * OCTAVES, np.int64),
         }
 
     def add(self, sums: Sums, batch: ParticleBatch) -> Rows:
@@ -92,16 +89,15 @@ class BackgroundNoise:
         add_exact(sums["noise"], batch.background[batch.valid].sum(axis=0, dtype=np.float64))
         add_exact(sums["power"], batch.power[batch.valid].sum(axis=0, dtype=np.float64))
         add_exact(sums["count"], batch.valid.sum())
-        bins = power_bins(batch.power[batch.valid])
-        np.add.at(sums["histogram"], (np.arange(bins.shape[1])[None], bins), 1)
+        sums["histogram"] += power_counts(image_power(batch.power[batch.valid]))
         return {"valid": batch.valid, "print": fingerprints(batch.power)}
 
     def finish(self, sums: Sums) -> Model:
-        """Return ``noise``, ``power``, ``strongest`` (radius + 1,) per coefficient, and ``count``.
+        """Return ``noise`` and ``power`` (radius + 1,) per coefficient, ``count`` and ``strongest``.
 
         ``strongest`` is the power from which on an image is an outlier (`strongest_power`).
         """
-        strongest = strongest_power(sums.pop("histogram").astype(np.float64))
+        strongest = strongest_power(sums.pop("histogram"))
         found = {name: exact_value(places) for name, places in sums.items()}
         count = max(1.0, float(found["count"]))
         noise = smooth_spectrum(found["noise"] / count)
@@ -109,7 +105,7 @@ class BackgroundNoise:
             "noise": noise,
             "power": found["power"] / count,
             "count": found["count"],
-            "strongest": strongest,
+            "strongest": np.asarray(strongest),
         }
 
     def bytes_per_item(self) -> int:
@@ -118,4 +114,4 @@ class BackgroundNoise:
 
     def bytes_of_sums(self) -> int:
         """Memory of the spectra."""
-        return (96 + 8 * BINS_PER_OCTAVE * OCTAVES) * (self.spec.radius + 1)
+        return 96 * (self.spec.radius + 1) + 8 * BINS_PER_OCTAVE * OCTAVES

@@ -232,7 +232,7 @@ def first_model(
     density : (n, n, n) float32
         On the grid of the cropped images, axes in place.
     noise : mapping
-        ``noise`` of the background and ``strongest`` power of an image, (radius + 1,) float64, as
+        ``noise`` (radius + 1,) float64 of the background and ``strongest`` power of an image, as
         of `dspa.stages.particles.noise.BackgroundNoise`.
     mask : (n, n, n) float32, optional
         The user's mask.
