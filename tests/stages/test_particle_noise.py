@@ -1,4 +1,4 @@
-"""What the first look at the images says: from where on an image is an outlier, and what follows."""
+"""What the first look at the images says: from where on an image is an outlier, what follows."""
 
 import numpy as np
 import pytest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -57,7 +57,7 @@ def strongest_power(counts: NDArray[np.int64]) -> float:
     return float(np.exp2((middle + BEYOND * deviation) / BINS_PER_OCTAVE - OCTAVES / 2))
 
 
-def weighted_median(values: NDArray[np.float64], weights: NDArray[np.int64]) -> float:
+def weighted_median(values: NDArray[np.floating[Any]], weights: NDArray[np.int64]) -> float:
     """Value below which half of the weight lies."""
     order = np.argsort(values, kind="stable")
     below = np.cumsum(weights[order])
@@ -93,7 +93,7 @@ class BackgroundNoise:
         return {"valid": batch.valid, "print": fingerprints(batch.power)}
 
     def finish(self, sums: Sums) -> Model:
-        """Return ``noise`` and ``power`` (radius + 1,) per coefficient, ``count`` and ``strongest``.
+        """Return ``noise``, ``power`` (radius + 1,) per coefficient, ``count``, ``strongest``.
 
         ``strongest`` is the power from which on an image is an outlier (`strongest_power`).
         """
