@@ -43,7 +43,7 @@ def fsc(frequency: ArrayLike, curves: Mapping[str, ArrayLike], *, title: str = "
     axes.set(xlabel="resolution (A)", ylabel="FSC", ylim=(-0.1, 1.05), title=title)
     axes.xaxis.set_major_formatter(lambda value, _: f"{1 / value:.3g}" if value > 0 else "")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(loc="upper right", frameon=False, fontsize=9)
     return figure
 
 

@@ -200,7 +200,7 @@ def curves(
         axes.set_xlabel(xlabel or "resolution (Å)")
         axes.xaxis.set_major_formatter(lambda k, _: f"{1 / k:.3g}" if k > 0 else "∞")
     if len(series) > 1 or any(series):
-        axes.legend(frameon=False, fontsize=9)
+        axes.legend(loc="upper right", frameon=False, fontsize=9)
     return _saved(figure)
 
 
@@ -243,7 +243,9 @@ def scatter(
             for keep, name in ((False, "dropped"), (True, "kept")):
                 at = shade == keep
                 axes.scatter(a[at], b[at], s=size, c=_FATES[name], alpha=0.7, lw=0, label=name)
-            axes.legend(frameon=False, fontsize=9, markerscale=math.sqrt(30 / size))
+            axes.legend(
+                loc="upper right", frameon=False, fontsize=9, markerscale=math.sqrt(30 / size)
+            )
         else:
             points = axes.scatter(a, b, s=size, c=shade.astype(float), cmap="viridis", lw=0)
             figure.colorbar(points, ax=axes)
@@ -298,7 +300,7 @@ def histogram(
     for level in thresholds:
         axes.axvline(level, color=COLOURS[1], lw=1.4, ls="--")
     if any(data):
-        axes.legend(frameon=False, fontsize=9)
+        axes.legend(loc="upper right", frameon=False, fontsize=9)
     return _saved(figure)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.class2d_ablation import VARIANTS, angles_to_medoid
+from dspa.data.errors import InputError
 from dspa.geometry.rotation import random_rotations
 from dspa.geometry.symmetry import symmetry_operators
 from dspa.stages.class2d.constants import Constants, tuned, tuned_to
@@ -68,7 +69,7 @@ def test_a_model_comes_back_from_its_arrays():
     assert again.arrays().keys() == model.arrays().keys()
     for name, values in model.arrays().items():
         assert np.array_equal(again.arrays()[name], values), name
-    with pytest.raises(KeyError, match=r"census\.age"):
+    with pytest.raises(InputError, match=r"census\.age: another version"):
         ClassModel.read({k: v for k, v in model.arrays().items() if k != "census.age"})
 
 

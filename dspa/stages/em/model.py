@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
+from dspa.data.errors import InputError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -44,9 +46,15 @@ class NamedArrays:
 
         Raises
         ------
-        KeyError
-            If an array is missing.
+        InputError
+            If an array is missing: another version of dspa wrote them.
         """
+        missing = sorted(set(cls._plain_names()) - set(arrays))
+        if missing:
+            raise InputError(
+                f"the checkpoints of this job hold no {missing[0]}: another version of dspa wrote "
+                "them; make the job again (dspa rerun), or resume it with that version"
+            )
         given: dict[str, Any] = {}
         for name in _names(cls):
             kind = cls.PARTS.get(name)
@@ -58,6 +66,18 @@ class NamedArrays:
                 own = {each: _value(arrays[f"{name}.{each}"]) for each in _names(kind)}
                 given[name] = kind(**own)
         return cls(**given)
+
+    @classmethod
+    def _plain_names(cls) -> list[str]:
+        """Names of the plain arrays; of mappings any may be there."""
+        names: list[str] = []
+        for name in _names(cls):
+            kind = cls.PARTS.get(name)
+            if kind is None:
+                names.append(name)
+            elif kind is not dict:
+                names += [f"{name}.{each}" for each in _names(kind)]
+        return names
 
 
 def under(arrays: Mapping[str, NDArray[Any]], prefix: str) -> Arrays:
