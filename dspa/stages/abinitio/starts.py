@@ -1,7 +1,7 @@
 """Independent starts: made until two find the same map, of which the likelier goes on.
 
-A start that fails ends in a wrong map of its own: two that fail do not end in the same one. So two
-that agree are right, up to the hand, which cannot be known.
+A start that fails ends, as a rule, in a wrong map of its own. What two agree on, up to the hand,
+comes from the images, though it may be what much junk shows.
 """
 
 from __future__ import annotations
