@@ -243,9 +243,7 @@ def scatter(
             for keep, name in ((False, "dropped"), (True, "kept")):
                 at = shade == keep
                 axes.scatter(a[at], b[at], s=size, c=_FATES[name], alpha=0.7, lw=0, label=name)
-            axes.legend(
-                loc="upper right", frameon=False, fontsize=9, markerscale=math.sqrt(30 / size)
-            )
+            axes.legend(loc=1, frameon=False, fontsize=9, markerscale=math.sqrt(30 / size))
         else:
             points = axes.scatter(a, b, s=size, c=shade.astype(float), cmap="viridis", lw=0)
             figure.colorbar(points, ax=axes)
