@@ -333,20 +333,13 @@ def _common_options(seed: int | None = 0) -> list[click.Parameter]:
 
 def _run_stage(stage: Stage, fields: Sequence[Field], values: Mapping[str, Any]) -> None:
     from dspa.project import running
-    from dspa.project.lineage import check_name, is_job, resolve
+    from dspa.project.lineage import check_name, check_words, resolve
     from dspa.project.params import from_plain
     from dspa.project.rehearsal import rehearse
 
     project = find_project(values["project"], must_exist=False)
     given, named = _given(stage, fields, values)
-    for field in fields:  # `dspa export J9`: the job is there, and OUT was forgotten
-        text = given.get(field.name)
-        if field.positional and "inputs" in values and isinstance(text, str):
-            if is_job(text, project):
-                raise InputError(
-                    f"{field.name.upper()} is missing: {text} is a job (./{text} would be a file); "
-                    f"{field.metadata['help']}"
-                )
+    check_words(project, stage, given)
     params = from_plain(stage.params, given)
     inputs = resolve(project, stage, values.get("inputs", ()), named)
     told = {"name": values["name"], "note": values["note"]}

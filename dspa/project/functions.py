@@ -1,7 +1,8 @@
 """The stages as functions: ``dspa.class2d(particles, classes=50, on=client)``.
 
-The same stages as on the command line, with the same names, units and checks. Without ``folder``
-the results live in a temporary folder that goes with the result.
+The same stages as on the command line, with the same names, units and checks. Inputs are paths,
+datasets, results or, as text, jobs of the project ``folder``: ``"J5"``, ``"J5.half1"``, ``"last"``.
+Without ``folder`` the results live in a temporary folder that goes with the result.
 """
 
 from __future__ import annotations
@@ -26,7 +27,15 @@ from dspa.dataflow.scratch import scratch_folder
 from dspa.io.micrographs import write_micrographs
 from dspa.io.particles import write_particles
 from dspa.io.volumes import write_volume
-from dspa.project.lineage import Given, Resolved, find_job
+from dspa.project.lineage import (
+    Given,
+    Resolved,
+    check_words,
+    find_job,
+    from_jobs,
+    is_job,
+    one,
+)
 from dspa.project.machines import Machines
 from dspa.project.notebook import notebook_bar
 from dspa.project.outcome import Outcome
@@ -36,7 +45,7 @@ from dspa.project.running import Options, start
 from dspa.stages.registry import find_stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from dspa.dataflow.events import Events
     from dspa.dataflow.runner import Runner
@@ -116,6 +125,11 @@ def _job(
     setting: _Setting,
 ) -> Outcome:
     params, given, named = what
+    named_jobs = [text for text in _texts([*given, *named.values()]) if is_job(text, project)]
+    if named_jobs and setting.folder is None:
+        text = named_jobs[0]
+        raise InputError(f"{text} is a job: give folder=, its project (./{text} would be a file)")
+    check_words(project, stage, vars(params))
     inputs = _inputs(project, stage, list(given), named)
     bar = notebook_bar(stage.name) if setting.quiet is None else None
     console = Console(stderr=True, quiet=setting.quiet is not False)
@@ -173,10 +187,18 @@ def _machines(on: Any) -> Iterator[tuple[Callable[[Path, Events], Runner], str]]
         raise InputError("on must be None, a cluster's name, a dask Client or dspa's Machines")
 
 
+def _texts(values: Sequence[Any]) -> list[str]:
+    """Return the texts among what was passed, also those in lists."""
+    flat = [x for each in values for x in (each if isinstance(each, list | tuple) else [each])]
+    return [item for item in flat if isinstance(item, str)]
+
+
 def _inputs(project: Project, stage: Stage, given: list[Any], named: Mapping[str, Any]) -> Resolved:
     """Turn what was passed into paths, writing datasets and arrays to files."""
-    rest = [item for item in given if not isinstance(item, Outcome)]
+    jobs = [item for item in given if isinstance(item, str) and is_job(item, project)]
     outcomes = [item for item in given if isinstance(item, Outcome)]
+    taken = (*jobs, *outcomes)
+    rest = [item for item in given if not any(item is each for each in taken)]
     found: dict[str, Given | tuple[Given, ...] | None] = {}
     for item in stage.inputs:
         if item.name in named:
@@ -188,24 +210,33 @@ def _inputs(project: Project, stage: Stage, given: list[Any], named: Mapping[str
             found[item.name], rest = tuple(_path(project, item, each) for each in rest), []
         elif item.positional and rest:
             found[item.name] = _path(project, item, rest.pop(0))
-        elif item.positional and outcomes:
-            found[item.name] = _from_outcomes(item, outcomes)
+        elif item.positional and (outcomes or jobs):
+            found[item.name] = _from_results(project, item, outcomes, jobs)
         else:
             found[item.name] = None
         if found[item.name] is None and not item.optional:
-            raise InputError(f"{stage.name} needs {item.kind}: pass a path, a dataset or a result")
+            raise InputError(
+                f"{stage.name} needs {item.kind}: pass a path, a dataset, a result or a job"
+            )
     if rest:
         raise InputError(f"{stage.name} has no use for {rest[0]!r:.60}")
     return found
 
 
-def _from_outcomes(item: Input, outcomes: list[Outcome]) -> Given | tuple[Given, ...] | None:
+def _from_results(
+    project: Project, item: Input, outcomes: list[Outcome], jobs: list[str]
+) -> Given | tuple[Given, ...] | None:
+    """Find an input in results, and in jobs of the project or those they came from."""
     paths = [path for each in outcomes if (path := each.find(item.kind)) is not None]
+    found = [Given(str(path), path) for path in dict.fromkeys(paths)]
+    of_jobs = from_jobs(project, item, jobs) if jobs else None
     if item.many:
-        return tuple(Given(str(path), path) for path in paths) or None
-    if len(set(paths)) > 1:
+        found = [Given(str(path), path) for path in paths]
+        return (*found, *(of_jobs if isinstance(of_jobs, tuple) else ())) or None
+    found += [of_jobs] if isinstance(of_jobs, Given) else []
+    if len({given.path for given in found}) > 1:
         raise InputError(f"several results have {item.kind}; give {item.name}=")
-    return Given(str(paths[0]), paths[0]) if paths else None
+    return found[-1] if found else None
 
 
 def _path(project: Project, item: Input, value: Any) -> Given:
@@ -214,7 +245,9 @@ def _path(project: Project, item: Input, value: Any) -> Given:
         if path is None:
             raise InputError(f"{value.job.name} gives no {item.kind}")
         return Given(str(path), path)
-    if isinstance(value, str | Path):
+    if isinstance(value, str):
+        return one(project, item, value)
+    if isinstance(value, Path):
         path = Path(value).expanduser().absolute()
         if not path.exists():
             raise InputError(f"{value}: there is no such file (for {item.kind})")
@@ -262,7 +295,7 @@ def _docstring(stage: Stage) -> str:
     for item in stage.inputs:
         optional = ", optional" if item.optional else ""
         lines += [
-            f"{item.name} : path, dataset or result{optional}",
+            f"{item.name} : path, dataset, result or job{optional}",
             f"    {item.help or item.kind}",
         ]
     for each in fields_of(stage.params):
@@ -274,7 +307,7 @@ def _docstring(stage: Stage) -> str:
         "on : None, str, Client",
         "    Where to run: this process, a cluster's name as for --cluster, or a Dask client.",
         "folder : path, optional",
-        "    Project to keep the job in; a temporary one if absent.",
+        "    Project to keep the job in, and of jobs given (``J5``); a temporary one if absent.",
         "seed : int",
         "    All randomness follows from it.",
         "quiet : bool, optional",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dspa.data.errors import InputError
+from dspa.project.params import fields_of
 
 if TYPE_CHECKING:
     from dspa.project.job import Job
@@ -77,7 +78,7 @@ def resolve(
         elif item.positional and files:
             found[item.name] = _file(project, files.pop(0), item.kind)
         elif item.positional and jobs:
-            found[item.name] = _from_jobs(project, item, jobs)
+            found[item.name] = from_jobs(project, item, jobs)
         else:
             found[item.name] = None
         if found[item.name] is None and not item.optional:
@@ -234,7 +235,7 @@ def choose(project: Project | None, item: Input, texts: Sequence[str]) -> Any:
         Jobs or files.
     """
     pieces = [piece for text in texts for piece in _pieces(text)]
-    given = tuple(_one(project, item, piece) for piece in pieces)
+    given = tuple(one(project, item, piece) for piece in pieces)
     if item.many:
         return given
     if len(given) != 1:
@@ -246,13 +247,48 @@ def _pieces(text: str) -> list[str]:
     return [text] if is_there(Path(text)) else [piece for piece in text.split(",") if piece]
 
 
-def _one(project: Project | None, item: Input, text: str) -> Given:
+def one(project: Project | None, item: Input, text: str) -> Given:
+    """Return an input by its file, or from one job or the nearest of those that it came from.
+
+    Parameters
+    ----------
+    project : Project or None
+    item : Input
+    text : str
+        A job as of `is_job`, or a file.
+
+    Raises
+    ------
+    InputError
+        If none of them has it, or there is no such file.
+    """
     if not is_job(text, project):
         return _file(project, text, item.kind)
     given = _from_job(project, item, text)
     if given is None:
         raise InputError(f"{text} has no {item.kind}, nor have the jobs it came from")
     return given
+
+
+def check_words(project: Project | None, stage: Stage, given: Mapping[str, Any]) -> None:
+    """Raise InputError where a job stands for a file to write: ``dspa export J9``, OUT forgotten.
+
+    Parameters
+    ----------
+    project : Project or None
+    stage : Stage
+    given : mapping of str to Any
+        Parameters.
+    """
+    if not any(item.positional for item in stage.inputs):
+        return
+    for field in fields_of(stage.params):
+        text = given.get(field.name)
+        if field.positional and isinstance(text, str) and is_job(text, project):
+            raise InputError(
+                f"{field.name.upper()} is missing: {text} is a job (./{text} would be a file); "
+                f"{field.metadata['help']}"
+            )
 
 
 def _file(project: Project | None, text: str, kind: str) -> Given:
@@ -286,10 +322,18 @@ def job_of(project: Project | None, text: str) -> tuple[Job | None, str | None]:
     return find_job(project, word), output
 
 
-def _from_jobs(
+def from_jobs(
     project: Project | None, item: Input, texts: Sequence[str]
 ) -> Given | tuple[Given, ...] | None:
-    """Find an input in the named jobs or, failing that, in their nearest ancestors."""
+    """Find an input in the named jobs or, failing that, in their nearest ancestors.
+
+    Parameters
+    ----------
+    project : Project or None
+    item : Input
+    texts : sequence of str
+        Each as of `is_job`.
+    """
     if item.many:
         found = [_from_job(project, item, text) for text in texts]
         return tuple(given for given in found if given is not None) or None

@@ -58,6 +58,48 @@ def test_paths_and_mistakes(toy, tmp_path):
         toy.toy_iterate(tmp_path / "p.star", iterations=1).picks  # noqa: B018
 
 
+def test_jobs_of_the_project_are_inputs_as_on_the_command_line(toy, tmp_path, monkeypatch):
+    """Numbers, names, outputs and `last`, of the project `folder`, with what they came from."""
+    first = toy.toy_make("mics", folder=tmp_path)
+    second = toy.toy_iterate("J1", iterations=1, folder=tmp_path)
+    given = second.job.read().inputs["particles"]
+    assert given["job"] == 1 and given["path"] == str(first.particles)
+    second.job.annotate(name="good")
+    for text in ("J2", "good", "last", "j2"):
+        both = toy.toy_combine(text, volumes=["J2.half1", second], source="x", folder=tmp_path)
+        lines = both.mask.read_text()
+        assert f"particles={first.particles}" in lines and lines.count("volume.npy") == 2
+    assert toy.toy_combine("J2", volumes="J2", source="x", folder=tmp_path).job.parents == [1, 2]
+    for call, sentence in (
+        (lambda: toy.toy_iterate("J1"), r"J1 is a job: give folder="),
+        (lambda: toy.toy_iterate("J77", folder=tmp_path), "J77"),
+        (lambda: toy.toy_iterate("J1.mask", folder=tmp_path), "no output 'mask'; it has particles"),
+        (lambda: toy.toy_iterate("absent", folder=tmp_path), "no such file"),
+        (lambda: dspa.export("J1", folder=tmp_path), "OUT is missing: J1 is a job"),
+        (lambda: toy.toy_combine("x.star", volumes="J1", source="x"), "J1 is a job: give folder="),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            call()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "J1").write_text("data_")  # a file of that name, as on the command line
+    assert toy.toy_iterate("./J1", iterations=1).volume.exists()
+
+
+def test_a_dataset_stands_beside_a_job(toy, tmp_path, monkeypatch):
+    """What is passed is told apart by what it is, never by comparing arrays."""
+    import xarray as xr
+
+    from dspa.project import functions
+
+    monkeypatch.setattr(
+        functions, "write_particles", lambda value, path: path.write_text(str(value))
+    )
+    toy.toy_make("mics", folder=tmp_path)
+    table = xr.Dataset({"uid": ("particle", [1, 2])})
+    made = toy.toy_iterate("J1", table, iterations=1, folder=tmp_path)
+    assert "given" in made.job.read().inputs["particles"]["path"]
+
+
 def test_runs_on_a_client(toy, tmp_path, clusters):
     import cloudpickle
 
