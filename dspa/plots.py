@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dspa.geometry.rotation import view_density
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -123,15 +125,9 @@ def views(directions: ArrayLike, *, title: str = "") -> Figure:
     -------
     matplotlib.figure.Figure
     """
-    where = np.asarray(directions, float).reshape(-1, 3)
-    rot = np.arctan2(where[:, 1], where[:, 0])
-    height = np.clip(where[:, 2], -1.0, 1.0)  # sin(latitude): equal areas in equal steps
-    limits = ((-np.pi, np.pi), (-1.0, 1.0))
-    counts, rots, heights = np.histogram2d(rot, height, bins=(48, 24), range=limits)
     figure = _figure((6.4, 3.6))
     axes = figure.add_subplot(projection="mollweide")
-    uniform = max(len(where), 1) / counts.size
-    mesh = axes.pcolormesh(rots, np.arcsin(heights), counts.T / uniform, cmap="magma", vmin=0.0)
+    mesh = axes.pcolormesh(*view_density(directions), cmap="magma", vmin=0.0)
     axes.set_xticks(np.radians([-120, -60, 0, 60, 120]))
     axes.tick_params(labelsize=7, colors="#666666")
     axes.set_title(title, fontsize=10, pad=12)

@@ -230,3 +230,36 @@ def view_direction(matrix: ArrayLike) -> NDArray[np.float64]:
         (x, y, z), the third row of A: (sin tilt cos rot, sin tilt sin rot, cos tilt).
     """
     return np.array(np.asarray(matrix, np.float64)[..., 2, :])
+
+
+def view_density(
+    directions: ArrayLike,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Give the density of views on the sphere, in cells of equal area.
+
+    A cell is divided into thin rows of its own density: a tall one would be drawn with chords for
+    sides, which near the poles leave the outline of a projection.
+
+    Parameters
+    ----------
+    directions : (n, 3) array
+        Unit vectors (x, y, z), as of `view_direction`.
+
+    Returns
+    -------
+    longitude : (cells + 1,) float64
+        Edges, rad.
+    latitude : (rows + 1,) float64
+        Edges, rad.
+    density : (rows, cells) float64
+        In units of the uniform density.
+    """
+    views = np.asarray(directions, float).reshape(-1, 3)
+    longitude = np.arctan2(views[:, 1], views[:, 0])
+    height = np.clip(views[:, 2], -1.0, 1.0)  # sin(latitude): equal areas in equal steps
+    limits = ((-np.pi, np.pi), (-1.0, 1.0))
+    counts, edges, heights = np.histogram2d(longitude, height, bins=(48, 24), range=limits)
+    tall = np.arcsin(heights)
+    rows = np.union1d(tall, np.linspace(-np.pi / 2.0, np.pi / 2.0, 181))
+    cell = np.searchsorted(tall, 0.5 * (rows[1:] + rows[:-1])) - 1
+    return edges, rows, counts.T[cell] * (counts.size / max(len(views), 1))

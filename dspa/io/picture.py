@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from dspa.geometry.rotation import view_density
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -314,16 +316,9 @@ def angular_distribution(directions: ArrayLike, *, title: str = "") -> bytes:
         By default it counts the views.
     """
     views = np.asarray(directions, float).reshape(-1, 3)
-    rot = np.arctan2(views[:, 1], views[:, 0])
-    height = np.clip(views[:, 2], -1.0, 1.0)  # sin(latitude): equal areas in equal steps
-    counts, rot_edges, height_edges = np.histogram2d(
-        rot, height, bins=(48, 24), range=((-math.pi, math.pi), (-1.0, 1.0))
-    )
     figure = _figure((6.4, 3.6))
     axes = figure.add_subplot(projection="mollweide")
-    mean = max(len(views), 1) / counts.size
-    mesh = axes.pcolormesh(rot_edges, np.arcsin(height_edges), counts.T / mean, cmap="magma",
-                           vmin=0.0, rasterized=True)  # fmt: skip
+    mesh = axes.pcolormesh(*view_density(views), cmap="magma", vmin=0.0, rasterized=True)
     axes.set_xticks(np.radians([-120, -60, 0, 60, 120]))
     axes.tick_params(labelsize=7, colors="#666666")
     axes.grid(visible=True, lw=0.3, alpha=0.4)

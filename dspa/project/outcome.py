@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,16 +40,19 @@ FSC = {
     "rlnCorrectedFourierShellCorrelationPhaseRandomizedMaskedMaps": "random phases",
     "rlnFourierShellCorrelationCorrected": "corrected",
 }
+DRAWN = ("classes", "fsc", "volume", "mask")  # of `READERS`
 IN_PLANE = 1.0 - 1e-9  # z of a view that is along the z axis
+# Names of columns of a table of classes that are not their labels in small letters.
 CLASSES = {
     "rlnClassNumber": "class",
-    "dspaParticles": "particles",
+    "rlnReferenceImage": "image",
     "rlnEstimatedResolution": "resolution",
     "rlnClassDistribution": "share",
     "dspaMeanPosterior": "posterior",
-    "dspaNoiseShare": "noise_share",
-    "dspaClassBefore": "class_before",
+    "dspaMeanFit": "fit",
+    "dspaMeanLogLikelihood": "log_likelihood",
 }
+_WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ class Outcome:
             dict of arrays, as the job goes on from them; text and edits a str.
         """
         path: Path = getattr(self, name)
-        kind = name if name in READERS else _KINDS.get(path.suffix, "")
+        kind = _kind(name, path)
         if kind not in READERS:
             raise InputError(f"{path} does not open as arrays or tables; read it as a file")
         return READERS[kind](path)
@@ -135,27 +139,54 @@ class Outcome:
         Returns
         -------
         matplotlib.figure.Figure
+
+        Raises
+        ------
+        InputError
+            If the job has no such plot; it lists those that it has.
         """
-        if name == "iterations":
+        if name == "iterations" and not self.iterations.empty:
             table = self.iterations.select_dtypes("number")
             return plots.lines(table.index, _columns(table), xlabel="iteration", **options)
-        if name == "views":
+        if name == "views" and "particles" in self.outputs:
             symmetry = options.pop("symmetry", "C1")
-            table = self.read("particles")
-            pose = table["pose"].values if "pose" in table else np.eye(3)[None]
-            directions = view_direction(pose)
-            if np.abs(directions[:, 2]).min(initial=1.0) > IN_PLANE:
-                raise InputError(f"{self.job.name} has no views: its poses are in the plane")
+            directions = self._views()
+            if directions is None:
+                raise InputError(
+                    f"{self.job.name} has no views: its poses are in the plane; {self._drawn()}"
+                )
             return plots.views(views_around(directions, symmetry), **options)
-        found = self.read(name)
+        found = self.read(name) if name in self._drawable() else None
+        if found is None:
+            raise InputError(f"{self.job.name} has no plot of {name}; {self._drawn()}")
         if name == "fsc":
             return plots.fsc(found.index, _columns(found), **options)
         if isinstance(found, xr.DataArray):
             options.setdefault("labels", _labels(found))
             return plots.images(found.values, **options)
-        if hasattr(found, "density"):
-            return plots.slices(found.density, pixel_size=found.pixel_size, **options)
-        raise InputError(f"{self.job.name} has no plot of {name}; its outputs can be read")
+        return plots.slices(found.density, pixel_size=found.pixel_size, **options)
+
+    def _views(self, first: int | None = None) -> NDArray[np.float64] | None:
+        """Return directions of the (first) particles' views; None where poses are in the plane."""
+        table = store.open(self.outputs["particles"], lazy=True).isel(particle=slice(first))
+        pose = table["pose"].values if "pose" in table else np.eye(3)[None]
+        directions = view_direction(pose)
+        return None if np.abs(directions[:, 2]).min(initial=1.0) > IN_PLANE else directions
+
+    def _drawable(self) -> list[str]:
+        """Return the outputs that `plot` draws."""
+        kinds = {name: _kind(name, path) for name, path in self.outputs.items()}
+        return [name for name, kind in kinds.items() if kind in DRAWN]
+
+    def _drawn(self) -> str:
+        """Say what `plot` draws of this job."""
+        names = self._drawable()
+        if "particles" in self.outputs and self._views(1000) is not None:
+            names.append("views")
+        if not self.iterations.empty:
+            names.append("iterations")
+        stage = self.job.read().stage
+        return f"those of this {stage} are {', '.join(names)}" if names else f"{stage} has none"
 
     def find(self, kind: str) -> Path | None:
         """Return the output of a kind, from here or from the nearest source that has one.
@@ -208,6 +239,8 @@ def read_class_averages(path: Path) -> xr.DataArray:
 def read_class_table(path: Path) -> pd.DataFrame:
     """Read the table of classes, a row each, by class number.
 
+    Columns have plain names, not labels of STAR files: ``resolution``, ``noise_share``.
+
     Parameters
     ----------
     path : Path
@@ -215,8 +248,13 @@ def read_class_table(path: Path) -> pd.DataFrame:
     block = find_block(read_star(path), "model_classes")
     if block is None:
         raise InputError(f"{path}: no table of classes in it")
-    table = pd.DataFrame(dict(block.columns)).rename(columns=CLASSES)
+    table = pd.DataFrame(dict(block.columns)).rename(columns=_plain)
     return table.set_index("class") if "class" in table else table
+
+
+def _plain(label: str) -> str:
+    """Turn ``dspaNoiseShare`` into ``noise_share``."""
+    return CLASSES.get(label) or _WORD.sub("_", re.sub(r"^(rln|dspa)(?=[A-Z])", "", label)).lower()
 
 
 def read_fsc(path: Path) -> pd.DataFrame:
@@ -254,6 +292,11 @@ def read_tables(path: Path) -> dict[str, pd.DataFrame]:
     path : Path
     """
     return {block.name: pd.DataFrame(dict(block.columns)) for block in read_star(path)}
+
+
+def _kind(name: str, path: Path) -> str:
+    """Return which of `READERS` opens an output; empty if none does."""
+    return name if name in READERS else _KINDS.get(path.suffix, "")
 
 
 def _columns(table: pd.DataFrame) -> dict[str, Any]:

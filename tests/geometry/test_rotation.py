@@ -9,6 +9,7 @@ from dspa.geometry.rotation import (
     nearest_rotation,
     random_rotations,
     rotvec_from_matrix,
+    view_density,
     view_direction,
 )
 
@@ -76,4 +77,26 @@ def test_view_direction_is_the_third_row():
     view = view_direction(matrix_from_euler(0.3, 0.8, 2.0))
     np.testing.assert_allclose(
         view, [np.sin(0.8) * np.cos(0.3), np.sin(0.8) * np.sin(0.3), np.cos(0.8)]
+    )
+
+
+def test_the_density_of_views_counts_each_once_where_it_is():
+    views = np.random.default_rng(0).normal(size=(500, 3))
+    views[0] = 0.0, 0.0, 1.0
+    views /= np.linalg.norm(views, axis=1, keepdims=True)
+    longitude, latitude, density = view_density(views)
+    assert density.shape == (latitude.size - 1, longitude.size - 1)
+    assert np.diff(latitude).max() <= np.radians(1.0) + 1e-9
+    area = np.diff(np.sin(latitude))[:, None] * np.diff(longitude) / (4.0 * np.pi)
+    assert area.sum() == pytest.approx(1.0) and (area * density).sum() == pytest.approx(1.0)
+    single = view_density(views[7])[2]
+    row, column = np.nonzero(single)
+    assert (
+        longitude[column.min()]
+        <= np.arctan2(views[7, 1], views[7, 0])
+        <= longitude[column.max() + 1]
+    )
+    assert latitude[row.min()] <= np.arcsin(views[7, 2]) <= latitude[row.max() + 1]
+    assert np.unique(column).size == 1 and (area * (single > 0)).sum() == pytest.approx(
+        1.0 / 48 / 24
     )

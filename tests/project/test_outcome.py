@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import types
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import dspa
 from dspa.data import schema, store
@@ -20,7 +22,10 @@ from dspa.io.star import Block, write_star
 from dspa.io.volumes import write_image_stack, write_volume
 from dspa.project.job import Record
 from dspa.project.notebook import NotebookBar, notebook_bar
+from dspa.project.outcome import read_class_table
 from dspa.project.project import init
+from dspa.stages.class2d.output import ClassTable, write_table
+from dspa.stages.particles.chunks import ImageSpec
 
 
 @pytest.fixture
@@ -89,9 +94,55 @@ def test_plots_are_figures_that_show_themselves(job, name):
     assert figure.axes and figure._repr_png_().startswith(b"\x89PNG")
 
 
-def test_what_has_no_plot_says_so(job):
-    with pytest.raises(InputError, match="no plot of note"):
-        job.plot("note")
+@pytest.mark.parametrize("name", ["note", "nonsense", "views", "rejected"])
+def test_what_has_no_plot_says_which_there_are(job, name):
+    has = "classes, fsc, volume, half1, iterations"
+    with pytest.raises(
+        InputError, match=f"J1 has no plot of {name}; those of this refine are {has}$"
+    ):
+        job.plot(name)
+
+
+def test_plots_of_a_job_without_fsc_or_iterations(tmp_path):
+    """Views count where poses leave the plane; an empty figure is no plot."""
+    project = init(tmp_path)
+    turned = np.array([[[1, 0, 0], [0, 0, -1], [0, 1, 0]]])
+    for number, pose in ((1, np.eye(3)[None]), (2, turned)):
+        made = project.new_job(
+            Record(number=0, stage="extract", state="completed",
+                   outputs={"particles": "p.zarr", "particles_star": "p.star"})
+        )  # fmt: skip
+        table = {"uid": [1], "optics": [0], "pose": pose, "pixel_size": [1.0]}
+        store.save(schema.make("particles", table), made.folder / "p.zarr")
+        job = dspa.result(number, folder=tmp_path)
+        has = "extract has none" if number == 1 else "those of this extract are views"
+        for name in ("fsc", "iterations", "particles", *(["views"] if number == 1 else [])):
+            with pytest.raises(InputError, match=f"J{number} has no .*; {has}$"):
+                job.plot(name)
+    assert job.plot("views").axes
+
+
+def test_the_class_table_has_plain_names(tmp_path):
+    """No label of a STAR file is left, whatever wrote the table."""
+    spec = ImageSpec(8, 2.0, crop=8, radius=3, mask_diameter=10.0)
+    fields = [field.name for field in dataclasses.fields(ClassTable)]
+    table = ClassTable(**{name: np.arange(1.0, 4.0) for name in fields})
+    write_table(tmp_path / "class_averages.star", table, spec)
+    found = read_class_table(tmp_path / "class_averages.star")
+    assert found.index.name == "class" and found.index.tolist() == [1, 2, 3]
+    assert found.columns.tolist() == [
+        "image", "share", "resolution", "particles", "posterior", "fit", "log_likelihood",
+        "effective_classes", "noise_share",
+    ]  # fmt: skip
+    columns = {"dspaClassBefore": [1], "rlnCtfB3DFactor": [2.0], "mine": [3]}
+    write_star(
+        tmp_path / "t.star", [Block("model_classes", {k: np.array(v) for k, v in columns.items()})]
+    )
+    assert read_class_table(tmp_path / "t.star").columns.tolist() == [
+        "class_before",
+        "ctf_b3_d_factor",
+        "mine",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -106,6 +157,23 @@ def test_views_are_over_the_sphere(rng):
     views = rng.normal(size=(30, 3))
     figure = dspa.plots.views(views / np.linalg.norm(views, axis=1, keepdims=True), title="t")
     assert figure.axes[0].get_title() == "t"
+
+
+@pytest.mark.parametrize("count", [1, 20_000])
+def test_the_whole_sphere_is_filled(rng, count):
+    """Every place inside the outline has a colour of the map: none is the white of the paper."""
+    views = rng.normal(size=(count, 3))
+    figure = dspa.plots.views(views / np.linalg.norm(views, axis=1, keepdims=True))
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[::-1, :, :3]
+    box = figure.axes[0].get_window_extent()
+    y, x = np.indices(pixels.shape[:2]) + 0.5
+    # a pixel and a half within the ellipse
+    across = (x - 0.5 * (box.x0 + box.x1)) / (0.5 * box.width - 1.5)
+    up = (y - 0.5 * (box.y0 + box.y1)) / (0.5 * box.height - 1.5)
+    inside = pixels[across**2 + up**2 < 1.0]
+    assert len(inside) > 50_000 and not (inside > 250).all(axis=1).any()
 
 
 def test_a_notebook_shows_figures_pictures_and_warnings_and_nothing_else_changes(job):
