@@ -63,12 +63,16 @@ def test_a_class_that_resolves_nothing_the_others_resolve_is_rejected(rng):
     resolution[[1, 2]] = 40.0, 85.0
     found = judge_classes(images, counts, radius=21.0, resolution=resolution)
     assert found.score[2] < 0.5 < found.score[1]
-    gains = np.where(np.arange(counts.size) == 2, 20.0, 30.0)
-    worse, alike = (
-        judge_classes(images, counts, radius=21.0, resolution=resolution, log_likelihood=each)
-        for each in (gains, np.full(counts.size, 30.0))
+    gains = np.where(np.arange(counts.size) == 2, 45.0, 30.0)
+    fitted = judge_classes(
+        images, counts, radius=21.0, resolution=resolution, log_likelihood=gains
     )
-    assert worse.score[2] < 0.5 < alike.score[2]  # halves may fail to correlate by chance
+    assert fitted.score[2] < 0.5  # however well its particles fit it
+    scattered = np.where(np.arange(counts.size) % 2, 12.0, 24.0)
+    scattered[2] = 85.0
+    found = judge_classes(images, counts, radius=21.0, resolution=scattered)
+    assert found.score[2] < 0.5  # however much the others differ
+    assert np.all(np.delete(found.score, 2) > 0.5)
     coarse = judge_classes(images, counts, radius=21.0, resolution=np.full(counts.size, 85.0))
     assert coarse.score[2] > 0.5  # where no class resolves more, it is like the others
 

@@ -38,9 +38,8 @@ RULES: dict[str, tuple[int, float, float]] = {
 NOISE_SHARE = (0.5, 0.1, 6.0)
 FREE = 2.0  # spreads that cost nothing
 HALF = 2.0  # penalty at which the score is one half
-# The correlation of the halves of a small class may vanish by chance: where its particles fit it as
-# well as others do theirs, within these spreads, a coarse resolution costs no more than this.
-LOOSE, DULL = 1.0, 1.5
+# Times the weighted median beyond which a resolution rejects a class, whatever else speaks for it.
+COARSEST = 3.0
 GOOD = 0.5  # score from which on a class is taken to show a particle
 
 
@@ -163,9 +162,8 @@ def judge_classes(
         away = (values - middle) / max(spread, least)
         bad = np.abs(away) if side == 0 else side * away
         penalty[name] = np.clip(bad - FREE, 0.0, most)
-        if name == "log_likelihood":
-            fits = -away < LOOSE
-            penalty["resolution"][fits] = np.minimum(penalty["resolution"], DULL)[fits]
+        if name == "resolution":
+            penalty[name][values - middle > np.log(COARSEST)] = most
     if noise is not None:
         figures["noise"] = noise
         free, part, most = NOISE_SHARE

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
     from dspa.geometry.band import Band
 
+# The ways to split four folds into halves: in one of them the correlation of a small class may
+# vanish by chance, hardly in all.
+SPLITS = (((0, 1), (2, 3)), ((0, 2), (1, 3)), ((0, 3), (1, 2)))
+
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
@@ -149,7 +153,7 @@ class Solved:
     averages : (classes, y, x) float32
         Of all folds; of no class where only the other two were asked for.
     curve : (classes, radius + 1) float64
-        Ring correlation of the halves.
+        Ring correlation of the halves, the mean over the ways to make these.
     prior : (classes, radius + 1) float64
         Noise-to-signal ratio that follows from it.
     """
@@ -167,6 +171,7 @@ def solve(
     mask: Any,
     reach: int,
     shown: bool = True,
+    splits: int = 1,
 ) -> Solved:
     """Make class averages, filtered by the correlation of their halves.
 
@@ -181,12 +186,17 @@ def solve(
         Radius to which images were added up.
     shown : bool
         Whether the averages of all folds are wanted.
+    splits : int
+        Ways to split the folds into halves, whose correlations are averaged: 1 to 3.
     """
     flat = np.zeros((1, band.radius + 1))
     sums = statistics.sums
-    half = [mirrored_too(sums[first] + sums[first + 1], partner) for first in (0, FOLDS // 2)]
-    halves = [solve_averages(each, band, prior=flat, mask=mask) for each in half]
-    curve = ring_correlation(halves[0], halves[1], band)
+    curves = []
+    for split in SPLITS[:splits]:
+        half = [mirrored_too(sums[i] + sums[j], partner) for i, j in split]
+        halves = [solve_averages(each, band, prior=flat, mask=mask) for each in half]
+        curves.append(ring_correlation(halves[0], halves[1], band))
+    curve = np.mean(curves, axis=0)
     # Beyond what was added up there is only what the mask smears out, equal in both halves.
     curve[:, reach + 1 :] = 0.0
     prior = wiener_prior(smooth_curve(curve))

@@ -5,7 +5,8 @@ of a mini-batch are blended into those so far with a decaying step. The statisti
 its numerator and weight on the doubled Fourier grid, separately for four folds of the particles.
 The images of a fold are compared with averages of the other folds only: an average that holds an
 image's own noise draws that image to itself, and with few images a class nothing would ever move.
-Folds 0 and 1 against 2 and 3 are the halves whose correlation measures resolution.
+Folds 0 and 1 against 2 and 3 are the halves whose correlation measures resolution; after the full
+passes it is the mean over the three ways of splitting the folds.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from dspa.ops.sums.fixed import (
     largest_entries,
     overflows,
 )
-from dspa.stages.class2d.averages import solve
+from dspa.stages.class2d.averages import SPLITS, solve
 from dspa.stages.class2d.census import class_prior, regrouped
 from dspa.stages.class2d.constants import FOLDS, tuned
 from dspa.stages.class2d.model import NOTHING, ClassModel, Totals
@@ -183,7 +184,10 @@ class BoundPass:
             solved = self._solve(statistics, partner, shown=plan.shown)
         # What is written is made from the images of each class alone.
         alone = np.full(partner.size, -1)
-        own = solved if plan.paired else self._solve(statistics, alone, shown=plan.shown)
+        own = solved
+        if not plan.paired:
+            splits = 1 if plan.act.online else len(SPLITS)
+            own = self._solve(statistics, alone, shown=plan.shown, splits=splits)
         contrast = blend_sums(model.nuisance.get("contrast"), sums["contrast"], step=plan.step)
         return ClassModel(
             iteration=plan.iteration,
@@ -201,11 +205,24 @@ class BoundPass:
             nuisance={**next_noise(plan, model.nuisance, sums), "contrast": contrast},
         ).arrays()
 
-    def _solve(self, statistics: Statistics, partner: NDArray[np.int64], *, shown: bool) -> Solved:
+    def _solve(
+        self,
+        statistics: Statistics,
+        partner: NDArray[np.int64],
+        *,
+        shown: bool,
+        splits: int = 1,
+    ) -> Solved:
         """Make averages, of classes and their partners."""
         spec, reach = self.plan.spec, self.plan.reach
         return solve(
-            statistics, partner, spec.band(), mask=spec.crop_mask(), reach=reach, shown=shown
+            statistics,
+            partner,
+            spec.band(),
+            mask=spec.crop_mask(),
+            reach=reach,
+            shown=shown,
+            splits=splits,
         )
 
 
