@@ -7,6 +7,7 @@ for. What is heavy is imported where it is needed, so that help comes at once.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from pathlib import Path
@@ -63,6 +64,7 @@ def run(args: list[str]) -> int:
     args : list of str
         Without the program's name.
     """
+    _take_any_text()
     try:
         build(args).main(args or ["--help"], prog_name="dspa", standalone_mode=False)
     except click.exceptions.Exit as error:
@@ -81,14 +83,30 @@ def run(args: list[str]) -> int:
         where = f"{error.filename}: " if error.filename else ""
         return _complain(f"{where}{error.strerror or error}", 1)
     except Exception as error:
-        first = (str(error).splitlines() or [""])[0]
-        notes = "; ".join(["", *getattr(error, "__notes__", [])])
-        return _complain(f"{type(error).__name__}: {first}{notes}", 1)
+        return _complain(_unforeseen(error), 1)
     except BaseException as error:
         if type(error).__name__ == "Killed":
             return _complain(str(error), 143)
         raise
     return 0
+
+
+def _take_any_text() -> None:
+    """Have the terminal take every text: the name of a file may hold what no encoding has."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _unforeseen(error: Exception) -> str:
+    """Say in a sentence what nobody thought of."""
+    if isinstance(error, MemoryError):
+        from dspa.dataflow.process import memory_sentence
+
+        return memory_sentence(error)
+    first = (str(error).splitlines() or [""])[0]
+    notes = "; ".join(["", *getattr(error, "__notes__", [])])
+    return f"{type(error).__name__}: {first}{notes}"
 
 
 def build(args: Sequence[str]) -> click.Group:

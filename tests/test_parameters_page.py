@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
 import pytest
 
+from dspa.data.errors import InputError
 from dspa.project.params import fields_of
 from dspa.stages.registry import entries, find_stage
+from dspa.stages.stage import check
 
 PAGE = (Path(__file__).parents[1] / "docs/guide/parameters.md").read_text()
 NAMES = sorted((entry.name for entry in entries()), key=len, reverse=True)
@@ -41,3 +44,23 @@ def test_every_option_of_the_page_is_one(stage):
 def test_what_users_tune_is_on_the_page(stage):
     listed = {option for name, option in named() if name == stage}
     assert len(listed) >= 0.6 * len(fields_of(find_stage(stage).params))
+
+
+@pytest.mark.parametrize("stage", NAMES)
+def test_every_number_has_a_range(stage):
+    for field in fields_of(find_stage(stage).params):
+        if field.type in (int, float):
+            low, high = field.metadata["minimum"], field.metadata["maximum"]
+            assert low is not None and high is not None, field.option
+            assert low < high, field.option
+            for value in (10**20, 1e308, -(10**20)):
+                with pytest.raises(InputError, match=f"{field.option} is .* use a value from"):
+                    check_value(field, field.type(value))
+
+
+def check_value(field, value):
+    """Check one value as that of the parameter alone."""
+    alone = dataclasses.make_dataclass(
+        "Alone", [(field.name, object, dataclasses.field(metadata=field.metadata))]
+    )
+    check(alone((value,)))

@@ -27,6 +27,7 @@ from dspa.data.errors import InputError
 from dspa.dataflow.scratch import scratch_folder
 from dspa.dataflow.yaml_file import read_yaml
 from dspa.device import CUDA, DEVICE_VARIABLE
+from dspa.device.cgroup import memory_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -195,7 +196,9 @@ class _Borrowed:
 def _local(name: str, workers: int, options: Mapping[str, Any], routes: tuple[str, ...]) -> Cluster:
     # Half a worker's share is left to this process, which holds the client and the scheduler.
     try:
-        memory = parse_bytes(options.get("memory_limit", int(MEMORY_LIMIT / (workers + 0.5))))
+        memory = parse_bytes(
+            options.get("memory_limit", int(min(MEMORY_LIMIT, memory_limit()) / (workers + 0.5)))
+        )
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(f"--cluster {name}: memory_limit is no size; write 4GiB") from error
 

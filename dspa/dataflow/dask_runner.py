@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import cloudpickle
 from distributed import Future, KilledWorker, as_completed
 
+from dspa.data.counts import counted
 from dspa.dataflow.checkpoint import Checkpoints, Stored, load
 from dspa.dataflow.cluster import Cluster, adopt
 from dspa.dataflow.dask_pass import Pass
@@ -29,6 +30,7 @@ from dspa.dataflow.runner import (
     make_shares,
     new_run_id,
 )
+from dspa.device.cgroup import kill_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -76,6 +78,7 @@ class DaskRunner:
         self._seconds: dict[str, float] = {}
         self._watch: _Watch | None = None
         self._listening = False
+        self._kills = kill_count()
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -132,6 +135,7 @@ class DaskRunner:
         except (KilledWorker, LostSums) as error:
             raise RuntimeError(self._obituary(name)) from error
         watch.finished()
+        self._tell_of_kills()
         self._seconds[type(reduction).__qualname__] = watch.seconds_per_chunk
         self._checkpoints.record(name, new, rows, **plan.about())
         taken, workers = time.perf_counter() - begun, self.workers
@@ -174,6 +178,7 @@ class DaskRunner:
             raise RuntimeError(self._obituary(name)) from error
         finally:
             client.cancel(list(futures))
+        self._tell_of_kills()
         return results
 
     def close(self) -> None:
@@ -208,6 +213,19 @@ class DaskRunner:
         """Return a name for a pass that no other pass of any job shares."""
         self._calls += 1
         return f"{self._id}.{Path(self.folder).name}#{self._calls}.{name}"
+
+    def _tell_of_kills(self) -> None:
+        """Warn of workers beside this process that the kernel has ended for want of memory."""
+        before = self._kills
+        now = None if before is None else kill_count(before[0])
+        if before is None or now is None or self.cluster.remote:
+            return
+        if now[1] > before[1]:
+            self.events.warning(
+                f"the kernel has ended {counted(now[1] - before[1], 'process')} here for want of "
+                "memory; what workers lost was made again, but use fewer (--cluster local:N)"
+            )
+        self._kills = now
 
     def _obituary(self, name: str) -> str:
         return (

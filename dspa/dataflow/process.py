@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 from functools import lru_cache
 from pathlib import Path
@@ -10,12 +11,18 @@ from typing import Any
 
 import psutil
 
+from dspa.data.counts import counted
+from dspa.device import memory_budget
+from dspa.device.cgroup import kill_count
+
 GONE = (psutil.NoSuchProcess, psutil.AccessDenied, OSError)
 
 
 def this_process() -> dict[str, Any]:
     """Describe this process so that another can tell whether it still lives."""
-    return _machine() | {"pid": os.getpid(), "start": _start_of(os.getpid())}
+    ended = kill_count()
+    kills = {} if ended is None else {"kills": {"file": str(ended[0]), "count": ended[1]}}
+    return _machine() | {"pid": os.getpid(), "start": _start_of(os.getpid())} | kills
 
 
 def is_alive(process: dict[str, Any]) -> bool | None:
@@ -52,6 +59,52 @@ def has_ended(process: dict[str, Any]) -> bool:
     here = _machine()
     rebooted = process.get("host") == here["host"] and process.get("boot", "") != here["boot"]
     return is_alive(process) is False or rebooted
+
+
+def out_of_memory(process: dict[str, Any]) -> str:
+    """Say how many processes the kernel ended for want of memory since one began; empty if none.
+
+    Parameters
+    ----------
+    process : dict
+        From `this_process`. Only of this machine, and of this boot, can it be known.
+    """
+    before = process.get("kills")
+    if is_alive(process) is None or not isinstance(before, dict):
+        return ""
+    try:
+        found = kill_count(Path(before["file"]))
+        ended = 0 if found is None else found[1] - int(before["count"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return ""
+    if found is None or ended <= 0:
+        return ""
+    machine = found[0].name == "vmstat"
+    likely, where = ("perhaps", "on this machine") if machine else ("most likely", "of its group")
+    many = counted(ended, "process")
+    return f"{likely} for want of memory: the kernel has ended {many} {where} since it began"
+
+
+def memory_sentence(error: MemoryError) -> str:
+    """Say what to do where this process gets no more memory, with the limit that stands.
+
+    Parameters
+    ----------
+    error : MemoryError
+    """
+    said = " ".join(str(error).split())
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY:
+        why = (
+            f"its address space is limited to {limit / 2**30:.2f} GiB (ulimit -v, or h_vmem of a "
+            "batch system): raise that"
+        )
+    else:
+        why = (
+            f"{memory_budget() / 2**30:.2f} GiB are free: use a machine with more, a smaller set, "
+            "or fewer workers (--cluster local:N)"
+        )
+    return f"there is no more memory{f' ({said})' if said else ''}; {why}"
 
 
 def family(pid: int) -> list[psutil.Process]:

@@ -16,6 +16,8 @@ import array_api_compat
 import numpy as np
 import scipy.fft
 
+from dspa.device.cgroup import memory_left
+
 CPU = "cpu"
 CUDA = "cuda"
 DEVICE_VARIABLE = "DSPA_DEVICE"  # in the environment of a worker
@@ -134,8 +136,8 @@ def memory_budget(*, device: str = CPU) -> int:
     Parameters
     ----------
     device : {"cpu", "cuda"}
-        On the CPU, the smaller of what the kernel calls available and what a container's
-        limit leaves; on CUDA, the free memory of the current device.
+        On the CPU, the smaller of what the kernel calls available and what the limits of a
+        container or a batch job leave; on CUDA, the free memory of the current device.
 
     Returns
     -------
@@ -145,7 +147,7 @@ def memory_budget(*, device: str = CPU) -> int:
     if device == CUDA:
         free, _total = _cupy().cuda.runtime.memGetInfo()
         return int(free)
-    return min(_available_memory(), _container_memory())
+    return min(_available_memory(), memory_left())
 
 
 def _cupy() -> Any:
@@ -164,21 +166,3 @@ def _available_memory() -> int:
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     return 4 << 30  # systems without /proc: a modest guess, so that batches stay modest
-
-
-def _container_memory() -> int:
-    """Bytes left under the cgroup limit of version 2 or 1; very many if there is none."""
-    roots = (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        (
-            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-        ),
-    )
-    for limit_name, used_name in roots:
-        limit, used = Path(limit_name), Path(used_name)
-        if limit.exists() and used.exists():
-            text = limit.read_text().strip()
-            if text != "max":
-                return max(0, int(text) - int(used.read_text()))
-    return 1 << 62

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dspa.data.errors import InputError
 from dspa.dataflow.events import plain
 from dspa.project.figures import setting
-from dspa.project.lineage import Given, Resolved, choose
+from dspa.project.lineage import Given, Resolved, choose, is_there, refuse_cleared
 from dspa.project.params import fields_of, from_plain
 from dspa.stages.registry import find_stage
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from dspa.project.job import Job
     from dspa.project.project import Project
-    from dspa.stages.stage import Stage
+    from dspa.stages.stage import Input, Stage
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def again(
         if item.name in inputs:
             found[item.name] = choose(project, item, inputs[item.name])
         else:
-            found[item.name] = _as_before(job, item.name, record.inputs.get(item.name))
+            found[item.name] = _as_before(job, item, record.inputs.get(item.name))
     lines = [
         f"{name} is no parameter any more; it was {record.params[name]}"
         for name in record.params if name not in known
@@ -96,16 +96,36 @@ def again(
     return Again(stage, found, made, tuple(lines))
 
 
-def _as_before(job: Job, name: str, given: Any) -> Given | tuple[Given, ...] | None:
-    if given is None:
-        return None
+def _as_before(job: Job, item: Input, given: Any) -> Given | tuple[Given, ...] | None:
+    if not given:
+        if item.optional:
+            return None
+        raise InputError(
+            f"{job.folder / 'job.json'} names no {item.name}; give them with --{_option(item)}"
+        )
+    if item.many:
+        each = given if isinstance(given, list) else [given]
+        return tuple(_as_it_was(job, item, one) for one in each if one)
     if isinstance(given, list):
-        each = [_as_before(job, name, one) for one in given]
-        return tuple(one for one in each if isinstance(one, Given))
+        raise InputError(
+            f"{job.folder / 'job.json'} names {len(given)} inputs as {item.name}, of which there "
+            f"is one; give it with --{_option(item)}"
+        )
+    return _as_it_was(job, item, given)
+
+
+def _as_it_was(job: Job, item: Input, given: Mapping[str, Any]) -> Given:
     path = Path(given["path"])
-    if not path.exists():
-        raise InputError(f"{path}, the {name} of {job.name}, is gone; give another with --{name}")
+    if not is_there(path):
+        refuse_cleared(job, path)
+        raise InputError(
+            f"{path}, the {item.name} of {job.name}, is gone; give another with --{_option(item)}"
+        )
     return Given(given["given"], path, given["job"])
+
+
+def _option(item: Input) -> str:
+    return item.name.replace("_", "-")
 
 
 def _records(given: Given | tuple[Given, ...] | None) -> Any:

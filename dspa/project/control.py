@@ -17,6 +17,7 @@ from dspa.data.errors import InputError
 from dspa.dataflow.process import end, family, is_alive
 from dspa.io.locate import matching
 from dspa.project.lease import BEAT, STOP, Holder, holder
+from dspa.project.lineage import refuse_cleared
 from dspa.project.running import RECORDS
 
 if TYPE_CHECKING:
@@ -323,4 +324,5 @@ def _refuse_unrepeatable(project: Project, job: Job) -> None:
         for each in [source] if isinstance(source, str) else source:
             gone += [] if matching(each) or Path(each).exists() else [Path(each)]
     if gone:
+        refuse_cleared(job, gone[0])
         raise InputError(f"{job.name} cannot be made again: {gone[0]} is not there any more")

@@ -282,7 +282,10 @@ def _check_types(record: Record) -> None:
                 isinstance(one, dict)
                 and isinstance(one.get("given"), str)
                 and isinstance(one.get("path"), str)
-                and isinstance(one.get("job"), int | None)
+                and "\0" not in one["path"]
+                and isinstance(one.get("job", ""), int | None)
+                and not isinstance(one["job"], bool)
+                and (one["job"] is None or one["job"] > 0)
             ):
                 raise TypeError("inputs must have given, path and job")
     texts = [*record.outputs.values(), *record.units.values(), *record.versions.values()]

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dspa.data.errors import InputError
-from dspa.dataflow.process import is_alive, this_process
+from dspa.dataflow.process import is_alive, out_of_memory, this_process
 from dspa.project.figures import duration
 
 if TYPE_CHECKING:
@@ -58,7 +58,10 @@ class Holder:
         alive = is_alive(self.process)
         if alive is None and self.silent is not None and self.silent > SILENT:
             return f"nothing was heard of it for {duration(self.silent)} ({self.where})"
-        return "its process has gone" if alive is False else ""
+        if alive is not False:
+            return ""
+        why = out_of_memory(self.process)
+        return "its process has gone" + (f", {why}" if why else "")
 
     @property
     def where(self) -> str:

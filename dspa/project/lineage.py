@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dspa.data.errors import InputError
+from dspa.project.job import Job
 from dspa.project.params import fields_of
 
 if TYPE_CHECKING:
-    from dspa.project.job import Job
     from dspa.project.project import Project
     from dspa.stages.stage import Input, Stage
 
@@ -385,6 +385,26 @@ def _search(project: Project | None, item: Input, level: list[Job]) -> Given | N
         above = sorted({number for job in level for number in job.parents} - seen)
         level = [project.job(number) for number in above]
     return None
+
+
+def refuse_cleared(job: Job, path: Path) -> None:
+    """Raise InputError if a path is of another job of the project whose results were cleared.
+
+    Parameters
+    ----------
+    job : Job
+        Any of the project.
+    path : Path
+        What is not there.
+    """
+    for other in (Job(up) for up in path.parents if up.parent == job.folder.parent):
+        with contextlib.suppress(InputError):
+            state = other.read().state
+            if state == "cleared":
+                break
+    else:
+        return
+    raise InputError(f"{path} is not there: {other.name} is cleared; {_remedy(other, state)}")
 
 
 def _remedy(job: Job, state: str) -> str:

@@ -20,11 +20,11 @@ from rich.console import Console
 
 from dspa.data.errors import InputError, OutOfSpace
 from dspa.dataflow.events import Event, Events, Listener, plain
-from dspa.dataflow.process import this_process
+from dspa.dataflow.process import memory_sentence, this_process
 from dspa.project.figures import duration, figures_of, line
 from dspa.project.job import Job, Record, now, versions
 from dspa.project.lease import Lease, claim, stopper
-from dspa.project.lineage import Resolved, check_name, paths
+from dspa.project.lineage import Resolved, check_name, paths, refuse_cleared
 from dspa.project.listeners import LogFile, Refresher, Screen
 from dspa.project.params import from_plain
 from dspa.project.rehearsal import require_memory
@@ -150,16 +150,18 @@ def resume(job: Job, *, options: Options, force: bool = False) -> Job:
             inputs[name] = tuple(_present(job, name, item["path"]) for item in given)
         else:
             inputs[name] = _present(job, name, given["path"]) if given else None
+    ended = record.error if record.state == "killed" else ""
     place = record.folder if Path(record.folder).is_dir() else Path.cwd()
     with contextlib.chdir(place):
         own = dataclasses.replace(options, seed=record.seed)
-        _run(job, stage, inputs, params, own, force=force)
+        _run(job, stage, inputs, params, own, force=force, ended=ended)
     return job
 
 
 def _present(job: Job, name: str, path: str) -> Path:
     """Return the path of an input of a job that is to go on, or say that it is not there."""
     if not os.path.lexists(path):
+        refuse_cleared(job, Path(path))
         raise InputError(
             f"{path}, the {name} of {job.name}, is not there; bring it back, or say where it is "
             "now: dspa relink OLD NEW"
@@ -175,6 +177,7 @@ def _run(
     options: Options,
     *,
     force: bool = False,
+    ended: str = "",
 ) -> None:
     with _told_to_end() as told, _held(job, options, force=force) as lease:
         before = job.read()
@@ -203,6 +206,8 @@ def _run(
         )
         events = Events(job.folder, own + options.listeners)
         events.emit("state", state="running")
+        if ended:
+            events.message(f"it was killed before: {ended}")
         if record.attempts > 1 and not _has_checkpoints(job.folder):
             events.message("there is no checkpoint to go on from; starting from the beginning")
         end = _End(job, record, events, figures, lease, told)
@@ -307,6 +312,9 @@ class _End:
         return new
 
     def _failed(self, error: BaseException) -> None:
+        if isinstance(error, MemoryError):
+            self._broken("failed", memory_sentence(error))
+            return
         path = self.job.folder / "traceback.txt"
         with contextlib.suppress(OSError):
             path.write_text(traceback.format_exc(), encoding="utf-8")

@@ -98,7 +98,8 @@ def print_status(project: Project, console: Console) -> None:
             continue
         parents = " ".join(f"J{number}" for number in job.parents)
         colour = COLOURS.get(record.state, "white")
-        figures = line(record.figures or latest_figures(job)) or record.error
+        told = [line(record.figures or latest_figures(job)), record.error]
+        figures = "; ".join(text for text in told if text)
         if record.note:
             figures += f" ({record.note})" if figures else record.note
         state = f"[{colour}]{record.state}[/]"

@@ -66,7 +66,7 @@ class Params:
     )
     box: int = param(
         0, "Box in .box and .cbox files (0: of the particles, or 1.5 diameters).", unit="px",
-        minimum=0,
+        minimum=0, maximum=16384
     )  # fmt: skip
     what: str = param("auto", "What to export; auto takes the latest.", choices=("auto", *_KINDS))
     images: bool = param(

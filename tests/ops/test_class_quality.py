@@ -64,9 +64,7 @@ def test_a_class_that_resolves_nothing_the_others_resolve_is_rejected(rng):
     found = judge_classes(images, counts, radius=21.0, resolution=resolution)
     assert found.score[2] < 0.5 < found.score[1]
     gains = np.where(np.arange(counts.size) == 2, 45.0, 30.0)
-    fitted = judge_classes(
-        images, counts, radius=21.0, resolution=resolution, log_likelihood=gains
-    )
+    fitted = judge_classes(images, counts, radius=21.0, resolution=resolution, log_likelihood=gains)
     assert fitted.score[2] < 0.5  # however well its particles fit it
     scattered = np.where(np.arange(counts.size) % 2, 12.0, 24.0)
     scattered[2] = 85.0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from dspa.ops.picks.duplicates import best_first, distinct
+from dspa.ops.picks import duplicates
+from dspa.ops.picks.duplicates import best_first, closer_than, distinct
 
 
 def slow(position, group, order, distance):
@@ -44,3 +45,16 @@ def test_the_first_score_that_tells_decides():
     scores = [np.array([nan, 2.0, 2.0, nan, 5.0]), np.array([0.9, 0.1, 0.4, 0.9, 0.0])]
     assert best_first(scores, np.array([7, 1, 2, 3, 4], np.uint64)).tolist() == [4, 2, 1, 3, 0]
     assert best_first([], np.array([3, 1, 2], np.uint64)).tolist() == [1, 2, 0]
+
+
+def test_spans_of_micrographs_are_compared_as_all_at_once(rng, monkeypatch):
+    position, group = rng.uniform(0, 200, (500, 2)), rng.integers(0, 9, 500)
+    group[::50] = 9  # a last one of its own
+    whole = closer_than(position, group, distance=20.0)
+    monkeypatch.setattr(duplicates, "SPAN", 70)
+    pieces = closer_than(position, group, distance=20.0)
+    assert len(whole) > 100
+    assert {frozenset(pair) for pair in pieces.tolist()} == {
+        frozenset(pair) for pair in whole.tolist()
+    }
+    assert len(list(duplicates._whole_groups(np.argsort(group, kind="stable"), group))) > 4

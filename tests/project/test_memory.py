@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from dspa import cli
@@ -48,10 +49,14 @@ def test_too_little_is_refused_with_the_numbers_and_no_job(picks, capsys, monkey
     assert not list((picks / "jobs").glob("J*"))
 
 
-@pytest.mark.parametrize("name", ["class2d", "select2d", "abinitio", "refine", "export"])
+@pytest.mark.parametrize(
+    "name", ["class2d", "select2d", "abinitio", "refine", "export", "remove-duplicates"]
+)
 def test_stages_count_what_they_keep_of_each_particle(name, picks):
     lead = find_stage(name).lead
-    params = SimpleNamespace(out="o.star", to=None, is_folder=False)
+    params = SimpleNamespace(
+        out="o.star", to=None, is_folder=False, max_resolution=6.0, mask_diameter=0.0
+    )
     empty, full = (
         lead({"particles": picks / given}, params) for given in ("none.zarr", "picks.zarr")
     )
@@ -85,3 +90,22 @@ def test_damage_of_a_table_on_disk_shows_when_it_is_opened(picks):
     chunk.write_bytes(chunk.read_bytes()[:-40])
     with pytest.raises(Exception, match="damaged dataset"):
         store.open(picks / "picks.zarr", lazy=True)
+
+
+def test_duplicates_are_found_across_the_spans_of_a_table(picks, tmp_path, capsys):
+    table = store.open(picks / "picks.zarr")
+    place = np.column_stack([100.0 * np.arange(COUNT), np.zeros(COUNT)])
+    place[-1] = place[3] + 1.0
+    better = np.where(np.arange(COUNT) == COUNT - 1, 2.0, 1.0).astype(np.float32)
+    store.save(
+        table.assign(coordinate=(("particle", "xy"), place), log_likelihood=("particle", better)),
+        picks / "twice.zarr",
+    )
+    line = f"remove-duplicates {picks}/twice.zarr --project {picks} --cluster inline"
+    assert cli.run([*line.split(), "--dry-run"]) == 0
+    assert "memory of this process" in capsys.readouterr().out
+    assert cli.run(line.split()) == 0
+    (job,) = (picks / "jobs").glob("J*")
+    kept, gone = (store.open(job / f"{name}.zarr") for name in ("particles", "duplicates"))
+    assert gone["uid"].values.tolist() == [table["uid"].values[3]]
+    assert (kept["uid"].values == np.delete(table["uid"].values, 3)).all()

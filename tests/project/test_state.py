@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import cycle, product
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from dspa import cli
 from dspa.data.errors import InputError
 from dspa.dataflow import process
 from dspa.dataflow.checkpoint import Checkpoints
-from dspa.project import lease
+from dspa.project import lease, running
 from dspa.project.project import find, init
 from dspa.stages import registry
 from tests.dataflow.saved import save
@@ -260,6 +261,46 @@ def test_one_bad_record_does_not_stop_status(dspa, text):
         status, out, err = dspa(line)
         assert status == 0 and "J1" in out and "J2" in out, err
         assert "Traceback" not in out
+
+
+WRONG = (None, -1, "x", [], {}, [[1]], 1e308, "\ud800", True, {"a": {"b": 1}}, "../../../etc/x",
+         10**30, "a\0b", "left out")  # fmt: skip
+
+
+def every_field(fields, before=()):
+    for name in fields if isinstance(fields, dict) else range(len(fields)):
+        yield (*before, name)
+        if isinstance(fields[name], dict | list):
+            yield from every_field(fields[name], (*before, name))
+
+
+@pytest.mark.parametrize("state", ["completed", "killed"])
+def test_no_wrong_value_in_a_record_is_more_than_a_sentence(dspa, state, monkeypatch):
+    dspa("toy make one")
+    dspa("toy iterate J1 --iterations 1")
+    dspa("toy combine J1 x --volumes J2,J2")
+    path = job(3).folder / "job.json"
+    sound = json.loads(path.read_text()) | {"state": state}
+    sound["process"]["kills"] = {"file": "/proc/vmstat", "count": 0}
+    monkeypatch.setattr(running, "_run", lambda *_, **__: None)
+    monkeypatch.setattr(running, "closing_lines", lambda _: [])
+    lines = cycle(["status", "show J3", "rerun J3 --dry-run", "resume J3", "status --json"])
+    for where, wrong in product(every_field(sound), WRONG):
+        fields = json.loads(json.dumps(sound))
+        inner = fields
+        for name in where[:-1]:
+            inner = inner[name]
+        inner[where[-1]] = wrong
+        if wrong == "left out":
+            del inner[where[-1]]
+        path.write_text(json.dumps(fields))
+        line = next(lines)
+        status, out, err = dspa(line)
+        told = f"{where} {wrong!r} {line}: {err}"
+        assert "Error" not in err and "Traceback" not in out + err, told
+        assert status in (0, 2), told
+        if line.startswith("status"):
+            assert status == 0 and "J1" in out and "J2" in out and "J3" in out, told
 
 
 def test_a_job_without_a_record_is_shown(dspa):

@@ -8,9 +8,11 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
+
+SPAN = 1 << 16  # particles of micrographs that are compared at a time
 
 
 def closer_than(
@@ -29,11 +31,28 @@ def closer_than(
     """
     if distance <= 0 or len(position) < 2:
         return np.empty((0, 2), np.int64)
-    # Micrographs lie so far apart in a third dimension that their particles never meet.
-    lifted = np.column_stack([position, 4.0 * distance * np.asarray(group, np.float64)])
-    pairs = cKDTree(lifted).query_pairs(distance, output_type="ndarray")
-    apart = np.linalg.norm(position[pairs[:, 0]] - position[pairs[:, 1]], axis=1)
-    return np.asarray(pairs[apart < distance], np.int64)
+    order = np.argsort(group, kind="stable")
+    found = [np.empty((0, 2), np.int64)]
+    for rows in _whole_groups(order, np.asarray(group)):
+        place = position[rows]
+        # Micrographs lie so far apart in a third dimension that their particles never meet.
+        lifted = np.column_stack([place, 4.0 * distance * group[rows].astype(np.float64)])
+        pairs = cKDTree(lifted).query_pairs(distance, output_type="ndarray")
+        apart = np.linalg.norm(place[pairs[:, 0]] - place[pairs[:, 1]], axis=1)
+        found.append(rows[pairs[apart < distance]])
+    return np.concatenate(found)
+
+
+def _whole_groups(
+    order: NDArray[np.int64], group: NDArray[np.integer[Any]]
+) -> Iterator[NDArray[np.int64]]:
+    """Cut rows in the order of their group between groups: the tree of a piece is small."""
+    start = 0
+    while start < order.size:
+        last = group[order[min(start + SPAN, order.size) - 1]]
+        end = int(np.searchsorted(group, last, side="right", sorter=order))
+        yield order[start:end]
+        start = end
 
 
 def distinct(

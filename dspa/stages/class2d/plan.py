@@ -34,15 +34,28 @@ class Params:
     """Parameters of ``dspa class2d``; defaults as in cryoSPARC."""
 
     classes: int = param(50, "Number of classes.", minimum=1, maximum=2000)
-    max_resolution: float = param(6.0, "Finest resolution used.", unit="A", minimum=0.5)
+    max_resolution: float = param(
+        6.0, "Finest resolution used.", unit="A", minimum=0.5, maximum=1000
+    )
     mask_diameter: float = param(
-        0.0, "Diameter of the circular mask (0: nine tenths of the box).", unit="A", minimum=0
+        0.0,
+        "Diameter of the circular mask (0: nine tenths of the box).",
+        unit="A",
+        minimum=0,
+        maximum=100000,
     )
     mask_outer: float = param(
-        0.0, "Diameter where the mask is 0 (0: at --mask-diameter, over 5 px).", unit="A", minimum=0
+        0.0,
+        "Diameter where the mask is 0 (0: at --mask-diameter, over 5 px).",
+        unit="A",
+        minimum=0,
+        maximum=100000,
     )
     batch_per_class: int = param(
-        100, "Particles per class in a mini-batch (200 for small or noisy particles).", minimum=5
+        100,
+        "Particles per class in a mini-batch (200 for small or noisy particles).",
+        minimum=5,
+        maximum=100000,
     )
     online_iterations: int = param(
         20,
@@ -51,14 +64,24 @@ class Params:
         maximum=1000,
     )
     full_iterations: int = param(
-        1, "Passes over all particles at the end (0, with --start-from: over new ones).", minimum=0
+        1,
+        "Passes over all particles at the end (0, with --start-from: over new ones).",
+        minimum=0,
+        maximum=1000,
     )
     uncertainty: float = param(
-        1.0, "Factor on the noise at first, once candidates are followed (2 elsewhere).", minimum=1
+        1.0,
+        "Factor on the noise at first, once candidates are followed (2 elsewhere).",
+        minimum=1,
+        maximum=100,
     )
-    anneal_from: int = param(2, "Iteration at which the factor begins to fall.", minimum=1)
-    anneal: int = param(15, "Iterations over which the factor falls to 1.", minimum=1)
-    max_shift: float = param(0.0, "Largest shift (0: 8 percent of the box).", unit="A", minimum=0)
+    anneal_from: int = param(
+        2, "Iteration at which the factor begins to fall.", minimum=1, maximum=1000
+    )
+    anneal: int = param(15, "Iterations over which the factor falls to 1.", minimum=1, maximum=1000)
+    max_shift: float = param(
+        0.0, "Largest shift (0: 8 percent of the box).", unit="A", minimum=0, maximum=100000
+    )
     recenter: bool = param(True, "Move class averages to the centre of the box.")
     hard: bool = param(False, "Last pass: every image in its best class and pose alone.")
     min_alignment_resolution: float = param(
@@ -66,15 +89,19 @@ class Params:
         "Coarsest resolution compared, often 40 to 60 (0: no limit).",
         unit="A",
         minimum=0,
+        maximum=100000,
     )
     remove_duplicates: bool = param(
         False, "Of particles closer than --min-distance keep the most likely one."
     )
     min_distance: float = param(
-        DISTANCE, "Distance of duplicates, shifts included.", unit="A", minimum=0.1
+        DISTANCE, "Distance of duplicates, shifts included.", unit="A", minimum=0.1, maximum=100000
     )
     new_classes: int = param(
-        -1, "With --start-from: classes new views found (-1: as many as they need).", minimum=-1
+        -1,
+        "With --start-from: classes new views found (-1: as many as they need).",
+        minimum=-1,
+        maximum=2000,
     )
     estimate_noise: bool = param(
         True, "Estimate the noise, also of each micrograph or optics group, as averages form."

@@ -35,7 +35,10 @@ class Params:
     """Parameters of ``dspa select2d``."""
 
     classes: tuple[int, ...] = param(
-        (), "Numbers of the classes to keep, from 1, as in the pictures and in rlnClassNumber."
+        (),
+        "Numbers of the classes to keep, from 1, as in the pictures and in rlnClassNumber.",
+        minimum=0,
+        maximum=1000000,
     )
     auto: bool = param(False, "Keep the classes that look like particles.")
     threshold: float = param(
@@ -49,7 +52,9 @@ class Params:
         minimum=0,
         maximum=1,
     )
-    min_particles: int = param(0, "With --auto: fewest particles of a class.", minimum=0)
+    min_particles: int = param(
+        0, "With --auto: fewest particles of a class.", minimum=0, maximum=1_000_000_000
+    )
 
     def together(self) -> None:
         """Refuse neither or both of classes and auto, and options that would do nothing."""

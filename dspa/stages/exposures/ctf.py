@@ -47,24 +47,42 @@ _KINDS: dict[str, Kind] = {"none": "none", "plane": "plane", "surface": "surface
 class Params:
     """Parameters of ``dspa ctf``."""
 
-    min_resolution: float = param(25.0, "Low end of the fitted range.", unit="A", minimum=10)
-    max_resolution: float = param(4.0, "High end of the fitted range.", unit="A", minimum=1.5)
-    min_defocus: float = param(1_000.0, "Smallest defocus searched.", unit="A", minimum=100)
-    max_defocus: float = param(40_000.0, "Largest defocus searched.", unit="A", maximum=200_000)
-    astigmatism: float = param(
-        1_000.0, "Expected astigmatism (standard deviation).", unit="A", minimum=1
+    min_resolution: float = param(
+        25.0, "Low end of the fitted range.", unit="A", minimum=10, maximum=1000
     )
-    min_phase_shift: float = param(0.0, "Smallest phase shift searched.", unit="deg")
+    max_resolution: float = param(
+        4.0, "High end of the fitted range.", unit="A", minimum=1.5, maximum=1000
+    )
+    min_defocus: float = param(
+        1_000.0, "Smallest defocus searched.", unit="A", minimum=100, maximum=200000
+    )
+    max_defocus: float = param(
+        40_000.0, "Largest defocus searched.", unit="A", maximum=200_000, minimum=100
+    )
+    astigmatism: float = param(
+        1_000.0, "Expected astigmatism (standard deviation).", unit="A", minimum=1, maximum=200000
+    )
+    min_phase_shift: float = param(
+        0.0, "Smallest phase shift searched.", unit="deg", minimum=-360, maximum=360
+    )
     max_phase_shift: float = param(
-        0.0, "Largest phase shift searched (a phase plate: 160, say).", unit="deg"
+        0.0,
+        "Largest phase shift searched (a phase plate: 160, say).",
+        unit="deg",
+        minimum=-360,
+        maximum=360,
     )
     local: str = param(
         "surface",
         "Local defocus, as far as the evidence supports it.",
         choices=("none", "plane", "surface"),
     )
-    tile: int = param(512, "Tile of the power spectrum, enlarged to 700 A.", unit="px", minimum=128)
-    micrographs: int = param(0, "Only so many micrographs (0: all).", minimum=0)
+    tile: int = param(
+        512, "Tile of the power spectrum, enlarged to 700 A.", unit="px", minimum=128, maximum=8192
+    )
+    micrographs: int = param(
+        0, "Only so many micrographs (0: all).", minimum=0, maximum=1_000_000_000
+    )
 
     def together(self) -> None:
         """Refuse ranges that end before they begin."""

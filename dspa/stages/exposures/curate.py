@@ -47,23 +47,32 @@ class Params:
     """Parameters of ``dspa curate-exposures``."""
 
     max_ctf_resolution: float | None = param(
-        None, "Worst resolution of the CTF fit kept.", unit="A", minimum=0
+        None, "Worst resolution of the CTF fit kept.", unit="A", minimum=0, maximum=100000
     )
     defocus: tuple[float, float] | None = param(
-        None, "Lowest and highest mean defocus kept.", unit="A"
+        None, "Lowest and highest mean defocus kept.", unit="A", minimum=-1000000, maximum=1000000
     )
     max_astigmatism: float | None = param(
-        None, "Largest difference of the two defoci kept.", unit="A", minimum=0
+        None, "Largest difference of the two defoci kept.", unit="A", minimum=0, maximum=1000000
     )
-    max_ice: float | None = param(None, "Largest ice-ring figure kept.")
+    max_ice: float | None = param(
+        None, "Largest ice-ring figure kept.", minimum=-1000000, maximum=1000000
+    )
     min_ctf_quality: str | None = param(
         None, "Worst CTF fit kept: weak drops the failed ones, good the weak ones too.",
         choices=QUALITIES[1:],
     )  # fmt: skip
-    min_picks: int | None = param(None, "Fewest picks (or particles) kept.", minimum=0)
-    max_picks: int | None = param(None, "Most picks (or particles) kept.", minimum=0)
+    min_picks: int | None = param(
+        None, "Fewest picks (or particles) kept.", minimum=0, maximum=1_000_000_000
+    )
+    max_picks: int | None = param(
+        None, "Most picks (or particles) kept.", minimum=0, maximum=1_000_000_000
+    )
     intensity: tuple[float, float] | None = param(
-        None, "Lowest and highest mean intensity kept, over the median of all micrographs."
+        None,
+        "Lowest and highest mean intensity kept, over the median of all micrographs.",
+        minimum=-1e09,
+        maximum=1e09,
     )
     exclude: tuple[str, ...] = param(
         (), "Micrographs to reject, by name, or a file with a name in every line."

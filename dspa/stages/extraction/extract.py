@@ -58,16 +58,27 @@ SHOWN = 60
 class Params:
     """Parameters of ``dspa extract``."""
 
-    box: int = param(help="Box size in pixels of the micrographs.", unit="px", minimum=16)
-    crop: int = param(0, "Fourier crop to this box (0: do not).", unit="px", minimum=0)
+    box: int = param(
+        help="Box size in pixels of the micrographs.", unit="px", minimum=16, maximum=16384
+    )
+    crop: int = param(
+        0, "Fourier crop to this box (0: do not).", unit="px", minimum=0, maximum=16384
+    )
     edge: str = param(
         "drop", "Boxes that leave the micrograph: drop, or fill.", choices=("drop", "fill")
     )
     background_diameter: float = param(
-        0.0, "Circle outside which is background (0: 3/4 of the box).", unit="A", minimum=0
+        0.0,
+        "Circle outside which is background (0: 3/4 of the box).",
+        unit="A",
+        minimum=0,
+        maximum=100000,
     )
     dust: float = param(
-        8.0, "Replace pixels beyond so many deviations by noise (0: keep them).", minimum=0
+        8.0,
+        "Replace pixels beyond so many deviations by noise (0: keep them).",
+        minimum=0,
+        maximum=1000000,
     )
     dtype: str = param("float16", "How images are stored.", choices=("float16", "float32"))
     recenter: bool = param(False, "Put boxes where the particles' shifts say they are.")
@@ -76,6 +87,7 @@ class Params:
         "Of particles closer than this the best is kept, 0: all (default: 20 with --recenter).",
         unit="A",
         minimum=0,
+        maximum=100000,
     )
     failed_ctf: str = param(
         "drop", "Particles of micrographs whose CTF fit failed.", choices=("drop", "keep")

@@ -233,7 +233,7 @@ def place_boxes(
     single = keep.copy()
     rows = np.flatnonzero(keep)
     single[rows] = without_duplicates(
-        particles.isel(particle=rows), truth[rows], where[rows], distance=placement.min_distance
+        particles, truth[rows], where[rows], distance=placement.min_distance, rows=rows
     )
     notes = _notes(
         {

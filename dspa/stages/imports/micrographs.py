@@ -54,9 +54,13 @@ class Params:
     files: str | tuple[str, ...] = param(
         help="Image files, or a pattern of them, or a STAR file.", several=True
     )
-    pixel_size: float | None = param(None, "Pixel size of the micrographs.", unit="A", minimum=0.01)
-    voltage: float | None = param(None, "Acceleration voltage.", unit="kV", minimum=10)
-    cs: float | None = param(None, "Spherical aberration.", unit="mm", minimum=0)
+    pixel_size: float | None = param(
+        None, "Pixel size of the micrographs.", unit="A", minimum=0.01, maximum=10000
+    )
+    voltage: float | None = param(
+        None, "Acceleration voltage.", unit="kV", minimum=10, maximum=1e07
+    )
+    cs: float | None = param(None, "Spherical aberration.", unit="mm", minimum=0, maximum=1e09)
     amplitude_contrast: float | None = param(
         None, "Amplitude contrast (0.1 if neither you nor the file says).", minimum=0, maximum=1
     )

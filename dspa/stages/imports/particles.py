@@ -64,16 +64,16 @@ class Params:
         None, "Folder that stack paths are relative to (the RELION or cryoSPARC project)."
     )
     pixel_size: float | None = param(
-        None, "Pixel size of the images, instead of the file's.", unit="A", minimum=0.01
+        None, "Pixel size of images, not the file's.", unit="A", minimum=0.01, maximum=1e4
     )
     micrograph_pixel_size: float | None = param(
-        None, "Pixel size of the coordinates, instead of the file's.", unit="A", minimum=0.01
+        None, "Pixel size of coordinates, not the file's.", unit="A", minimum=0.01, maximum=1e4
     )
     voltage: float | None = param(
-        None, "Acceleration voltage, instead of the file's.", unit="kV", minimum=10
+        None, "Acceleration voltage, instead of the file's.", unit="kV", minimum=10, maximum=1e07
     )
     cs: float | None = param(
-        None, "Spherical aberration, instead of the file's.", unit="mm", minimum=0
+        None, "Spherical aberration, instead of the file's.", unit="mm", minimum=0, maximum=1e09
     )
     amplitude_contrast: float | None = param(
         None, "Amplitude contrast, instead of the file's.", minimum=0, maximum=1

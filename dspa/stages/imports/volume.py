@@ -23,7 +23,7 @@ class Params:
 
     file: str = param(help="MRC or CCP4 map.")
     pixel_size: float | None = param(
-        None, "Voxel size, instead of the header's.", unit="A", minimum=0.01
+        None, "Voxel size, instead of the header's.", unit="A", minimum=0.01, maximum=10000
     )
     invert: bool = param(False, "Turn the sign: the molecule is dark in the file.")
 

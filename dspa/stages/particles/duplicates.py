@@ -11,6 +11,7 @@ from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.io.particles import read_particles, write_particles
 from dspa.ops.picks.duplicates import best_first, distinct
+from dspa.stages.particles.lead import leading
 from dspa.stages.stage import Context, Input, Stage, param
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 # What cryoSPARC takes.
 DISTANCE = 20.0  # A
 # Which of two is better: the first of these that tells.
+_ALL = slice(None)
 SCORES = ("log_likelihood", "posterior", "ncc_relative", "ncc")
 
 
@@ -33,7 +35,11 @@ class Params:
     """Parameters of ``dspa remove-duplicates``."""
 
     min_distance: float = param(
-        DISTANCE, "Of particles closer than this the best is kept.", unit="A", minimum=0.1
+        DISTANCE,
+        "Of particles closer than this the best is kept.",
+        unit="A",
+        minimum=0.1,
+        maximum=100000,
     )
 
 
@@ -63,6 +69,7 @@ def without_duplicates(
     micrograph: NDArray[np.integer[Any]],
     *,
     distance: float,
+    rows: NDArray[np.int64] | slice = _ALL,
 ) -> NDArray[np.bool_]:
     """Say which particles stay if none may be closer to a better one than a distance: (n,) bool.
 
@@ -78,9 +85,11 @@ def without_duplicates(
     micrograph : (n,) int
     distance : float
         A.
+    rows : (n,) int64, optional
+        Of these particles; of all if left out.
     """
-    scores = [np.asarray(particles[s].values, np.float64) for s in SCORES if s in particles]
-    order = best_first(scores, particles["uid"].values)
+    scores = [particles[name].values[rows] for name in SCORES if name in particles]
+    order = best_first(scores, particles["uid"].values[rows])
     return distinct(position, micrograph, order=order, distance=distance)
 
 
@@ -104,13 +113,13 @@ def require_positions(table: xr.Dataset, path: Path) -> None:
                 f"{path}: the particles have no {what}, so duplicates cannot be told; import "
                 "them with --micrographs, or do without removing duplicates"
             )
-    if not _placed(table).any():
+    if not _placed(table, true_positions(table)).any():
         raise InputError(f"{path}: no particle has a micrograph and a coordinate to compare")
 
 
-def _placed(table: xr.Dataset) -> NDArray[np.bool_]:
+def _placed(table: xr.Dataset, position: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Particles whose micrograph and position are known: (n,) bool."""
-    finite = np.isfinite(true_positions(table)).all(axis=1)
+    finite = np.isfinite(position).all(axis=1)
     return np.asarray((table["micrograph"].values >= 0) & finite, np.bool_)
 
 
@@ -129,16 +138,18 @@ def single(
     among : (n,) bool, optional
         Only these are compared; the others stay.
     """
-    placed = _placed(table)
+    position = true_positions(table)
+    placed = _placed(table, position)
     if not placed.all():
         events.warning(f"kept {counted((~placed).sum(), 'particle')} without a coordinate")
     keep = np.ones(placed.size, bool)
     rows = np.flatnonzero(placed if among is None else placed & among)
     keep[rows] = without_duplicates(
-        table.isel(particle=rows),
-        true_positions(table)[rows],
+        table,
+        position[rows],
         np.asarray(table["micrograph"].values)[rows],
         distance=distance,
+        rows=rows,
     )
     events.message(
         f"removed {int((~keep).sum())} of {counted(keep.size, 'particle')}, closer than "
@@ -149,7 +160,7 @@ def single(
 
 def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[str, Path]:
     """Split particles into those that stay and the duplicates."""
-    table = read_particles(inputs["particles"])
+    table = read_particles(inputs["particles"], lazy=True)
     require_positions(table, inputs["particles"])
     keep = single(table, context.events, distance=params.min_distance)
     duplicates = write_split(table, keep, context.folder)
@@ -172,4 +183,5 @@ STAGE = Stage(
     params=Params,
     inputs=(Input("particles", "particles"),),
     run=run,
+    lead=leading(150),
 )

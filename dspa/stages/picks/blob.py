@@ -27,23 +27,37 @@ if TYPE_CHECKING:
 class Params:
     """Parameters of ``dspa pick blob``."""
 
-    min_diameter: float = param(help="Smallest particle diameter.", unit="A", minimum=20)
-    max_diameter: float = param(help="Largest particle diameter.", unit="A", maximum=5000)
+    min_diameter: float = param(
+        help="Smallest particle diameter.", unit="A", minimum=20, maximum=5000
+    )
+    max_diameter: float = param(
+        help="Largest particle diameter.", unit="A", maximum=5000, minimum=20
+    )
     shapes: str = param("circle", "Comma-separated: circle (or disk), ring, ellipse.")
     size_ratio: float = param(
         1.2, "Ratio of one blob's diameter to the next.", minimum=1.02, maximum=3
     )
-    low_pass: float = param(20.0, "Low-pass of micrographs and blobs.", unit="A", minimum=3)
+    low_pass: float = param(
+        20.0, "Low-pass of micrographs and blobs.", unit="A", minimum=3, maximum=1000
+    )
     use_ctf: bool = param(True, "See the blobs through each micrograph's CTF.")
     min_separation: float = param(
         1.0, "Smallest distance of two picks over the smallest diameter.", minimum=0.1, maximum=5
     )
     edge: float = param(
-        0.25, "Nearest a pick may lie to the edge, over the smallest diameter.", minimum=0
+        0.25,
+        "Nearest a pick may lie to the edge, over the smallest diameter.",
+        minimum=0,
+        maximum=100,
     )
     threshold: float = param(0.0, "Lowest NCC kept as a candidate.", minimum=-1, maximum=1)
-    max_picks: int = param(4000, "Most candidates of a micrograph.", minimum=1)
-    micrographs: int = param(0, "Only so many micrographs, spread over the set (0: all).")
+    max_picks: int = param(4000, "Most candidates of a micrograph.", minimum=1, maximum=10_000_000)
+    micrographs: int = param(
+        0,
+        "Only so many micrographs, spread over the set (0: all).",
+        minimum=0,
+        maximum=1_000_000_000,
+    )
 
     def together(self) -> None:
         """Refuse diameters in the wrong order, and shapes that are not known."""

@@ -47,11 +47,17 @@ class Params:
     """Parameters of ``dspa inspect-picks``."""
 
     min_ncc: float | None = param(None, "Lowest NCC kept.", minimum=-1, maximum=1)
-    power: tuple[float, float] | None = param(None, "Lowest and highest power kept.")
+    power: tuple[float, float] | None = param(
+        None, "Lowest and highest power kept.", minimum=-1e09, maximum=1e09
+    )
     auto: bool = param(False, "Find the thresholds that are not given from the scores.")
     calibrate: bool = param(True, "Use the scores relative to the defocus trend.")
-    min_diameter: float | None = param(None, "Smallest diameter of a pick kept.", unit="A")
-    max_diameter: float | None = param(None, "Largest diameter of a pick kept.", unit="A")
+    min_diameter: float | None = param(
+        None, "Smallest diameter of a pick kept.", unit="A", minimum=0, maximum=5000
+    )
+    max_diameter: float | None = param(
+        None, "Largest diameter of a pick kept.", unit="A", minimum=0, maximum=5000
+    )
 
     def together(self) -> None:
         """Refuse limits in the wrong order."""

@@ -47,6 +47,8 @@ class Params:
         (),
         "Only these classes, numbered from 1 as in the pictures and by select2d (default: all that "
         "are not empty).",
+        minimum=0,
+        maximum=1000000,
     )
     angle_step: float = param(
         5.0, "In-plane step of the search.", unit="deg", minimum=0.5, maximum=180
@@ -55,15 +57,24 @@ class Params:
         15.0, "Step between the views of a map.", unit="deg", minimum=5, maximum=60
     )
     symmetry: str = param("C1", "Of the map, to save views.")
-    low_pass: float = param(20.0, "Low-pass of micrographs and templates.", unit="A", minimum=3)
+    low_pass: float = param(
+        20.0, "Low-pass of micrographs and templates.", unit="A", minimum=3, maximum=1000
+    )
     use_ctf: bool = param(True, "See the templates through each micrograph's CTF.")
     min_separation: float = param(
         0.6, "Smallest distance of two picks over the diameter.", minimum=0.1, maximum=5
     )
-    edge: float = param(0.1, "Nearest a pick may lie to the edge, over the diameter.", minimum=0)
+    edge: float = param(
+        0.1, "Nearest a pick may lie to the edge, over the diameter.", minimum=0, maximum=100
+    )
     threshold: float = param(0.1, "Lowest NCC kept as a candidate.", minimum=-1, maximum=1)
-    max_picks: int = param(4000, "Most candidates of a micrograph.", minimum=1)
-    micrographs: int = param(0, "Only so many micrographs, spread over the set (0: all).")
+    max_picks: int = param(4000, "Most candidates of a micrograph.", minimum=1, maximum=10_000_000)
+    micrographs: int = param(
+        0,
+        "Only so many micrographs, spread over the set (0: all).",
+        minimum=0,
+        maximum=1_000_000_000,
+    )
 
 
 @dataclass(frozen=True)

@@ -60,20 +60,37 @@ class Params:
         None, "Particle diameter (default: as trained).", unit="A", minimum=20, maximum=5000
     )
     working_pixel_size: float | None = param(
-        None, "Pixel size of what topaz sees (default: as trained).", unit="A", minimum=1
+        None,
+        "Pixel size of what topaz sees (default: as trained).",
+        unit="A",
+        minimum=1,
+        maximum=1000,
     )
     pretrained: str | None = param(
         None, "A model that comes with topaz, instead of --model.", choices=PRETRAINED
     )
-    threshold: float = param(-6.0, "Lowest log-odds kept as a candidate.")
+    threshold: float = param(
+        -6.0, "Lowest log-odds kept as a candidate.", minimum=-1e12, maximum=1e12
+    )
     min_separation: float = param(
         0.6, "Smallest distance of two picks over the diameter.", minimum=0.1, maximum=5
     )
-    edge: float = param(0.25, "Nearest a pick may lie to the edge, over the diameter.", minimum=0)
-    low_pass: float = param(20.0, "Low-pass for the power score.", unit="A", minimum=3)
-    max_picks: int = param(4000, "Most candidates of a micrograph.", minimum=1)
-    micrographs: int = param(0, "Only so many micrographs, spread over the set (0: all).")
-    device: int = param(0, "GPU; -1 for the CPU, which it takes if there is none.", minimum=-1)
+    edge: float = param(
+        0.25, "Nearest a pick may lie to the edge, over the diameter.", minimum=0, maximum=100
+    )
+    low_pass: float = param(
+        20.0, "Low-pass for the power score.", unit="A", minimum=3, maximum=1000
+    )
+    max_picks: int = param(4000, "Most candidates of a micrograph.", minimum=1, maximum=10_000_000)
+    micrographs: int = param(
+        0,
+        "Only so many micrographs, spread over the set (0: all).",
+        minimum=0,
+        maximum=1_000_000_000,
+    )
+    device: int = param(
+        0, "GPU; -1 for the CPU, which it takes if there is none.", minimum=-1, maximum=1000
+    )
     topaz: str = param("", "The topaz program (default: DSPA_TOPAZ, or topaz on the path).")
 
 

@@ -64,10 +64,17 @@ class Params:
         None, "Particle diameter (default: of the picks).", unit="A", minimum=20, maximum=5000
     )
     working_pixel_size: float | None = param(
-        None, "Pixel size of what topaz sees (default: the diameter over 20).", unit="A", minimum=1
+        None,
+        "Pixel size of what topaz sees (default: the diameter over 20).",
+        unit="A",
+        minimum=1,
+        maximum=1000,
     )
     num_particles: float | None = param(
-        None, "Particles expected on a micrograph (default: 1.25 times the picks).", minimum=1
+        None,
+        "Particles expected on a micrograph (default: 1.25 times the picks).",
+        minimum=1,
+        maximum=1000000,
     )
     model: str = param("resnet8", "Architecture.", choices=tuple(FIELD))
     units: int = param(32, "Units of its first layer.", minimum=1, maximum=1024)
@@ -77,11 +84,15 @@ class Params:
         3, "Pixels around a pick that count as particle.", unit="px", minimum=0, maximum=50
     )
     num_epochs: int = param(10, "Epochs.", minimum=1, maximum=1000)
-    epoch_size: int = param(1000, "Updates of an epoch.", minimum=1)
-    minibatch_size: int = param(256, "Images of an update.", minimum=2)
+    epoch_size: int = param(1000, "Updates of an epoch.", minimum=1, maximum=10_000_000)
+    minibatch_size: int = param(256, "Images of an update.", minimum=2, maximum=100000)
     learning_rate: float = param(0.0002, "Learning rate.", minimum=1e-8, maximum=1)
-    k_fold: int = param(5, "One micrograph in so many is held out to test.", minimum=2)
-    device: int = param(0, "GPU; -1 for the CPU, which it takes if there is none.", minimum=-1)
+    k_fold: int = param(
+        5, "One micrograph in so many is held out to test.", minimum=2, maximum=1000
+    )
+    device: int = param(
+        0, "GPU; -1 for the CPU, which it takes if there is none.", minimum=-1, maximum=1000
+    )
     topaz: str = param("", "The topaz program (default: DSPA_TOPAZ, or topaz on the path).")
 
 

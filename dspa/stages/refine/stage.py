@@ -9,6 +9,7 @@ See ``docs/method/refinement.md``.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -18,7 +19,7 @@ import numpy as np
 from dspa.data.counts import counted, counted_of
 from dspa.data.errors import InputError
 from dspa.dataflow.events import Events
-from dspa.dataflow.runner import PROCESS, Result
+from dspa.dataflow.runner import Result
 from dspa.geometry.rotation import view_direction
 from dspa.geometry.symmetry import symmetry_operators
 from dspa.io.particles import read_particles
@@ -160,16 +161,21 @@ def run(context: Context, inputs: Mapping[str, Any], params: RefineParams) -> di
     return _finish(context, particles, settings, end, valid=valid, why=(reason, stopped))
 
 
+def _spec(particles: xr.Dataset, params: RefineParams) -> ImageSpec:
+    """Choose the boxes."""
+    return image_spec(
+        particles,
+        max_resolution=params.max_resolution,
+        mask_diameter=params.mask_diameter if params.mask_diameter > 0 else None,
+    )
+
+
 def _prepare(
     inputs: Mapping[str, Any], params: RefineParams, *, seed: int
 ) -> tuple[xr.Dataset, ImageSpec, Settings]:
     """Read the particles; choose boxes and settings."""
     particles = read_particles(inputs["particles"], lazy=True)
-    spec = image_spec(
-        particles,
-        max_resolution=params.max_resolution,
-        mask_diameter=params.mask_diameter if params.mask_diameter > 0 else None,
-    )
+    spec = _spec(particles, params)
     settings = make_settings(
         spec,
         symmetry=params.symmetry,
@@ -353,14 +359,12 @@ def plan(inputs: Mapping[str, Any], params: RefineParams) -> dict[str, Any]:
     peak = worker_bytes(settings, chunk=max(len(chunk) for chunk in chunks))
     peak += kept_bands(spec, len(halves))
     operators = counted(len(symmetry_operators(settings.symmetry)), "operator")
-    lead = PROCESS + LEAD_VOLUMES * 4 * spec.crop**3 + LEAD_PARTICLE * len(halves)
     return {
         "particles": sum(len(chunk) for chunk in chunks),
         "chunks": len(chunks),
         "symmetry": f"{settings.symmetry} ({operators})",
         "finest angular step": f"{60.0 / 2**order:.2f} degrees",
         "memory per worker": f"{peak / 2**30:.2f} GiB",
-        "memory of the leading process": f"{lead / 2**30:.2f} GiB",
     }
 
 
@@ -368,6 +372,15 @@ def _admit(inputs: Mapping[str, Any], params: RefineParams) -> None:
     """Refuse particles, a starting map and a mask of which nothing can come."""
     _, spec, _ = _prepare(inputs, params, seed=0)
     read_starting(inputs["volume"], inputs.get("mask"), spec, Events())
+
+
+def _lead(inputs: Mapping[str, Any], params: RefineParams) -> int:
+    """Memory of the process that leads: its rows, and volumes of the box."""
+    needed = leading(LEAD_PARTICLE)(inputs, params)
+    with contextlib.suppress(InputError):  # what is wrong with the particles is said after this
+        spec = _spec(read_particles(inputs["particles"], lazy=True), params)
+        needed += LEAD_VOLUMES * 4 * spec.crop**3
+    return needed
 
 
 STAGE = Stage(
@@ -382,5 +395,5 @@ STAGE = Stage(
     run,
     plan,
     admit=_admit,
-    lead=leading(LEAD_PARTICLE),
+    lead=_lead,
 )

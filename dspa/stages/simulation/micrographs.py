@@ -50,7 +50,7 @@ class Params:
     height: int = param(1024, "rows of a micrograph", unit="px", minimum=64, maximum=16384)
     particles: int = param(80, "particles in a micrograph", minimum=1, maximum=20000)
     separation: float = param(
-        0.0, "least distance of particles; 0: 0.9 diameters", unit="A", minimum=0.0
+        0.0, "least distance of particles; 0: 0.9 diameters", unit="A", minimum=0.0, maximum=100000
     )
     pixel_size: float = param(2.0, "pixel size", unit="A", minimum=0.1, maximum=20.0)
     snr: float = param(0.05, "signal-to-noise ratio of a pixel", minimum=1e-6, maximum=1e6)
@@ -69,12 +69,22 @@ class Params:
     contamination: int = param(2, "blobs of contamination in each", minimum=0, maximum=200)
     edge: float = param(0.1, "probability of the support film's edge", minimum=0, maximum=1)
     tilt: float = param(0.0, "tilt of the specimen", unit="deg", minimum=-60, maximum=60)
-    tilt_axis: float = param(0.0, "tilt axis, from x towards y", unit="deg")
-    bend: float = param(
-        0.0, "defocus in the corners above that in the middle", unit="A", maximum=20000
+    tilt_axis: float = param(
+        0.0, "tilt axis, from x towards y", unit="deg", minimum=-360, maximum=360
     )
-    min_phase_shift: float = param(0.0, "smallest phase plate shift", unit="deg")
-    max_phase_shift: float = param(0.0, "largest phase plate shift", unit="deg", maximum=180)
+    bend: float = param(
+        0.0,
+        "defocus in the corners above that in the middle",
+        unit="A",
+        maximum=20000,
+        minimum=-20000,
+    )
+    min_phase_shift: float = param(
+        0.0, "smallest phase plate shift", unit="deg", minimum=-360, maximum=360
+    )
+    max_phase_shift: float = param(
+        0.0, "largest phase plate shift", unit="deg", maximum=180, minimum=-360
+    )
     ice_ring: float = param(
         0.0, "power of the crystalline ice ring at 3.67 A, over noise", minimum=0, maximum=100
     )

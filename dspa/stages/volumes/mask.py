@@ -46,7 +46,10 @@ class MaskParams:
     """Parameters of `dspa mask`."""
 
     threshold: float | None = param(
-        None, "density where the particle begins, after the low-pass; found if left out"
+        None,
+        "density where the particle begins, after the low-pass; found if left out",
+        minimum=-1e12,
+        maximum=1e12,
     )
     lowpass: float = param(
         15.0, "low-pass before the threshold; 0: none", unit="A", minimum=0.0, maximum=200.0

@@ -62,11 +62,14 @@ class VolumeParams:
     symmetrise: bool = param(False, "10: average over the point group of --symmetry")
     normalise: bool = param(False, "11: mean 0 and standard deviation 1 over the box")
     threshold: float | None = param(
-        None, "14 (after --add, --subtract): 0 where the density is below this"
+        None,
+        "14 (after --add, --subtract): 0 where the density is below this",
+        minimum=-1e12,
+        maximum=1e12,
     )
     cut: tuple[float, float, float, float] | None = param(
         None, "15: keep what lies along the direction x, y, z beyond a plane at this distance "
-        "(the fourth number, A) from the centre",
+        "(the fourth number, A) from the centre", minimum=-1e12, maximum=1e12
     )  # fmt: skip
     cut_edge: float = param(
         5.0, "width of the cosine edge of --cut", unit="A", minimum=0.0, maximum=200.0
