@@ -12,8 +12,6 @@ from typing import Any
 import psutil
 
 from dspa.data.counts import counted
-from dspa.device import memory_budget
-from dspa.device.cgroup import kill_count
 
 GONE = (psutil.NoSuchProcess, psutil.AccessDenied, OSError)
 
@@ -92,6 +90,8 @@ def memory_sentence(error: MemoryError) -> str:
     ----------
     error : MemoryError
     """
+    from dspa.device import memory_budget  # loads much, and is asked for once
+
     said = " ".join(str(error).split())
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY:
@@ -105,6 +105,20 @@ def memory_sentence(error: MemoryError) -> str:
             "or fewer workers (--cluster local:N)"
         )
     return f"there is no more memory{f' ({said})' if said else ''}; {why}"
+
+
+def kill_count(file: Path | None = None) -> tuple[Path, int] | None:
+    """Count processes that the kernel has ended, as `dspa.device.cgroup.kill_count` does.
+
+    Parameters
+    ----------
+    file : Path, optional
+    """
+    from dspa.device import (
+        cgroup,  # its room loads much, and the end of a word is asked for at once
+    )
+
+    return cgroup.kill_count(file)
 
 
 def family(pid: int) -> list[psutil.Process]:

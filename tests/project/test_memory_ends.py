@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from dspa import cli
+from dspa import cli, device
 from dspa.dataflow import dask_runner, process
 from dspa.dataflow.dask_runner import DaskRunner
 from dspa.dataflow.events import Events
@@ -115,7 +115,7 @@ def test_a_limit_of_the_address_space_is_named():
 
 def test_without_a_limit_the_free_memory_is_named(monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY,) * 2)
-    monkeypatch.setattr(process, "memory_budget", lambda: 3 << 30)
+    monkeypatch.setattr(device, "memory_budget", lambda: 3 << 30)
     said = memory_sentence(MemoryError("Unable to allocate 8 GiB"))
     assert said.startswith("there is no more memory (Unable to allocate 8 GiB)")
     assert "3.00 GiB are free" in said
