@@ -278,7 +278,7 @@ def _check_types(record: Record) -> None:
             raise TypeError(f"{item.name} must be {wanted}")
     for given in record.inputs.values():
         for one in given if isinstance(given, list) else [given]:
-            if one is not None and not (
+            if (one is not None or isinstance(given, list)) and not (
                 isinstance(one, dict)
                 and isinstance(one.get("given"), str)
                 and isinstance(one.get("path"), str)
