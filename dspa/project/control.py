@@ -319,7 +319,8 @@ def _refuse_unrepeatable(project: Project, job: Job) -> None:
         raise InputError(f"{job.name} is {record.state}; there is nothing to clear")
     gone = [path for path in job.input_paths if not path.exists()]
     source = record.params.get("source", record.params.get("files", []))
-    start = Path(record.folder) if Path(record.folder).is_dir() else project.folder
+    known = record.folder and Path(record.folder).is_dir()
+    start = Path(record.folder) if known else project.folder
     with contextlib.chdir(start):
         for each in [source] if isinstance(source, str) else source:
             gone += [] if matching(each) or Path(each).exists() else [Path(each)]

@@ -151,7 +151,8 @@ def resume(job: Job, *, options: Options, force: bool = False) -> Job:
         else:
             inputs[name] = _present(job, name, given["path"]) if given else None
     ended = record.error if record.state == "killed" else ""
-    place = record.folder if Path(record.folder).is_dir() else Path.cwd()
+    known = record.folder and Path(record.folder).is_dir()
+    place = record.folder if known else Path.cwd()
     with contextlib.chdir(place):
         own = dataclasses.replace(options, seed=record.seed)
         _run(job, stage, inputs, params, own, force=force, ended=ended)
