@@ -217,19 +217,6 @@ def test_clear_keeps_the_record_and_resume_makes_the_results_again(dspa):
     dspa("delete J1 --yes")
 
 
-def test_what_lacks_a_cleared_input_says_so(dspa):
-    chain(dspa)
-    assert dspa("clear J1 --yes")[0] == 0
-    failed = dataclasses.replace(job(2).read(), state="failed", outputs={})
-    job(2).write(failed)
-    for line in ("resume J2", "rerun J2", "clear J2 --yes"):
-        status, _, err = dspa(line)
-        assert status == 2 and "J1 is cleared; dspa resume J1 makes its results again" in err, err
-        assert "relink" not in err
-    assert dspa("resume J1")[0] == 0
-    assert dspa("resume J2")[0] == 0
-
-
 def test_clear_refuses_what_cannot_be_made_again(dspa, tmp_path):
     (tmp_path / "p.star").write_text("data_")
     dspa("toy iterate p.star --iterations 1")

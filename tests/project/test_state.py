@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -335,3 +336,17 @@ def test_a_full_disk_leaves_no_half_made_job_and_no_lease(dspa, begin, monkeypat
     assert len(find().jobs) == 3 and not list(find().folder.glob("jobs/.claim*"))
     assert len(list(job(3).folder.glob(".lease-*"))) == 1  # of the process that was killed
     assert dspa("resume J3")[0] == 0
+
+
+def test_what_lacks_a_cleared_input_says_so(dspa):
+    dspa("toy make one")
+    dspa("toy iterate J1 --iterations 1")
+    assert dspa("clear J1 --yes")[0] == 0
+    failed = dataclasses.replace(job(2).read(), state="failed", outputs={})
+    job(2).write(failed)
+    for line in ("resume J2", "rerun J2 --cluster inline", "clear J2 --yes"):
+        status, _, err = dspa(line)
+        assert status == 2 and "J1 is cleared; dspa resume J1 makes its results again" in err, err
+        assert "relink" not in err
+    assert dspa("resume J1")[0] == 0
+    assert dspa("resume J2")[0] == 0
