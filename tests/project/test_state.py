@@ -338,7 +338,8 @@ def test_a_full_disk_leaves_no_half_made_job_and_no_lease(dspa, begin, monkeypat
     assert dspa("resume J3")[0] == 0
 
 
-def test_what_lacks_a_cleared_input_says_so(dspa):
+def test_what_lacks_a_cleared_input_says_so(dspa, tmp_path):
+    (tmp_path / "one").touch()
     dspa("toy make one")
     dspa("toy iterate J1 --iterations 1")
     assert dspa("clear J1 --yes")[0] == 0
