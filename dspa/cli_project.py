@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,15 @@ if TYPE_CHECKING:
     from dspa.project.job import Job
 
 
+# States of jobs that a command takes: only those are offered for the end of a word.
+TAKES = {
+    "resume": ("created", "failed", "killed", "cleared"),  # running too with --force
+    "kill": ("running",),
+    "delete": ("created", "completed", "failed", "killed", "cleared"),
+    "clear": ("completed", "failed", "killed"),
+}
+
+
 def project_commands() -> list[click.Command]:
     """Return the commands that are no stages."""
     as_json = click.Option(["--json", "as_json"], is_flag=True, help="For other programs")
@@ -35,9 +45,6 @@ def project_commands() -> list[click.Command]:
     cluster = click.Option(["--cluster"], default="local", metavar="WHERE", help=CLUSTER_HELP)
     seed = click.Option(["--seed"], type=click.IntRange(0, 2**32 - 1), default=0, help="Seed")
     force = click.Option(["--force"], is_flag=True, help="Take it from a machine that is gone")
-    jobs = click.Argument(["jobs"], metavar="JOB...", nargs=-1, required=True,
-                          shell_complete=complete_jobs)  # fmt: skip
-    some = click.Argument(["jobs"], metavar="[JOB...]", nargs=-1, shell_complete=complete_jobs)
     yes = click.Option(["--yes"], is_flag=True, help="Do not ask")
     dry = click.Option(["--dry-run"], is_flag=True, help="Check the steps, and run none")
     demo_folder = click.Argument(["folder"], metavar="[DIR]", default="dspa-demo")
@@ -49,10 +56,10 @@ def project_commands() -> list[click.Command]:
         ("init", _init, [click.Argument(["folder"], metavar="DIR")]),
         ("status", _status, [as_json, project_option()]),
         ("show", _show, [job, as_json, project_option()]),
-        ("resume", _resume, [job, cluster, force, project_option()]),
-        ("kill", _kill, [jobs, project_option()]),
-        ("delete", _delete, [jobs, yes, project_option()]),
-        ("clear", _clear, [some, yes, project_option()]),
+        ("resume", _resume, [_jobs("resume", name="job"), cluster, force, project_option()]),
+        ("kill", _kill, [_jobs("kill"), project_option()]),
+        ("delete", _delete, [_jobs("delete"), yes, project_option()]),
+        ("clear", _clear, [_jobs("clear", required=False), yes, project_option()]),
         ("name", _name, [job, click.Argument(["text"], metavar="NAME"), project_option()]),
         ("note", _note, [job, click.Argument(["text"], metavar="TEXT"), project_option()]),
         (
@@ -74,6 +81,15 @@ def project_commands() -> list[click.Command]:
         click.Command(name, callback=function, params=params, help=function.__doc__)
         for name, function, params in table
     ]
+
+
+def _jobs(command: str, *, name: str = "jobs", required: bool = True) -> click.Argument:
+    """Return the argument of a command that takes jobs in some states only."""
+    word = "JOB" if name == "job" else "JOB..." if required else "[JOB...]"
+    return click.Argument(
+        [name], metavar=word, required=required, nargs=1 if name == "job" else -1,
+        shell_complete=partial(complete_jobs, states=TAKES[command]),
+    )  # fmt: skip
 
 
 def _init(folder: str) -> None:

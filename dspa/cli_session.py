@@ -31,9 +31,9 @@ def project_option() -> click.Option:
 
 
 def complete_jobs(
-    context: click.Context, param: click.Parameter, begun: str
+    context: click.Context, param: click.Parameter, begun: str, *, states: Sequence[str] = ()
 ) -> list[CompletionItem]:
-    """Say which jobs a word may become; files too where an input is asked for.
+    """Say which jobs a word may become; where an input is asked for, outputs and files too.
 
     Parameters
     ----------
@@ -41,15 +41,22 @@ def complete_jobs(
     param : click.Parameter
     begun : str
         What was typed of the word.
+    states : sequence of str
+        Of jobs that the command takes; any if empty, and for an input the completed.
     """
     from click.shell_completion import CompletionItem
 
-    from dspa.project.lineage import jobs_named
+    from dspa.project.lineage import endings
 
+    inputs = param.name not in ("job", "jobs")
+    if inputs:
+        states = ("completed",)
+    elif states and context.params.get("force"):
+        states = (*states, "running")  # taken from a machine that is gone
     project = find_project(context.params.get("project"), must_exist=False)
-    found = [] if project is None else jobs_named(project, begun)
-    items = [CompletionItem(name, help=stage) for name, stage in found]
-    if param.name != "job":
+    found = [] if project is None else endings(project, begun, states=states, outputs=inputs)
+    items = [CompletionItem(name, help=told) for name, told in found]
+    if inputs:
         items.insert(0, CompletionItem(begun, type="file"))
     return items
 

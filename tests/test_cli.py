@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,11 @@ from dspa import cli
 from dspa.data.errors import InputError
 from dspa.dataflow.cluster import connect
 from dspa.dataflow.dask_runner import DaskRunner
+from dspa.dataflow.process import this_process
 from dspa.io import mrc
-from dspa.project.job import Record
+from dspa.project.job import STATES, Record
 from dspa.project.params import convert, fields_of
-from dspa.project.project import init
+from dspa.project.project import find, init
 from dspa.stages.registry import ENTRIES, entries, find_stage
 from dspa.stages.stage import KINDS
 
@@ -106,12 +108,12 @@ def test_h_is_help(line, capsys):
 
 def complete(capsys, monkeypatch, *words):
     """Return what the shell is offered for the last of the words."""
-    monkeypatch.setenv("_DSPA_COMPLETE", "bash_complete")
-    monkeypatch.setenv("COMP_WORDS", " ".join(["dspa", *words]))
-    monkeypatch.setenv("COMP_CWORD", str(len(words)))
-    with pytest.raises(SystemExit):
+    with monkeypatch.context() as asked, pytest.raises(SystemExit):
+        asked.setenv("_DSPA_COMPLETE", "bash_complete")
+        asked.setenv("COMP_WORDS", " ".join(["dspa", *words]))
+        asked.setenv("COMP_CWORD", str(len(words)))
         cli.run([])
-    return {line.partition(",")[2] for line in capsys.readouterr().out.splitlines()}
+    return {line.partition(",")[2] for line in capsys.readouterr().out.splitlines() if line}
 
 
 def test_the_line_of_the_readme_turns_completion_on(capsys, monkeypatch):
@@ -126,7 +128,7 @@ def test_the_line_of_the_readme_turns_completion_on(capsys, monkeypatch):
 def test_tab_completes_stages_options_choices_and_jobs(capsys, tmp_path, monkeypatch):
     project = init(tmp_path)
     for stage in ("ctf", "pick blob", "extract"):
-        project.new_job(Record(number=0, stage=stage))
+        project.new_job(Record(number=0, stage=stage, state="completed"))
     monkeypatch.chdir(tmp_path)
     assert complete(capsys, monkeypatch, "class") == {"class2d"}
     assert complete(capsys, monkeypatch, "import", "p") == {"particles"}
@@ -144,9 +146,62 @@ def test_tab_completes_stages_options_choices_and_jobs(capsys, tmp_path, monkeyp
     assert found >= {"J2"}
 
 
+@pytest.fixture
+def one_of_each_state(tmp_path, monkeypatch):
+    """Make a project with a job in each state: {job: state}; the last is killed."""
+    project, states = init(tmp_path), {}
+    for state in (*(each for each in STATES if each != "killed"), "killed"):
+        made = project.new_job(
+            Record(number=0, stage="remove-duplicates", state=state, process=this_process(),
+                   folder=str(tmp_path),
+                   outputs={"particles": "particles.zarr", "images": "i.mrcs"})
+        )  # fmt: skip
+        states[made.name] = state
+    monkeypatch.chdir(tmp_path)
+    return states
+
+
+@pytest.mark.parametrize("command", ["kill", "resume", "delete", "clear"])
+def test_tab_offers_jobs_in_a_state_that_the_command_takes(
+    capsys, monkeypatch, one_of_each_state, command
+):
+    """What is left out is refused when it is typed."""
+    offered = complete(capsys, monkeypatch, command, "J")
+    assert offered and offered < one_of_each_state.keys()
+    ending = complete(capsys, monkeypatch, command, "")
+    assert ending == offered | ({"last"} if command != "kill" else set())
+    for job, state in one_of_each_state.items():
+        if job not in offered:
+            assert cli.run([command, job, *(["--yes"] * (command in ("delete", "clear")))]) == 2
+            told = capsys.readouterr().err
+            assert job in told and state in told
+    if command == "resume":
+        running = next(job for job, state in one_of_each_state.items() if state == "running")
+        assert complete(capsys, monkeypatch, command, "--force", "J") == {*offered, running}
+
+
+def test_tab_completes_last_names_and_outputs(capsys, monkeypatch, one_of_each_state):
+    done = next(job for job, state in one_of_each_state.items() if state == "completed")
+    find().job(int(done[1:])).annotate(name="good-ones")
+    for words in (["class2d"], ["refine", "J3", "--volume"], ["remove-duplicates"]):
+        offer = partial(complete, capsys, monkeypatch, *words)
+        assert offer("J") - {"J"} == {done}
+        assert offer("go") - {"go"} == {"good-ones"}
+        assert offer("la") - {"la"} == set()  # the last job was killed
+        assert offer(f"{done}.") >= {f"{done}.particles", f"{done}.images"}
+        assert f"{done}.particles" not in offer(f"{done}.i")
+        assert offer("good-ones.p") >= {"good-ones.particles"}
+    assert complete(capsys, monkeypatch, "show", "la") == {"last"}
+    assert complete(capsys, monkeypatch, "show", f"{done}.") == set()  # which takes no output
+    init(Path.cwd()).new_job(Record(number=0, stage="ctf", state="completed",
+                                    outputs={"micrographs": "m.zarr"}))  # fmt: skip
+    assert "last" in complete(capsys, monkeypatch, "class2d", "la")
+    assert "last.micrographs" in complete(capsys, monkeypatch, "class2d", "last.")
+
+
 def test_a_job_is_completed_without_its_stage(tmp_path):
     """What a user waits for at every Tab: neither pandas nor numba, xarray or SciPy is loaded."""
-    init(tmp_path).new_job(Record(number=0, stage="ctf"))
+    init(tmp_path).new_job(Record(number=0, stage="ctf", state="completed"))
     code = (
         "import sys\nfrom dspa import cli\n"
         "try: cli.run([])\nexcept SystemExit: print([m for m in sys.modules if '.' not in m])"

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from dspa.data.errors import InputError
 from dspa.project.job import Job
-from dspa.project.params import fields_of
 
 if TYPE_CHECKING:
     from dspa.project.project import Project
@@ -173,23 +172,40 @@ def find_job(project: Project | None, text: str) -> Job:
     return found[0]
 
 
-def jobs_named(project: Project, begun: str) -> list[tuple[str, str]]:
-    """Return the jobs whose number begins so, newest first, each with its stage and state.
+def endings(
+    project: Project, begun: str, *, states: Sequence[str] = (), outputs: bool = False
+) -> list[tuple[str, str]]:
+    """Return what a word may become: ``last``, jobs newest first, names; each with stage and state.
 
     Parameters
     ----------
     project : Project
     begun : str
-        ``J1``: J1, J10, J11 ...
+        ``J1``: J1, J10, J11 ...; ``J1.``: its outputs.
+    states : sequence of str
+        Jobs in other states are left out; all are taken if empty.
+    outputs : bool
+        Whether an output of a job is a word too.
     """
+    known = []
+    for number, job in enumerate(reversed(project.jobs)):
+        with contextlib.suppress(InputError):
+            record = job.read()
+            if not states or record.state in states:
+                words = [LAST] if number == 0 else []
+                known.append(
+                    (job, record, [*words, job.name, *([record.name] * bool(record.name))])
+                )
+    stem, dot, output = begun.partition(".")
     found = []
-    for job in reversed(project.jobs):
-        if job.name.startswith(begun.upper()):
-            try:
-                record = job.read()
-            except InputError:
-                continue
-            found.append((job.name, f"{record.stage}, {record.state}"))
+    for job, record, words in known:
+        told = f"{record.stage}, {record.state}"
+        for word in words:
+            if not dot and word.startswith(begun.upper() if word == job.name else begun):
+                found.append((word, told if word == job.name else f"{job.name}, {told}"))
+            elif dot and outputs and word == (stem.upper() if word == job.name else stem):
+                found += [(f"{word}.{name}", path) for name, path in record.outputs.items()
+                          if name.startswith(output)]  # fmt: skip
     return found
 
 
@@ -280,6 +296,8 @@ def check_words(project: Project | None, stage: Stage, given: Mapping[str, Any])
     given : mapping of str to Any
         Parameters.
     """
+    from dspa.project.params import fields_of  # which loads SciPy: not for every Tab
+
     if not any(item.positional for item in stage.inputs):
         return
     for field in fields_of(stage.params):
