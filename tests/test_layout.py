@@ -36,7 +36,7 @@ FENCES = {
     "bokeh": {"app"},
     "cupy": {"device", "ops", "kernels"},
     "cupyx": {"device", "ops", "kernels"},
-    "matplotlib": {"dspa/io/picture.py", "dspa/plots.py"},
+    "matplotlib": {"dspa/io/picture.py", "dspa/io/coloured.py", "dspa/plots.py"},
     "PIL": {"dspa/io/picture.py", "dspa/io/png.py"},
     "click": {"cli"},
     "pickle": {"dataflow"},

@@ -28,6 +28,7 @@ TASKS = {
     "intensity": "measuring brightness",
     "prepare": "preparing images",
     "simulate": "simulating",
+    "bands": "correlating bands in windows",
 }
 _ONCE = frozenset({"noise", "weigh", "final"})
 _NAME = re.compile(r"(?:start(\d+)-)?([^\d]*)(\d*)")

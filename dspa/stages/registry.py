@@ -149,6 +149,12 @@ ENTRIES = (
         ("mask",),
     ),
     Entry(
+        "local-resolution",
+        "refine.local",
+        "measure the resolution about each voxel of half maps, and filter the map to it",
+        ("volume", "mask"),
+    ),
+    Entry(
         "mask",
         "volumes.mask",
         "make a mask from a map, an atomic model or a shape",

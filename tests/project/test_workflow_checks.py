@@ -87,6 +87,7 @@ steps:
   - {stage: abinitio, from: select2d}
   - {stage: refine, from: select2d, volume: abinitio}
   - {stage: postprocess, from: refine}
+  - {stage: local-resolution, from: refine, mask: postprocess, window: 60}
   - {stage: export, from: refine, out: out.star}
 """
 
@@ -118,7 +119,7 @@ def test_a_workflow_is_checked_whole_before_it_runs(dspa, mics, tmp_path, change
 def test_a_whole_workflow_passes_its_check(dspa, mics, tmp_path):
     (tmp_path / "w.yaml").write_text(GOOD)
     status, out, _ = dspa("run w.yaml --dry-run")
-    assert status == 0 and "10 steps would run" in out
+    assert status == 0 and "11 steps would run" in out
 
 
 WRONG_CLUSTERS = [
