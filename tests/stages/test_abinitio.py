@@ -13,6 +13,7 @@ import pytest
 from dspa.data.errors import InputError
 from dspa.dataflow.events import Events
 from dspa.geometry.band import band
+from dspa.geometry.proposal import Proposal
 from dspa.geometry.rotation import random_rotations
 from dspa.io.particles import read_particles
 from dspa.io.volumes import read_volume
@@ -33,6 +34,14 @@ from tests.stages.stack_table import write_stack_table
 BOX, PIXEL = 24, 6.0
 SHORT = AbInitioParams(starts=2, initial_iterations=4, final_iterations=1, initial_minibatch=24,
                        final_minibatch=48, max_resolution=20.0)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def groups(monkeypatch, request):
+    """Try no point groups, which takes seconds, but in the test that is about them."""
+    if "symmetry" not in request.node.name:
+        nothing = Proposal("C1", 1.0, 1.0), Proposal("C2", 0.1, 0.0)
+        monkeypatch.setattr("dspa.stages.abinitio.stage.propose_symmetry", lambda _: nothing)
 
 
 def molecule():
@@ -127,6 +136,15 @@ def test_a_map_is_held_to_its_group_and_the_bits_stay(stack, make_runner):
         np.corrcoef(free[1:, 1:, 1:].ravel(), np.flip(free[1:, 1:, 1:], (0, 1)).ravel())[0, 1] < 0.9
     )
     assert bits(run_stage(make_runner(2), path, params)) == bits(outputs)
+
+
+def test_the_symmetry_of_the_map_is_told(stack, make_runner):
+    runner, said = make_runner("inline"), []
+    runner.folder.mkdir(exist_ok=True)
+    context = Context(runner.folder, runner, Events(runner.folder, (said.append,)), 1)
+    STAGE.run(context, {"particles": stack(60, 0.5)}, dataclasses.replace(SHORT, starts=1))
+    told = [str(event.get("text", "")) for event in said]
+    assert any("symmetry mates" in text for text in told)
 
 
 def test_a_group_that_is_none_is_refused(stack, make_runner):

@@ -18,6 +18,7 @@ import numpy as np
 from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.dataflow.runner import PROCESS, Result
+from dspa.geometry.proposal import propose_symmetry
 from dspa.io.particles import read_particles
 from dspa.stages.abinitio.model import FirstMaps
 from dspa.stages.abinitio.output import (
@@ -329,6 +330,8 @@ def _finish(
             f"set aside {rows['item'].size - used} of {rows['item'].size} images: "
             "NaN, no variance, or no usable CTF"
         )
+    if settings.classes == 1 and settings.symmetry == "C1":
+        _tell_symmetry(context, model)
     context.events.emit(
         "result",
         particles=used,
@@ -336,6 +339,24 @@ def _finish(
         compared_to=settings.spec.extent / settings.last_radius,
     )
     return outputs
+
+
+def _tell_symmetry(context: Context, model: FirstMaps) -> None:
+    """Say which point group the map has, as far as it goes."""
+    found, nearest = propose_symmetry(model.density[0])
+    figure = (
+        f"{nearest.correlation:.2f} with its symmetry mates ({nearest.typical:.2f} about a typical "
+        "axis)"
+    )
+    if found.symmetry == "C1":
+        context.events.message(
+            f"no symmetry found: the map comes nearest to {nearest.symmetry}, {figure}"
+        )
+    else:
+        context.events.message(
+            f"the map looks like {found.symmetry}: it correlates {figure}; if the particle has "
+            f"it, refine with --symmetry {found.symmetry}"
+        )
 
 
 def worker_bytes(settings: Settings) -> int:
