@@ -139,7 +139,9 @@ def test_what_is_there_gets_a_resolution(reference):
 
 
 @pytest.mark.parametrize(
-    "kind", ["noise", "noise under a symmetry", "pink noise", "few", "the same images twice"]
+    "kind",
+    ["noise", "noise under a symmetry", "pink noise", "few", "the same images twice"]
+    + ["noise and no room"],
 )
 def test_what_is_not_there_gets_none(tiny, tmp_path, kind):
     rng = np.random.default_rng(8)
@@ -156,13 +158,15 @@ def test_what_is_not_there_gets_none(tiny, tmp_path, kind):
     write_volume(tmp_path / "truth.mrc", tiny[1], pixel_size=PIXEL)
     events = []
     group = "D7" if kind == "noise under a symmetry" else "C1"
-    params = RefineParams(symmetry=group, iterations=4, initial_lowpass=24.0)
+    finest = 96.0 / 6.5 if kind == "noise and no room" else 0.0
+    params = RefineParams(symmetry=group, iterations=4, initial_lowpass=24.0, max_resolution=finest)
     outputs = refine(
         (tmp_path,), InlineRunner(tmp_path / "r"), tmp_path / "job", params, (events.append,)
     )
     result = result_of(events)
     assert result["resolution"] is None
     assert result["reason"]
+    assert ("too close to the 24.0 A" in result["reason"]) == (kind == "noise and no room")
     assert "unmasked_resolution" not in result
     assert any("no resolution" in e["text"] for e in events if e["kind"] == "warning")
     general = find_block(read_star(outputs["fsc"]), "general")

@@ -152,9 +152,16 @@ def judge_refinement(
     )
     if reason:
         return reason
+    joined = spec.extent / settings.initial_radius
     if shell < settings.initial_radius + MARGIN:
-        joined = spec.extent / settings.initial_radius
         return f"the half maps agree no further than the {joined:.1f} A that they share"
+    # The shells next to those that are shared agree by what edges and masks carry on.
+    if spec.radius < _first_beyond(settings) + FEWEST_BEYOND - 1:
+        return (
+            f"images are used out to {spec.extent / spec.radius:.1f} A, which is too close to the "
+            f"{joined:.1f} A that the half maps share to tell agreement from noise; take a coarser "
+            "--initial-lowpass, or a finer --max-resolution"
+        )
     beyond = blind_agreement(context, chunks, settings, model, state)
     views = views_found_again(context, chunks, settings, model, state)
     context.events.message(
@@ -203,7 +210,7 @@ def blind_agreement(
     plan = plan_iteration(replace(settings, local=False), model.iteration + 1, model.reached)
     levels = tuple(replace(level, poses=ROOM * level.poses) for level in plan.levels)
     plan = replace(plan, levels=levels, blind=True)
-    first = int(np.ceil(settings.initial_radius)) + 2
+    first = _first_beyond(settings)
     last = min(plan.insert_radius, max(first + FEWEST_BEYOND, int(model.reached.shell)))
     order, beyond, before = len(symmetry_operators(settings.symmetry)), 0.0, 0
     for number, count in enumerate(ADDED):
@@ -214,11 +221,14 @@ def blind_agreement(
             )
             maps = MapModel.read(made.model).maps
             half1, half2 = maps.half
-            beyond = beyond_noise(
-                half1, half2, maps.fsc_mask, first=min(first, last), last=last, order=order
-            )
+            beyond = beyond_noise(half1, half2, maps.fsc_mask, first=first, last=last, order=order)
         before = len(some)
     return beyond
+
+
+def _first_beyond(settings: Settings) -> int:
+    """Return the first shell that the halves' references do not share in any way."""
+    return int(np.ceil(settings.initial_radius)) + 2
 
 
 @dataclass(frozen=True)
