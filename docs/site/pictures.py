@@ -48,7 +48,7 @@ APOFERRITIN = (
     "extract J4 --box 128 --crop 64",
     "class2d J5 --classes 20 --mask-diameter 170",
     "select2d J6 --auto",
-    "abinitio J7 --mask-diameter 170",
+    "abinitio J7 --mask-diameter 170 --symmetry O",
     "refine J7 --volume J8 --symmetry O --mask-diameter 170",
 )
 # Where a picture is in a project, and its name in the guide.
