@@ -105,7 +105,7 @@ def relink(project: Project, old: str, new: str, *, force: bool = False) -> Reli
 class _Held:
     """What a table says a file holds: images, of rows and columns; 0 where it does not say."""
 
-    table: Path
+    job: str
     images: int
     shape: tuple[int, int]
 
@@ -125,12 +125,12 @@ class _Held:
         if not self.images:
             return (
                 f"{path} is {found[1]} x {found[0]} pixels, and the micrograph that "
-                f"{self.table.parent.name} names there {self.shape[1]} x {self.shape[0]}"
+                f"{self.job} names there {self.shape[1]} x {self.shape[0]}"
             )
         size = f" of {self.shape[1]} pixels" if any(self.shape) else ""
         return (
             f"{path} holds {counted(count, 'image')} of {found[1]} x {found[0]} pixels, and "
-            f"{self.table.parent.name} names {counted(self.images, 'image')}{size} there"
+            f"{self.job} names {counted(self.images, 'image')}{size} there"
         )
 
 
@@ -174,7 +174,7 @@ def _pass(project: Project, move: _Move) -> Relinked:
         move.paths = 0
         _record(job, move)
         for table in sorted(job.folder.glob("*.zarr")):
-            _table(table, move)
+            _table(table, move, job.name)
         for star in sorted(job.folder.glob("*.star")):
             _star(star, move)
         done.paths += move.paths
@@ -218,7 +218,7 @@ def _texts(value: Any, change: _Move, folder: str, *, moved: bool) -> Any:
     return value if made == path else made
 
 
-def _table(path: Path, move: _Move) -> None:
+def _table(path: Path, move: _Move, job: str) -> None:
     try:
         dataset = store.open(path)
     except InputError:  # an image store, or damaged
@@ -234,19 +234,22 @@ def _table(path: Path, move: _Move) -> None:
             if (values.values != variable.values).any():
                 moved[name] = values
     if not move.write:
-        known = _held_by(dataset, path)
+        known = _held_by(dataset, job)
         for name in moved.keys() & set(NEEDED):
             rows = np.flatnonzero(moved[name].values != dataset[name].values).tolist()
-            move.held |= {str(moved[name].values[row]): known[row] for row in rows if row in known}
+            for row in (row for row in rows if row in known):
+                file, held = str(moved[name].values[row]), known[row]
+                before = move.held.get(file, held)  # a selection needs fewer images
+                move.held[file] = before if before.images > held.images else held
     elif moved:
         store.save(dataset.assign(moved), path)
 
 
-def _held_by(dataset: xr.Dataset, table: Path) -> dict[int, _Held]:
+def _held_by(dataset: xr.Dataset, job: str) -> dict[int, _Held]:
     """Return what a table knows of its files, by their place in it."""
     if "path" in dataset.variables:
         shapes = dataset["shape"].values if "shape" in dataset.variables else ()
-        return {row: _Held(table, 0, (int(y), int(x))) for row, (y, x) in enumerate(shapes)}
+        return {row: _Held(job, 0, (int(y), int(x))) for row, (y, x) in enumerate(shapes)}
     if not {"image_stack", "image_index", "stack_path"} <= set(dataset.variables):
         return {}
     stack = np.asarray(dataset["image_stack"].values)
@@ -257,7 +260,7 @@ def _held_by(dataset: xr.Dataset, table: Path) -> dict[int, _Held]:
     if "box_size" in dataset.variables:
         edge[stack[used]] = dataset["box_size"].values[dataset["optics"].values[used]]
     return {
-        row: _Held(table, int(count[row]), (int(edge[row]), int(edge[row])))
+        row: _Held(job, int(count[row]), (int(edge[row]), int(edge[row])))
         for row in np.flatnonzero(count).tolist()
     }
 

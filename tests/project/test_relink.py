@@ -73,13 +73,13 @@ def _stack() -> str:
 @pytest.mark.parametrize(
     ("old", "shape", "sentence"),
     [
-        ("st.mrcs", (1, 128, 128), "holds 1 image of 128 x 128 pixels, and J001-import-particles "
+        ("st.mrcs", (1, 128, 128), "holds 1 image of 128 x 128 pixels, and J1 "
          "names 20 images of 32 pixels there"),
         ("st.mrcs", (COUNT - 1, BOX, BOX), "holds 19 images of 32 x 32 pixels"),
         ("st.mrcs", (COUNT, BOX, BOX - 2), "holds 20 images of 30 x 32 pixels"),
         ("st.mrcs", (COUNT, 16, 16), "holds 20 images of 16 x 16 pixels"),
         ("m.mrc", (1, *SHAPE[::-1]), "is 96 x 128 pixels, and the micrograph that "
-         "J002-import-micrographs names there 128 x 96"),
+         "J2 names there 128 x 96"),
     ],
 )  # fmt: skip
 def test_a_file_of_other_content_is_refused(
@@ -110,6 +110,17 @@ def test_the_same_content_elsewhere_is_taken(outside: Path, capsys: Any) -> None
     assert cli.run(["relink", str(outside), str(moved)]) == 0
     assert _stack() == str(moved / "joined.mrcs")
     assert "warning" not in capsys.readouterr().err
+
+
+def test_a_selection_does_not_lower_what_is_needed(outside: Path, capsys: Any) -> None:
+    made = Job(Path("jobs/J003-select2d").absolute())
+    made.folder.mkdir()
+    made.write(Record(3, "select2d", state="completed"))
+    table = read_particles("jobs/J001-import-particles/particles.zarr")
+    store.save(table.isel(particle=slice(0, 5)), made.folder / "particles.zarr")
+    short = _mrc(outside / "short.mrcs", COUNT - 1, BOX, BOX)
+    assert cli.run(["relink", str(outside / "st.mrcs"), str(short)]) == 2
+    assert "J1 names 20 images of 32 pixels there" in capsys.readouterr().err
 
 
 def test_a_file_that_is_no_image_and_one_in_a_folder_of_many_are_found(
