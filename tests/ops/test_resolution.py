@@ -3,7 +3,13 @@ import pytest
 
 from dspa.ops.maps.fsc import resolution_shell
 from dspa.ops.maps.mask import radii, soft_sphere
-from dspa.ops.maps.resolution import CURVES, correct, measure_resolution, particle_region
+from dspa.ops.maps.resolution import (
+    CURVES,
+    correct,
+    last_shell,
+    measure_resolution,
+    particle_region,
+)  # fmt: skip
 from dspa.ops.maps.sharpen import low_pass
 
 BOX, PIXEL = 48, 3.0
@@ -55,3 +61,20 @@ def test_the_region_of_a_particle_is_the_particle_without_specks(rng):
     distance = radii(BOX, 3) * PIXEL
     assert region[distance < 27.0].all()
     assert not region[distance > 42.0].any()
+
+
+@pytest.mark.parametrize("cut", [6, 9])
+def test_nothing_is_measured_beyond_where_maps_are_cut_off(rng, cut):
+    first, second = halves(rng, signal_to=14)
+    box = first.shape[0]
+    assert last_shell(first, second) == box // 2
+    filtered = [low_pass(each, box / cut, pixel_size=1.0) for each in (first, second)]
+    # A filter in floating point leaves something of the same sign in both.
+    rest = 1e-5 * first
+    measured = measure_resolution(
+        *(each + rest for each in filtered), pixel_size=1.0, diameter=0.8 * box
+    )
+    assert cut - 2 <= measured.last <= cut + 2
+    assert not measured.curves[:, measured.last + 1 :].any()
+    assert measured.shell <= measured.last + 1
+    assert last_shell(first, filtered[1]) == last_shell(filtered[1])

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-from dspa.ops.maps.fsc import fsc, randomise_phases, resolution_shell
+from dspa.ops.maps.fsc import fsc, randomise_phases, resolution_shell, spectral_power
 from dspa.ops.maps.mask import radii, soft_dilation, soft_sphere
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ THRESHOLD = 0.143  # https://doi.org/10.1016/j.jmb.2003.07.013
 RANDOM_FROM = 0.8  # phases are random beyond the shell where the unmasked correlation falls below
 CURVES = ("no mask", "spherical", "loose", "tight", "random phases", "corrected")
 LOOSE, TIGHT = (25.0, 40.0), (6.0, 12.0)  # A: mask 1 out to, 0 from
+# A filter's edge: shells that it may take, what it leaves beyond, and what still counts as kept.
+FALL, GONE, GOING = 5, 1e-4, 0.03
 LEVEL = 0.2  # of the top density: where the particle ends
 
 
@@ -43,12 +45,15 @@ class Resolution:
         Where the corrected curve falls below 0.143, in shells; shell 1 is 1 / box.
     mask : (n, n, n) float32
         The tight mask.
+    last : int
+        Shell beyond which a map is cut off: curves are 0 there.
     """
 
     curves: NDArray[np.float64]
     random_from: int
     shell: float
     mask: NDArray[np.float32]
+    last: int
 
     def curve(self, name: str) -> NDArray[np.float64]:
         """Return a curve by its name in `CURVES`."""
@@ -145,7 +150,38 @@ def measure_resolution(
             corrected,
         ]
     )
-    return Resolution(curves, random_from, resolution_shell(corrected, threshold=THRESHOLD), tight)
+    last = last_shell(half1, half2)
+    # Beyond it maps hold what rounding and the mask leave of other shells, alike in both.
+    curves[:, last + 1 :] = 0.0
+    shell = resolution_shell(curves[CURVES.index("corrected")], threshold=THRESHOLD)
+    return Resolution(curves, random_from, shell, tight, last)
+
+
+def last_shell(*maps: NDArray[np.float32]) -> int:
+    """Say beyond which shell a map was cut off, by a low-pass or where it was reconstructed to.
+
+    Particles and their noise lose power slowly; a filter takes all but a ten-thousandth of it
+    within `FALL` shells.
+
+    Parameters
+    ----------
+    maps : (n, n, n) float32
+        The first that is cut off counts.
+
+    Returns
+    -------
+    int
+        At most n // 2.
+    """
+    last = maps[0].shape[0] // 2
+    for density in maps:
+        power = spectral_power(density, dims=3)
+        for shell in range(1, power.size - FALL):
+            if power[shell + FALL :].max() < GONE * power[shell]:
+                kept = power[shell : shell + FALL] >= GOING * power[shell]
+                last = min(last, shell + int(np.flatnonzero(kept)[-1]))
+                break
+    return last
 
 
 def correct(

@@ -19,7 +19,7 @@ from dspa.ops.maps.resolution import measure_resolution
 from dspa.stages.refine.model_fsc import compare_with_model
 from dspa.stages.refine.output import draw_fsc, write_fsc
 from dspa.stages.refine.postprocess import read_halves, read_mask, read_pair
-from dspa.stages.refine.verdict import judge_halves, reason_beside, tell
+from dspa.stages.refine.verdict import judge_halves, reason_beside, tell, tell_cut
 from dspa.stages.stage import Context, Input, Stage, check, param
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: FSCParams) -> dict[
         seed=context.seed,
         mask=read_mask(inputs.get("mask"), both, pixel_size=pixel_size, events=events),
     )
+    tell_cut(events, measured, extent=box * pixel_size)
     reason = judge_halves(
         first.density, second.density, measured, pixel_size=pixel_size, seed=context.seed
     )

@@ -18,7 +18,7 @@ from dspa.ops.maps.resolution import Resolution, measure_resolution
 from dspa.stages.refine.output import draw_fsc, write_fsc
 from dspa.stages.refine.reference import check_mask, check_mask_holds, read_fitting
 from dspa.stages.refine.start import resample
-from dspa.stages.refine.verdict import judge_halves, reason_beside, tell
+from dspa.stages.refine.verdict import judge_halves, reason_beside, tell, tell_cut
 from dspa.stages.stage import Context, Input, Stage, check, param
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: PostprocessParams) 
         fit_from=params.fit_from,
         resolution=params.lowpass if params.lowpass > 0 else None,
     )
+    tell_cut(context.events, measured, extent=box * pixel_size)
     reason = judge_halves(
         first.density, second.density, measured, pixel_size=pixel_size, seed=context.seed
     ) or reason_beside(Path(inputs["volume"]).with_name("fsc.star"))

@@ -63,6 +63,23 @@ COMPARED = 500  # images, about, whose views are compared
 COARSEST = 2.0  # resolutions across the particle, below which nothing in it is resolved
 
 
+def tell_cut(events: Events, measured: Resolution, *, extent: float) -> None:
+    """Warn where half maps were cut off before the last shell that their voxels hold.
+
+    Parameters
+    ----------
+    events : Events
+    measured : Resolution
+    extent : float
+        Edge of the box, A.
+    """
+    if measured.last < (measured.curves.shape[1] - 1) - 1:
+        events.warning(
+            f"the half maps are cut off at {extent / measured.last:.1f} A, by a filter or where "
+            "they were reconstructed to: nothing finer is measured; give unfiltered half maps"
+        )
+
+
 def judge_halves(
     half1: NDArray[np.float32],
     half2: NDArray[np.float32],
@@ -146,7 +163,9 @@ def judge_refinement(
         A sentence, or nothing where the resolution may stand.
     """
     spec, half, shell = settings.spec, model.maps.half, model.reached.shell
-    measured = Resolution(model.maps.curves, 0, shell, model.maps.fsc_mask)
+    measured = Resolution(
+        model.maps.curves, 0, shell, model.maps.fsc_mask, model.maps.curves.shape[1] - 1
+    )
     reason = judge_halves(
         half[0], half[1], measured, pixel_size=spec.crop_pixel_size, seed=context.seed, apart=True
     )
