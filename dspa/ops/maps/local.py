@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import fft, stats
 
+from dspa.geometry.symmetry import symmetry_operators
 from dspa.ops.maps.mask import cosine_edge
 
 if TYPE_CHECKING:
@@ -49,8 +50,10 @@ class Bands:
         Independent coefficients that a window holds of a band.
     needed : (b,) float64
         Correlation that noise reaches in the band by `BY_CHANCE`.
-    needed_together : (b,) float64
-        The same of all bands up to this one together, by `IN_ALL` anywhere in the map.
+    together : (b,) float64
+        Independent coefficients of all bands up to this one.
+    tail : float
+        Chance of noise, in one place and band, that makes `IN_ALL` of the whole map.
     """
 
     frequency: NDArray[np.float64]
@@ -58,7 +61,8 @@ class Bands:
     window: float
     coefficients: NDArray[np.float64]
     needed: NDArray[np.float64]
-    needed_together: NDArray[np.float64]
+    together: NDArray[np.float64]
+    tail: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,8 +123,7 @@ def plan_bands(*, window: float, extent: float, finest: float, place: float) -> 
         together[upto - 1] = 1.0 / (weight @ covariance[:upto, :upto] @ weight)
     windows = max(1.0, place * (CELLS / window) ** 3)
     needed = chance_level(BY_CHANCE, alone)
-    needed_together = chance_level(IN_ALL / (windows * count), together)
-    return Bands(frequency, width, window, alone, needed, needed_together)
+    return Bands(frequency, width, window, alone, needed, together, IN_ALL / (windows * count))
 
 
 def chance_level(tail: float, coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -146,6 +149,7 @@ def measure_local(
     pixel_size: float,
     step: float,
     threshold: float,
+    symmetry: str = "C1",
     progress: Callable[[int, int], None] | None = None,
 ) -> LocalResolution:
     """Measure the resolution about every point of a grid.
@@ -164,6 +168,8 @@ def measure_local(
         Of the grid, A.
     threshold : float
         Of the FSC.
+    symmetry : str
+        Point group that was applied to the maps.
     progress : callable, optional
         Told the bands that are done, and all.
     """
@@ -174,21 +180,24 @@ def measure_local(
     frequency = np.zeros((grid,) * 3, np.float32)
     before, pooled = np.ones_like(frequency), np.zeros_like(frequency)
     good = np.zeros_like(alive)
+    copies = copies_in_window(
+        symmetry, grid, extent=extent, centre=half1.shape[0] // 2 * pixel_size,
+        window=bands.window,
+    )  # fmt: skip
     total = 0.0
     for number, middle in enumerate(bands.frequency):
         found = _correlation(spectra, float(middle), bands, extent=extent, grid=grid)
-        needed = max(threshold, float(bands.needed[number]))
-        above = found - np.float32(needed)
+        alone, together = float(bands.coefficients[number]), float(bands.together[number])
+        above = found - np.maximum(_level(BY_CHANCE, alone, copies), np.float32(threshold))
         passed = alive & (above >= 0.0)
         ends = alive & ~passed
         if number:
             share = before[ends] / np.maximum(before[ends] - above[ends], np.float32(1e-6))
             spacing = middle - bands.frequency[number - 1]
             frequency[ends] = middle - spacing * (1.0 - share)
-        weight = float(bands.coefficients[number])
-        total += weight
-        pooled += np.float32(weight) * found
-        good |= passed & (pooled >= np.float32(total * bands.needed_together[number]))
+        total += alone
+        pooled += np.float32(alone) * found
+        good |= passed & (pooled >= np.float32(total) * _level(bands.tail, together, copies))
         alive, before = passed, above
         if progress is not None:
             progress(number + 1, bands.frequency.size)
@@ -198,6 +207,49 @@ def measure_local(
     frequency[alive] = finest
     frequency[~good] = 0.0
     return LocalResolution(frequency, finest)
+
+
+def copies_in_window(
+    symmetry: str, grid: int, *, extent: float, centre: float, window: float
+) -> NDArray[np.float32]:
+    """Count how often the same noise lies in a window, near the axes of a point group.
+
+    Parameters
+    ----------
+    symmetry : str
+        As in ``symmetry_operators``.
+    grid : int
+        Edge of the coarse grid.
+    extent, centre : float
+        Edge of the box, and where the axes cross along it, A.
+    window : float
+        A.
+
+    Returns
+    -------
+    (grid, grid, grid) float32
+        1 far from the axes, the order of the group at the centre: by so much fewer are the
+        independent coefficients. A window and its mate share what their products share.
+    """
+    axis = np.arange(grid) * (extent / grid) - centre
+    place = np.stack(np.meshgrid(axis, axis, axis, indexing="ij")[::-1]).astype(np.float32)
+    radius = np.linspace(0.0, 1.5 * window, _KNOTS)
+    reach = _middles(6.0 / window)
+    shared = np.sinc(2.0 * np.outer(radius, reach)) @ (reach**2 * _transform(window, reach) ** 2)
+    shared = np.maximum(shared / shared[0], 0.0)
+    copies = np.ones((grid,) * 3, np.float32)
+    for operator in symmetry_operators(symmetry):
+        if not np.allclose(operator, np.eye(3)):
+            moved = np.tensordot((np.eye(3) - operator).astype(np.float32), place, 1)
+            copies += np.interp(np.sqrt((moved**2).sum(0)), radius, shared, right=0.0)
+    return copies
+
+
+def _level(tail: float, coefficients: float, copies: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Correlation that noise exceeds with a probability, where so many coefficients are copies."""
+    knots = np.geomspace(1.0, max(float(copies.max()), 1.001), 48)
+    values = chance_level(tail, coefficients / knots)
+    return np.interp(copies, knots, values).astype(np.float32)
 
 
 def coarse_grid(extent: float, *, step: float, window: float) -> int:

@@ -30,7 +30,7 @@ from dspa.stages.particles.lead import BASE
 from dspa.stages.refine.output import draw_fsc, write_fsc
 from dspa.stages.refine.postprocess import read_halves, read_mask, read_pair
 from dspa.stages.refine.verdict import judge_halves, reason_beside, tell
-from dspa.stages.stage import Context, Input, Stage, check, param
+from dspa.stages.stage import Context, Input, Stage, check, check_symmetry, param
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,6 +65,7 @@ class LocalResolutionParams:
         0.0, "distance of the places at which windows lie; 0: an eighth of the window",
         unit="A", minimum=0.0, maximum=100.0,
     )  # fmt: skip
+    symmetry: str = param("C1", "point group of the maps; windows at its axes hold copies")
     bfactor: float | None = param(
         None, "B-factor to apply to the filtered map, negative sharpens, 0 none; fitted if left "
         "out",
@@ -75,7 +76,8 @@ class LocalResolutionParams:
     )
 
     def together(self) -> None:
-        """Refuse steps that miss what a window sees."""
+        """Refuse a group that is none, and steps that miss what a window sees."""
+        check_symmetry(self.symmetry)
         if 0.0 < self.window < COARSEST_STEP * self.step:
             raise InputError(
                 f"--step {self.step:g} is too coarse for --window {self.window:g}; use at most "
@@ -240,7 +242,7 @@ def _measure(
 
     local = measure_local(
         first.density, second.density, bands, pixel_size=pixel_size, step=step,
-        threshold=params.threshold, progress=told,
+        threshold=params.threshold, symmetry=params.symmetry, progress=told,
     )  # fmt: skip
     frequency = resolved_on_voxels(local, box)
     frequency[measured.mask <= 0.0] = 0.0
