@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import resource
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,7 @@ GROUPS = {
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 OWN = ("project", "cluster", "seed", "dry_run", "inputs", "name", "note")
 RERUN = "Run a job once more, with its inputs and parameters; the options given differ."
+TIGHT = 1 << 30  # bytes of address space in which Python and its libraries hardly fit
 COMPLETE = "_DSPA_COMPLETE"  # set by the shell that asks how a word may end
 EPILOG = "Inputs are jobs (J3, its name, last; J3.half1 for one output of it) or files."
 
@@ -81,7 +83,7 @@ def run(args: list[str]) -> int:
         return _complain(str(error), 1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return _complain(f"{where}{error.strerror or error}", 1)
+        return _complain(f"{where}{error.strerror or error}{_tight()}", 1)
     except Exception as error:
         return _complain(_unforeseen(error), 1)
     except BaseException as error:
@@ -100,13 +102,23 @@ def _take_any_text() -> None:
 
 def _unforeseen(error: Exception) -> str:
     """Say in a sentence what nobody thought of."""
-    if isinstance(error, MemoryError):
+    tight = _tight()
+    if isinstance(error, MemoryError) and not tight:
         from dspa.dataflow.process import memory_sentence
 
         return memory_sentence(error)
     first = (str(error).splitlines() or [""])[0]
     notes = "; ".join(["", *getattr(error, "__notes__", [])])
-    return f"{type(error).__name__}: {first}{notes}"
+    return f"{type(error).__name__}: {first}{notes}{tight}"
+
+
+def _tight() -> str:
+    """Say that the address space is small, where it is: modules then fail in ways of their own."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if not 0 <= limit <= TIGHT:
+        return ""
+    size = f"{limit / 2**30:.2f} GiB"
+    return f"; the address space is limited to {size} (ulimit -v, or h_vmem): raise that"
 
 
 def build(args: Sequence[str]) -> click.Group:

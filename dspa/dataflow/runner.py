@@ -292,6 +292,7 @@ class InlineRunner:
             self._clean = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         folder = Path(self.folder) / "checkpoints"
         self._checkpoints = Checkpoints(folder, told=self.events.warning)
+        self._memory = memory_budget()
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -305,8 +306,8 @@ class InlineRunner:
 
     @property
     def memory(self) -> int:
-        """Bytes this process may use."""
-        return memory_budget()
+        """Bytes this process may use: those that were free when it held nothing yet."""
+        return self._memory
 
     def run(
         self, reduction: Reduction, chunks: Sequence[Chunk], model: Model, *, name: str

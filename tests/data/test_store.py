@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -143,3 +145,22 @@ def test_an_array_that_a_copy_left_out_is_missed(tmp_path: Path, name: str) -> N
     (folder / "zarr.json").write_text(json.dumps(header))  # as written before
     if name == "defocus_u":
         assert "defocus_u" not in store.open(folder)
+
+
+def test_damaged_headers_are_a_sentence_and_nothing_more(tmp_path: Path) -> None:
+    store.save(_table(), tmp_path / "p.zarr")
+    for name in ("defocus_u", "uid"):
+        header = tmp_path / "p.zarr" / name / "zarr.json"
+        whole = header.read_text()
+        for text in (whole[:40], whole.replace('"shape"', '"shap"'), "[]", ""):
+            header.write_text(text)
+            code = (
+                "import sys; from dspa.data import store\n"
+                "try: store.open(sys.argv[1])\n"
+                "except ValueError as error: print(error)"
+            )
+            done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "p.zarr")],
+                                  capture_output=True, text=True, check=True)  # fmt: skip
+            assert done.stderr == ""
+            assert "damaged dataset" in done.stdout
+        header.write_text(whole)

@@ -132,3 +132,15 @@ def test_a_job_records_the_sentence(dspa, monkeypatch):
     assert status == 1
     assert "there is no more memory" in said
     assert "there is no more memory" in find().job(1).read().error
+
+
+@pytest.mark.parametrize("error", [MemoryError(), SystemError("x"), OSError("no libllvmlite.so")])
+def test_where_modules_do_not_load_the_limit_is_named(error, monkeypatch, capsys):
+    def build(_):
+        raise error
+
+    monkeypatch.setattr(cli, "build", build)
+    for limit, told in ((250_000 << 10, True), (resource.RLIM_INFINITY, False)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, limit=limit: (limit, limit))
+        assert cli.run(["status"]) == 1
+        assert ("limited to 0.24 GiB (ulimit -v" in capsys.readouterr().err) is told
