@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dspa.ops.maps.chance import are_same
+from dspa.ops.maps.mask import radii
 from dspa.ops.maps.sharpen import apply_bfactor, filter_shells, low_pass
 
 BOX, PIXEL = 32, 3.0
@@ -33,6 +34,12 @@ def test_copies_are_found(kind, rng):
     half = noise(rng)
     copy = np.asarray(COPIES[kind](half), np.float32)
     assert are_same(half, copy) and are_same(copy, half)
+
+
+def test_a_copy_within_a_mask_is_found(rng):
+    half = noise(rng)
+    masked = half * (radii(BOX, 3) < 11.0)
+    assert are_same(half, masked) and are_same(masked, half)
 
 
 @pytest.mark.parametrize("share", [0.5, 0.1, 0.03])

@@ -95,3 +95,10 @@ def test_axes_are_one_of_each_opposite_pair():
 def test_coarse_maps_have_no_ratio(rng):
     noise = rng.standard_normal((2, 12, 12, 12)).astype(np.float32)
     assert directional_fsc(noise[0], noise[1]).cfar is None
+
+
+def test_nothing_is_counted_beyond_where_maps_are_cut_off(rng):
+    first, second, ball = halves(rng, 48)
+    found = directional_fsc(first, second, mask=ball, last=9)
+    assert found.last <= 9
+    assert (found.shell <= 9).all()

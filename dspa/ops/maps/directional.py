@@ -88,6 +88,7 @@ def directional_fsc(
     b: NDArray[np.float32],
     *,
     mask: NDArray[np.float32] | None = None,
+    last: int | None = None,
     order: int = ORDER,
 ) -> DirectionalFSC:
     """Correlate two volumes shell by shell within cones of 20 degrees half angle.
@@ -106,10 +107,13 @@ job-orientation-diagnostics). The guide leaves the ends of the area open; here t
         Unfiltered half maps.
     mask : (n, n, n) float32, optional
         Multiplies both.
+    last : int, optional
+        Shell beyond which a map is cut off, `dspa.ops.maps.resolution.last_shell`.
     order : int
         Of the HEALPix grid of axes.
     """
     box, shells = a.shape[0], (a.shape[0] - 1) // 2
+    shells = shells if last is None else min(shells, last)
     window = np.float32(1.0) if mask is None else mask
     f, g = (scipy.fft.rfftn((each * window).astype(np.float32, copy=False)) for each in (a, b))
     shell = shells_of(box, 3)

@@ -154,7 +154,7 @@ def measure_resolution(
     # Beyond it maps hold what rounding and the mask leave of other shells, alike in both.
     curves[:, last + 1 :] = 0.0
     shell = resolution_shell(curves[CURVES.index("corrected")], threshold=THRESHOLD)
-    return Resolution(curves, random_from, shell, tight, last)
+    return Resolution(curves, random_from, min(shell, float(last)), tight, last)
 
 
 def last_shell(*maps: NDArray[np.float32]) -> int:

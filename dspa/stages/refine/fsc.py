@@ -107,7 +107,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: FSCParams) -> dict[
     extent, shells = box * pixel_size, (box - 1) // 2
     resolution = extent / max(min(measured.shell, float(shells)), 1e-3)
     outputs = _write(context, measured, pixel_size, resolution, reason=reason, of=of)
-    cones = directional_fsc(first.density, second.density, mask=measured.mask)
+    cones = directional_fsc(first.density, second.density, mask=measured.mask, last=measured.last)
     outputs["cones"] = context.folder / "cones.csv"
     write_cones(outputs["cones"], cones, extent=extent)
     if reason:
@@ -115,7 +115,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: FSCParams) -> dict[
         return outputs
     draw_directions(events, cones, extent=extent)
     say_directions(events, cones, extent=extent)
-    plain = max(min(resolution_shell(measured.curve("no mask")), float(shells)), 1e-3)
+    plain = max(min(resolution_shell(measured.curve("no mask")), shells, measured.last), 1e-3)
     events.emit(
         "result", resolution=resolution, unmasked_resolution=extent / plain, cfar=cones.cfar
     )
