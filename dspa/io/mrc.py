@@ -30,6 +30,7 @@ HEADER_BYTES = 1024
 MAXIMUM_EDGE = 1 << 20
 _DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2", 101: "u1"}
 _PIECES, _PIECE = 16, 1 << 16  # bytes that are looked at
+_NEAR_END = 8  # of the range of signed bytes: grey values that were stretched have gaps
 _IMOD_STAMP, _IMOD_SIGNED = 1146047817, 1
 
 
@@ -173,14 +174,15 @@ def _holds_unsigned(header: MrcHeader, limits: tuple[float, float]) -> bool:
     """Tell whether bytes of mode 0 are unsigned: by the header's limits, else by the bytes.
 
     MRC2014 says signed, but programs write both. Read the wrong way, values near the middle of
-    the range wrap to its ends: the right way is the one in which they spread less.
+    the range wrap to its ends: the right way is the one in which they spread less. So limits near
+    both ends of signed bytes are no evidence: that is what unsigned ones, read as signed, give.
     """
     low, high = limits
     if np.isfinite([low, high]).all() and -128 <= low < high <= 255 and high > 1:
-        if low < 0:
-            return False
-        if high > 127:
+        if high > 127 and low >= 0:
             return True
+        if low < 0 and not (low < -128 + _NEAR_END and 127 - _NEAR_END < high <= 127):
+            return False
     length = int(np.prod(header.stored_shape, dtype=object))
     pieces = []
     with Path(header.path).open("rb") as stream:
@@ -188,6 +190,9 @@ def _holds_unsigned(header: MrcHeader, limits: tuple[float, float]) -> bool:
             stream.seek(header.offset + int(at))
             pieces.append(np.frombuffer(stream.read(min(_PIECE, length)), np.uint8))
     sample = np.concatenate(pieces)
+    # Values cut off at the ends of one range would lie in the middle of the other.
+    inner = sample[~np.isin(sample, (0, 127, 128, 255))]
+    sample = inner if inner.size else sample
     return bool(sample.astype(np.float64).var() < sample.view(np.int8).astype(np.float64).var())
 
 

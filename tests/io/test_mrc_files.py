@@ -183,3 +183,26 @@ def test_unsigned_bytes_are_recognised(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(), few)
     _mode_0(path, few, limits=(-56, 3))
     np.testing.assert_array_equal(read(), np.where(few == 200, -56, 3))
+
+
+@pytest.mark.parametrize("spread", [5, 24, 70])
+@pytest.mark.parametrize("step", [1, 4])
+def test_limits_that_were_read_as_signed_do_not_make_bytes_signed(
+    tmp_path: Path, spread: int, step: int
+) -> None:
+    path = tmp_path / "m.mrc"
+    noise = np.random.default_rng(1).normal(size=(3, 64, 48))
+
+    def read() -> np.ndarray:
+        header = mrc.read_header(path)
+        return mrc.samples(header, mrc.memory_map(header))
+
+    grey = step * np.rint((128 + spread * noise).clip(0, 255) // step)
+    wrapped = grey.astype("u1").view("i1")
+    _mode_0(path, grey, limits=(int(wrapped.min()), int(wrapped.max())))
+    np.testing.assert_array_equal(read(), grey)
+    # Signed bytes whose limits are the same, many of them cut off at both ends.
+    signed = np.rint((4 * spread * noise).clip(-128, 127)).astype("i1")
+    signed[0, 0, :2] = -128, 127
+    _mode_0(path, signed.view("u1"), limits=(-128, 127))
+    np.testing.assert_array_equal(read(), signed)

@@ -99,6 +99,56 @@ def test_copies_that_a_file_parts_are_put_into_one_half(desk: Desk) -> None:
         assert found == [1, 2] * COUNT
 
 
+def _placed(desk: Desk, place: np.ndarray, optics: np.ndarray, **more: Any) -> Any:
+    """Import images, and the same normalised anew, at given places of one micrograph."""
+    images = np.random.default_rng(3).normal(size=(COUNT, BOX, BOX)).astype("f4")
+    write_image_stack(desk.folder / "renorm.mrcs", 2 * images + 5, pixel_size=4.0)
+    names = [f"{i + 1:06d}@{s}" for s in ("s.mrcs", "renorm.mrcs") for i in range(COUNT)]
+    columns = {
+        "rlnImageName": np.array(names, object),
+        "rlnMicrographName": np.array(["m/a.mrc", "./m/a.mrc"] * COUNT, object),
+        "rlnCoordinateX": place[:, 0],
+        "rlnCoordinateY": place[:, 1],
+        "rlnRandomSubset": np.append(np.tile([1, 2], COUNT // 2), np.tile([2, 1], COUNT // 2)),
+        "rlnOpticsGroup": optics,
+    }
+    kinds = {"rlnOpticsGroup": np.array([1, 2]), "rlnImagePixelSize": np.full(2, 4.0)}
+    write_star(desk.folder / "p.star", [Block("optics", kinds), Block("particles", columns)])
+    made = desk.run(PARTICLES_STAGE, file="p.star", contrast="bright", **more)["particles"]
+    return read_particles(made)
+
+
+@pytest.mark.parametrize("size", [None, 1.1])
+def test_one_place_of_one_micrograph_is_one_image_however_it_was_normalised(
+    size: float | None, desk: Desk
+) -> None:
+    place = 100.3 + np.tile(np.random.default_rng(5).uniform(0, 3000, (COUNT, 2)), (2, 1))
+    table = _placed(desk, place, np.ones(2 * COUNT, int), micrograph_pixel_size=size)
+    warnings = desk.said("warning")
+    assert f"{COUNT} of {2 * COUNT} particles are copies of another image" in warnings
+    assert f"{COUNT} copies are moved" in warnings
+    assert table["half_set"].values.tolist() == [1, 2] * COUNT
+    halves = assign_half_sets(table.drop_vars("half_set"), 1, existing=False)
+    np.testing.assert_array_equal(halves[:COUNT], halves[COUNT:])
+
+
+@pytest.mark.parametrize("kind", ["zero", "constant", "optics", "near"])
+def test_places_that_say_nothing_make_no_copies(kind: str, desk: Desk) -> None:
+    place = 100.3 + np.tile(np.random.default_rng(5).uniform(0, 3000, (COUNT, 2)), (2, 1))
+    optics = np.ones(2 * COUNT, int)
+    if kind == "zero":
+        place[:COUNT] = place[COUNT:-1] = 0.0
+    elif kind == "constant":
+        place[:] = 100.0
+    elif kind == "optics":
+        optics[COUNT:] = 2
+    else:
+        place[COUNT:] += 0.3
+    table = _placed(desk, place, optics)
+    assert "copies" not in desk.said()
+    assert table["half_set"].values.tolist() == [1, 2] * (COUNT // 2) + [2, 1] * (COUNT // 2)
+
+
 def _picked(place: list[tuple[float, float]], micrograph: list[int]) -> Any:
     return schema.make(
         "particles",

@@ -66,7 +66,7 @@ def tell_copies(context: Context, table: xr.Dataset) -> xr.Dataset:
         into = f" ({counted(moved, 'copy is', 'copies are')} moved to the half set of the first)"
     found = counted_of(copies, groups.size, "particle", verb=("is a copy", "are copies"))
     context.events.warning(
-        f"{found} of another image, as row {first[one] + 1} "
+        f"{found} of another image (its file, its pixels or its place), as row {first[one] + 1} "
         f"({here}) and row {other + 1} ({there}); copies stay in one half set{into}, but count "
         "twice: leave them out unless you mean them (symmetry expansion)"
     )

@@ -14,6 +14,7 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from dspa.io.coordinates import place_of_uid
 from dspa.io.names import plain_name
 from dspa.ops.picks.duplicates import closer_than
 from dspa.stages.particles.duplicates import DISTANCE, true_positions
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 def image_copies(particles: xr.Dataset) -> NDArray[np.int64]:
     """Say which rows are one and the same image: (n,) label of its image.
 
-    One image of one file, by whatever name or link, or one that import found a copy of another.
+    One image of one file, by whatever name or link; one that import found a copy of another; or
+    one place of one micrograph, cut or normalised twice.
 
     Parameters
     ----------
@@ -47,7 +49,7 @@ def image_copies(particles: xr.Dataset) -> NDArray[np.int64]:
         keys.append(np.where(stack < 0, len(images) + np.arange(count), images))
     if "twin" in particles:
         keys.append(pd.factorize(particles["twin"].values)[0])
-    return _joined(count, [_to_first(key) for key in keys])
+    return _joined(count, [*(_to_first(key) for key in keys), _at_one_place(particles)])
 
 
 def particle_copies(particles: xr.Dataset) -> NDArray[np.int64]:
@@ -62,11 +64,8 @@ def particle_copies(particles: xr.Dataset) -> NDArray[np.int64]:
     images = image_copies(particles)
     if "coordinate" not in particles or "micrograph" not in particles:
         return images
-    place = true_positions(particles)
-    micrograph = np.asarray(particles["micrograph"].values)
-    names = [plain_name(str(name)) for name in particles["micrograph_name"].values]
-    one = np.append(pd.factorize(np.array(names, object))[0], -1)[micrograph]
-    rows = np.flatnonzero(np.isfinite(place).all(axis=1) & (micrograph >= 0))
+    place, one = true_positions(particles), _micrograph_numbers(particles)
+    rows = np.flatnonzero(np.isfinite(place).all(axis=1) & (one >= 0))
     near = rows[closer_than(place[rows], one[rows], distance=DISTANCE)]
     return _joined(len(images), [_to_first(images), near])
 
@@ -163,6 +162,33 @@ def as_first_copy(
     result = np.empty_like(values)
     result[order] = values[order[at]][label]
     return result
+
+
+def _micrograph_numbers(particles: xr.Dataset) -> NDArray[np.int64]:
+    """Give the rows of one micrograph, by any of its names, one number: (n,), -1 if unknown."""
+    names = [plain_name(str(name)) for name in particles["micrograph_name"].values]
+    numbers = np.append(pd.factorize(np.array(names, object))[0], -1)
+    return np.asarray(numbers[np.asarray(particles["micrograph"].values)], np.int64)
+
+
+def _at_one_place(particles: xr.Dataset) -> NDArray[np.int64]:
+    """Return pairs of rows with the same coordinates, micrograph and optics, with the first."""
+    found = {n: particles[n].values for n in ("coordinate", "coordinate_pixels") if n in particles}
+    if not found or "micrograph" not in particles:
+        return np.empty((0, 2), np.int64)
+    place, one = (
+        place_of_uid(found, int(particles.sizes["particle"])),
+        _micrograph_numbers(particles),
+    )
+    # Zero is what programs write that do not know, and so is one value for all.
+    said = np.isfinite(place).all(axis=1) & place.any(axis=1) & (one >= 0)
+    rows = np.flatnonzero(said)
+    if not rows.size or (place[rows] == place[rows[0]]).all():
+        return np.empty((0, 2), np.int64)
+    columns = {"x": place[rows, 0], "y": place[rows, 1], "micrograph": one[rows]}
+    columns["optics"] = np.asarray(particles["optics"].values)[rows]
+    key = pd.DataFrame(columns).groupby(list(columns), sort=False).ngroup().to_numpy()
+    return np.asarray(rows[_to_first(key)], np.int64)
 
 
 def _to_first(key: NDArray[Any]) -> NDArray[np.int64]:
