@@ -229,6 +229,7 @@ def test_what_cannot_be_correlated_is_refused(tmp_path, rng):
 def test_a_mask_of_the_user_takes_the_place_of_the_tight_one(tmp_path, rng):
     make_halves(tmp_path, rng, 32)
     halves = [read_volume(tmp_path / f"half{number}.mrc").density for number in (1, 2)]
+    halves = [each - each.mean() for each in halves]  # their level is no agreement
     ball = read_volume(tmp_path / "ball.mrc").density
     inputs = {"volume": tmp_path / "volume.mrc", "mask": tmp_path / "ball.mrc"}
     outputs, _, _ = process(tmp_path, inputs)
@@ -236,3 +237,15 @@ def test_a_mask_of_the_user_takes_the_place_of_the_tight_one(tmp_path, rng):
         *halves, pixel_size=PIXEL, diameter=32 * PIXEL, mask=np.clip(ball, 0.0, 1.0)
     )
     assert masked_curve(outputs) == pytest.approx(expected.curve("tight")[1:16], abs=1e-5)
+
+
+def test_the_level_of_maps_is_no_agreement(tmp_path, rng):
+    make_halves(tmp_path, rng, 32)
+    inputs = {"volume": tmp_path / "volume.mrc", "mask": tmp_path / "ball.mrc"}
+    plain, _, _ = process(tmp_path, inputs)
+    curve = masked_curve(plain)
+    for number in (1, 2):
+        half = read_volume(tmp_path / f"half{number}.mrc")
+        write_volume(tmp_path / f"half{number}.mrc", half.density + 100.0, pixel_size=PIXEL)
+    raised, _, _ = process(tmp_path, inputs)
+    assert masked_curve(raised) == pytest.approx(curve, abs=1e-3)

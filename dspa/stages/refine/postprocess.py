@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,6 +132,10 @@ def read_pair(first: Path, second: Path) -> tuple[Volume, Volume]:
             f"{first} has voxels of {one.pixel_size:g} and {second.name} of {other.pixel_size:g} "
             "A; both must be the same"
         )
+    # Under a mask the level of both would correlate in every shell.
+    one, other = (
+        replace(each, density=each.density - each.density.mean()) for each in (one, other)
+    )
     return one, other
 
 
