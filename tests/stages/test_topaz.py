@@ -264,7 +264,10 @@ def test_bad_micrographs_are_set_aside(session):
 def test_a_program_does_not_outlive_its_job(tmp_path):
     program, _ = stand_in(tmp_path / "bin")
     code = (
-        "import sys; from pathlib import Path; from dspa.stages.picks.topaz_program import Topaz\n"
+        "import signal, sys; from pathlib import Path\n"
+        "from dspa.stages.picks.topaz_program import Topaz\n"
+        # A shell that starts the tests in the background leaves interrupts ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "say = lambda text: print(text, flush=True)\n"
         "Topaz(sys.argv[1]).run(['sleep'], folder=Path(sys.argv[2]), told=say)"
     )
