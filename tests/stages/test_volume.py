@@ -95,6 +95,7 @@ def test_motions_follow_in_their_order(desk):
 def test_moving_and_padding_lose_nothing(desk):
     """What is shifted beyond the old box lies in the new one."""
     volume = made(desk, shift=(120.0, 0.0, 0.0), box=96)
+    assert volume.density.shape == (96,) * 3
     close(volume, drawn(atoms_of(), shift=(120.0, 0.0, 0.0), box=96))
 
 

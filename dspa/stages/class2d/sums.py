@@ -251,6 +251,7 @@ def insert_found(
         return np.flatnonzero(poor), slot[poor]
 
     def into(share: Share) -> tuple[Any, NDArray[np.int32], Candidates, NDArray[np.float32]]:
+        """Say into which grids a share goes: those of its classes, and of their poorest images."""
         poor, slot = poorest(share.cells)
         return (
             grids_of(partial, fold, plan, reference=made.y),

@@ -18,7 +18,7 @@ from dspa.ops.maps.fsc import TRUTH, resolution_shell
 from dspa.ops.maps.resolution import measure_resolution
 from dspa.stages.refine.model_fsc import compare_with_model
 from dspa.stages.refine.output import draw_fsc, write_fsc
-from dspa.stages.refine.postprocess import read_halves, read_mask, read_pair
+from dspa.stages.refine.postprocess import given_maps, read_halves, read_mask, read_pair
 from dspa.stages.refine.verdict import judge_halves, reason_beside, tell, tell_cut
 from dspa.stages.stage import Context, Input, Stage, check, param
 
@@ -57,7 +57,7 @@ def admit(inputs: Mapping[str, Any], params: FSCParams) -> None:
     inputs : mapping
     params : FSCParams
     """
-    maps = _maps(inputs)
+    maps = given_maps(inputs)
     if params.model and len(maps) != 1:
         raise InputError(f"{len(maps)} maps and --model; give one map with a model")
     if len(maps) > 2:
@@ -85,7 +85,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: FSCParams) -> dict[
     admit(inputs, params)
     if params.model:
         return _against_model(context, inputs, params)
-    maps, events = _maps(inputs), context.events
+    maps, events = given_maps(inputs), context.events
     first, second = read_halves(maps[0]) if len(maps) == 1 else read_pair(*maps)
     pixel_size, box = first.pixel_size, first.density.shape[0]
     both = 0.5 * (first.density + second.density)
@@ -126,10 +126,12 @@ def _against_model(
     context: Context, inputs: Mapping[str, Any], params: FSCParams
 ) -> dict[str, Path]:
     """Correlate a map with a model; the resolution is where the masked curve falls below 0.5."""
-    volume, events = read_volume(_maps(inputs)[0]), context.events
+    volume, events = read_volume(given_maps(inputs)[0]), context.events
     pixel_size, box = volume.pixel_size, volume.density.shape[0]
     if len(set(volume.density.shape)) != 1:
-        raise InputError(f"{_maps(inputs)[0]}: {volume.density.shape} voxels; give a cubic map")
+        raise InputError(
+            f"{given_maps(inputs)[0]}: {volume.density.shape} voxels; give a cubic map"
+        )
     mask = read_mask(inputs.get("mask"), volume.density, pixel_size=pixel_size, events=events)
     measured = compare_with_model(
         volume,
@@ -160,11 +162,6 @@ def _against_model(
     )
     events.emit("result", resolution=resolution)
     return outputs
-
-
-def _maps(inputs: Mapping[str, Any]) -> tuple[Path, ...]:
-    given = inputs["volume"]
-    return tuple(Path(each) for each in (given if isinstance(given, list | tuple) else (given,)))
 
 
 def _write(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,12 +27,13 @@ from dspa.ops.maps.resolution import THRESHOLD, measure_resolution
 from dspa.ops.maps.sharpen import apply_bfactor
 from dspa.stages.particles.lead import BASE
 from dspa.stages.refine.output import draw_fsc, write_fsc
-from dspa.stages.refine.postprocess import read_halves, read_mask, read_pair
+from dspa.stages.refine.postprocess import given_maps, read_halves, read_mask, read_pair
 from dspa.stages.refine.verdict import judge_halves, reason_beside, tell
 from dspa.stages.stage import Context, Input, Stage, check, check_symmetry, param
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -104,7 +104,7 @@ def admit(inputs: Mapping[str, Any], params: LocalResolutionParams) -> tuple[Vol
     inputs : mapping
     params : LocalResolutionParams
     """
-    maps = _maps(inputs)
+    maps = given_maps(inputs)
     if len(maps) > 2:
         raise InputError(f"{len(maps)} maps; give a job with half maps, or two half maps")
     first, second = read_halves(maps[0]) if len(maps) == 1 else read_pair(*maps)
@@ -138,7 +138,7 @@ def plan(inputs: Mapping[str, Any], params: LocalResolutionParams) -> Mapping[st
 
 def lead(inputs: Mapping[str, Any], _params: LocalResolutionParams) -> int:
     """Return the bytes that the job needs, from the header of a map."""
-    first = _maps(inputs)[0]
+    first = given_maps(inputs)[0]
     return BASE + VOLUMES * 4 * max(mrc.read_header(first).shape) ** 3
 
 
@@ -162,7 +162,7 @@ def run(
     """
     check(params)
     first, second = admit(inputs, params)
-    maps, events = _maps(inputs), context.events
+    maps, events = given_maps(inputs), context.events
     pixel_size, box = first.pixel_size, first.density.shape[0]
     both = 0.5 * (first.density + second.density)
     measured = measure_resolution(
@@ -356,11 +356,6 @@ def _say(events: Events, found: _Found, resolution: float, threshold: float) -> 
         upper_quartile_resolution=last,
         unresolved=found.none,
     )
-
-
-def _maps(inputs: Mapping[str, Any]) -> tuple[Path, ...]:
-    given = inputs["volume"]
-    return tuple(Path(each) for each in (given if isinstance(given, list | tuple) else (given,)))
 
 
 STAGE = Stage(

@@ -114,6 +114,12 @@ def read_halves(volume: Path) -> tuple[Volume, Volume]:
     return read_pair(*paths)
 
 
+def given_maps(inputs: Mapping[str, Any]) -> tuple[Path, ...]:
+    """Return the maps that are given as ``volume``: one, or several."""
+    given = inputs["volume"]
+    return tuple(Path(each) for each in (given if isinstance(given, list | tuple) else (given,)))
+
+
 def read_pair(first: Path, second: Path) -> tuple[Volume, Volume]:
     """Read two maps of one cube and pixel size.
 
