@@ -48,6 +48,30 @@ def test_cells_of_rotations_and_shifts_tile_their_parent(order, seed, offset, pl
     assert found.count(numbers[1]) == 1
 
 
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6), offset=st.tuples(UNIT, UNIT), halved=st.booleans())
+def test_cells_below_the_coarse_ones_are_what_subdivision_leads_to(seed, offset, halved):
+    """All cells of a level, poses times shifts, and each once."""
+    steps = (2.0, 1.0, 0.5 if halved else 1.0)
+    levels = tuple(Level(n, 5, step, 9) for n, step in enumerate(steps))
+    grid, operators = random_grid((seed, 1)), symmetry_operators("C3")
+    lattice = SphereLattice(MEMBERS, grid, levels, Shifts(3.0, offset), operators)
+    half, shift = lattice.coarse_poses(), lattice.coarse_shifts()
+    pose = np.concatenate([half, lattice.opposite(half)])
+    zero = np.zeros(pose.size * shift.size, np.int32)
+    cells = Candidates(zero, zero, np.repeat(pose, shift.size), np.tile(shift, pose.size))
+    for level in (0, 1, 2):
+        cells = lattice.finer(cells, level - 1) if level else cells
+        half, shift = lattice.poses_below(level), lattice.shifts_below(level)
+        pose = np.concatenate([half, lattice.opposite(half, level)])
+        every = np.stack([np.repeat(pose, shift.size), np.tile(shift, pose.size)])
+        found = np.stack([cells.pose, cells.shift])
+        assert lattice.count_cells(level) == cells.size == every.shape[1]
+        for cell in (every, found):
+            cell[:] = cell[:, np.lexsort(cell)]
+        np.testing.assert_array_equal(every, found)
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     radius=st.integers(6, 11), coarse=st.integers(3, 6), reach=st.floats(0.5, 4.0),

@@ -5,12 +5,14 @@ from dspa.geometry.band import band
 from dspa.geometry.rotation import angle_between, random_rotations
 from dspa.geometry.symmetry import symmetric_angle, symmetry_operators
 from dspa.ops.images.transform import shift_phases
+from dspa.ops.poses.bank import profiled
 from dspa.ops.poses.bound import by_bound
 from dspa.ops.poses.cells import Candidates
 from dspa.ops.poses.marginal import marginal_sums
 from dspa.ops.poses.peak import find_peaks
 from dspa.ops.poses.pose_grid import TURNS, random_grid, step_of_order
 from dspa.ops.poses.posterior import posterior
+from dspa.ops.poses.score import split
 from dspa.ops.poses.search import Searchers, search
 from dspa.ops.poses.sphere import Level, Shifts, SphereLattice
 from dspa.ops.sums.project import prepare_volume, project
@@ -101,6 +103,65 @@ def test_it_finds_the_pose_that_an_exhaustive_search_finds(noise):
     mine = searcher.lattice.rotations(2, found.cells.pose[order[first]])
     same = symmetric_angle(mine, pose, SYMMETRY) < 2.5 * step_of_order(4)
     assert np.mean(same) >= 0.9
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"profile": True}, {"prior": np.array([-0.5, 0.0])}, {"deviating": 2.0}]
+)
+def test_an_exhaustive_search_scores_every_cell(options):
+    """The best of all cells, in order, as each scored one by one: also of two references."""
+    sigma = options.pop("deviating", np.inf)
+    members = 2 if "prior" in options else 1
+    levels = (Level(2, 6, 2.0, 48), Level(3, 8, 1.0, 24), Level(4, 8, 1.0, 12))
+    lattice = SphereLattice(
+        band(BOX, RADIUS), random_grid((4, 1)), levels, Shifts(2.0, sigma=sigma),
+        symmetry_operators(SYMMETRY),
+    )  # fmt: skip
+    densities = np.stack([particle(seed) for seed in range(members)])
+    searcher = Searchers(densities[None], lattice, **options)[0]
+    y, c2, _, _ = images(densities[0], 3, 100.0)
+    found = search(searcher, y, c2, pruning=by_bound([40] * 3, whole=2))
+    half, shift = lattice.poses_below(2), lattice.shifts_below(2)
+    pose = np.concatenate([half, lattice.opposite(half, 2)])
+    assert found.capped == 0
+    assert found.products >= 3 * members * pose.size * shift.size * searcher.count(2)
+    for image in range(3):
+        own = members * pose.size * shift.size
+        every = Candidates(
+            np.full(own, image, np.int32),
+            np.repeat(np.arange(members, dtype=np.int32), own // members),
+            np.tile(np.repeat(pose, shift.size), members), np.tile(shift, members * pose.size),
+        )  # fmt: skip
+        cross, norm = searcher.score(2, every, planes=split(y), c2=c2)
+        scores = profiled(cross, norm) if "profile" in options else 2 * cross - norm
+        scores = scores + searcher.log_prior(2, every)
+        best = every.take([np.argmax(scores)])
+        mine = np.flatnonzero(found.cells.image == image)
+        total = found.scores[mine] + found.prior[mine]
+        top = found.cells.take([mine[np.argmax(total)]])
+        assert (top.member, top.pose, top.shift) == (best.member, best.pose, best.shift)
+        assert total.max() == pytest.approx(scores.max(), rel=1e-5)
+        # And all that comes near it, up to the poses that are kept.
+        near = every.take(np.flatnonzero(scores > scores.max() - 3.0))
+        wanted = set(
+            zip(near.member.tolist(), near.pose.tolist(), near.shift.tolist(), strict=True)
+        )
+        kept = found.cells.take(mine)
+        got = set(zip(kept.member.tolist(), kept.pose.tolist(), kept.shift.tolist(), strict=True))
+        assert len({cell[:2] for cell in wanted}) > 40 or wanted <= got
+
+
+def test_a_search_goes_on_by_the_bound_below_a_level_scored_everywhere():
+    density = particle()
+    searcher = make_searcher(density)
+    y, c2, _, _ = images(density, 4, 30.0)
+    most = tuple(level.poses for level in LEVELS)
+    scores = [
+        search(searcher, y, c2, pruning=by_bound(most, whole=whole)).scores.max()
+        for whole in (0, 1, 2)
+    ]
+    assert scores[0] <= scores[1] + 1e-3
+    assert scores[1] <= scores[2] + 1e-3
 
 
 def test_clear_images_get_their_true_poses():

@@ -25,9 +25,10 @@ from dspa.io.volumes import Volume, read_images, read_volume, write_image_stack,
 from dspa.ops.images.transform import band_to_images, shift_phases
 from dspa.ops.maps.fsc import fsc, resolution_shell
 from dspa.ops.sums.backproject import accumulator
+from dspa.ops.sums.fixed import exact_value
 from dspa.ops.sums.project import prepare_volume, project
 from dspa.stages.particles.chunks import ImageSpec, image_spec, with_state
-from dspa.stages.refine.model import Reached
+from dspa.stages.refine.model import Figures, Reached
 from dspa.stages.refine.plan import (
     choose_fineness,
     converged,
@@ -328,13 +329,13 @@ def test_maps_that_do_not_fit_are_refused_with_a_resolution_that_does():
         check_memory(settings, need * 3 // 4, chunk=64)
 
 
-def test_a_pass_holds_one_half_and_no_more_than_its_plan(tiny, tmp_path):
-    """Bytes of arrays, as NumPy counts them: while images are added, and when maps are made."""
+def first_pass(tiny, **options):
+    """The first iteration, its model and its chunks."""
     particles = read_particles(tiny[0] / "particles.zarr")
-    spec, images = image_spec(particles), 12
+    spec = image_spec(particles)
     settings = make_settings(
         spec, symmetry="D2", initial_lowpass=12.0, max_shift=0.0, seed=1, local=True,
-        image_scale=True, groups=1,
+        image_scale=True, groups=1, **options,
     )  # fmt: skip
     halves = assign_half_sets(particles, 1, existing=False)
     chunks = with_state(
@@ -342,7 +343,14 @@ def test_a_pass_holds_one_half_and_no_more_than_its_plan(tiny, tmp_path):
     )
     first = {"noise": np.full(spec.radius + 1, 0.5), "strongest": 1e9}
     model = first_model(settings, tiny[1], noise=first, mask=None)
-    task = Refinement(plan_iteration(settings, 1, model.reached))
+    return Refinement(plan_iteration(settings, 1, model.reached)), model, chunks
+
+
+@pytest.mark.parametrize("exhaustive", [False, True])
+def test_a_pass_holds_one_half_and_no_more_than_its_plan(tiny, tmp_path, exhaustive):
+    """Bytes of arrays, as NumPy counts them: while images are added, and when maps are made."""
+    task, model, chunks = first_pass(tiny, exhaustive=exhaustive)
+    images = 12
     assert sums_bytes(task.plan.insert_radius) > 1 << 20
     for half, share in enumerate(task.shares(chunks), 1):
         assert all((chunk.state["half_set"] == half).all() for chunk in share)
@@ -360,6 +368,21 @@ def test_a_pass_holds_one_half_and_no_more_than_its_plan(tiny, tmp_path):
         if half == 1:
             task = task.follow(store(left, tmp_path))
     assert left["maps.half"].shape == (2, BOX, BOX, BOX)
+
+
+def test_an_exhaustive_search_drops_nothing_and_finds_what_the_bound_finds(tiny):
+    found = []
+    for exhaustive in (False, True):
+        task, model, chunks = first_pass(tiny, exhaustive=exhaustive)
+        bound = task.bind(model.arrays(), 40)
+        sums = bound.start()
+        assert bound.pruning.whole == exhaustive * (len(task.plan.levels) - 1)
+        found.append((bound.add(sums, task.shares(chunks)[0][0].batch(0, 40)), sums))
+    (rows, _), (others, sums) = found
+    assert Figures(*exact_value(sums["figures"])).limited == 0
+    apart = np.degrees(symmetric_angle(rows["pose"], others["pose"], "D2"))
+    assert np.mean(apart < 2.0) >= 0.9
+    assert np.all(rows["log_likelihood"] < others["log_likelihood"] + 0.05)
 
 
 def test_bad_input_is_one_sentence(tiny, tmp_path):

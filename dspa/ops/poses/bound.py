@@ -52,6 +52,10 @@ class Pruning:
         Log-likelihood behind the best at which a cell of the finest level is left out.
     poses : tuple of int, optional
         Most poses of an image, of all members together, that leave each level; no limit by default.
+    whole : int
+        Level of which every cell is scored, whatever the levels before it say; finer ones are
+        reached by the bound. 0, the coarse lattice, is branch and bound; the last level is an
+        exhaustive search.
     """
 
     odds: float = 0.0
@@ -61,6 +65,7 @@ class Pruning:
     survivors: int = 512
     within: float = 12.0
     poses: tuple[int, ...] | None = None
+    whole: int = 0
 
     @property
     def bound(self) -> dict[str, Any]:
@@ -75,7 +80,7 @@ class Pruning:
         return None if self.poses is None else self.poses[level]
 
 
-def by_bound(poses: Iterable[int], *, odds: float = 6.0) -> Pruning:
+def by_bound(poses: Iterable[int], *, odds: float = 6.0, whole: int = 0) -> Pruning:
     """Prune as maps call for: by odds (of 400 to 1) and what a cell leaves open.
 
     Parameters
@@ -85,8 +90,12 @@ def by_bound(poses: Iterable[int], *, odds: float = 6.0) -> Pruning:
         few shifts for each pose.
     odds : float
         As of the bound.
+    whole : int
+        Level of which every cell is scored.
     """
-    return Pruning(odds=odds, gain=0.5, unseen=False, survivors=1 << 30, poses=tuple(poses))
+    return Pruning(
+        odds=odds, gain=0.5, unseen=False, survivors=1 << 30, poses=tuple(poses), whole=whole
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dspa.device import like, namespace
+from dspa.device import like, namespace, run_maxima
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -108,6 +108,15 @@ def best_cells(image: Any, scores: Any, *, most: int, within: float) -> Any:
     top = xp.repeat(scores[order][start[:-1]], length)
     chosen = order[(rank < most) & (scores[order] >= top - within)]
     return xp.sort(chosen)
+
+
+def best_poses(cells: Candidates, scores: Any, most: int) -> Any:
+    """Choose the cells of the ``most`` best poses of each image: a mask, (pairs,) bool."""
+    xp, start = namespace(scores), cells.poses()
+    best, lead = run_maxima(scores, start), start[:-1]
+    kept = xp.zeros(int(lead.shape[0]), dtype=xp.bool)
+    kept[best_cells(cells.image[lead], best, most=most, within=np.inf)] = True
+    return xp.repeat(kept, start[1:] - lead)
 
 
 def draw_cells(

@@ -23,7 +23,8 @@ from dspa.ops.poses.bank import (
     profiled,
 )
 from dspa.ops.poses.bound import measure_bound
-from dspa.ops.poses.cells import Candidates, best_cells, run_starts
+from dspa.ops.poses.cells import Candidates, best_cells, best_poses, run_starts
+from dspa.ops.poses.everywhere import cells_everywhere
 from dspa.ops.poses.plane import prepare_images
 from dspa.ops.poses.score import cut_slices, score_candidates, split
 from dspa.ops.sums.project import prepare_volume
@@ -54,6 +55,8 @@ class Found:
         Cells that were scored at the last radius.
     capped : int
         How often an image had more survivors than it was allowed.
+    products : int
+        Coefficients of cells that were compared with an image, over all levels.
     """
 
     cells: Candidates
@@ -62,6 +65,7 @@ class Found:
     prior: NDArray[np.float32]
     scored: int
     capped: int
+    products: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +96,10 @@ class Searcher:
     def last(self) -> int:
         """Number of the finest level."""
         return len(self.grids) - 1
+
+    def count(self, level: int) -> int:
+        """Count the coefficients that a level sees."""
+        return int(self.lattice.band.size(self.lattice.radii[level]))
 
     def column(self, index: Any) -> tuple[Any, Any]:
         """Member and pose of coarse poses in the order of the scores of the bank."""
@@ -135,7 +143,7 @@ class Searcher:
         cross, norm : (pairs,) float32
         """
         lattice, xp = self.lattice, namespace(planes)
-        first, last = run or (0, lattice.band.size(lattice.radii[level]))
+        first, last = run or (0, self.count(level))
         band = lattice.band
         phases, row = lattice.phases(level, cells.shift)
         if first:
@@ -317,26 +325,20 @@ def search(
         Cells of level 0 to begin from (a local search); every image has one.
     """
     planes = split(y)
-    if given is None:
-        cells, totals, capped = _coarse_cells(searcher, y, c2, pruning)
-        begin = 1
-    else:
-        cells, capped, begin = given.beside(y), 0, 0
-        scores, norms = _level_scores(searcher, 0, cells, planes=planes, c2=c2)
-        totals = scores + searcher.log_prior(0, cells)
-    for level in range(searcher.last):
-        if level >= begin:  # the coarse cells have been chosen already, block by block
+    cells, capped, products, begin = _first_cells(searcher, y, c2, pruning, given)
+    for level in range(begin, searcher.last + 1):
+        scores, norms = _level_scores(searcher, level, cells, planes=planes, c2=c2)
+        totals = scores + searcher.log_prior(level, cells)
+        products += cells.size * searcher.count(level)
+        scored = cells.size
+        if level < searcher.last:
             chosen, over = _survivors(searcher, level, (cells, totals), c2=c2, pruning=pruning)
-            cells, capped = cells.take(chosen), capped + over
-        cells = searcher.lattice.finer(cells, level)
-        scores, norms = _level_scores(searcher, level + 1, cells, planes=planes, c2=c2)
-        totals = scores + searcher.log_prior(level + 1, cells)
+            cells, capped = searcher.lattice.finer(cells.take(chosen), level), capped + over
     xp = namespace(y)
-    scored = cells.size
     likely = xp.nonzero(totals >= _best_scores(cells.image, totals) - pruning.within)[0]
     most = pruning.most_poses(searcher.last)
     if most is not None:
-        likely = likely[_best_poses(cells.take(likely), totals[likely], most)]
+        likely = likely[best_poses(cells.take(likely), totals[likely], most)]
     kept = cells.take(likely)
     # What is left is short; the posterior of each image is made on the host.
     return Found(
@@ -346,7 +348,31 @@ def search(
         prior=to_host(searcher.log_prior(searcher.last, kept)),
         scored=scored,
         capped=capped,
+        products=products,
     )
+
+
+def _first_cells(
+    searcher: Searcher, y: Any, c2: Any, pruning: Pruning, given: Candidates | None
+) -> tuple[Candidates, int, int, int]:
+    """Return the cells a search begins with, limits reached, products, and the level of the cells.
+
+    Cells of a lattice that was scored everywhere have been chosen, block by block: what is returned
+    are their children.
+    """
+    if given is not None:
+        return given.beside(y), 0, 0, 0
+    level, last = pruning.whole, searcher.last
+    if level:
+        cells, capped = cells_everywhere(searcher, level, y, c2, pruning=pruning)
+        every = searcher.members * searcher.lattice.count_cells(level)
+    else:
+        cells, capped = _coarse_cells(searcher, y, c2, pruning)
+        every = 2 * searcher.bank.poses * searcher.bank.shifts
+    products = int(y.shape[0]) * every * searcher.count(level)
+    if level == last:
+        return cells, capped, products, last
+    return searcher.lattice.finer(cells, level), capped, products, level + 1
 
 
 def _level_scores(
@@ -365,18 +391,7 @@ def _best_scores(image: Any, scores: Any) -> Any:
     return namespace(scores).repeat(run_maxima(scores, start), start[1:] - start[:-1])
 
 
-def _best_poses(cells: Candidates, scores: Any, most: int) -> Any:
-    """Cells of the best poses of each image: a mask, (pairs,) bool."""
-    xp, start = namespace(scores), cells.poses()
-    best, lead = run_maxima(scores, start), start[:-1]
-    kept = xp.zeros(int(lead.shape[0]), dtype=xp.bool)
-    kept[best_cells(cells.image[lead], best, most=most, within=np.inf)] = True
-    return xp.repeat(kept, start[1:] - lead)
-
-
-def _coarse_cells(
-    searcher: Searcher, y: Any, c2: Any, pruning: Pruning
-) -> tuple[Candidates, Any, int]:
+def _coarse_cells(searcher: Searcher, y: Any, c2: Any, pruning: Pruning) -> tuple[Candidates, int]:
     """Cells of the coarse lattice that reach the bound, in blocks that stay in the cache.
 
     A reference of nothing scores 0 everywhere, so all its cells may tie: the limit on survivors is
@@ -404,12 +419,11 @@ def _coarse_cells(
         kept, over = _limit(image, found + slack[image, column // half], pruning.survivors)
         capped += over
         column = column + turn[pose] * bank.poses
-        parts.append((image[kept] + rows.start, shift[kept], column[kept], found[kept]))
-    image, shift, column, found = (xp.concat([part[i] for part in parts]) for i in range(4))
+        parts.append((image[kept] + rows.start, shift[kept], column[kept]))
+    image, shift, column = (xp.concat([part[i] for part in parts]) for i in range(3))
     where = like(searcher.lattice.coarse_shifts(), reference=y)[shift]
     member, pose = searcher.column(column)
-    cells = Candidates(xp.astype(image, xp.int32), member, pose, where)
-    return cells, found, capped
+    return Candidates(xp.astype(image, xp.int32), member, pose, where), capped
 
 
 def _kth_largest(values: Any, k: int) -> Any:
@@ -447,6 +461,6 @@ def _survivors(
         within = cells.take(chosen)
         start = run_starts(within.image[within.poses()[:-1]])
         over = int(namespace(c2).sum(start[1:] - start[:-1] > most))
-        chosen = chosen[_best_poses(within, scores[chosen], most)]
+        chosen = chosen[best_poses(within, scores[chosen], most)]
     kept, more = _limit(cells.image[chosen], reach[chosen], pruning.survivors)
     return chosen[kept], over + more

@@ -126,9 +126,32 @@ class SphereLattice:
         coarse: NDArray[np.int64] = self._made["coarse"]
         return coarse
 
-    def opposite(self, pose: Any) -> Any:
+    def opposite(self, pose: Any, level: int = 0) -> Any:
         """Half a turn further in the plane."""
-        return pose + self.turns(0) // 2
+        return pose + self.turns(level) // 2
+
+    def poses_below(self, level: int) -> NDArray[np.int64]:
+        """Poses of a level inside the coarse ones, in-plane angles from 0 to pi: (p,)."""
+        pixel = np.unique(self.coarse_poses() // self.turns(0))
+        parts = 1 << 2 * (self.levels[level].order - self.levels[0].order)
+        inside = (pixel[:, None] * parts + np.arange(parts)).ravel()
+        turns = self.turns(level)
+        return np.asarray((inside[:, None] * turns + np.arange(turns // 2)).ravel())
+
+    def shifts_below(self, level: int) -> NDArray[np.int32]:
+        """Cells of shifts of a level inside the coarse ones, (t,)."""
+        ratio = round(self.levels[0].shift_step / self.levels[level].shift_step)
+        h = self._half_width(0)
+        i, j = np.divmod(self.coarse_shifts(), 2 * h)
+        x, y = np.divmod(np.arange(ratio**2), ratio)
+        fine = (i[:, None] * ratio + x) * (2 * h * ratio) + j[:, None] * ratio + y
+        return np.asarray(np.sort(fine, axis=None), np.int32)
+
+    def count_cells(self, level: int) -> int:
+        """Count the cells of a level inside the coarse ones: poses times shifts."""
+        order = self.levels[level].order - self.levels[0].order
+        ratio = round(self.levels[0].shift_step / self.levels[level].shift_step)
+        return 2 * self.half_turn * 8**order * int(self.coarse_shifts().size) * ratio**2
 
     def rotations(self, level: int, pose: NDArray[np.int64]) -> NDArray[np.float64]:
         """Poses A as matrices, (m, 3, 3) float64, on the host."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from dspa.dataflow.runner import PROCESS
 from dspa.geometry.symmetry import symmetry_operators
+from dspa.ops.poses.everywhere import EVERYWHERE_BYTES
 from dspa.ops.poses.pose_grid import step_of_order
 from dspa.ops.poses.sphere import Shifts
 from dspa.stages.em.levels import COARSE_ORDER, angular_order, lay_levels
@@ -23,7 +24,7 @@ from dspa.stages.refine.model import Reached
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dspa.ops.poses.sphere import Level
+    from dspa.ops.poses.sphere import Level, SphereLattice
     from dspa.stages.particles.chunks import ImageSpec
 
 LOCAL_ORDER = 4  # from 3.8 degrees on, searches may be local
@@ -41,6 +42,9 @@ SEEN = 8.5  # coarse radius, in resolution elements across the particle
 # Logarithm of the odds against a cell that is dropped. What judges the halves hardly drops any by
 # the shells it judges: noise would choose the cells, and agree with itself.
 ODDS, BLIND_ODDS = 6.0, 40.0
+# Most cells of an exhaustive search: of C1 at 3.8 degrees with 110 shifts. Finer levels are reached
+# by the bound.
+MOST_CELLS = 1 << 25
 PATIENCE = 3  # iterations without a gain that end a refinement
 
 
@@ -64,6 +68,8 @@ class Settings:
         Whether to fit the contrast of every image.
     groups : int
         Groups of images that share their noise.
+    exhaustive : bool
+        Score every cell, where their number allows it.
     """
 
     spec: ImageSpec
@@ -74,6 +80,7 @@ class Settings:
     local: bool = True
     image_scale: bool = True
     groups: int = 1
+    exhaustive: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,6 +147,20 @@ class Plan:
     def odds(self) -> float:
         """Logarithm of the odds against a cell that the search drops."""
         return BLIND_ODDS if self.blind else ODDS
+
+    def whole(self, lattice: SphereLattice) -> int:
+        """Return the level of which every cell is scored: 0, or the finest that is not too large.
+
+        Parameters
+        ----------
+        lattice : SphereLattice
+            Of the search.
+        """
+        if not self.settings.exhaustive or self.local:
+            return 0
+        return max(
+            n for n in range(len(self.levels)) if n == 0 or lattice.count_cells(n) <= MOST_CELLS
+        )
 
     @property
     def seeds(self) -> tuple[int, int]:
@@ -283,6 +304,7 @@ def pass_bytes(plan: Plan) -> int:
         spec.band(), plan.levels, plan.shifts, insert_radius=reach, operators=operators
     )
     searching += sums_bytes(reach) + MODEL_VOLUMES * volume
+    searching += EVERYWHERE_BYTES if plan.settings.exhaustive else 0
     # The model holds the tables of both halves.
     noise = 2 * noise_bytes(plan.settings.groups, spec.radius + 1)
     return max(searching, sums_bytes(reach) + FINISH_VOLUMES * volume) + noise

@@ -109,7 +109,8 @@ class Refinement:
         known = MapModel.read(model)
         references = known.reference[self.half - 1][None, None]
         searchers = Searchers(references, lattice, profile=plan.profile, local=plan.local)
-        pruning = by_bound((level.poses for level in plan.levels), odds=plan.odds)
+        poses = (level.poses for level in plan.levels)
+        pruning = by_bound(poses, odds=plan.odds, whole=plan.whole(lattice))
         noise = least_noise(known.of_half(self.half))
         scale = fixed_point_scale(self.total or expected_total(items, noise))
         return BoundRefinement(self, known, lattice, searchers, pruning, scale)

@@ -10,7 +10,7 @@ See ``docs/method/refinement.md``.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -110,6 +110,10 @@ class RefineParams:
     iterations: int = param(20, "most iterations", minimum=1, maximum=200)
     half_sets: bool = param(False, "keep the half sets the particles have")
     global_only: bool = param(False, "search all poses in every iteration, never locally")
+    search: str = param(
+        "bounded", "drop poses by the bound, or score all of them: slow, to check the bound",
+        choices=("bounded", "exhaustive"),
+    )  # fmt: skip
     image_scale: bool = param(True, "fit the contrast of every image")
 
     def together(self) -> None:
@@ -156,7 +160,9 @@ def run(context: Context, inputs: Mapping[str, Any], params: RefineParams) -> di
     model, state = MapModel.read(result.model), _advance(state, result.rows)
     stopped = _reason(model, params.iterations)
     context.events.message(f"stopped: {stopped}")
-    reason = judge_refinement(context, chunks, settings, model, state)
+    # What judges the halves hardly drops any pose, whatever the search does.
+    bounded = replace(settings, exhaustive=False)
+    reason = judge_refinement(context, chunks, bounded, model, state)
     end = (model, result.rows, state)
     return _finish(context, particles, settings, end, valid=valid, why=(reason, stopped))
 
@@ -182,9 +188,10 @@ def _prepare(
         initial_lowpass=params.initial_lowpass,
         max_shift=params.max_shift,
         seed=seed,
-        local=not params.global_only,
+        local=not params.global_only and params.search == "bounded",
         image_scale=params.image_scale,
         groups=len(noise_groups(particles)[1]),
+        exhaustive=params.search == "exhaustive",
     )
     return particles, spec, settings
 
@@ -279,9 +286,10 @@ def _advance(state: State, rows: Rows) -> State:
 def _figures(plan: Plan, model: MapModel) -> dict[str, Any]:
     """Collect the figures of an iteration."""
     mean, extent = Figures(*model.figures), plan.spec.extent
+    search = "exhaustive" if plan.settings.exhaustive else "global"
     return {
         "resolution": extent / max(model.reached.shell, 1e-3),
-        "search": "local" if plan.local else "global",
+        "search": "local" if plan.local else search,
         "candidates_per_image": mean.candidates,
         "limited": mean.limited,
         "poses_per_image": mean.effective,

@@ -424,6 +424,7 @@ def make_settings(
     local: bool,
     image_scale: bool,
     groups: int,
+    exhaustive: bool = False,
 ) -> Settings:
     """Turn what the user said in A into pixels of the images.
 
@@ -438,6 +439,7 @@ def make_settings(
     seed : int
     local, image_scale : bool
     groups : int
+    exhaustive : bool
         See `Settings`.
 
     Raises
@@ -448,4 +450,6 @@ def make_settings(
     check_symmetry(symmetry)
     radius = float(np.clip(spec.extent / initial_lowpass, 4.0, 0.8 * spec.radius))
     reach = max_shift / spec.crop_pixel_size if max_shift > 0 else 0.1 * spec.crop
-    return Settings(spec, symmetry, radius, max(reach, 1.0), seed, local, image_scale, groups)
+    return Settings(
+        spec, symmetry, radius, max(reach, 1.0), seed, local, image_scale, groups, exhaustive
+    )
