@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dspa.data.counts import counted_of
 from dspa.data.errors import InputError
 from dspa.io.locate import leads, same_file
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 # How well a name fits: whether it is spelt the same, folders in common, likeness of the file name.
 _Fit = tuple[bool, int, int]
+_WHOLE = 1 << 20  # folders in common of a name that fits whole
 
 
 @dataclass(frozen=True)
@@ -114,11 +116,17 @@ class Matches:
         Which names lead to other files than those that are spelt like them; nothing if none does.
     remedy : str
         What to do about these, with where they come from; nothing if there are none.
+    alone : str
+        Which names fit by their file name alone, as of folders that were renamed.
+    ends : str
+        Which names fit by an end of their path, in folders above that differ.
     """
 
     found: NDArray[np.int64]
     another: str = ""
     remedy: str = ""
+    alone: str = ""
+    ends: str = ""
 
 
 def match_files(
@@ -165,8 +173,14 @@ def match_files(
     for i, position in zip(undecided, by_name.tolist(), strict=True):
         if position not in claimed or plain_name(names[i]) == plain_name(among[position]):
             found[i] = position
+    alone, ends = _renamed(known, names, found, undecided, others)
+    where = [paths[position] for position in found.tolist()]
+    told = (
+        _told(names, where, alone, source, by="its file name alone"),
+        _told(names, where, ends, source, by="the end of its path"),
+    )
     if not others:
-        return Matches(found)
+        return Matches(found, alone=told[0], ends=told[1])
     bare = "/" not in others[0].partition(" is ")[0]
     instead = "give its names with the folders" if bare else "leave the folders out of its names"
     another = others[0] + (f" (and {len(others) - 1} more)" if len(others) > 1 else "")
@@ -175,7 +189,70 @@ def match_files(
         another,
         f"{source}: {another}; import the micrographs that it names, or, if the two are versions "
         f"of one exposure, {instead}",
+        *told,
     )
+
+
+def _renamed(
+    known: _Known,
+    names: Sequence[str],
+    found: NDArray[np.int64],
+    by_name: Sequence[int],
+    others: list[str],
+) -> tuple[list[int], list[int]]:
+    """Return which names fit by their file name alone, and which by an end with folders.
+
+    A folder that other names fit better is not that of these: they are taken out of ``found``.
+    """
+    loose = {i: known.shared(names[i], int(found[i])) for i in by_name if found[i] >= 0}
+    loose = {i: shared for i, shared in loose.items() if shared is not None}
+    best: dict[PurePosixPath, tuple[int, int]] = {}
+    for i in np.flatnonzero(found >= 0).tolist():
+        if "/" not in plain_name(names[i]):
+            continue  # a bare name says nothing of folders
+        here = known.folder(int(found[i]))
+        best[here] = max(best.get(here, (-1, i)), (loose.get(i, _WHOLE), i))
+    for i, shared in list(loose.items()):
+        most, row = best[known.folder(int(found[i]))]
+        if shared < most:
+            others.append(
+                f"{names[i]} is of another folder than {known.among[found[i]]}, where "
+                f"{names[row]} is"
+            )
+            found[i] = -1
+            del loose[i]
+    return [i for i, shared in loose.items() if not shared], [i for i in loose if loose[i]]
+
+
+def _told(
+    names: Sequence[str], paths: Sequence[str], rows: list[int], source: str, *, by: str
+) -> str:
+    """Say which names fit files although their folders differ, by an example; nothing if none."""
+    if not rows:
+        return ""
+    fit = counted_of(len(rows), len(names), "name", verb=("fits", "fit"))
+    return (
+        f"{source}: {fit} a file by {by}, as {names[rows[0]]} for {paths[rows[0]]}; the folders "
+        "differ, so check that this is the file that is meant"
+    )
+
+
+def told_if_moved(names: Sequence[str], paths: Sequence[str], source: str) -> str:
+    """Say which files were found by their file name alone; nothing if none were.
+
+    Parameters
+    ----------
+    names : sequence of str
+        As the source names them.
+    paths : sequence of str
+        Where each was found.
+    source : str
+    """
+    rows = [
+        i for i, (name, path) in enumerate(zip(names, paths, strict=True))
+        if _Known([path], [path]).shared(name, 0) == 0
+    ]  # fmt: skip
+    return _told(names, paths, rows, source, by="its file name alone")
 
 
 class _Known:
@@ -203,6 +280,16 @@ class _Known:
         near = self.lookup.get(wanted.file, set()) | self.lookup.get(wanted.stem, set())
         fits = ((max(wanted.fit(spelling) for spelling in self.spellings[p]), p) for p in near)
         return sorted(fits, reverse=True)
+
+    def folder(self, position: int) -> PurePosixPath:
+        """Return where a file is."""
+        return PurePosixPath(self.paths[position]).parent
+
+    def shared(self, name: str, position: int) -> int | None:
+        """Return how many folders a name has in common with a file; None if none differs."""
+        wanted, place = _spelling(name), _spelling(self.paths[position])
+        most = max(wanted.fit(spelling)[1] for spelling in self.spellings[position])
+        return None if most >= min(len(wanted.folders), len(place.folders)) else most
 
     def at(self, path: Path) -> int | None:
         """Return which file a path leads to."""

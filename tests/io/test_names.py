@@ -8,7 +8,7 @@ import pytest
 
 from dspa.data.errors import InputError
 from dspa.io.locate import locate, locate_all
-from dspa.io.names import match_files, match_names
+from dspa.io.names import match_files, match_names, told_if_moved
 
 
 @pytest.mark.parametrize(
@@ -144,3 +144,34 @@ def test_what_names_lead_to_tells_files_apart(
     source = str(tmp_path / "old" / "p.star")
     made = match_files(["mics/c.mrc"], ["mics/c.mrc"], paths=[other], source=source)
     assert made.found.tolist() == [-1]
+
+
+def _match(names: list[str], paths: list[str]) -> tuple[list[int], str, str]:
+    made = match_files(names, paths, paths=paths, source="p.star")
+    return made.found.tolist(), made.alone, made.another
+
+
+def test_a_file_name_alone_is_told(tmp_path: Path) -> None:
+    here = [str(_file(tmp_path / "dirA" / f"mic{n}.mrc")) for n in (1, 2)]
+    found, alone, _ = _match(["other/dir/mic1.mrc", "other/dir/mic2.mrc"], here)
+    assert found == [0, 1]
+    assert alone.startswith("p.star: 2 of 2 names fit a file by its file name alone, as other/dir/")
+    found, alone, _ = _match(["mic1.mrc", "dirA/mic2.mrc"], here)
+    assert (found, alone) == ([0, 1], "")  # a bare name says nothing else
+    made = match_files(["g2/dirA/mic1.mrc"], here, paths=here, source="p.star")
+    assert made.alone == "" and "by the end of its path, as g2/dirA/mic1.mrc" in made.ends
+
+
+def test_a_folder_that_other_names_fit_is_of_these_alone(tmp_path: Path) -> None:
+    here = [str(_file(tmp_path / "g1" / f"mic{n}.mrc")) for n in (1, 2)]
+    found, alone, another = _match(["job2/g1/mic1.mrc", "job3/g2/mic2.mrc"], here)
+    assert (found, alone) == ([0, -1], "")
+    said = f"job3/g2/mic2.mrc is of another folder than {here[1]}, where job2/g1/mic1.mrc is"
+    assert another == said
+    assert _match(["mic1.mrc", "g2/mic2.mrc"], here)[0] == [0, 1]
+
+
+def test_a_moved_file_is_told_if_its_folder_is_another() -> None:
+    names, paths = ["job1/a/s.mrcs", "a/t.mrcs", "u.mrcs"], ["/b/s.mrcs", "/a/t.mrcs", "/u.mrcs"]
+    moved = told_if_moved(names, paths, "p.star")
+    assert moved.startswith("p.star: 1 of 3 names fits a file by its file name alone, as job1/a/s")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
+    from dspa.io.names import Matches
     from dspa.stages.stage import Context
 
 T = TypeVar("T")
@@ -184,6 +185,20 @@ def warn_of_rows(context: Context, micrographs: xr.Dataset) -> None:
             "imported; RELION and others turn them over: to use coordinates of other programs, "
             "import the micrographs again"
         )
+
+
+def tell_of_names(context: Context, matches: Matches) -> None:
+    """Tell which names in a file lead elsewhere, and which fit although their folders differ.
+
+    Parameters
+    ----------
+    context : Context
+    matches : Matches
+    """
+    for warning in filter(None, (matches.remedy, matches.alone)):
+        context.events.warning(warning)
+    if matches.ends:
+        context.events.message(matches.ends)
 
 
 def names_and_paths(tasks: Sequence[MicrographTask]) -> tuple[list[str], list[str]]:

@@ -23,12 +23,13 @@ from dspa.io.micrographs import (
     rows_turned,
     write_micrographs,
 )
-from dspa.io.names import match_files
+from dspa.io.names import match_files, told_if_moved
 from dspa.io.picture import image
 from dspa.io.plausible import check_values
 from dspa.io.star_micrographs import read_star_micrographs
 from dspa.io.tiff import turns_rows
 from dspa.io.volumes import write_image_stack
+from dspa.stages.exposures.tasks import tell_of_names
 from dspa.stages.imports.copies import repeated_files, tell_versions
 from dspa.stages.imports.gains import Gain, read_gain, settle_gain
 from dspa.stages.imports.optics import settle_optics, with_epu
@@ -215,8 +216,10 @@ def _import(context: Context, params: Params, *, kind: str) -> xr.Dataset:
     else:
         table = _from_pattern(context, params)
     _check_presence(table, params)
+    names, paths = ([str(v) for v in table[k].values] for k in ("micrograph_name", "path"))
+    if from_star and (moved := told_if_moved(names, paths, params.named)):
+        context.events.warning(moved)
     # Headers first: what the user must mend is said before hours of reading.
-    paths = [str(path) for path in table["path"].values]
     found = [
         replace(look(path), fault=f"{path}: the same file as {other}") if other else look(path)
         for path, other in zip(paths, repeated_files(paths), strict=True)
@@ -324,8 +327,7 @@ def _with_ctf(context: Context, table: xr.Dataset, path: str) -> xr.Dataset:
     if (rows < 0).all():
         none = f"{path}: none of its micrographs has the name of an imported one"
         raise InputError(matches.remedy or none)
-    if matches.remedy:
-        context.events.warning(matches.remedy)
+    tell_of_names(context, matches)
     if (rows < 0).any():
         context.events.warning(f"{path}: no CTF for {counted((rows < 0).sum(), 'micrograph')}")
     for name in _CTF:

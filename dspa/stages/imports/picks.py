@@ -9,7 +9,12 @@ import numpy as np
 from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.io.micrographs import read_micrographs
-from dspa.stages.exposures.tasks import micrograph_tasks, names_and_paths, warn_of_rows
+from dspa.stages.exposures.tasks import (
+    micrograph_tasks,
+    names_and_paths,
+    tell_of_names,
+    warn_of_rows,
+)
 from dspa.stages.extraction.tables import (
     doubt_of_scale,
     match_micrographs,
@@ -64,8 +69,7 @@ def scaled_by_micrographs(
     """
     tasks = micrograph_tasks(read_micrographs(path))
     matches = match_micrographs(particles, *names_and_paths(tasks), source=source)
-    if matches.remedy:
-        context.events.warning(matches.remedy)
+    tell_of_names(context, matches)
     where = matches.found
     scaled = with_pixel_size(particles, where, tasks)
     doubt = doubt_of_scale(scaled, where, tasks)
@@ -127,12 +131,11 @@ def place_on_micrographs(
                 or f"{source}: no pick lies on any of {counted(len(tasks), 'micrograph')} ({shown} "
                 "not among them); files of picks are named after their micrographs"
             )
-        if matches.remedy:
-            context.events.warning(matches.remedy)
         context.events.warning(
             f"set aside {counted((where < 0).sum(), 'pick')} on micrographs that are not there "
             f"({shown})"
         )
+    tell_of_names(context, matches)
     rows = np.flatnonzero(where >= 0)
     kept, where = with_pixel_size(picks.isel(particle=rows), where[rows], tasks), where[rows]
     doubt = doubt_of_scale(kept, where, tasks)

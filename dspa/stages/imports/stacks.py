@@ -11,6 +11,7 @@ from dspa.data.counts import counted, counted_of
 from dspa.data.errors import InputError
 from dspa.data.store import chosen
 from dspa.io.images import StackInfo, stack_info
+from dspa.io.names import told_if_moved
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,6 +58,10 @@ def on_stacks(
             f"{named}: {lost} not there ({shown}); run from the folder their paths are "
             "relative to, or give it with --images-root"
         )
+    if "stack_name" in table.variables:
+        moved = told_if_moved([str(n) for n in table["stack_name"].values], paths, named)
+        if moved:
+            context.events.warning(moved)
     infos = {path: stack_info(path) for path in paths}
     shapes = {(i.rows, i.columns): path for path, i in reversed(infos.items())}
     if len(shapes) > 1:
