@@ -204,8 +204,8 @@ def _renamed(
 
     A folder that other names fit better is not that of these: they are taken out of ``found``.
     """
-    loose = {i: known.shared(names[i], int(found[i])) for i in by_name if found[i] >= 0}
-    loose = {i: shared for i, shared in loose.items() if shared is not None}
+    each = ((i, known.shared(names[i], int(found[i]))) for i in by_name if found[i] >= 0)
+    loose = {i: shared for i, shared in each if shared is not None}
     best: dict[PurePosixPath, tuple[int, int]] = {}
     for i in np.flatnonzero(found >= 0).tolist():
         if "/" not in plain_name(names[i]):

@@ -17,7 +17,8 @@ from dspa.io.box import read_box
 from dspa.io.cbox import read_cbox
 from dspa.io.coordinates import Coordinates, on_micrographs
 from dspa.io.csv_picks import read_csv_picks
-from dspa.io.star import find_block, numbers, read_star
+from dspa.io.star import find_block, numbers, open_star, refuse_damaged
+from dspa.io.star_kinds import listed, refuse_misspelt
 from dspa.io.uids import pick_uids
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 SUFFIXES = (".box", ".cbox", ".csv", ".txt", ".star")
+_KNOWN = ("rlnCoordinateX", "rlnCoordinateY", "rlnMicrographName", "rlnAutopickFigureOfMerit")
 # What pickers append to the name of the micrograph.
 _APPENDED = re.compile(r"_(autopick|manualpick|extract|pick|picks|particles|cryolo)$")
 
@@ -89,10 +91,18 @@ def _read(path: Path) -> Coordinates:
 
 
 def _read_star(path: Path) -> Coordinates:
-    blocks = [b for b in read_star(path) if "rlnCoordinateX" in b.columns]
-    block = find_block(blocks, "particles", "") or (blocks[0] if blocks else None)
-    if block is None or "rlnCoordinateY" not in block.columns:
-        raise InputError(f"{path}: no _rlnCoordinateX and _rlnCoordinateY; not a file of picks")
+    found = open_star(path)
+    for each in found:
+        refuse_misspelt(path, [each], _KNOWN)
+    blocks = [b for b in found if "rlnCoordinateX" in b.labels]
+    opened = find_block(blocks, "particles", "") or (blocks[0] if blocks else None)
+    if opened is None or "rlnCoordinateY" not in opened.labels:
+        refuse_damaged(found)
+        raise InputError(
+            f"{path}: no _rlnCoordinateX and _rlnCoordinateY; not a file of picks (it has "
+            f"{listed(opened or found[0])})"
+        )
+    block = opened.read()
     if "rlnImageName" in block.columns:
         raise InputError(
             f"{path}: names images (rlnImageName), which picks do not have; import one file of "

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from dspa.io.star_text import Segment
+
 # What programs write for no number, in lower case and without a sign: failed fits, empty cells.
 MISSING = frozenset(
     ("", "<na>", "none", "null", "nil", "n/a", "na", "?", ".", "*", "inf", "infinity", "1.#inf")
@@ -73,6 +75,8 @@ def read_star(path: str | Path) -> list[Block]:
 def open_star(path: str | Path) -> list[Block | Loop]:
     """Read a STAR file but for the rows of its tables, which are read a span at a time.
 
+    What is wrong with a block is said by who reads it: other blocks are of use all the same.
+
     Parameters
     ----------
     path : path
@@ -82,7 +86,14 @@ def open_star(path: str | Path) -> list[Block | Loop]:
     InputError
         As of `read_star`.
     """
-    return [open_block(path, segment) for segment in read_segments(path)]
+    return [_opened(path, segment) for segment in read_segments(path)]
+
+
+def _opened(path: str | Path, segment: Segment) -> Block | Loop:
+    try:
+        return open_block(path, segment)
+    except InputError as error:
+        return Loop("", segment.name, (), segment, fault=str(error))
 
 
 def find_block(blocks: Iterable[_B], *names: str) -> _B | None:
@@ -92,8 +103,32 @@ def find_block(blocks: Iterable[_B], *names: str) -> _B | None:
     ----------
     blocks : iterable of Block
     *names : str
+
+    Raises
+    ------
+    InputError
+        If that block is damaged.
     """
-    return next((block for block in blocks if block.name in names), None)
+    found = next((block for block in blocks if block.name in names), None)
+    if found is not None:
+        refuse_damaged([found])
+    return found
+
+
+def refuse_damaged(blocks: Iterable[Block | Loop]) -> None:
+    """Say what is wrong with the first damaged block, if one is.
+
+    Parameters
+    ----------
+    blocks : iterable of Block or Loop
+
+    Raises
+    ------
+    InputError
+    """
+    for block in blocks:
+        if isinstance(block, Loop) and block.fault:
+            raise InputError(block.fault)
 
 
 def numbers(

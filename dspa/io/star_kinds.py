@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from dspa.io import mrc
 from dspa.io.star import Block, Loop, find_block, nameless, numbers, text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -44,6 +46,85 @@ _PAIRS = (
     ("rlnOriginXAngst", "rlnOriginYAngst"),
     ("rlnAngleRot", "rlnAngleTilt"),
 )
+
+# Labels of RELION that are spelt much like another one.
+_RELATED = re.compile(r"rlnImageSize[XYZ]|rln(Coordinate|Origin)Z.*")
+_LIKE = 0.9
+_PREFIX = re.compile(r"^_*(rln|wrp|relion|xmipp)?_?", re.IGNORECASE)
+_LISTED = 6
+
+
+def refuse_misspelt(
+    path: str | Path, blocks: Sequence[Block | Loop], known: Collection[str]
+) -> None:
+    """Refuse labels that would be ignored because they are spelt otherwise than RELION has them.
+
+    Parameters
+    ----------
+    path : path
+        For the message.
+    blocks : sequence of Block or Loop
+        What is read of the file.
+    known : collection of str
+        Labels that are read.
+
+    Raises
+    ------
+    InputError
+        Naming the labels found and expected.
+    """
+    there = {label for block in blocks for label in block.labels}
+    lacking = {_plain(label): label for label in known if label not in there}
+    for label in sorted(there - set(known)):
+        if label.startswith("dspa") or ":" in label or _RELATED.fullmatch(label):
+            continue
+        meant = lacking.get(_plain(label))
+        if meant is None and label.startswith("rln"):
+            meant = next(iter(get_close_matches(label, lacking.values(), 1, _LIKE)), None)
+        if meant is not None:
+            raise InputError(
+                f"{path}: the label _{label} would be ignored, and there is no _{meant}; write "
+                "labels as RELION has them"
+            )
+
+
+def _plain(label: str) -> str:
+    """Return a label without what programs and hands spell otherwise: prefix, case and marks."""
+    return re.sub(r"[^a-z0-9]", "", _PREFIX.sub("", label).lower())
+
+
+def refuse_unplaced(path: str | Path, block: Block | Loop) -> None:
+    """Refuse rows that name no images and have no coordinates.
+
+    Parameters
+    ----------
+    path : path
+        For the message.
+    block : Block or Loop
+        The particles.
+
+    Raises
+    ------
+    InputError
+        Naming the labels found.
+    """
+    if {"rlnImageName", "rlnCoordinateX", "rlnCoordinateY"} & set(block.labels):
+        return
+    raise InputError(
+        f"{path}: data_{block.name} has neither _rlnImageName nor _rlnCoordinateX and "
+        f"_rlnCoordinateY, so neither particles nor picks (it has {listed(block)})"
+    )
+
+
+def listed(block: Block | Loop) -> str:
+    """Return the first labels of a table, for messages.
+
+    Parameters
+    ----------
+    block : Block or Loop
+    """
+    shown = ", ".join(f"_{label}" for label in block.labels[:_LISTED])
+    return shown + (", ..." if len(block.labels) > _LISTED else "") if shown else "no labels"
 
 
 def refuse_particles(path: str | Path, blocks: list[Block], rows: Block) -> None:

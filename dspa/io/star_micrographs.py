@@ -14,15 +14,17 @@ from dspa.io.locate import locate_all
 from dspa.io.plausible import known_values
 from dspa.io.star import (
     Block,
+    Loop,
     find_block,
     integers,
     numbers,
-    read_star,
+    open_star,
+    refuse_damaged,
     text,
     write_star,
 )
-from dspa.io.star_kinds import note_of_rows, refuse_tomograms, sound_rows
-from dspa.io.star_optics import read_optics, write_optics
+from dspa.io.star_kinds import note_of_rows, refuse_misspelt, refuse_tomograms, sound_rows
+from dspa.io.star_optics import SHARED, read_optics, write_optics
 from dspa.io.tiff import turns_rows
 
 if TYPE_CHECKING:
@@ -61,6 +63,12 @@ _NAME, _MOVIE, _SIGN = "rlnMicrographName", "rlnMicrographMovieName", "dspaContr
 _TURNED = "dspaRowsTurned"
 _DIGITS = 9
 
+_KNOWN = (
+    {_NAME, _MOVIE, "rlnOpticsGroup", "rlnOpticsGroupName"}
+    | {label for label, *_ in (*_PLAIN, *SHARED)}
+    | {label for sizes in (_SIZES, _MOVIE_SIZES) for label in sizes["pixel_size"]}
+)
+
 
 def read_star_micrographs(
     path: str | Path, *, roots: Sequence[str | Path] = (), pixel_size: float | None = None
@@ -81,10 +89,14 @@ def read_star_micrographs(
         Kind ``micrographs``, or ``movies``. Files that are not found keep the spelling of the
         STAR file as their path.
     """
-    blocks = read_star(path)
-    rows, label = _block(path, blocks)
+    opened = open_star(path)
+    block, label = _block(path, opened)
+    rows = block.read()
     if not rows.rows:
         raise InputError(f"{path}: no micrographs in block data_{rows.name}; is the file whole?")
+    table = find_block(opened, "optics")
+    blocks = [] if table is None else [table.read()]
+    refuse_misspelt(path, [rows, *blocks], _KNOWN)
     rows, lacking = sound_rows(path, rows, label)
     note = note_of_rows(path, rows, label, kept=rows.rows, lacking=lacking)
     movies = label == _MOVIE
@@ -125,16 +137,19 @@ def read_star_micrographs(
     return schema.make("movies" if movies else "micrographs", variables, **note)
 
 
-def _block(path: str | Path, blocks: list[Block]) -> tuple[Block, str]:
+def _block(path: str | Path, blocks: list[Block | Loop]) -> tuple[Block | Loop, str]:
     refuse_tomograms(path, blocks)
     named = find_block(blocks, "micrographs", "movies")
     fitting = [named] if named else [b for b in blocks if b.name != "optics"]
     for block in fitting:
         for label in (_NAME, _MOVIE):
-            if label in block.columns and "rlnImageName" not in block.columns:
+            if label in block.labels and "rlnImageName" not in block.labels:
                 return block, label
     if find_block(blocks, "particles", "images"):
         raise InputError(f"{path}: a STAR file of particles; use import particles")
+    refuse_damaged(blocks)
+    for each in fitting:
+        refuse_misspelt(path, [each], (_NAME, _MOVIE))
     names = ", ".join(f"data_{b.name}" for b in blocks[:5])
     raise InputError(f"{path}: no block of micrographs (it has {names})")
 

@@ -31,17 +31,21 @@ from dspa.io.star import (
     nameless,
     numbers,
     open_star,
+    refuse_damaged,
     refuse_fractions,
     text,
 )
 from dspa.io.star_kinds import (
+    listed,
     note_of_rows,
+    refuse_misspelt,
     refuse_numberless,
     refuse_particles,
     refuse_tomograms,
+    refuse_unplaced,
     sound_rows,
 )
-from dspa.io.star_optics import OpticsReader
+from dspa.io.star_optics import SHARED, OpticsReader
 from dspa.io.uids import distinct, image_words, pick_words
 
 if TYPE_CHECKING:
@@ -86,6 +90,12 @@ PLAIN = (
 # Origins in pixels and in A that agree: by pixels, and by the part of a long one.
 _SAME_ORIGIN, _SAME_SCALE = 0.01, 1e-3
 UID, TWIN = "dspaUid", "dspaTwin"
+_KNOWN = (
+    {"rlnImageName", "rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY", "rlnOriginX"}
+    | {"rlnOriginY", "rlnOriginXAngst", "rlnOriginYAngst", "rlnClassNumber", "rlnRandomSubset"}
+    | {"rlnOpticsGroup", "rlnOpticsGroupName", "rlnDetectorPixelSize", "rlnMagnification"}
+    | {*EULER, *(label for label, *_ in (*PLAIN, *SHARED)), *(k for s in SIZES.values() for k in s)}
+)
 # What a missing number means where physics has an answer.
 _DEFAULTS = {"phase_shift": 0.0, "bfactor": 0.0, "ctf_scale": 1.0}
 _IMAGE = re.compile(r"(\d{1,10})@(.+)", re.DOTALL)
@@ -129,7 +139,10 @@ def read_star_particles(
     else:
         rows = _particle_block(path, opened)
     refuse_tomograms(path, opened)
-    blocks = [block.read() for block in opened if block is not rows]
+    optics = find_block(opened, "optics")
+    refuse_misspelt(path, [rows] if optics is None else [rows, optics], _KNOWN)
+    refuse_unplaced(path, rows)
+    blocks = [block.read() for block in opened if block is optics]
     if "rlnImageName" not in rows.labels and micrograph_pixel_size is None:
         micrograph_pixel_size = pixel_size  # of picks there is no other
     given = {"pixel_size": pixel_size, "micrograph_pixel_size": micrograph_pixel_size}
@@ -178,10 +191,16 @@ def _particle_block(path: str | Path, blocks: list[Block | Loop]) -> Block | Loo
         block = fitting[0] if fitting else None
     if block is None:
         refuse_tomograms(path, blocks)
+        refuse_damaged(blocks)
+        for each in blocks:
+            refuse_misspelt(path, [each], ("rlnImageName", "rlnCoordinateX", "rlnCoordinateY"))
         if find_block(blocks, "micrographs", "movies"):
             raise InputError(f"{path}: a STAR file of micrographs; use import micrographs")
-        names = ", ".join(f"data_{b.name}" for b in blocks[:5])
-        raise InputError(f"{path}: no block of particles or coordinates (it has {names})")
+        names = ", ".join(f"data_{b.name} of {listed(b)}" for b in blocks[:3])
+        raise InputError(
+            f"{path}: no block of particles or coordinates, _rlnImageName or _rlnCoordinateX "
+            f"(it has {names})"
+        )
     return block
 
 

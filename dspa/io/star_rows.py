@@ -95,12 +95,15 @@ class Loop:
         Without ``data_``.
     labels : tuple of str
     segment : Segment
+    fault : str
+        Why it cannot be read, if that is known already.
     """
 
     where: str
     name: str
     labels: tuple[str, ...]
     segment: Segment
+    fault: str = ""
 
     def read(self) -> Block:
         """Read the table whole."""
@@ -119,6 +122,8 @@ class Loop:
         texts : collection of str
             Labels of columns to read as text; others are numbers where all words of a span are.
         """
+        if self.fault:
+            raise InputError(self.fault)
         body, quoted = self._body()
         head = b""
         for piece in body:

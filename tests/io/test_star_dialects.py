@@ -309,3 +309,67 @@ def test_flags_of_unused_groups_and_single_images_are_no_fault(tmp_path: Path) -
 def test_a_voltage_of_zero_is_unknown(tmp_path: Path) -> None:
     (tmp_path / "a.star").write_text(PLAIN.replace("1 300", "1 0"))
     assert np.isnan(read_particles(tmp_path / "a.star")["voltage"]).all()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "data_job\n\nloop_\n_id #1\n_text #2\n1\n;it's text\nwith loop_\n;\n2\n;more\n;\n",
+        "data_job\n\nloop_\n_a\n_b\n1 2 3\n1 2\n",
+        "data_job\n\nloop_\n_a\n_b\n1 'not closed\n",
+        "data_job\n\nloop_\n_a\n1\nloop_\n_b\n2\n",
+        "data_job\n\nfoo bar\n",
+    ],
+)
+def test_what_is_odd_in_another_table_is_no_fault(other: str, tmp_path: Path) -> None:
+    write_image_stack(tmp_path / "parts.mrcs", np.zeros((4, 8, 8), "f4"), pixel_size=2.0)
+    labels = ("rlnMicrographName", "rlnOpticsGroup", "rlnDefocusU")
+    mics = OPTICS + _loop("micrographs", [["m.mrc", 1, 15000]], labels)
+    places = ("rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY")
+    picks = _loop("", [["m.mrc", 5, 6]], places)
+    for number, (front, back) in enumerate((("", other), (other, ""))):
+        path = tmp_path / f"{number}.star"
+        path.write_text(f"{front}\n{PLAIN}\n{back}")
+        assert read_particles(path).sizes["particle"] == 4
+        path.write_text(f"{front}\n{mics}\n{back}")
+        assert read_micrographs(path).sizes["micrograph"] == 1
+        path.write_text(f"{front}\n{picks}\n{back}")
+        assert read_picks([path], pixel_size=1.0).sizes["particle"] == 1
+
+
+@pytest.mark.parametrize(
+    ("was", "label", "meant"),
+    [
+        ("_rlnImageName", "_ImageName", "_rlnImageName"),
+        ("_rlnDefocusU", "_DefocusU", "_rlnDefocusU"),
+        ("_rlnDefocusU", "_rlnDefocusu", "_rlnDefocusU"),
+        ("_rlnVoltage", "_wrpVoltage", "_rlnVoltage"),
+        ("_rlnDefocusU", "_rlnOriginXAngstrom", "_rlnOriginXAngst"),
+        ("_rlnDefocusU", "_rlnClassNumbers", "_rlnClassNumber"),
+    ],
+)
+def test_a_label_spelt_otherwise_is_refused(
+    was: str, label: str, meant: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "p.star"
+    path.write_text(PLAIN.replace(was, label))
+    with pytest.raises(InputError, match=f"label {label} would be ignored.* no {meant}"):
+        read_particles(path)
+
+
+def test_rows_without_image_and_place_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "p.star"
+    path.write_text(_loop("particles", [["m.mrc", 5.0]], ("rlnMicrographName", "rlnCoordX")))
+    with pytest.raises(InputError, match=r"neither .*\(it has _rlnMicrographName, _rlnCoordX\)"):
+        read_particles(path)
+    path.write_text(_loop("", [["m.mrc", 5.0]], ("rlnMicrographName", "CoordinateX")))
+    for read in (read_particles, lambda p: read_picks([p], pixel_size=1.0)):
+        with pytest.raises(InputError, match="label _CoordinateX would be ignored"):
+            read(path)
+
+
+def test_labels_much_like_another_are_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "p.star"
+    for label in ("rlnImageSizeX", "rlnMicrographNameNoDW", "rlnAngleTiltPrior", "rlnOriginXPrior"):
+        path.write_text(PLAIN.replace("_rlnDefocusU", f"_{label}"))
+        assert f"extra:{label}" in read_particles(path).variables
