@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,6 +28,9 @@ NEAREST, FARTHEST = 100.0, 2e5  # A
 _MOST, _MANY = 0.9, 0.1
 _FEW_ROWS, _FEW_ANGLES = 50, 20
 _SMALLEST_BOX = 40.0  # A; no particle of which a map can be made fits
+# Relative difference of pixel sizes that are one whatever their digits, and of those that are not;
+# what a size in single precision is off, A.
+_SAME_SIZE, _OTHER_SIZE, _EXACT = 1e-3, 0.01, 2e-6
 _TURN = 2.1 * np.pi  # rad
 _DEPTHS = ("rlnCoordinateZ", "rlnOriginZ", "rlnOriginZAngst")
 _PHASE_PLATE = 0.5  # rad; with a phase plate the focus may be exact
@@ -168,6 +171,27 @@ def check_values(
     doubts += _check_phase(table, source, in_cs=in_cs)
     doubts += _doubts_of_angles(table, in_cs=in_cs)
     return [*doubts, *_doubts_of_lengths(table), *_doubts_of_depth(table)]
+
+
+def other_sizes(sizes: NDArray[np.floating[Any]], size: float) -> NDArray[np.float64]:
+    """Return the pixel sizes that are not another one rounded: 1.06 is 1.0635, 1.07 is not.
+
+    Parameters
+    ----------
+    sizes : (n,) float
+        A.
+    size : float
+        The other one, A.
+    """
+    values = np.asarray(sizes, np.float64)
+    apart = np.abs(values - size)
+    rounded = np.zeros(values.shape, bool)
+    for digits in (2, 3):
+        figure = 0.51 * 10.0**-digits
+        short = [np.abs(each - np.round(each, digits)) < _EXACT for each in (values, size)]
+        rounded |= (apart <= figure) & (short[0] | short[1])
+    odd = (apart > _OTHER_SIZE * size) | ((apart > _SAME_SIZE * size) & ~rounded)
+    return values[odd & np.isfinite(values)]
 
 
 def check_voxel_size(source: str | Path, size: float, *, given: bool) -> None:

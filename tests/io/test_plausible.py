@@ -13,7 +13,7 @@ from dspa.data.errors import InputError
 from dspa.io.cs import write_cs
 from dspa.io.micrographs import read_micrographs
 from dspa.io.particles import read_particles
-from dspa.io.plausible import check_values
+from dspa.io.plausible import check_values, other_sizes
 from dspa.io.star import Block, write_star
 
 COUNT = 60
@@ -175,3 +175,10 @@ def test_images_with_a_depth_are_told(tmp_path: Path) -> None:
         write_star(path, [Block("particles", rows)])
         doubts = check_values(read_particles(path), path)
         assert len([d for d in doubts if "rlnCoordinateZ differs between images" in d]) == count
+
+
+def test_pixel_sizes_are_one_if_one_is_the_other_rounded() -> None:
+    for size, others in ((1.0635, [1.06, 1.063, 1.0634]), (1.06, [1.0635, 1.06]), (0.8, [0.8004])):
+        assert other_sizes(np.array(others, "f4"), size).size == 0
+    for size, other in ((1.06, 1.07), (1.0635, 1.07), (1.0635, 1.05), (1.5, 1.51), (1.0, 1.4)):
+        assert other_sizes(np.array([other, np.nan]), size).tolist() == [other]

@@ -215,3 +215,23 @@ def test_cs_coordinates_of_unknown_pixel_size(desk: Desk, tmp_path: Path) -> Non
     table = read_particles(made["particles"])
     np.testing.assert_allclose(table["coordinate"].values, 1.5 * np.array(TRUTH), atol=1e-4)
     assert table["micrograph_pixel_size"].values.tolist() == [1.5]
+
+
+def test_pixel_sizes_that_deny_each_other_are_told(desk: Desk, tmp_path: Path) -> None:
+    """Of the file against the micrographs, on import and when boxes are cut."""
+    _session(tmp_path)
+    optics = {"pixel_size": 1.0, "voltage": 300.0, "cs": 2.7}
+    mics = {"micrographs": desk.run(MICROGRAPHS_STAGE, files="mic.mrc", **optics)["micrographs"]}
+    for optics_size, row_size, told in (
+        ({"rlnMicrographPixelSize": 1.02}, {}, "in pixels of 1.02 A, the micrographs have 1 A"),
+        ({}, {"rlnPixelSize": 1.02}, "says 1.02 A per pixel"),
+        ({"rlnMicrographPixelSize": 1.004}, {}, ""),  # 1.00, rounded
+    ):
+        _star(tmp_path / "p.star", optics_size, {"rlnImageName": None, **row_size})
+        desk.heard.clear()
+        picks = desk.run(PARTICLES_STAGE, mics, file="p.star")
+        assert (told in desk.said("warning")) if told else not desk.said("warning")
+    _star(tmp_path / "p.star", {"rlnMicrographPixelSize": 1.02}, {"rlnImageName": None})
+    picks = desk.run(PARTICLES_STAGE, file="p.star")
+    desk.run(EXTRACT, {**picks, **mics}, box=BOX, dtype="float32", edge="fill")
+    assert "in pixels of 1.02 A, the micrographs have 1 A" in desk.said("warning")

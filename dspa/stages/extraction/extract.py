@@ -16,6 +16,7 @@ from dspa.io.images import SHARD, ImageWriter, ParticleImages, write_images
 from dspa.io.micrographs import read_micrographs
 from dspa.io.particles import read_particles, write_particles
 from dspa.io.picture import montage
+from dspa.io.plausible import other_sizes
 from dspa.ops.images.extract import extract_boxes
 from dspa.ops.images.filter import low_pass
 from dspa.ops.images.normalise import normalise_background
@@ -291,6 +292,13 @@ def _check_scale(context: Context, source: xr.Dataset, tasks: Sequence[Micrograp
     where = find_micrographs(source, *names_and_paths(tasks))
     doubt = doubt_of_scale(with_pixel_size(source, where, tasks), where, tasks)
     if "coordinate_pixels" not in source:
+        of_picks = source["micrograph_pixel_size"].values if "coordinate" in source else np.empty(0)
+        other = other_sizes(of_picks, tasks[0].pixel_size)
+        if other.size:
+            context.events.warning(
+                f"the coordinates are in pixels of {other[0]:.4g} A, the micrographs have "
+                f"{tasks[0].pixel_size:.4g} A: they are scaled; check which is right"
+            )
         if doubt:
             context.events.warning(f"{doubt}; check the pixel size of the coordinates")
         return

@@ -11,6 +11,7 @@ import numpy as np
 from dspa.data.counts import counted_of
 from dspa.data.errors import InputError
 from dspa.io.epu import Exposure, find_epu, read_epu
+from dspa.io.plausible import other_sizes
 from dspa.io.star_optics import one_for_all
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def _pixel_size(
         context.events.message(f"pixel size {known[0]:.4g} A, from the headers")
         size = np.where(np.isnan(size), known[0], size)
         _one_size(size[table["optics"].values], f"{source}: mixed pixel sizes")
-    other = known[np.abs(known - size[0]) > 0.01 * size[0]]
+    other = other_sizes(known, float(size[0]))
     if other.size:
         context.events.warning(
             f"the headers say {_counted(other)} per pixel; {size[0]:.4g} A is used"

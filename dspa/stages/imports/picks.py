@@ -9,6 +9,7 @@ import numpy as np
 from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.io.micrographs import read_micrographs
+from dspa.io.plausible import other_sizes
 from dspa.stages.exposures.tasks import (
     micrograph_tasks,
     names_and_paths,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from dspa.stages.stage import Context
 
 LISTED = 3
-SAME_SIZE = 0.01  # relative difference of pixel sizes that are one
 
 
 def common_pixel_size(path: str | Path) -> float:
@@ -93,13 +93,20 @@ def warn_of_other_size(context: Context, table: xr.Dataset, known: float) -> Non
     known : float
         Pixel size of the micrographs, A.
     """
-    sizes = np.asarray(table["micrograph_pixel_size"].values, np.float64)
-    other = sizes[np.abs(sizes - known) > SAME_SIZE * known]
+    other = other_sizes(table["micrograph_pixel_size"].values, known)
     if other.size:
         context.events.warning(
             f"the file's coordinates are in pixels of {other[0]:.4g} A, the micrographs have "
             f"{known:.4g} A: they are scaled; --micrograph-pixel-size {known:.4g} keeps the pixels"
         )
+    elif "image_stack" not in table.variables and "pixel_size" in table.variables:
+        said = other_sizes(table["pixel_size"].values, known)
+        if said.size and not np.isfinite(table["micrograph_pixel_size"].values).any():
+            context.events.warning(
+                f"the file says {said[0]:.4g} A per pixel (rlnPixelSize or rlnImagePixelSize), the "
+                f"micrographs have {known:.4g} A: coordinates are taken as pixels of these; "
+                f"--micrograph-pixel-size {said[0]:.4g} takes them as the file's"
+            )
 
 
 def place_on_micrographs(

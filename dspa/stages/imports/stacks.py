@@ -12,6 +12,7 @@ from dspa.data.errors import InputError
 from dspa.data.store import chosen
 from dspa.io.images import StackInfo, stack_info
 from dspa.io.names import told_if_moved
+from dspa.io.plausible import other_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -135,7 +136,7 @@ def with_pixel_size(
     used = size[groups]
     if np.ptp(used) > 1e-3 * used.max():
         raise InputError(_mixed(named, table, groups, size))
-    other = headers[np.abs(headers - used[0]) > 0.01 * used[0]]
+    other = other_sizes(headers, float(used[0]))
     if other.size:
         context.events.warning(
             f"the stacks say {other[0]:.4g} A per pixel ({other.size} of {len(infos)}); "
