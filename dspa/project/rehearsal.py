@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +48,7 @@ def rehearse(stage: Stage, inputs: Resolved, params: Any) -> dict[str, Any]:
     figures = dict(stage.plan(given, params)) if stage.plan is not None else {}
     if needed:
         figures["memory of this process"] = f"{needed / 2**30:.2f} GiB"
-    if stage.admit is not None or not stage.contained:
+    if (stage.admit is not None and not stage.warns) or not stage.contained:
         return figures
     warnings: list[str] = []
 
@@ -57,6 +58,8 @@ def rehearse(stage: Stage, inputs: Resolved, params: Any) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory(prefix="dspa-plan-") as folder:
         runner = _Rehearsal(Path(folder))
+        if stage.warns:  # whose plan tells the memory, of workers that may be elsewhere
+            runner.memory = sys.maxsize
         try:
             stage.run(Context(Path(folder), runner, Events(None, (heard,))), given, params)
         except _Enough:

@@ -112,6 +112,9 @@ class Stage:
     contained : bool
         Whether ``run`` reaches nothing outside its folder before it uses the runner: a dry run
         then goes so far, to find what would be refused.
+    warns : bool
+        Whether ``run`` warns, before it uses the runner, of what ``admit`` lets pass: a dry run
+        then asks both.
     """
 
     name: str
@@ -123,6 +126,7 @@ class Stage:
     admit: AdmitFunction | None = None
     lead: LeadFunction | None = None
     contained: bool = True
+    warns: bool = False
 
 
 def param(

@@ -231,6 +231,10 @@ def test_classes_count_from_one_and_picks_know_theirs(session, picks):
     assert set(read_particles(found["picks"])["pick_template"].values) == {2}
     with pytest.raises(InputError, match=r"no class 4; .*three.mrcs holds 1 to 3"):
         session.run(template_picker, {"templates": stack}, classes=(4,), **coarse)
+    assert "three.mrcs: the header says 1 A" not in session.said("warning")
+    write_image_stack(stack, np.tile(mean, (1, 4, 4)), pixel_size=1.0)
+    session.run(template_picker, {"templates": stack}, **coarse)
+    assert "three.mrcs: the header says 1 A per pixel" in session.said("warning")
 
 
 def test_ctf_of_noise_is_failed_and_its_particles_dropped(session, picks):

@@ -11,6 +11,9 @@ import pytest
 from dspa.data.errors import InputError
 from dspa.dataflow.events import Events
 from dspa.io.volumes import Volume, read_volume, write_volume
+from dspa.project.lineage import Given
+from dspa.project.rehearsal import rehearse
+from dspa.stages.class2d.stage import STAGE as CLASS2D
 from dspa.stages.imports.volume import VOLUME_STAGE
 from dspa.stages.refine.reference import (
     check_mask,
@@ -150,3 +153,17 @@ def test_what_does_not_fit_is_refused_before_a_job_begins(tmp_path: Path) -> Non
                 STAGE.admit(given, RefineParams())
         else:
             STAGE.admit(given, RefineParams())
+
+
+def test_a_dry_run_tells_what_the_run_would(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).normal(size=(8, N, N))
+    table = write_stack_table(tmp_path, images, pixel_size=PIXEL)
+    for size, told in ((PIXEL, ""), (1.02 * PIXEL, "box of the particles (32) but 4.08 A")):
+        write_volume(tmp_path / "v.mrc", BLOB, pixel_size=size)
+        given = {"particles": Given("p", table), "volume": Given("v", tmp_path / "v.mrc")}
+        figures = rehearse(STAGE, {**given, "mask": None}, RefineParams())
+        assert told in figures.get("warning", "") and bool(told) == ("warning" in figures)
+    classes = rehearse(
+        CLASS2D, {"particles": given["particles"], "start_from": None}, CLASS2D.params(classes=4)
+    )
+    assert "8 particles in 4 classes" in classes["warning"]

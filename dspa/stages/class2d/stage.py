@@ -237,5 +237,6 @@ STAGE = Stage(
     run=run,
     plan=plan,
     admit=admit,
+    warns=True,
     lead=leading(500),
 )

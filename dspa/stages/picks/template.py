@@ -154,6 +154,12 @@ def _load(inputs: Mapping[str, Any], params: Params) -> _Templates:
     return found
 
 
+def _unset(templates: _Templates, pixel_size: float) -> bool:
+    """Tell whether a size of 1 A is likely none: it is not that of micrographs, or binned ones."""
+    times = 1.0 / pixel_size
+    return abs(templates.pixel_size - 1.0) < 1e-6 and abs(times - max(1, round(times))) > 0.01
+
+
 def _turns(params: Params) -> int:
     """Rotations over a full turn: no coarser than asked for, a multiple of 4."""
     return 4 * max(1, math.ceil(90.0 / params.angle_step - 1e-6))
@@ -196,13 +202,19 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     micrographs = read_micrographs(inputs["micrographs"])
     warn_of_rows(context, micrographs)
     templates = _load(inputs, params)
+    tasks = micrograph_tasks(micrographs, limit=params.micrographs)
+    if inputs.get("templates") and _unset(templates, tasks[0].pixel_size):
+        context.events.warning(
+            f"{inputs['templates']}: the header says 1 A per pixel, which programs write that do "
+            "not know it; check it, as templates of another scale find other things"
+        )
     context.events.picture(
         "templates", montage(templates.images), title=counted(len(templates.images), "template")
     )
     return pick_micrographs(
         context,
         micrographs,
-        micrograph_tasks(micrographs, limit=params.micrographs),
+        tasks,
         search=partial(_search, params, templates),
         low_pass=params.low_pass,
         diameter=params.diameter,

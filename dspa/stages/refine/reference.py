@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dspa.data.errors import InputError
+from dspa.io.plausible import other_sizes
 from dspa.io.volumes import read_volume
 from dspa.ops.images.normalise import is_flat
 from dspa.ops.images.transform import resize_volume
@@ -123,7 +124,7 @@ def read_fitting(path: str | Path, *, box: int, pixel_size: float, events: Event
         raise InputError(
             f"{path}: voxels of {size:.4g} A; bring it in with import volume --pixel-size"
         )
-    if volume.density.shape[0] == box and abs(pixel_size - size) > 0.05 * pixel_size:
+    if volume.density.shape[0] == box and other_sizes(np.array([size]), pixel_size).size:
         events.warning(
             f"{path}: has the box of the particles ({box}) but {size:.4g} A per voxel where they "
             f"have {pixel_size:.4g} A; if it was made from them, its pixel size is wrong"

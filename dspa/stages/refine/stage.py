@@ -403,5 +403,6 @@ STAGE = Stage(
     run,
     plan,
     admit=_admit,
+    warns=True,
     lead=_lead,
 )
