@@ -24,7 +24,7 @@ LAYOUT_VERSION = 1
 EXTRA = "extra:"
 MAXIMUM_NAME = 200
 
-FIXED_DIMS = {"xy": 2, "i": 3, "j": 3, "yx": 2, "surface": 6}
+FIXED_DIMS = {"xy": 2, "i": 3, "j": 3, "yx": 2, "surface": 6, "to": 2, "from": 2}
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,12 @@ PARTICLES = Schema(
         "stack_path": Variable(("stack",), "str", "", "MRC stack or image store"),
         "stack_name": Variable(("stack",), "str", "", "stack as the source file spells it"),
         **_optics("particle images"),
+        "beam_tilt": Variable(("optics", "xy"), "float64", "rad", "tilt of the beam"),
+        "odd_zernike": Variable(("optics", "odd"), "float64", "rad", "antisymmetric aberrations"),
+        "even_zernike": Variable(("optics", "even"), "float64", "rad", "symmetric aberrations"),
+        "magnification": Variable(
+            ("optics", "to", "from"), "float64", "1", "M: frequency k shows the particle's M k"
+        ),
         "micrograph_pixel_size": Variable(("optics",), "float64", "A", "of the coordinates"),
         "box_size": Variable(("optics",), "int32", "px", "edge of the images"),
     },

@@ -35,6 +35,7 @@ from dspa.io.star import (
     refuse_fractions,
     text,
 )
+from dspa.io.star_aberrations import with_aberrations
 from dspa.io.star_kinds import (
     listed,
     note_of_rows,
@@ -260,7 +261,7 @@ class _Rows:
 
     def finish(self, roots: Sequence[str | Path]) -> dict[str, Any]:
         """Return the tables that rows point into, and what only all rows together tell."""
-        made = self.optics.finish()
+        made = with_aberrations(self.path, self.optics.finish())
         refuse_fractions(self.path, "rlnImageSize", made["box_size"])
         made["box_size"] = np.nan_to_num(np.clip(made["box_size"], 0, 1 << 20)).astype("i4")
         if "rlnImageName" in self.columns:

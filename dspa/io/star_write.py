@@ -15,6 +15,7 @@ from dspa.geometry.rotation import euler_from_matrix, matrix_from_euler
 from dspa.io.coordinates import pixel_coordinates
 from dspa.io.images import SHARD, stack_info, stack_link
 from dspa.io.star import Block, Spans, write_star
+from dspa.io.star_aberrations import aberration_columns
 from dspa.io.star_optics import write_optics
 from dspa.io.star_particles import EULER, PLAIN, TWIN, UID
 
@@ -61,9 +62,10 @@ def write_star_particles(
         raise InputError(f"{path}: a dataset of {dataset.attrs.get('kind')}, not particles")
     has_images = "image_stack" in dataset.variables
     optics, ids = write_optics(_with_box_size(dataset) if has_images else dataset, _SIZES)
-    if has_images and "rlnImageDimensionality" not in optics.columns:
-        dimensions = {"rlnImageDimensionality": np.full(optics.rows, 2)}
-        optics = Block("optics", {**optics.columns, **dimensions})
+    shared = {**optics.columns, **aberration_columns(dataset)}
+    if has_images and "rlnImageDimensionality" not in shared:
+        shared["rlnImageDimensionality"] = np.full(optics.rows, 2)
+    optics = Block("optics", shared)
     names = _stack_names(dataset, Path(path), spell) if has_images else None
     silent = _silent(dataset, rows)
     pieces = (

@@ -18,11 +18,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.device import like
+from dspa.ops.ctf.aberration import even_polynomials, odd_polynomials
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from dspa.geometry.band import Band
+
+
+# Fields of more than a number for each image, which most data have none of.
+TABLES = ("odd_zernike", "even_zernike", "magnification")
 
 
 def wavelength(voltage: ArrayLike) -> NDArray[np.float64]:
@@ -46,7 +51,8 @@ def wavelength(voltage: ArrayLike) -> NDArray[np.float64]:
 class CTF:
     """Parameters of the contrast transfer functions of n images.
 
-    Every field is stored as an (n,) float64 array; scalars given broadcast to the longest field.
+    The numbers are stored as (n,) float64 arrays; scalars given broadcast to the longest field.
+    The three tables of higher order are None where there is nothing of the kind.
 
     Attributes
     ----------
@@ -66,6 +72,11 @@ class CTF:
         A^2; amplitudes fall off as exp(-B |k|^2 / 4).
     scale : (n,) float64
         Factor on the amplitudes.
+    odd_zernike, even_zernike : (n, c) float64, optional
+        Coefficients of `dspa.ops.ctf.aberration`; the odd ones include the beam tilt.
+    magnification : (n, 2, 2) float64, optional
+        M: what is at the frequency k of an image is that of the particle at M k (x, y). All else
+        here is a function of M k.
     """
 
     defocus_u: NDArray[np.float64]
@@ -77,24 +88,31 @@ class CTF:
     phase_shift: NDArray[np.float64] = 0.0  # type: ignore[assignment]
     bfactor: NDArray[np.float64] = 0.0  # type: ignore[assignment]
     scale: NDArray[np.float64] = 1.0  # type: ignore[assignment]
+    odd_zernike: NDArray[np.float64] | None = None
+    even_zernike: NDArray[np.float64] | None = None
+    magnification: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
-        names = [field.name for field in fields(self)]
+        names = [field.name for field in fields(self) if field.name not in TABLES]
         values = [np.atleast_1d(np.asarray(getattr(self, name), np.float64)) for name in names]
         if any(value.ndim != 1 for value in values):
             raise ValueError("the fields of a CTF are numbers or one-dimensional arrays")
         for name, value in zip(names, np.broadcast_arrays(*values), strict=True):
             object.__setattr__(self, name, np.array(value))
+        for name in TABLES:
+            if (table := getattr(self, name)) is not None:
+                table = np.asarray(table, np.float64)
+                wide = np.broadcast_to(table, (len(self), *table.shape[1:]))
+                object.__setattr__(self, name, np.array(wide))
 
     def __len__(self) -> int:
         return int(self.defocus_u.size)
 
     def select(self, indices: Any) -> CTF:
         """Take some of the images, by an index array, a slice or a mask."""
-        return replace(
-            self,
-            **{f.name: np.atleast_1d(getattr(self, f.name)[indices]) for f in fields(self)},
-        )
+        names = [f.name for f in fields(self) if getattr(self, f.name) is not None]
+        chosen = np.atleast_1d(np.arange(len(self))[indices])
+        return replace(self, **{name: getattr(self, name)[chosen] for name in names})
 
     def band(self, band: Band, pixel_size: float) -> NDArray[np.float32]:
         """Evaluate on a band, (n, f) float32; see `ctf_band`."""
@@ -137,12 +155,38 @@ def ctf_values(ctf: CTF, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
         axis=1,
     )  # (n, 5)
     terms = np.stack([k2, fx * fx - fy * fy, 2.0 * fx * fy, k2 * k2, np.ones_like(k2)])
+    if ctf.even_zernike is not None:
+        factors = np.concatenate([factors, ctf.even_zernike], axis=1)
+        terms = np.concatenate([terms, even_polynomials(ctf.even_zernike.shape[1], fx, fy)])
     values = np.sin(factors @ terms)
     values *= -ctf.scale[:, None]
     if np.any(ctf.bfactor != 0.0):
         values *= np.exp(-0.25 * ctf.bfactor[:, None] * k2)
     result: NDArray[np.float64] = values.reshape((len(ctf), *shape))
     return result
+
+
+def odd_phase(ctf: CTF, x: ArrayLike, y: ArrayLike) -> NDArray[np.complex64] | None:
+    """Compute the factor exp(i odd(k)) that odd aberrations put on the transforms of images.
+
+    Parameters
+    ----------
+    ctf : CTF
+        Of n images.
+    x, y : (...) float
+        Spatial frequency in 1/A.
+
+    Returns
+    -------
+    (n, ...) complex64, or (1, ...) if it is the same for all; None without odd aberrations.
+    """
+    if ctf.odd_zernike is None:
+        return None
+    # Images of one group share their coefficients: few rows are computed.
+    unique, which = np.unique(ctf.odd_zernike, axis=0, return_inverse=True)
+    polynomials = odd_polynomials(unique.shape[1], x, y)
+    factors = np.exp(1j * np.tensordot(unique, polynomials, axes=1)).astype(np.complex64)
+    return factors if len(factors) == 1 else factors[which.reshape(-1)]
 
 
 def ctf_band(ctf: CTF, band: Band, *, pixel_size: float, reference: Any = None) -> Any:
@@ -189,3 +233,36 @@ def ctf_image(ctf: CTF, shape: tuple[int, int], *, pixel_size: float) -> NDArray
     fy = np.fft.fftfreq(shape[0], pixel_size)[:, None]
     fx = np.fft.rfftfreq(shape[1], pixel_size)[None, :]
     return ctf_values(ctf, fx, fy).astype(np.float32)
+
+
+def transfer_image(ctf: CTF, shape: tuple[int, int], *, pixel_size: float) -> NDArray[np.complex64]:
+    """Evaluate all that the optics do to the transform of images: CTF, odd phase, magnification.
+
+    Parameters
+    ----------
+    ctf : CTF
+        Of n images. With a magnification it is evaluated at M k.
+    shape : (y, x)
+        Shape of the images in pixels.
+    pixel_size : float
+        A.
+
+    Returns
+    -------
+    (n, y, x // 2 + 1) complex64
+        Factors on the grid of ``rfft2``.
+    """
+    fy = np.fft.fftfreq(shape[0], pixel_size)[:, None]
+    fx = np.fft.rfftfreq(shape[1], pixel_size)[None, :]
+    made = np.empty((len(ctf), shape[0], shape[1] // 2 + 1), np.complex64)
+    matrices, which = np.eye(2)[None], np.zeros(len(ctf), np.int64)
+    if ctf.magnification is not None:
+        matrices, which = np.unique(ctf.magnification, axis=0, return_inverse=True)
+    for number, ((a, b), (c, d)) in enumerate(matrices):
+        rows = np.flatnonzero(which.reshape(-1) == number)
+        some = ctf.select(rows)
+        kx, ky = a * fx + b * fy, c * fx + d * fy
+        made[rows] = ctf_values(some, kx, ky)
+        if (odd := odd_phase(some, kx, ky)) is not None:
+            made[rows] *= odd
+    return made

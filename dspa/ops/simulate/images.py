@@ -8,7 +8,8 @@ import numpy as np
 from scipy import fft
 
 from dspa.geometry.band import band, maximum_radius
-from dspa.ops.ctf.model import CTF, ctf_image, wavelength
+from dspa.ops.ctf.model import CTF, transfer_image, wavelength
+from dspa.ops.images.magnify import move_each
 from dspa.ops.images.transform import band_to_images
 from dspa.ops.sums.project import prepare_volume, project
 
@@ -56,7 +57,9 @@ def project_density(
 def see_through(
     images: NDArray[np.float32], ctf: CTF, *, pixel_size: float, offset: NDArray[np.float64]
 ) -> NDArray[np.float32]:
-    """Apply CTFs and translations, in a box large enough for what the CTF spreads.
+    """Apply the optics (CTF, aberrations, magnification) and translations.
+
+    In a box large enough for what the CTF spreads.
 
     Parameters
     ----------
@@ -82,8 +85,10 @@ def see_through(
     margin = large // 2 - box // 2
     room = np.zeros((len(images), large, large), np.float32)
     room[:, margin : margin + box, margin : margin + box] = images
+    if ctf.magnification is not None:
+        room = move_each(room, np.linalg.inv(ctf.magnification))
     spectrum = fft.rfft2(room)
-    spectrum *= ctf_image(ctf, (large, large), pixel_size=pixel_size)
+    spectrum *= transfer_image(ctf, (large, large), pixel_size=pixel_size)
     ky, kx = fft.fftfreq(large), fft.rfftfreq(large)
     for one, (x, y) in zip(spectrum, offset, strict=True):
         one *= np.exp(-2j * np.pi * ky * y)[:, None] * np.exp(-2j * np.pi * kx * x)[None, :]

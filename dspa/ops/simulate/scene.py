@@ -15,7 +15,8 @@ from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
 
 from dspa.geometry.rotation import matrix_from_euler, random_rotations
-from dspa.ops.ctf.model import CTF
+from dspa.ops.ctf.aberration import with_tilt
+from dspa.ops.ctf.model import CTF, wavelength
 from dspa.ops.ctf.surface import ctf_at, defocus_offset, extent_of, tilted_surface
 from dspa.ops.simulate.images import cut_middle, debris, paste, project_density, see_through
 from dspa.ops.simulate.solvent import (
@@ -79,6 +80,12 @@ class Scene:
         Range of the phase shift of a phase plate, rad.
     ice_ring : float
         Power of the ring of crystalline ice at 3.67 A, in units of the noise.
+    beam_tilt : (x, y)
+        rad.
+    odd_zernike, even_zernike : tuple of float
+        Coefficients of further aberrations (`dspa.ops.ctf.aberration`).
+    magnification : ((xx, xy), (yx, yy))
+        M of the anisotropic magnification.
     """
 
     pixel_size: float
@@ -104,6 +111,27 @@ class Scene:
     phase_low: float = 0.0
     phase_high: float = 0.0
     ice_ring: float = 0.0
+    beam_tilt: tuple[float, float] = (0.0, 0.0)
+    odd_zernike: tuple[float, ...] = ()
+    even_zernike: tuple[float, ...] = ()
+    magnification: tuple[tuple[float, float], tuple[float, float]] = ((1.0, 0.0), (0.0, 1.0))
+
+    def tables(self) -> dict[str, NDArray[np.float64]]:
+        """Return the aberrations of higher order, as `CTF` takes them."""
+        made: dict[str, NDArray[np.float64]] = {}
+        odd, tilt = np.array([self.odd_zernike]), np.array([self.beam_tilt])
+        if tilt.any():
+            length = wavelength([self.voltage])
+            cs = [self.spherical_aberration]
+            odd = with_tilt(odd, tilt, spherical_aberration=cs, length=length)
+        if odd.any():
+            made["odd_zernike"] = odd
+        if any(self.even_zernike):
+            made["even_zernike"] = np.array([self.even_zernike])
+        matrix = np.array(self.magnification)
+        if (matrix != np.eye(2)).any():
+            made["magnification"] = matrix[None]
+        return made
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,12 +179,18 @@ class Portraits:
         Of the n images.
     junk : (n,) bool
         Whether the image shows something else.
+    micrograph_ctf : CTF
+        Of the n images without the height of the particle.
+    micrograph : (n,) int64
+        Number of the micrograph each is from.
     """
 
     poses: NDArray[np.float64]
     shifts: NDArray[np.float64]
     ctf: CTF
     junk: NDArray[np.bool_]
+    micrograph_ctf: CTF
+    micrograph: NDArray[np.int64]
 
 
 def draw_views(count: int, *, views: Views, rng: Generator) -> NDArray[np.float64]:
@@ -215,6 +249,7 @@ def draw_ctf(count: int, scene: Scene, *, rng: Generator) -> CTF:
         spherical_aberration=np.full(count, scene.spherical_aberration),
         amplitude_contrast=np.full(count, scene.amplitude_contrast),
         phase_shift=phase,
+        **scene.tables(),
     )
 
 
@@ -343,6 +378,7 @@ def portray(
     count: int,
     shift: float,
     rng: Generator,
+    together: int = 0,
 ) -> tuple[NDArray[np.float32], Portraits]:
     """Simulate particle images, each with a defocus of its own.
 
@@ -360,6 +396,8 @@ def portray(
         Standard deviation, A, of the particles' displacement along x and y.
     rng : Generator
         Source of randomness.
+    together : int
+        So many share a micrograph, and differ by their heights in the ice; 0: none do.
 
     Returns
     -------
@@ -370,7 +408,7 @@ def portray(
     """
     pixel_size = scene.pixel_size
     poses = draw_views(count, views=scene.views, rng=rng)
-    ctf = _with_envelope(draw_ctf(count, scene, rng=rng), scene)
+    ctf, given, micrograph = _shared_ctf(count, scene, together=together, rng=rng)
     shifts = shift * rng.standard_normal((count, 2))
     junk = rng.uniform(size=count) < scene.junk
     images = np.empty((count, box, box), np.float32)
@@ -390,7 +428,21 @@ def portray(
             one.shape, pixel_size=pixel_size, colour=scene.colour, rng=rng
         )
         one += noise
-    return images, Portraits(poses, shifts, ctf, junk)
+    return images, Portraits(poses, shifts, ctf, junk, given, micrograph)
+
+
+def _shared_ctf(
+    count: int, scene: Scene, *, together: int, rng: Generator
+) -> tuple[CTF, CTF, NDArray[np.int64]]:
+    """Draw the CTFs of particles, those of their micrographs, and which each is from."""
+    if not together:
+        ctf = _with_envelope(draw_ctf(count, scene, rng=rng), scene)
+        return ctf, ctf, np.arange(count)
+    micrograph = np.arange(count) // together
+    given = draw_ctf(int(micrograph[-1]) + 1, scene, rng=rng).select(micrograph)
+    height = scene.defocus_spread * rng.standard_normal(count)
+    raised = replace(given, defocus_u=given.defocus_u + height, defocus_v=given.defocus_v + height)
+    return _with_envelope(raised, scene), given, micrograph
 
 
 def _specimen(

@@ -12,6 +12,7 @@ from dspa.io.particles import write_particles
 from dspa.io.rendering import volume_rendering
 from dspa.io.volumes import write_volume
 from dspa.ops.images.transform import resize_volume
+from dspa.stages.particles.optics import shift_in_image
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,9 +57,10 @@ def write_particle_results(
     folder: Path, particles: xr.Dataset, rows: Mapping[str, NDArray[Any]]
 ) -> dict[str, Path]:
     """Write the particles with class, pose, shift and posterior; those set aside are left out."""
+    shift = shift_in_image(particles, np.asarray(rows["shift"], np.float64))
     done = particles.assign(
         pose=(("particle", "i", "j"), np.asarray(rows["pose"], np.float64)),
-        shift=(("particle", "xy"), np.asarray(rows["shift"], np.float64)),
+        shift=(("particle", "xy"), shift),
         class_index=("particle", np.asarray(rows["class_index"], np.int32)),
         posterior=("particle", np.asarray(rows["posterior"], np.float32)),
         log_likelihood=("particle", np.asarray(rows["log_likelihood"], np.float32)),

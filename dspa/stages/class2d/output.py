@@ -24,6 +24,7 @@ from dspa.stages.class2d.constants import tuned
 from dspa.stages.class2d.evidence import judge_noise
 from dspa.stages.class2d.model import FILE, save_classification
 from dspa.stages.particles.duplicates import single, write_split
+from dspa.stages.particles.optics import shift_in_image
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -286,10 +287,11 @@ def assign(particles: xr.Dataset, rows: Rows, spec: ImageSpec) -> xr.Dataset:
         angle = rows["angle"][start : start + SPAN]
         zero = np.zeros(len(angle))
         pose[start : start + SPAN] = matrix_from_euler(zero, zero, angle)
+    shift = shift_in_image(particles, rows["shift"] * spec.crop_pixel_size)
     return particles.assign(
         class_index=("particle", rows["class_index"].astype(np.int32)),
         pose=(("particle", "i", "j"), pose),
-        shift=(("particle", "xy"), rows["shift"] * spec.crop_pixel_size),
+        shift=(("particle", "xy"), shift),
         posterior=("particle", rows["posterior"].astype(np.float32)),
         log_likelihood=("particle", rows["log_likelihood"].astype(np.float32)),
         fit=("particle", rows["fit"].astype(np.float32)),

@@ -261,14 +261,14 @@ def _with_optics(context: Context, table: xr.Dataset, params: Params) -> xr.Data
 
 
 def _name_unused(context: Context, table: xr.Dataset) -> None:
-    """Say which optical corrections the file has that dspa keeps but does not apply."""
+    """Say which optical corrections of rows the file has: they are kept but not applied."""
     found = []
     for name, array in table.variables.items():
         words = str(name).removeprefix("extra:").removeprefix("cs:").split(":")[0]
-        if words not in _CORRECTIONS:
+        # Those of a table of optics groups are applied; rows of RELION 3.0 and .cs are not.
+        if words not in _CORRECTIONS or array.dims[:1] != ("particle",):
             continue
-        rows = spans(table[[name]]) if array.dims[:1] == ("particle",) else [table]
-        if any(_says_something(words, piece[name].values) for piece in rows):
+        if any(_says_something(words, piece[name].values) for piece in spans(table[[name]])):
             found.append(words)
     if found:
         context.events.warning(f"kept for the way back but not applied: {', '.join(sorted(found))}")

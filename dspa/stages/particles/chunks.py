@@ -228,7 +228,7 @@ class ParticleChunk:
         Rows of the particles dataset.
     images : ParticleImages
         Handle on these particles' images only.
-    ctf : mapping of name to (n,) float64 arrays, or None
+    ctf : mapping of name to (n, ...) float64 arrays, or None
         Arguments of `dspa.ops.ctf.model.CTF` for these particles.
     spec : ImageSpec
     key : str
@@ -278,11 +278,15 @@ class ParticleChunk:
             arrays = cached(self.key, lambda: self._prepare(CPU))
             return arrays | {n: to_device(arrays[n], device=device) for n in ("images", "ctf")}
         images = self.images.read(np.arange(len(self)))
-        parameters = None if self.ctf is None else CTF(**self.ctf)
-        return prepare_images(images, self.spec, ctf=parameters)
+        return prepare_images(images, self.spec, ctf=self.optics())
+
+    def optics(self) -> CTF | None:
+        """CTF of the particles, None if they have none."""
+        return None if self.ctf is None else CTF(**self.ctf)
 
     def _spectra(self) -> NDArray[np.float32]:
-        return background_spectra(self.images.read(np.arange(len(self))), self.spec)
+        images = self.images.read(np.arange(len(self)))
+        return background_spectra(images, self.spec, ctf=self.optics())
 
 
 def chunk_size(count: int, item_bytes: int) -> int:

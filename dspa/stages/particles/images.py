@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.geometry.band import band
-from dspa.ops.ctf.model import ctf_band
+from dspa.ops.ctf.model import ctf_band, odd_phase
+from dspa.ops.images.magnify import move_each
 from dspa.ops.images.noise import background_power, shell_mean
 from dspa.ops.images.normalise import background_fit, level_background
 from dspa.ops.images.transform import images_to_band
@@ -35,7 +36,10 @@ def soft_disk(box: int, radius: float, edge: float) -> NDArray[np.float32]:
 def prepare_images(
     images: NDArray[np.float32], spec: ImageSpec, *, ctf: CTF | None
 ) -> dict[str, NDArray[Any]]:
-    """Normalise, mask and transform images.
+    """Normalise, mask and transform images, and correct what their optics did beside the CTF.
+
+    The optics enter here and nowhere else: anisotropic magnification is resampled away, the phase
+    of odd aberrations taken off, and the even ones are in the CTF.
 
     Parameters
     ----------
@@ -53,6 +57,7 @@ def prepare_images(
     """
     # The two boxes have the same Fourier pixels, so the band of one is the band of the other.
     full, mask = band(spec.box, spec.radius), spec.mask()
+    images = undistorted(images, ctf)
     members = np.empty((len(images), full.count), np.complex64)
     valid = np.empty(len(images), bool)
     for rows, normalised, good in _normalised(images, spec):
@@ -61,6 +66,9 @@ def prepare_images(
         transfer = np.ones(members.shape, np.float32)
     else:
         transfer = ctf_band(ctf, full, pixel_size=spec.pixel_size)
+        step = 1.0 / spec.extent
+        if (odd := odd_phase(ctf, full.kx * step, full.ky * step)) is not None:
+            members *= np.conj(odd)
         valid &= np.isfinite(transfer).all(axis=1)
     members[~valid] = 0.0
     transfer[~valid] = 0.0
@@ -78,9 +86,20 @@ def prepare_images(
     }
 
 
-def background_spectra(images: NDArray[np.float32], spec: ImageSpec) -> NDArray[np.float32]:
+def undistorted(images: NDArray[np.float32], ctf: CTF | None) -> NDArray[np.float32]:
+    """Return images (n, y, x) as a lens would show them that magnifies alike in all directions."""
+    if ctf is None or ctf.magnification is None:
+        return images
+    moved: NDArray[np.float32] = move_each(images.astype(np.float32), ctf.magnification)
+    return moved
+
+
+def background_spectra(
+    images: NDArray[np.float32], spec: ImageSpec, *, ctf: CTF | None = None
+) -> NDArray[np.float32]:
     """Power per shell of the unmasked noise around particles (n, y, x): (n, radius + 1)."""
     full, window = band(spec.box, spec.radius), _background(spec)
+    images = undistorted(images, ctf)
     power = np.empty((len(images), spec.radius + 1), np.float32)
     for rows, normalised, _ in _normalised(images, spec):
         power[rows] = background_power(normalised, window, full)

@@ -15,6 +15,7 @@ from dspa.io.volumes import write_volume
 from dspa.ops.images.transform import resize_volume
 from dspa.ops.maps.postprocess import sharpen_map
 from dspa.ops.maps.resolution import CURVES
+from dspa.stages.particles.optics import shift_in_image
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -131,9 +132,10 @@ def write_poses(
         ``log_likelihood``, ``probability`` and ``scale`` of all particles.
     valid : (n,) bool
     """
+    shift = shift_in_image(particles, np.asarray(state["shift"], np.float64))
     done = particles.assign(
         pose=(("particle", "i", "j"), np.asarray(state["pose"], np.float64)),
-        shift=(("particle", "xy"), np.asarray(state["shift"], np.float64)),
+        shift=(("particle", "xy"), shift),
         half_set=("particle", np.asarray(state["half_set"], np.int8)),
         posterior=("particle", np.asarray(rows["probability"], np.float32)),
         log_likelihood=("particle", np.asarray(rows["log_likelihood"], np.float32)),

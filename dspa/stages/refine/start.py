@@ -24,6 +24,7 @@ from dspa.stages.particles.copies import (
     share_evenly,
 )
 from dspa.stages.particles.duplicates import DISTANCE
+from dspa.stages.particles.optics import shift_in_particle
 from dspa.stages.refine.maps import low_shells, reference_mask
 from dspa.stages.refine.model import Figures, MapModel, Maps, Reached
 from dspa.stages.refine.plan import Settings, plan_iteration, worker_bytes
@@ -403,7 +404,7 @@ def first_state(particles: xr.Dataset, halves: NDArray[np.int8]) -> dict[str, ND
     count = int(particles.sizes["particle"])
     shift = np.zeros((count, 2))
     if "shift" in particles:
-        known = np.asarray(particles["shift"].values, np.float64)
+        known = shift_in_particle(particles, np.asarray(particles["shift"].values, np.float64))
         shift = np.where(np.isfinite(known), known, 0.0)
     return {
         "pose": np.tile(np.eye(3), (count, 1, 1)),

@@ -228,7 +228,7 @@ def _particles(session: _Session, exposures: Sequence[Exposure], names: NDArray[
 
 def _join(ctfs: Sequence[CTF]) -> CTF:
     """Concatenate the CTFs of several images."""
-    names = [field.name for field in fields(CTF)]
+    names = [field.name for field in fields(CTF) if getattr(ctfs[0], field.name) is not None]
     return CTF(**{name: np.concatenate([getattr(c, name) for c in ctfs]) for name in names})
 
 

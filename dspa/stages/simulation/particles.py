@@ -13,6 +13,7 @@ from dspa.data.schema import make
 from dspa.io.particles import write_particles
 from dspa.io.picture import montage
 from dspa.io.volumes import read_images, write_image_stack, write_volume
+from dspa.ops.ctf.astigmatism import astigmatic, astigmatism_of
 from dspa.ops.simulate.images import particle_diameter
 from dspa.ops.simulate.scene import Portraits, Scene, portray
 from dspa.stages.simulation.scene import (
@@ -20,6 +21,7 @@ from dspa.stages.simulation.scene import (
     make_scene,
     optics_columns,
     scaled_density,
+    scene_tables,
     true_density,
 )
 from dspa.stages.stage import Context, Stage, param
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import xarray as xr
+    from numpy.typing import NDArray
 
 _STACK = 1000  # images of one stack, written by one task
 
@@ -55,6 +58,38 @@ class Params:
     thon: float = param(0.35, "share of the noise seen through the CTF", minimum=0, maximum=1)
     colour: float = param(0.3, "share of the rest that falls with frequency", minimum=0, maximum=1)
     junk: float = param(0.0, "share of the images that are junk", minimum=0, maximum=1)
+    per_micrograph: int = param(
+        0, "particles that share a micrograph's CTF, at heights of their own; 0: none do",
+        minimum=0, maximum=100000,
+    )  # fmt: skip
+    defocus_spread: float = param(
+        150.0, "spread of the heights of particles of a micrograph", unit="A", minimum=0,
+        maximum=10000,
+    )  # fmt: skip
+    defocus_error: float = param(
+        0.0, "spread of the error of the defocus and astigmatism that particles.star gives",
+        unit="A", minimum=0, maximum=10000,
+    )  # fmt: skip
+    beam_tilt: tuple[float, float] = param(
+        (0.0, 0.0), "beam tilt along x and y, not told in particles.star", unit="mrad",
+        minimum=-100, maximum=100,
+    )  # fmt: skip
+    odd_zernike: tuple[float, ...] = param(
+        (), "antisymmetric aberrations, as rlnOddZernike has them; not told in particles.star",
+        minimum=-1e9, maximum=1e9,
+    )  # fmt: skip
+    even_zernike: tuple[float, ...] = param(
+        (), "symmetric aberrations, as rlnEvenZernike has them; not told in particles.star",
+        minimum=-1e9, maximum=1e9,
+    )  # fmt: skip
+    anisotropy: float = param(
+        0.0, "difference of the magnification along two axes, not told in particles.star",
+        unit="%", minimum=0, maximum=20,
+    )  # fmt: skip
+    anisotropy_angle: float = param(
+        0.0, "from x to the axis of the larger magnification", unit="degrees", minimum=-360,
+        maximum=360,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,6 +102,8 @@ class _Session:
     shift: float
     total: int
     seed: int
+    together: int
+    error: float
 
 
 def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str, Path]:
@@ -78,16 +115,18 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
     (context.folder / "stacks").mkdir(exist_ok=True)
     session = _Session(
         folder=context.folder,
-        scene=make_scene(params),
+        scene=_scene(params),
         box=params.box or 2 * round(0.75 * diameter / params.pixel_size),
         shift=params.shift,
         total=params.particles,
         seed=context.seed,
+        together=params.per_micrograph,
+        error=params.defocus_error,
     )
     stacks = range(-(-params.particles // _STACK))
     portraits = context.runner.map(partial(_simulate, session), stacks, name="simulate")
     truth = _table(session, portraits)
-    known = truth.drop_vars(["pose", "shift", "class_index"])
+    known = _known(session, truth, portraits)
     for name, dataset in (("particles", known), ("particles_truth", truth)):
         write_particles(dataset, context.folder / f"{name}.zarr")
         write_particles(dataset, context.folder / f"{name}.star")
@@ -107,6 +146,49 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
     }
 
 
+def _scene(params: Params) -> Scene:
+    """Turn parameters into the scene."""
+    angle, half = np.deg2rad(params.anisotropy_angle), params.anisotropy / 200.0
+    c, s = half * np.cos(2 * angle), half * np.sin(2 * angle)
+    # An image magnified along an axis has its frequencies nearer to the origin there.
+    (xx, xy), (yx, yy) = np.linalg.inv([[1.0 - c, -s], [-s, 1.0 + c]]).tolist()
+    tilt_x, tilt_y = (value * 1e-3 for value in params.beam_tilt)
+    return make_scene(
+        params,
+        defocus_spread=params.defocus_spread,
+        beam_tilt=(tilt_x, tilt_y),
+        odd_zernike=tuple(params.odd_zernike),
+        even_zernike=tuple(params.even_zernike),
+        magnification=((xx, xy), (yx, yy)) if params.anisotropy else Scene.magnification,
+    )
+
+
+def _known(session: _Session, truth: xr.Dataset, portraits: Sequence[Portraits]) -> xr.Dataset:
+    """Return what a user would know: no poses, no aberrations, the CTF of the micrograph."""
+    hidden = ("pose", "shift", "class_index", "beam_tilt", "odd_zernike", "even_zernike")
+    names = [name for name in (*hidden, "magnification") if name in truth.variables]
+    known = truth.drop_vars(names)
+    given = [ctf_columns(p.micrograph_ctf) for p in portraits]
+    columns = {name: np.concatenate([one[name] for one in given]) for name in given[0]}
+    if session.error > 0:
+        micrograph = _micrographs(portraits)
+        rng = np.random.default_rng([session.seed, 0xDEF])
+        mean, c, s = session.error * rng.standard_normal((3, int(micrograph.max()) + 1))
+        u, v, angle = astigmatic(
+            0.5 * (columns["defocus_u"] + columns["defocus_v"]) + mean[micrograph],
+            *astigmatism_of(columns) + 0.5 * np.stack([c, s])[:, micrograph],
+        )
+        columns |= {"defocus_u": u, "defocus_v": v, "defocus_angle": angle}
+    return known.assign({name: ("particle", values) for name, values in columns.items()})
+
+
+def _micrographs(portraits: Sequence[Portraits]) -> NDArray[np.int64]:
+    """Return the micrographs of all stacks, each of which is in one."""
+    counts = [int(p.micrograph[-1]) + 1 for p in portraits]
+    first = np.cumsum([0, *counts[:-1]])
+    return np.concatenate([p.micrograph + n for p, n in zip(portraits, first, strict=True)])
+
+
 def _path(folder: Path, number: int) -> Path:
     return folder / "stacks" / f"particles_{number:04d}.mrcs"
 
@@ -121,6 +203,7 @@ def _simulate(session: _Session, number: int) -> Portraits:
         count=min(_STACK, session.total - number * _STACK),
         shift=session.shift,
         rng=np.random.default_rng([session.seed, number]),
+        together=session.together,
     )
     path = _path(session.folder, number)
     write_image_stack(path, images, pixel_size=session.scene.pixel_size)
@@ -133,9 +216,16 @@ def _table(session: _Session, portraits: Sequence[Portraits]) -> xr.Dataset:
     number = np.arange(total)
     paths = [str(_path(session.folder, n)) for n in range(len(portraits))]
     ctf = [ctf_columns(p.ctf) for p in portraits]
+    own: dict[str, Any] = {}
+    if session.together:
+        micrograph = _micrographs(portraits)
+        names = [f"micrograph_{n:04d}.mrc" for n in range(int(micrograph[-1]) + 1)]
+        own = {"micrograph": micrograph, "micrograph_name": names}
     return make(
         "particles",
         {
+            **own,
+            **scene_tables(scene),
             "uid": np.arange(1, total + 1),
             "optics": np.zeros(total),
             "image_stack": number // _STACK,

@@ -198,3 +198,22 @@ def optics_columns(scene: Scene) -> dict[str, list[Any]]:
         "amplitude_contrast": [scene.amplitude_contrast],
         "pixel_size": [scene.pixel_size],
     }
+
+
+def scene_tables(scene: Scene) -> dict[str, Any]:
+    """Return the variables of the optics table that hold the scene's aberrations, if any.
+
+    Parameters
+    ----------
+    scene : Scene
+        Conditions.
+    """
+    made: dict[str, Any] = {}
+    if any(scene.beam_tilt):
+        made["beam_tilt"] = [scene.beam_tilt]
+    for name in ("odd_zernike", "even_zernike"):
+        if any(getattr(scene, name)):
+            made[name] = [getattr(scene, name)]
+    if scene.magnification != Scene.magnification:
+        made["magnification"] = [scene.magnification]
+    return made
