@@ -40,7 +40,7 @@ MENU = {
     ),
     "Method": ("method", "conventions ctf picking template-picking likelihood poses sums class2d"),
     "Code": ("method/code", "rooms architecture data-model reductions kernels"),
-    "Records": ("records", "about ctf picking"),
+    "Records": ("records", "about ctf aberrations picking"),
     "Project": ("project", "contributing"),
     "API": ("api", ""),
 }
