@@ -9,10 +9,12 @@ import numpy as np
 from dspa.data.errors import InputError
 from dspa.io.coordinates import Coordinates
 from dspa.io.locate import regular
-from dspa.io.star import number
+from dspa.io.star import numbers
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+_COLUMNS = ("x", "y", "width", "height")
 
 
 def read_box(path: Path) -> Coordinates:
@@ -24,17 +26,21 @@ def read_box(path: Path) -> Coordinates:
     """
     rows = []
     for line_number, line in enumerate(read_lines(path), 1):
-        words = line.replace(",", " ").split()
+        words = line.split()
         if not words or words[0].startswith("#"):
             continue
-        try:
-            x, y, width, height = (number(word) for word in words[:4])
-        except ValueError as error:
+        if len(words) < 4:  # where blanks part the numbers, commas are within them
+            words = line.replace(",", " ").split()
+        if len(words) < 4:
             raise InputError(
                 f"{path}: line {line_number} is {line[:40]!r}, not the four numbers of a box"
-            ) from error
-        rows.append((x + width / 2, y + height / 2, max(width, height)))
-    table = np.array(rows, np.float64).reshape(-1, 3)
+            )
+        rows.append([word.rstrip(",") for word in words[:4]])
+    columns = np.array(rows, object).reshape(-1, 4).T
+    x, y, width, height = (
+        numbers(path, label, column) for label, column in zip(_COLUMNS, columns, strict=True)
+    )
+    table = np.stack([x + width / 2, y + height / 2, np.fmax(width, height)], axis=1)
     diameter = np.where(table[:, 2] > 0, table[:, 2], np.nan)
     return Coordinates(table[:, 0], table[:, 1], np.full(len(table), np.nan), diameter, None)
 

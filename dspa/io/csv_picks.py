@@ -10,7 +10,7 @@ import numpy as np
 from dspa.data.errors import InputError
 from dspa.io.box import read_lines
 from dspa.io.coordinates import Coordinates
-from dspa.io.star import number
+from dspa.io.star import numbers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,10 +48,8 @@ def read_csv_picks(path: Path) -> Coordinates:
         at = place[key]
         if at is None:
             return np.full(len(rows) - 1, np.nan)
-        try:
-            return np.array([number(row[at]) for row in rows[1:]])
-        except ValueError as error:
-            raise InputError(f"{path}: column {header[at]}: {error}") from error
+        words = np.array([row[at].strip() for row in rows[1:]], object)
+        return numbers(path, header[at], words)
 
     name = place["name"]
     return Coordinates(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,12 +130,22 @@ def refuse_damaged(blocks: Iterable[Block | Loop]) -> None:
             raise InputError(block.fault)
 
 
+# Words that a whole column may hold, and what is the matter with it.
+_CAUSES = (
+    (re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?"), "with a decimal comma; write points"),
+    (re.compile(r"[+-]?\d*\.?\d*[dD][+-]?\d+"), "as Fortran writes exponents; write E for D"),
+)
+_NAN = re.compile(r"nan\([^()]*\)")
+_FEW = 0.1
+
+
 def numbers(
-    path: str | Path, label: str, values: NDArray[Any], first: int = 0
+    path: str | Path, label: str, values: NDArray[Any], first: int = 0, *, spare: bool = True
 ) -> NDArray[np.float64]:
     """Turn a column into numbers; infinite ones and what stands for nothing become NaN.
 
-    One fit that failed says nothing of the other rows: who uses the column decides on its row.
+    One fit that failed, or one damaged word, says nothing of the other rows: who uses the column
+    decides on its row. Where more than a tenth of the rows are no numbers the column is none.
 
     Parameters
     ----------
@@ -146,6 +155,8 @@ def numbers(
     values : (n,) array
     first : int
         Rows of the table before these.
+    spare : bool
+        Whether a few words that are no numbers become NaN too.
 
     Raises
     ------
@@ -157,32 +168,19 @@ def numbers(
         parsed = pd.to_numeric(text, errors="coerce").to_numpy(np.float64)
         odd = np.flatnonzero(np.isnan(parsed))
         words = text.iloc[odd].str.lower().str.lstrip("+-")
-        bad = odd[~(words.isin(MISSING) | (words.str.strip("*") == "")).to_numpy(bool)]
-        if bad.size:
+        nothing = words.isin(MISSING) | (words.str.strip("*") == "") | words.str.fullmatch(_NAN)
+        bad = odd[~nothing.to_numpy(bool)]
+        few = spare and 2 * bad.size < values.size and bad.size <= max(1, _FEW * values.size)
+        if bad.size and not few:
+            word = str(values[bad[0]])
+            why = (cause for pattern, cause in _CAUSES if pattern.fullmatch(word.strip()))
             raise InputError(
-                f"{path}: {label} in row {first + bad[0] + 1} is {values[bad[0]]!r}, not a number"
+                f"{path}: {label} in row {first + bad[0] + 1} is {word[:60]!r}, "
+                f"{next(why, 'not a number')}"
             )
     else:
         parsed = values.astype(np.float64)
     return np.where(np.isfinite(parsed), parsed, np.nan)
-
-
-def number(word: str) -> float:
-    """Return the number that a word spells; NaN for infinity and what stands for nothing.
-
-    Parameters
-    ----------
-    word : str
-
-    Raises
-    ------
-    ValueError
-        If it is something else.
-    """
-    if word.strip().lstrip("+-").lower() in MISSING:
-        return math.nan
-    value = float(word)
-    return value if math.isfinite(value) else math.nan
 
 
 def integers(

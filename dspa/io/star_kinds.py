@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from dspa.data.counts import counted
 from dspa.data.errors import InputError
@@ -225,13 +226,51 @@ def sound_rows(path: str | Path, block: Block, name: str) -> tuple[Block, int]:
     """
     bad = np.zeros(block.rows, bool)
     if name in block.columns:
-        bad |= nameless(text(block.columns[name]))
+        names = text(block.columns[name])
+        bad |= nameless(names) | is_zeroth(names)
     if _GROUP in block.columns:
         bad |= np.isnan(numbers(path, _GROUP, block.columns[_GROUP], block.first))
     if not bad.any():
         return block, 0
     columns = {label: values[~bad] for label, values in block.columns.items()}
     return replace(block, columns=columns), int(bad.sum())
+
+
+def is_zeroth(names: NDArray[Any]) -> NDArray[np.bool_]:
+    """Tell names of image 0: they count from 1, (n,) bool.
+
+    Parameters
+    ----------
+    names : (n,) object
+    """
+    return pd.Series(names, dtype=object).str.match(r"0+@").to_numpy(bool)
+
+
+def refuse_zeroth(
+    path: str | Path, last: Mapping[str, int], stacks: Mapping[str, Path | None]
+) -> None:
+    """Refuse images numbered from 0, unless a number of the same stack shows that it counts from 1.
+
+    Parameters
+    ----------
+    path : path
+        For the message.
+    last : mapping of str to int
+        The largest number in each stack of which an image 0 is named.
+    stacks : mapping of str to Path or None
+        The files that were found.
+
+    Raises
+    ------
+    InputError
+    """
+    for name, number in last.items():
+        file = stacks.get(name)
+        if file is None or not file.is_file() or mrc.read_header(file).shape[0] > number:
+            raise InputError(
+                f"{path}: rlnImageName 0@{name}: images count from 1, and numbers of this stack "
+                "may all be one too small; write them from 1"
+            )
 
 
 def note_of_rows(
@@ -253,7 +292,11 @@ def note_of_rows(
     """
     if not kept:
         raise InputError(f"{path}: every row of data_{block.name} lacks _{name} or _{_GROUP}")
-    return {"set_aside": f"{counted(lacking, 'row')} without {name} or {_GROUP}"} if lacking else {}
+    return (
+        {"set_aside": f"{counted(lacking, 'row')} without a sound {name} or {_GROUP}"}
+        if lacking
+        else {}
+    )
 
 
 def _of_rows(path: str | Path, blocks: list[Block], rows: Block, label: str) -> NDArray[np.float64]:

@@ -328,7 +328,7 @@ def _numbers_or_nan(
 ) -> NDArray[np.float64]:
     if label not in columns:
         return np.full(length, np.nan)
-    return numbers(path, label, columns[label])
+    return numbers(path, label, columns[label], spare=False)
 
 
 def _own_columns(

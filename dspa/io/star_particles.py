@@ -36,7 +36,9 @@ from dspa.io.star import (
     text,
 )
 from dspa.io.star_aberrations import with_aberrations
+from dspa.io.star_fields import CS_COLUMN, join_parts, unsigned
 from dspa.io.star_kinds import (
+    is_zeroth,
     listed,
     note_of_rows,
     refuse_misspelt,
@@ -44,6 +46,7 @@ from dspa.io.star_kinds import (
     refuse_particles,
     refuse_tomograms,
     refuse_unplaced,
+    refuse_zeroth,
     sound_rows,
 )
 from dspa.io.star_optics import SHARED, OpticsReader
@@ -100,10 +103,6 @@ _KNOWN = (
 # What a missing number means where physics has an answer.
 _DEFAULTS = {"phase_shift": 0.0, "bfactor": 0.0, "ctf_scale": 1.0}
 _IMAGE = re.compile(r"(\d{1,10})@(.+)", re.DOTALL)
-# Columns of a .cs file on their way through a STAR file: field, dtype, axes, component.
-CS_COLUMN = re.compile(
-    r"cs:(?P<field>.+):(?P<code>[a-zA-Z]\d+):(?P<shape>\d+(?:x\d+)*):(?P<part>\d{1,6})"
-)
 
 
 def read_star_particles(
@@ -171,6 +170,7 @@ def _read_rows(
     for span in rows.spans(texts):
         if not span.rows:
             raise InputError(f"{path}: no particles in block data_{rows.name}; is the file whole?")
+        reader.note_zeroth(span)
         kept, bad = sound_rows(path, span, "rlnImageName")
         lacking += bad
         if not kept.rows:
@@ -242,6 +242,14 @@ class _Rows:
         self.numberless: dict[str, None] = {}
         self.unknown: set[str] = set()  # variables without a number so far
         self.words: list[NDArray[np.uint64]] = []
+        self.zeroth: set[str] = set()  # stacks of which an image 0 is named
+        self.last = np.empty(0, np.int64)  # the largest number in each stack
+
+    def note_zeroth(self, rows: Block) -> None:
+        """Note the stacks of which an image 0 is named."""
+        if "rlnImageName" in rows.columns:
+            names = text(rows.columns["rlnImageName"])
+            self.zeroth |= {name.partition("@")[2] for name in names[is_zeroth(names)]}
 
     def read(self, rows: Block) -> dict[str, Any]:
         """Return the variables of a span."""
@@ -268,6 +276,9 @@ class _Rows:
             stacks = list(self.stacks.known)
             found = locate_all(stacks, self.path, roots=roots)
             places = dict(zip(stacks, found, strict=True))
+            number = np.append(self.last, 0)  # 0 where no other image is of that stack
+            last = {name: int(number[self.stacks.known.get(name, -1)]) for name in self.zeroth}
+            refuse_zeroth(self.path, last, places)
             refuse_numberless(self.path, {name: places[name] for name in self.numberless})
             paths = [name if f is None else str(f) for name, f in places.items()]
             made |= {"stack_path": paths, "stack_name": stacks}
@@ -319,12 +330,12 @@ class _Rows:
             else:
                 index[row], files[row] = 0, name
                 self.numberless[name] = None
-        if (index < 0).any():
-            row = self.first + int(np.flatnonzero(index < 0)[0])
-            raise InputError(
-                f"{self.path}: rlnImageName in row {row + 1} has image 0; they count from 1"
-            )
-        self.variables |= {"image_stack": self.stacks.words(files), "image_index": index}
+        stack = self.stacks.words(files)
+        last = np.zeros(len(self.stacks.known), np.int64)
+        last[: self.last.size] = self.last
+        np.maximum.at(last, stack, index + 1)
+        self.last = last
+        self.variables |= {"image_stack": stack, "image_index": index}
 
     def micrographs(self) -> None:
         """Read micrograph names into a table."""
@@ -419,10 +430,10 @@ class _Rows:
         """Read uids, or derive them from what a particle is cut from."""
         if TWIN in self.columns:
             self.used.add(TWIN)
-            self.variables["twin"] = _unsigned(self.path, TWIN, self.columns[TWIN])
+            self.variables["twin"] = unsigned(self.path, TWIN, self.columns[TWIN])
         if UID in self.columns:
             self.used.add(UID)
-            self.variables["uid"] = _unsigned(self.path, UID, self.columns[UID])
+            self.variables["uid"] = unsigned(self.path, UID, self.columns[UID])
             return
         if "image_stack" in self.variables:
             stack, index = self.variables["image_stack"], self.variables["image_index"]
@@ -450,42 +461,6 @@ class _Rows:
             shape = tuple(int(n) for n in shape_text.split("x")) if shape_text != "0" else ()
             if sorted(parts) != list(range(math.prod(shape))):
                 raise InputError(f"{self.path}: the columns of cs:{field} are not complete")
-            joined = _join(self.path, f"cs:{field}", code, parts, self.first)
+            joined = join_parts(self.path, f"cs:{field}", code, parts, self.first)
             name = f"{EXTRA}cs:{field}:{code}"
             self.variables[name] = ("particle", joined.reshape(self.count, *shape))
-
-
-def _join(
-    path: str | Path, label: str, code: str, parts: dict[int, NDArray[Any]], first: int
-) -> NDArray[Any]:
-    kind = code[0]
-    ordered = [parts[i] for i in range(len(parts))]
-    if kind in "SU":
-        return np.stack([text(values) for values in ordered], 1)
-    try:
-        dtype = np.dtype(code)
-    except TypeError as error:
-        raise InputError(f"{path}: {label} has the unknown type {code}") from error
-    if kind not in "biuf":
-        raise InputError(f"{path}: {label} has the unknown type {code}")
-    if kind == "u":
-        return np.stack([_unsigned(path, label, values) for values in ordered], 1).astype(dtype)
-    joined = [numbers(path, label, values, first) for values in ordered]
-    if kind in "bi":
-        for values in joined:
-            refuse_fractions(path, label, values, first)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.stack(joined, 1).astype(dtype)
-
-
-def _unsigned(path: str | Path, label: str, values: NDArray[Any]) -> NDArray[np.uint64]:
-    """Return identities exactly: they use all 64 bits."""
-    if values.dtype.kind in "iu" and not (values < 0).any():
-        return values.astype(np.uint64)
-    try:
-        exact = [int(str(v)) for v in values.tolist()]
-        if min(exact) < 0 or max(exact) >= 1 << 64:
-            raise ValueError("beyond 64 bits")
-    except ValueError as error:
-        raise InputError(f"{path}: {label} holds something else than whole numbers") from error
-    return np.array(exact, np.uint64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from typing import TYPE_CHECKING
@@ -195,7 +196,19 @@ def test_tables_of_one_row_need_no_loop(tmp_path: Path) -> None:
     assert read_star(path)[0].rows == 1
 
 
-BAD = ["-nan", "inf", "-inf", "nan", "N/A", "NaN", "<NA>", "-nan(ind)", "1.#QNAN", "********"]
+BAD = [
+    "nan(0x8000)",
+    "-nan",
+    "inf",
+    "-inf",
+    "nan",
+    "N/A",
+    "NaN",
+    "<NA>",
+    "-nan(ind)",
+    "1.#QNAN",
+    "********",
+]
 
 
 @pytest.mark.parametrize("word", BAD)
@@ -215,7 +228,7 @@ def test_a_row_that_names_nothing_spares_the_others(word: str, tmp_path: Path) -
     path.write_text(PLAIN.replace("000002@parts.mrcs", word))
     table = read_particles(path)
     assert table["defocus_u"].values.tolist() == [15001, 15003, 15004]
-    assert table.attrs["set_aside"] == "1 row without rlnImageName or rlnOpticsGroup"
+    assert table.attrs["set_aside"] == "1 row without a sound rlnImageName or rlnOpticsGroup"
     path.write_text(PLAIN.replace("mic1.mrc 000002", f"{word} 000002"))
     table = read_particles(path)
     assert table["micrograph"].values.tolist() == [0, -1, 0, 0]
@@ -237,11 +250,50 @@ def test_bad_values_in_picks_spare_the_others(tmp_path: Path) -> None:
         assert np.isnan(place[1:]).any(axis=1).all(), name
 
 
-def test_words_that_are_no_number_are_still_refused(tmp_path: Path) -> None:
-    for word in ("1.5D+04", "15000,5", "many", "0x10", "1_000"):
-        (tmp_path / "a.star").write_text(PLAIN.replace("15002", word))
-        with pytest.raises(InputError, match="rlnDefocusU in row 2 is"):
-            read_particles(tmp_path / "a.star")
+@pytest.mark.parametrize(
+    ("word", "why"),
+    [
+        ("1.5D+04", "'1.5D+04', as Fortran writes exponents; write E for D"),
+        ("15000,5", "'15000,5', with a decimal comma; write points"),
+        ("many", "'many', not a number"),
+        ("0x10", "'0x10', not a number"),
+        ("1_000", "'1_000', not a number"),
+    ],
+)
+def test_a_word_that_is_no_number_spares_the_others(word: str, why: str, tmp_path: Path) -> None:
+    """But a column of them is refused with what is the matter, and so is one in data_optics."""
+    path, rows = tmp_path / "a.star", [(f"x{n}", f"{n}@p.mrcs", 1, 15000 + n) for n in range(40)]
+    rows = [list(row) for row in rows[1:]]
+    rows[1][3] = word
+    path.write_text(OPTICS + _loop("particles", rows))
+    defocus = read_particles(path)["defocus_u"].values
+    assert np.flatnonzero(np.isnan(defocus)).tolist() == [1]
+    for row in rows:
+        row[3] = word
+    path.write_text(OPTICS + _loop("particles", rows))
+    with pytest.raises(InputError, match=f"rlnDefocusU in row 1 is {re.escape(why)}"):
+        read_particles(path)
+    path.write_text(PLAIN.replace("1 300 2.7", f"1 {word} 2.7"))
+    with pytest.raises(InputError, match=f"rlnVoltage in row 1 is {re.escape(why)}"):
+        read_particles(path)
+    (tmp_path / "m.box").write_text("10 20 4 4\n" * 9 + f"1 {word}\t4  4\n")
+    (tmp_path / "m.csv").write_text("x;y\n".replace(";", "\t") + "10\t20\n" * 9 + f"1\t{word}\n")
+    for name in ("m.box", "m.csv"):
+        place = read_picks([tmp_path / name], pixel_size=1.0)["coordinate"].values
+        assert np.isfinite(place).all(1).tolist() == [True] * 9 + [False], name
+
+
+def test_an_image_0_spares_the_others_of_a_stack_that_counts_from_1(tmp_path: Path) -> None:
+    path = tmp_path / "a.star"
+    write_image_stack(tmp_path / "parts.mrcs", np.zeros((4, 8, 8), "f4"), pixel_size=2.0)
+    path.write_text(PLAIN.replace("000002@", "000000@"))
+    table = read_particles(path)
+    assert table["image_index"].values.tolist() == [0, 2, 3]
+    assert table.attrs["set_aside"].startswith("1 row without a sound rlnImageName")
+    for shifted in (PLAIN.replace("000004@", "000000@"), PLAIN.replace("000001@", "0@")):
+        path.write_text(shifted.replace("000004@", "000002@"))
+        with pytest.raises(InputError, match=r"0@parts.mrcs: images count from 1, .* one too smal"):
+            read_particles(path)
 
 
 def test_brackets_in_names_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,7 +158,7 @@ def test_a_particle_overrides_its_optics_group(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [
-        ("000007@a/b.mrcs", "000000@a/b.mrcs", "row 1 has image 0"),
+        ("000007@a/b.mrcs", "000000@a/b.mrcs", "0@a/b.mrcs: images count from 1"),
         ("000007@a/b.mrcs", "x@a/b.mrcs", "not NUMBER@STACK"),
         ("m2.mrc 1 9000.25", "m2.mrc 2 9000.25", "row 2 is of optics group 2"),
         ("9000.25", "ninethousand", "rlnDefocusU in row 2 is 'ninethousand'"),

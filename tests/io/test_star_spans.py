@@ -109,8 +109,7 @@ def test_blocks_are_read_whole_from_spans(tmp_path: Path, monkeypatch, rng) -> N
 @pytest.mark.parametrize(
     ("label", "value", "said"),
     [
-        ("rlnDefocusV", "much", "rlnDefocusV in row 20 is 'much'"),
-        ("rlnImageName", "0@s.mrcs", "row 20 has image 0"),
+        ("rlnImageName", "0@s.mrcs", "0@s.mrcs: images count from 1"),
         ("rlnImageName", "x@y@s.mrcs", "rlnImageName in row 20 is"),
         ("rlnPixelSize", "7.0", "row 20 has 7 A by rlnPixelSize"),
     ],
@@ -128,6 +127,17 @@ def test_refusals_name_the_row_of_the_file(
         monkeypatch.setattr(star_rows, "SPAN", span)
         with pytest.raises(InputError, match=said):
             read_star_particles(tmp_path / "p.star")
+
+
+def test_a_damaged_word_spares_the_others_in_any_span(tmp_path: Path, monkeypatch, rng) -> None:
+    columns = _columns(rng)
+    columns["rlnDefocusV"] = columns["rlnDefocusV"].astype(object)
+    columns["rlnDefocusV"][19] = "much"
+    write_star(tmp_path / "p.star", [Block("", columns)])
+    for span in (ROWS, 4):
+        monkeypatch.setattr(star_rows, "SPAN", span)
+        defocus = read_star_particles(tmp_path / "p.star")["defocus_v"].values
+        assert np.isnan(defocus[19]) and not np.isnan(np.delete(defocus, 19)).all()
 
 
 def test_rows_too_short_are_named_in_any_span(tmp_path: Path, monkeypatch) -> None:

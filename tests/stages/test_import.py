@@ -175,7 +175,7 @@ def test_particles_stay_in_place_and_bad_ones_are_set_aside(desk: Desk, tmp_path
     warnings = desk.said("warning")
     assert "1 image with NaN or infinite pixels: 8@" in warnings
     assert "1 image with one value only: 10@" in warnings
-    assert "3 images with a defocus, pose, shift or coordinate" in warnings
+    assert "3 images with a defocus u or coordinate that is out of" in warnings
     assert "no number: 21@" in warnings
     np.testing.assert_array_equal(ParticleImages(table).read(np.arange(3)), images[:3])
 

@@ -246,12 +246,17 @@ def _with_optics(context: Context, table: xr.Dataset, params: Params) -> xr.Data
             table = table.assign({name: ("optics", one)})
     if not has_defocus(table):
         context.events.warning("the file has no defocus: particles are used without a CTF")
-        names = ("defocus_u", "defocus_v", "defocus_angle", "phase_shift")
-        return table.drop_vars([n for n in names if n in table.variables])
+        columns = ("defocus_u", "defocus_v", "defocus_angle", "phase_shift")
+        return table.drop_vars([n for n in columns if n in table.variables])
+    used = np.unique(table["optics"].values)
     for name in ("voltage", "spherical_aberration"):
-        if np.isnan(table[name].values).any():
+        lost = used[np.isnan(table[name].values[used])]
+        if lost.size:
+            names = table["optics_name"].values if "optics_name" in table.variables else lost + 1
+            of = f" of optics group {names[lost[0]]}" if table.sizes["optics"] > 1 else ""
             raise InputError(
-                f"{params.named}: the {name.replace('_', ' ')} is unknown; give {given[name][2]}"
+                f"{params.named}: the {name.replace('_', ' ')}{of} is unknown; give "
+                f"{given[name][2]}"
             )
     contrast = table["amplitude_contrast"].values
     if np.isnan(contrast).any():
@@ -284,13 +289,17 @@ def _says_something(name: str, values: NDArray[Any]) -> bool:
 def _without_nan(context: Context, table: xr.Dataset) -> xr.Dataset:
     """Set aside rows whose CTF, pose, shift or coordinate is no number, or beyond any."""
     good = np.ones(table.sizes["particle"], bool)
-    columns = [table[name].values for name in _PER_IMAGE if name in table.variables]
+    columns = {name: table[name].values for name in _PER_IMAGE if name in table.variables}
     if (pixels := pixel_coordinates(table)) is not None and np.isfinite(pixels).any():
-        columns.append(pixels)
-    for values in columns:
-        good &= np.isfinite(values).reshape(len(good), -1).all(1)
+        columns["coordinate"] = pixels
+    lacking = []
+    for name, values in columns.items():
+        sound = np.isfinite(values).reshape(len(good), -1).all(1)
+        if not sound.all():
+            lacking.append(name.replace("_", " "))
+        good &= sound
     if not good.all():
-        what = "a defocus, pose, shift or coordinate that is out of all bounds or no number"
+        what = f"a {' or '.join(lacking)} that is out of all bounds or no number"
         set_aside(context, table, ~good, what)
         if not good.any():
             raise InputError(f"every particle has {what}")
