@@ -32,6 +32,7 @@ _SMALLEST_BOX = 40.0  # A; no particle of which a map can be made fits
 # what a size in single precision is off, A.
 _SAME_SIZE, _OTHER_SIZE, _EXACT = 1e-3, 0.01, 2e-6
 _TURN = 2.1 * np.pi  # rad
+_EULER = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 _DEPTHS = ("rlnCoordinateZ", "rlnOriginZ", "rlnOriginZAngst")
 _PHASE_PLATE = 0.5  # rad; with a phase plate the focus may be exact
 
@@ -41,7 +42,7 @@ _PHASE_PLATE = 0.5  # rad; with a phase plate the focus may be exact
 _BEYOND = {
     **dict.fromkeys(("rlnDefocusU", "rlnDefocusV", "rlnOriginXAngst", "rlnOriginYAngst"), 1e7),
     **dict.fromkeys(("rlnOriginX", "rlnOriginY", "rlnDefocusAngle", "rlnPhaseShift"), 1e6),
-    **dict.fromkeys(("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"), 1e6),
+    **dict.fromkeys(_EULER, 1e6),
 }
 
 
@@ -335,13 +336,23 @@ def _doubts_of_angles(table: xr.Dataset, *, in_cs: bool) -> list[str]:
             doubts.append(f"{words} up to {values.max():.4g} rad look like degrees")
         elif not in_cs and different.size >= _FEW_ANGLES and different[-1] <= np.deg2rad(np.pi):
             doubts.append(f"{words} of {np.rad2deg(different[-1]):.4g} at most look like radians")
-    if "pose" in table.variables and not in_cs and table.sizes["particle"] >= _FEW_ROWS:
-        poses = table["pose"].values
-        turn = np.arccos(np.clip((np.trace(poses, axis1=1, axis2=2) - 1.0) / 2.0, -1.0, 1.0))
-        turn = turn[np.isfinite(turn)]
-        if turn.size and 0.0 < turn.max() <= np.deg2rad(3 * np.pi) and np.ptp(turn) > 0:
-            doubts.append("all Euler angles are within 3.2 degrees of 0 and look like radians")
+    if not in_cs and _within_a_turn(table):
+        doubts.append("all Euler angles are within 6.3 degrees of 0 and look like radians")
     return doubts
+
+
+def _within_a_turn(table: xr.Dataset) -> bool:
+    """Tell Euler angles, as a file has them, that differ and are all below 2 pi."""
+    kept = [f"{EXTRA}{label}" for label in _EULER]
+    angles = [table[name].values for name in kept if name in table.variables]
+    if not angles or len(angles[0]) < _FEW_ROWS or any(a.dtype.kind not in "iuf" for a in angles):
+        return False
+    figures = np.stack(angles)
+    figures = figures[:, np.isfinite(figures).all(axis=0)]
+    # Figures in steps of whole degrees are none in radians.
+    fine = (figures != np.round(figures)).any()
+    largest = np.abs(figures).max(initial=0.0)
+    return bool(0.0 < largest <= 2.001 * np.pi and fine and (np.ptp(figures, axis=1) > 0).any())
 
 
 def _doubts_of_depth(table: xr.Dataset) -> list[str]:

@@ -39,7 +39,7 @@ _FLAGS = {
 }
 # Labels of tomograms, tilt series and the particles in them (RELION 4 and 5).
 _TOMO = ("rlnTomo", "rlnCenteredCoordinate", "rlnTilt")
-_DEPTH = "rlnCoordinateZ"
+_DEPTH, _CTF_IMAGE = "rlnCoordinateZ", "rlnCtfImage"
 # Labels that mean something together only: one that is alone would be dropped.
 _PAIRS = (
     ("rlnCoordinateX", "rlnCoordinateY"),
@@ -156,6 +156,11 @@ def refuse_particles(path: str | Path, blocks: list[Block], rows: Block) -> None
                 f"{path}: coordinates with {_DEPTH}, of tomograms, which are not supported; give "
                 "coordinates in micrographs"
             )
+    if _CTF_IMAGE in rows.columns and not nameless(text(rows.columns[_CTF_IMAGE])).all():
+        raise InputError(
+            f"{path}: {_CTF_IMAGE}: subtomograms, or images whose CTF is in files, are not "
+            "supported; give images of single particles with their defocus, without that column"
+        )
     for pair in _PAIRS:
         there = [label for label in pair if label in rows.columns]
         if len(there) == 1:

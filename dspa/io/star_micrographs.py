@@ -134,7 +134,7 @@ def read_star_micrographs(
     for column, values in rows.columns.items():
         if column not in used:
             variables[f"{EXTRA}{column}"] = ("micrograph", values)
-    return schema.make("movies" if movies else "micrographs", variables, **note)
+    return schema.make("movies" if movies else "micrographs", variables, **note, **optics.told)
 
 
 def _block(path: str | Path, blocks: list[Block | Loop]) -> tuple[Block | Loop, str]:

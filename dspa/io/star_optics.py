@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.data.growing import Numbering
 from dspa.data.schema import EXTRA
@@ -32,6 +33,7 @@ _GROUP, _GROUP_NAME = "rlnOpticsGroup", "rlnOpticsGroupName"
 _IMAGE = "rlnImagePixelSize"
 _MAGNIFIED = {"rlnDetectorPixelSize", "rlnMagnification"}
 _BY_MAGNIFICATION = "rlnDetectorPixelSize / rlnMagnification"
+_DENIED = 1e-3  # relative difference of figures of one row and its group that are not one
 _SAME_SIZE = 0.01  # of the pixel size: figures of one size, rounded differently
 
 
@@ -47,11 +49,14 @@ class OpticsGroups:
         Optics variables of the schema, and ``extra:`` columns as ``("optics", values)``.
     used : frozenset of str
         Labels of the row table that were taken up here.
+    told : mapping
+        Attributes: what is to be told of them.
     """
 
     index: NDArray[np.int32]
     variables: Mapping[str, Any]
     used: frozenset[str]
+    told: Mapping[str, str]
 
 
 def read_optics(
@@ -78,7 +83,7 @@ def read_optics(
     """
     reader = OpticsReader(path, blocks, sizes=sizes, given=given)
     index, used = reader.read(rows)
-    return OpticsGroups(index, reader.finish(), used)
+    return OpticsGroups(index, reader.finish(), used, reader.told())
 
 
 class OpticsReader:
@@ -124,6 +129,9 @@ class OpticsReader:
         self.split: Numbering | None = None
         self.origin: list[NDArray[np.int64]] = []
         self.merged: dict[str, list[NDArray[np.float64]]] = {name: [] for name in self.of_group}
+        # Of values of rows that deny their group: how many, and the first with what it denies.
+        self.rows = 0
+        self.denials: dict[str, tuple[int, float, float]] = {}
 
     def read(self, rows: Block) -> tuple[NDArray[np.int32], frozenset[str]]:
         """Return the group of each row, and the labels that were used up."""
@@ -148,9 +156,33 @@ class OpticsReader:
                 said = theirs | {"its own columns": mine}
                 agreed = _agreed(self.path, said, rows.first, denied=False)
                 own |= {name: agreed} if name in own else {}
+        self._note_denials(own, group)
         if own:
             group = self._split(own, group)
         return group.astype(np.int32), frozenset(used)
+
+    def _note_denials(
+        self, own: Mapping[str, NDArray[np.float64]], group: NDArray[np.int64]
+    ) -> None:
+        """Count rows whose voltage, aberration or contrast is not that of their group."""
+        self.rows += len(group)
+        for label, name, factor in SHARED:
+            if name not in own or name in self.settled or label not in self.columns:
+                continue
+            theirs, mine = self.of_group[name][group] / factor, own[name] / factor
+            apart = np.flatnonzero(np.abs(mine - theirs) > _DENIED * np.abs(theirs) + 1e-9)
+            if apart.size:
+                count, *first = self.denials.get(label, (0, mine[apart[0]], theirs[apart[0]]))
+                self.denials[label] = (count + apart.size, first[0], first[1])
+
+    def told(self) -> dict[str, str]:
+        """Return, as the attribute ``denials``, what rows say against their optics groups."""
+        said = [
+            f"{label} in {count} of {counted(self.rows, 'row')} is not that of the optics group "
+            f"({mine:.6g} against {theirs:.6g})"
+            for label, (count, mine, theirs) in self.denials.items()
+        ]
+        return {"denials": "; ".join(said)} if said else {}
 
     def _split(
         self, own: dict[str, NDArray[np.float64]], group: NDArray[np.int64]

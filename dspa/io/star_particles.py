@@ -181,7 +181,8 @@ def _read_rows(
         for name in (name for name, kind in kinds.items() if kind != "object"):
             made[name] = ("particle", made[name][1].astype(kinds[name]))
         grown.append(made, kept.rows)
-    return note_of_rows(path, rows, "rlnImageName", kept=grown.rows, lacking=lacking)
+    note = note_of_rows(path, rows, "rlnImageName", kept=grown.rows, lacking=lacking)
+    return {**note, **reader.optics.told()}
 
 
 def _particle_block(path: str | Path, blocks: list[Block | Loop]) -> Block | Loop:

@@ -182,3 +182,21 @@ def test_pixel_sizes_are_one_if_one_is_the_other_rounded() -> None:
         assert other_sizes(np.array(others, "f4"), size).size == 0
     for size, other in ((1.06, 1.07), (1.0635, 1.07), (1.0635, 1.05), (1.5, 1.51), (1.0, 1.4)):
         assert other_sizes(np.array([other, np.nan]), size).tolist() == [other]
+
+
+@pytest.mark.parametrize(
+    ("most", "step", "told"),
+    [(np.pi, 0, True), (2 * np.pi, 0, True), (180.0, 0, False), (0.0, 0, False), (6.0, 1, False)],
+)
+def test_euler_angles_in_radians_are_told(
+    most: float, step: int, *, told: bool, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(2)
+    names = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+    angles = {name: rng.uniform(-most, most, COUNT) for name in names}
+    angles = {name: np.round(a) if step else a for name, a in angles.items()}
+    images = np.array([f"{i + 1}@s.mrcs" for i in range(COUNT)], object)
+    columns = {"rlnImageName": images, "rlnImagePixelSize": np.ones(COUNT), **angles}
+    write_star(tmp_path / "p.star", [Block("particles", columns)])
+    said = check_values(read_particles(tmp_path / "p.star"), "p.star")
+    assert any("Euler angles" in doubt for doubt in said) == told

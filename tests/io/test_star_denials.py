@@ -148,3 +148,25 @@ def test_defocus_of_micrographs_out_of_bounds_is_unknown(tmp_path: Path) -> None
     values = read_micrographs(tmp_path / "m.star")["defocus_u"].values
     assert values[0] == 1e4
     assert np.isnan(values[1])
+
+
+def test_rows_that_deny_their_group_are_counted(tmp_path: Path) -> None:
+    optics = OPTICS | {"rlnSphericalAberration": 2.7, "rlnAmplitudeContrast": 0.1}
+    rows = {"rlnVoltage": [300, 200, 200, 300, 300.0], "rlnAmplitudeContrast": 0.07}
+    table = read_particles(_write(tmp_path / "p.star", optics, rows))
+    assert table.attrs["denials"] == (
+        "rlnVoltage in 2 of 5 rows is not that of the optics group (200 against 300); "
+        "rlnAmplitudeContrast in 5 of 5 rows is not that of the optics group (0.07 against 0.1)"
+    )
+    same = {"rlnVoltage": 300.0, "rlnSphericalAberration": 2.7001}
+    assert "denials" not in read_particles(_write(tmp_path / "p.star", optics, same)).attrs
+
+
+def test_images_of_a_ctf_are_refused(tmp_path: Path) -> None:
+    for name, refused in (("ctf.mrcs", True), ("None", False)):
+        path = _write(tmp_path / "p.star", OPTICS, {"rlnCtfImage": name})
+        if refused:
+            with pytest.raises(InputError, match="rlnCtfImage: subtomograms"):
+                read_particles(path)
+        else:
+            read_particles(path)

@@ -32,7 +32,7 @@ from dspa.io.volumes import write_image_stack
 from dspa.stages.exposures.tasks import tell_of_names
 from dspa.stages.imports.copies import repeated_files, tell_versions
 from dspa.stages.imports.gains import Gain, read_gain, settle_gain
-from dspa.stages.imports.optics import settle_optics, with_epu
+from dspa.stages.imports.optics import settle_optics, tell_denials, with_epu
 from dspa.stages.particles.checks import pixel_digest
 from dspa.stages.stage import Context, Stage, param
 
@@ -213,6 +213,7 @@ def _import(context: Context, params: Params, *, kind: str) -> xr.Dataset:
         note = table.attrs.pop("set_aside", "")
         if note:
             context.events.warning(f"set aside {note}")
+        tell_denials(context, table)
     else:
         table = _from_pattern(context, params)
     _check_presence(table, params)

@@ -38,6 +38,20 @@ _NOTHING = _Kind(0.0, 0.0)
 _UNKNOWN = Exposure(math.nan, math.nan, math.nan, (math.nan, math.nan), (math.nan, math.nan))
 
 
+def tell_denials(context: Context, table: xr.Dataset) -> None:
+    """Tell what rows of a STAR file say against their optics groups.
+
+    Parameters
+    ----------
+    context : Context
+    table : Dataset
+        As it was read.
+    """
+    said = table.attrs.pop("denials", "")
+    if said:
+        context.events.warning(f"{said}; the values of the rows are used")
+
+
 def with_epu(context: Context, table: xr.Dataset, columns: Sequence[int]) -> xr.Dataset:
     """Take optics, dose and stage from the XML files that EPU leaves beside its exposures.
 

@@ -23,6 +23,7 @@ from dspa.io.plausible import check_values, has_defocus
 from dspa.io.star_optics import one_for_all
 from dspa.io.star_particles import read_star_particles
 from dspa.stages.imports.copies import mark_twins, tell_copies, tell_repeated_picks
+from dspa.stages.imports.optics import tell_denials
 from dspa.stages.imports.picks import (
     common_pixel_size,
     place_on_micrographs,
@@ -202,6 +203,7 @@ def _tell_of_rows(context: Context, table: xr.Dataset) -> None:
     note = table.attrs.pop("set_aside", "")
     if note:
         context.events.warning(f"set aside {note}")
+    tell_denials(context, table)
 
 
 def _placed(context: Context, picks: xr.Dataset) -> xr.Dataset:
