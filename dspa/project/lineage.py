@@ -84,7 +84,36 @@ def resolve(
             raise InputError(_missing(stage, item, tokens))
     if files:
         raise InputError(f"{stage.name} has no use for {files[0]!r}")
+    if len(jobs) > 1 and project is not None:
+        _refuse_unused(project, stage, jobs, found)
     return found
+
+
+def _refuse_unused(project: Project, stage: Stage, texts: Sequence[str], found: Resolved) -> None:
+    """Refuse a job of several that gives no input, itself or by a job before it."""
+    each = (g if isinstance(g, tuple) else (g,) for g in found.values())
+    given = [one for several in each for one in several if one is not None]
+    for text in texts:
+        job, output = job_of(project, text)
+        job = job or find_job(project, text)
+        if output is not None:
+            of_use = any(one.path == job.output(output) for one in given)
+        else:
+            of_use = bool({one.job for one in given} & _with_ancestors(project, job))
+        if not of_use:
+            raise InputError(
+                f"{stage.name} takes nothing from {text} beside the others; name one, or say which "
+                "is which by the options of its inputs"
+            )
+
+
+def _with_ancestors(project: Project, job: Job) -> set[int]:
+    known, level = {job.number}, [job]
+    while level:
+        above = {number for each in level for number in each.parents} - known
+        known |= above
+        level = [project.job(number) for number in above]
+    return known
 
 
 def paths(resolved: Resolved) -> dict[str, Any]:

@@ -104,6 +104,9 @@ def _step(step: Any) -> Step:
         name.replace("_", "-") for name in (field.name for field in fields_of(stage.params))
     }
     rest = {key.replace("_", "-"): value for key, value in step.items()}
+    if len(rest) < len(step):
+        twice = next(key for key in step if "_" in key and key.replace("_", "-") in step)
+        raise InputError(f"{twice} and {twice.replace('_', '-')} are one key; leave one")
     rest = {key: value for key, value in rest.items() if key not in ("stage", "name", "from")}
     named = {
         names[key]: _texts(rest.pop(key))

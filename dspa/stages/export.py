@@ -136,7 +136,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     else:
         write_star_particles(table, target, spell=spell)
     count = table.sizes["micrograph" if kind == "micrographs" else "particle"]
-    context.events.message(f"wrote {count} {kind} to {target}")
+    context.events.message(f"wrote {count} {kind}{_of_job(inputs, kind)} to {target}")
     context.events.emit("result", **{kind: count})
     return {}
 
@@ -340,6 +340,17 @@ def _choose(inputs: Mapping[str, Any], params: Params) -> tuple[str, xr.Dataset]
     if table.attrs["kind"] == "particles":
         return ("particles" if "image_stack" in table.variables else "picks"), table
     return "micrographs", table
+
+
+def _of_job(inputs: Mapping[str, Any], kind: str) -> str:
+    """Say of which job a table is, and of which another one that is not written."""
+    tables = {k: Path(inputs[k]) for k in ("particles", "picks") if inputs.get(k) is not None}
+    number = {k: _job_number(path) for k, path in tables.items()}
+    if not number.get(kind):
+        return ""
+    others = [f"{k} of J{n}" for k, n in number.items() if n and n != number[kind]]
+    left = f" (the {others[0]} are left out; --what)" if others else ""
+    return f" of J{number[kind]}{left}"
 
 
 def _job_number(path: Path) -> int:

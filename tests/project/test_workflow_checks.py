@@ -161,3 +161,24 @@ def test_the_table_knows_what_stages_give():
         assert entry.gives or entry.name == "export"
     needed = {item.kind for entry in entries() for item in find_stage(entry.name).inputs}
     assert needed <= {kind for entry in entries() for kind in entry.gives}
+
+
+def test_two_spellings_of_one_key(dspa, mics, tmp_path):
+    keys = "min_diameter: 90, max-diameter: 200, min-diameter: 100"
+    (tmp_path / "w.yaml").write_text(f"steps:\n  - {{stage: pick blob, from: J1, {keys}}}\n")
+    said = refused(dspa, "run w.yaml --dry-run")
+    assert "min_diameter and min-diameter are one key" in said
+
+
+def test_a_job_of_which_nothing_is_taken(dspa, tmp_path):
+    (tmp_path / "m.box").write_text("10 20 4 4\n")
+    for _ in range(2):
+        assert dspa("import particles m.box --pixel-size 1.5")[0] == 0
+    for jobs, said in (
+        ("J1 J2", "both have picks"),
+        ("J1 J2.picks", "export takes nothing from J1 beside the others"),
+        ("J1.picks J2.picks", "export takes nothing from J2.picks beside the others"),
+    ):
+        status, _, err = dspa(f"export {jobs} o.star")
+        assert status == 2 and said in err, jobs
+    assert "wrote 1 picks of J2 to" in dspa("export J2 o.star")[2]
