@@ -48,8 +48,11 @@ SETTINGS: dict[str, Any] = {
 }
 THREADS = {
     f"distributed.nanny.pre-spawn-environ.{name}": 1
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 }
+# What is set before a worker is spawned is set in this process, and stays: numba, which reads it at
+# every compilation, refuses another number once its threads run. It is in time in the worker.
+THREADS["distributed.nanny.environ.NUMBA_NUM_THREADS"] = 1
 # Dask's nanny has glibc return memory at every free, so that every NumPy temporary faults its pages
 # in again: 2.5 s of ab initio steps took 7.8 s. Keep up to this many bytes instead.
 MALLOC = {

@@ -51,6 +51,7 @@ def _same(old: Any, new: Any) -> bool:
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Hold BLAS, OpenMP and numba to one thread: sums come in one order, cores are not shared."""
+    _read_environment()
     threads = numba.get_num_threads()
     numba.set_num_threads(1)
     try:
@@ -58,6 +59,16 @@ def one_thread() -> Iterator[None]:
             yield
     finally:
         numba.set_num_threads(threads)
+
+
+@lru_cache(maxsize=1)
+def _read_environment() -> None:
+    """Have numba read the environment before its threads start, once.
+
+    In a worker it may have been loaded before Dask set the environment; at the next compilation it
+    would refuse the number that is there now.
+    """
+    numba.core.config.reload_config()
 
 
 @lru_cache(maxsize=1)

@@ -214,6 +214,38 @@ def test_starts_when_needed_and_closes(tmp_path):
     assert not cluster.started
 
 
+COMPILES_AFTER = """
+import numba
+from dspa.dataflow.cluster import connect
+from dspa.dataflow.placement import one_thread
+
+def threads(_=None):
+    import os
+    with one_thread():
+        pass
+    numba.njit(lambda x: x + 1)(2)
+    return os.environ["NUMBA_NUM_THREADS"], numba.config.NUMBA_NUM_THREADS
+
+if __name__ == "__main__":
+    with one_thread():  # starts numba's threads, as many as the environment says
+        pass
+    cluster = connect("local:1")
+    assert cluster.client.submit(threads, 0).result() == ("1", 1)
+    print(numba.njit(lambda x: x + 1)(2))
+    cluster.close()
+"""
+
+
+def test_a_cluster_leaves_the_threads_of_numba_in_a_notebook_alone(tmp_path):
+    (tmp_path / "notebook.py").write_text(COMPILES_AFTER)
+    others = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
+    done = subprocess.run(
+        [sys.executable, "notebook.py"], cwd=tmp_path, env=others, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr
+
+
 def test_a_cluster_stopped_while_it_starts_leaves_nothing(monkeypatch, tmp_path):
     def interrupted(**options):
         raise KeyboardInterrupt
