@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dspa.ops.maps.chance import are_same
+from dspa.ops.maps.copies import are_same
 from dspa.ops.maps.mask import radii
 from dspa.ops.maps.sharpen import apply_bfactor, filter_shells, low_pass
 

@@ -9,8 +9,10 @@ from dspa.dataflow.runner import InlineRunner
 from dspa.io.star import find_block, read_star
 from dspa.io.volumes import read_volume, write_volume
 from dspa.ops.maps.mask import soft_sphere
+from dspa.ops.maps.motion import regrid
 from dspa.ops.maps.sharpen import low_pass
 from dspa.project.figures import figures_of, line
+from dspa.stages.refine import verdict
 from dspa.stages.refine.output import write_fsc
 from dspa.stages.refine.postprocess import PostprocessParams, run
 from dspa.stages.stage import Context
@@ -78,13 +80,34 @@ def shifted(rng):
     return half, -2.0 * np.roll(half, (0, 1, 0), (0, 1, 2)).astype(np.float16).astype(np.float32)
 
 
+def hot(rng):
+    """Nothing but one voxel in common."""
+    both = [protein(rng) + noise(rng) for _ in (1, 2)]
+    for half in both:
+        half[17, 15, 18] = 300.0
+    return both
+
+
+def half_a_voxel_off(rng):
+    half = protein(rng) + noise(rng)
+    return half, regrid(half, box=BOX, shift=(0.5, 0.0, 0.0))
+
+
+def inverted(rng):
+    same = 3.0 * protein(rng)
+    return same + noise(rng), -(same + noise(rng))
+
+
 WORTHLESS = {
     "identical": (lambda rng: 2 * (protein(rng),), "one and the same"),
     "scaled": (lambda rng: (protein(rng), 3e4 * protein(np.random.default_rng(0))), "one and the"),
     "low-passed": (lambda rng: low_passed(rng, 0), "one and the same"),
     "low-passed and shifted": (lambda rng: low_passed(rng, (2, 0, -1)), "one and the same"),
     "shifted, of the other sign": (lambda rng: shifted(rng), "one and the same"),
-    "half the images in both": (copies_with_noise, "noise around the particle"),
+    "half the images in both": (copies_with_noise, "copies of one map"),
+    "half a voxel off": (half_a_voxel_off, "copies of one map, turned by 0.0 degrees and moved"),
+    "one hot voxel": (hot, "in a few voxels|no better than"),
+    "one inverted": (inverted, "one half map is inverted"),
     "unrelated": (lambda rng: (protein(rng), protein(rng)), "no better than|do not correlate"),
     "unrelated, noisy": (
         lambda rng: (protein(rng) + noise(rng), protein(rng) + noise(rng)),
@@ -100,13 +123,50 @@ WORTHLESS = {
 }
 
 
+def write_halves(folder, halves):
+    for number, half in enumerate(halves, 1):
+        write_volume(folder / f"half{number}.mrc", half, pixel_size=PIXEL)
+    write_volume(folder / "volume.mrc", half, pixel_size=PIXEL)
+    return {"volume": folder / "volume.mrc"}
+
+
+def test_dark_particles_are_refused(tmp_path, rng):
+    same = 6.0 * protein(rng)
+    inputs = write_halves(tmp_path, [-(same + noise(rng)) for _ in (1, 2)])
+    with pytest.raises(InputError, match=r"volume.mrc: .* as if the map were inverted"):
+        process(tmp_path, inputs)
+
+
+def test_masked_halves_that_end_at_their_pixels_are_not_accused(tmp_path, rng):
+    """What is left around them under a mask is the ringing of the particle, in both."""
+    ball = soft_sphere(BOX, 24.0, pixel_size=PIXEL, edge=6.0)
+    signal = rng.standard_normal((BOX,) * 3).astype(np.float32) + 1.0
+    halves = [(signal + 0.1 * noise(rng)) * ball for _ in (1, 2)]
+    _, events = process(tmp_path, write_halves(tmp_path, halves))
+    result = next(event for event in events if event["kind"] == "result")
+    assert result["resolution"] == pytest.approx(BOX * PIXEL / 15, rel=0.01)
+    assert any("independent or copies" in e["text"] for e in events if e["kind"] == "warning")
+
+
+def test_chance_counts_the_point_group_of_the_refinement(tmp_path, halves, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        verdict, "beyond_chance", lambda *_, order, **__: asked.append(order) or 9.0
+    )
+    inputs, curves = {"volume": halves / "volume.mrc"}, np.ones((6, 17))
+    process(halves, inputs)
+    write_fsc(halves / "fsc.star", curves, extent=96.0, shells=15, resolution=9.0, symmetry="D7")
+    process(halves, inputs)
+    process(halves, inputs, PostprocessParams(symmetry="C3"))
+    assert asked == [1, 14, 3]
+    with pytest.raises(InputError, match="symmetry"):
+        PostprocessParams(symmetry="X9").together()
+
+
 @pytest.mark.parametrize("kind", list(WORTHLESS))
 def test_halves_that_tell_nothing_get_no_resolution(tmp_path, kind):
     make, words = WORTHLESS[kind]
-    for number, half in enumerate(make(np.random.default_rng(0)), 1):
-        write_volume(tmp_path / f"half{number}.mrc", half, pixel_size=PIXEL)
-    write_volume(tmp_path / "volume.mrc", half, pixel_size=PIXEL)
-    outputs, events = process(tmp_path, {"volume": tmp_path / "volume.mrc"})
+    outputs, events = process(tmp_path, write_halves(tmp_path, make(np.random.default_rng(0))))
     result = next(event for event in events if event["kind"] == "result")
     assert result["resolution"] is None
     assert re.search(words, result["reason"])

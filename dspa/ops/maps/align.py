@@ -31,6 +31,7 @@ _COARSE_ORDER = 2
 _CANDIDATES = 8
 # Large balls are thinned evenly to about this many coefficients: enough for 0.1 degree.
 _SAMPLES = 5000
+_FINE = np.deg2rad(0.8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +63,7 @@ def align(
     radius: int,
     mirror: Mirror = "allow",
     max_shift: float | None = None,
+    near: bool = False,
 ) -> Alignment:
     """Find the motion that takes ``moving`` onto ``reference``.
 
@@ -75,6 +77,8 @@ def align(
         Whether the mirror image is tried too (ab initio cannot know the hand).
     max_shift : float, optional
         Voxels along each axis; an eighth of the box if not given.
+    near : bool
+        Only go uphill from where the maps are, without a search: some degrees and voxels.
 
     Returns
     -------
@@ -89,7 +93,7 @@ def align(
     best: Alignment | None = None
     for mirrored in (False, True) if mirror == "allow" else (False,):
         volume = _oversampled(mirror_x(moving) if mirrored else moving, radius)
-        found = _search(problem, volume, reach=reach)
+        found = _near(problem, volume) if near else _search(problem, volume, reach=reach)
         if best is None or found[2] > best.score:
             best = Alignment(found[0], found[1], mirrored, found[2])
     assert best is not None
@@ -205,8 +209,19 @@ def _search(
         for end in ends[:3]
     ]
     end = max(ends, key=lambda end: end[2])
-    fine = np.deg2rad(0.8)
-    return _climb(problem, volume, end, radius=problem.radius, step=fine, spacing=0.2)
+    return _climb(problem, volume, end, radius=problem.radius, step=_FINE, spacing=0.2)
+
+
+def _near(
+    problem: _Problem, volume: NDArray[np.complex64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Go uphill from no motion; returns rotation, shift, score."""
+    end = (np.eye(3), np.zeros(3), 0.0)
+    for times in (1, 2):
+        radius = min(times * _COARSE_RADIUS, problem.radius)
+        spacing = problem.n / (8.0 * times * radius)
+        end = _climb(problem, volume, end, radius=radius, step=4 * _FINE / times, spacing=spacing)
+    return _climb(problem, volume, end, radius=problem.radius, step=_FINE, spacing=0.2)
 
 
 def _climb(

@@ -79,7 +79,7 @@ def spectral_power(array: Any, *, dims: int) -> NDArray[np.float64]:
     values = to_host(array)
     box = values.shape[-1]
     spectra = _spectra(values.reshape((-1, *values.shape[-dims:])))
-    power = np.stack([_shell_sums(np.abs(s) ** 2, dims) for s in spectra])
+    power = np.stack([shell_sums(np.abs(s) ** 2, dims) for s in spectra])
     mean = power / _shell_counts(box, dims) / float(box) ** dims
     return mean.reshape((*values.shape[:-dims], mean.shape[-1]))
 
@@ -171,8 +171,8 @@ def _curves(a: NDArray[Any], b: NDArray[Any], *, mask: Any) -> NDArray[np.float6
         if window is not None:
             first, second = first * window, second * window
         f, g = _spectra(first[None])[0], _spectra(second[None])[0]
-        cross = _shell_sums((f * g.conj()).real, dims)
-        power = _shell_sums(np.abs(f) ** 2, dims) * _shell_sums(np.abs(g) ** 2, dims)
+        cross = shell_sums((f * g.conj()).real, dims)
+        power = shell_sums(np.abs(f) ** 2, dims) * shell_sums(np.abs(g) ** 2, dims)
         curves.append(np.where(power > 0, cross / np.sqrt(np.where(power > 0, power, 1.0)), 0.0))
     return np.stack(curves)
 
@@ -209,8 +209,18 @@ def shells_of(box: int, dims: int) -> NDArray[np.int32]:
     return shell
 
 
-def _shell_sums(values: NDArray[Any], dims: int) -> NDArray[np.float64]:
-    """Sum over shells 0..box // 2, the half that ``rfftn`` leaves out counted too."""
+def shell_sums(values: NDArray[Any], dims: int) -> NDArray[np.float64]:
+    """Sum over shells 0..box // 2, the half that ``rfftn`` leaves out counted too.
+
+    Parameters
+    ----------
+    values : (box,) * (dims - 1) + (box // 2 + 1,) float
+    dims : {2, 3}
+
+    Returns
+    -------
+    (box // 2 + 1,) float64
+    """
     box = values.shape[0]
     weight = np.full(values.shape[-1], 2.0)
     weight[0] = 1.0
@@ -226,4 +236,4 @@ def _shell_sums(values: NDArray[Any], dims: int) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=8)
 def _shell_counts(box: int, dims: int) -> NDArray[np.float64]:
-    return _shell_sums(np.ones((*(box,) * (dims - 1), box // 2 + 1)), dims)
+    return shell_sums(np.ones((*(box,) * (dims - 1), box // 2 + 1)), dims)

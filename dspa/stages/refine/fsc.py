@@ -18,9 +18,17 @@ from dspa.ops.maps.fsc import TRUTH, resolution_shell
 from dspa.ops.maps.resolution import measure_resolution
 from dspa.stages.refine.model_fsc import compare_with_model
 from dspa.stages.refine.output import draw_fsc, write_fsc
-from dspa.stages.refine.postprocess import given_maps, read_halves, read_mask, read_pair
-from dspa.stages.refine.verdict import judge_halves, reason_beside, tell, tell_cut
-from dspa.stages.stage import Context, Input, Stage, check, param
+from dspa.stages.refine.postprocess import (
+    SYMMETRY_HELP,
+    given_maps,
+    judge,
+    read_halves,
+    read_mask,
+    read_pair,
+    refuse_dark,
+)
+from dspa.stages.refine.verdict import tell, tell_cut
+from dspa.stages.stage import Context, Input, Stage, check, check_symmetry, param
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,9 +50,12 @@ class FSCParams:
         0.0, "diameter of the spherical mask; 0: the whole box",
         unit="A", minimum=0.0, maximum=5000.0,
     )  # fmt: skip
+    symmetry: str = param("", SYMMETRY_HELP)
 
     def together(self) -> None:
-        """Refuse an alignment of nothing."""
+        """Refuse an alignment of nothing, and a group that is none."""
+        if self.symmetry:
+            check_symmetry(self.symmetry)
         if self.align and not self.model:
             raise InputError("--align moves a model onto the map; give --model FILE too")
 
@@ -87,6 +98,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: FSCParams) -> dict[
         return _against_model(context, inputs, params)
     maps, events = given_maps(inputs), context.events
     first, second = read_halves(maps[0]) if len(maps) == 1 else read_pair(*maps)
+    refuse_dark(maps[0], first, second, events)
     pixel_size, box = first.pixel_size, first.density.shape[0]
     both = 0.5 * (first.density + second.density)
     measured = measure_resolution(
@@ -98,11 +110,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: FSCParams) -> dict[
         mask=read_mask(inputs.get("mask"), both, pixel_size=pixel_size, events=events),
     )
     tell_cut(events, measured, extent=box * pixel_size)
-    reason = judge_halves(
-        first.density, second.density, measured, pixel_size=pixel_size, seed=context.seed
-    )
-    if not reason and len(maps) == 1:
-        reason = reason_beside(maps[0].with_name("fsc.star"))
+    reason = judge(context, maps, (first, second), measured, symmetry=params.symmetry)
     of = "the half maps" if len(maps) == 1 else "the two maps"
     extent, shells = box * pixel_size, (box - 1) // 2
     resolution = extent / max(min(measured.shell, float(shells)), 1e-3)

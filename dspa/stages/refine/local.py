@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,8 +27,17 @@ from dspa.ops.maps.resolution import THRESHOLD, measure_resolution
 from dspa.ops.maps.sharpen import apply_bfactor
 from dspa.stages.particles.lead import BASE
 from dspa.stages.refine.output import draw_fsc, write_fsc
-from dspa.stages.refine.postprocess import given_maps, read_halves, read_mask, read_pair
-from dspa.stages.refine.verdict import judge_halves, reason_beside, tell
+from dspa.stages.refine.postprocess import (
+    SYMMETRY_HELP,
+    given_maps,
+    judge,
+    read_halves,
+    read_mask,
+    read_pair,
+    refuse_dark,
+    table_beside,
+)
+from dspa.stages.refine.verdict import symmetry_beside, tell
 from dspa.stages.stage import Context, Input, Stage, check, check_symmetry, param
 
 if TYPE_CHECKING:
@@ -65,7 +74,7 @@ class LocalResolutionParams:
         0.0, "distance of the places at which windows lie; 0: an eighth of the window",
         unit="A", minimum=0.0, maximum=100.0,
     )  # fmt: skip
-    symmetry: str = param("C1", "point group of the maps; windows at its axes hold copies")
+    symmetry: str = param("", f"{SYMMETRY_HELP}; windows at its axes hold copies")
     bfactor: float | None = param(
         None, "B-factor to apply to the filtered map, negative sharpens, 0 none; fitted if left "
         "out",
@@ -77,7 +86,8 @@ class LocalResolutionParams:
 
     def together(self) -> None:
         """Refuse a group that is none, and steps that miss what a window sees."""
-        check_symmetry(self.symmetry)
+        if self.symmetry:
+            check_symmetry(self.symmetry)
         if 0.0 < self.window < COARSEST_STEP * self.step:
             raise InputError(
                 f"--step {self.step:g} is too coarse for --window {self.window:g}; use at most "
@@ -163,6 +173,7 @@ def run(
     check(params)
     first, second = admit(inputs, params)
     maps, events = given_maps(inputs), context.events
+    refuse_dark(maps[0], first, second, events)
     pixel_size, box = first.pixel_size, first.density.shape[0]
     both = 0.5 * (first.density + second.density)
     measured = measure_resolution(
@@ -173,11 +184,8 @@ def run(
         seed=context.seed,
         mask=read_mask(inputs.get("mask"), both, pixel_size=pixel_size, events=events),
     )
-    reason = judge_halves(
-        first.density, second.density, measured, pixel_size=pixel_size, seed=context.seed
-    )
-    if not reason and len(maps) == 1:
-        reason = reason_beside(maps[0].with_name("fsc.star"))
+    params = replace(params, symmetry=symmetry_beside(params.symmetry, table_beside(maps)))
+    reason = judge(context, maps, (first, second), measured, symmetry=params.symmetry)
     extent, shells = box * pixel_size, (box - 1) // 2
     resolution = extent / max(min(measured.shell, float(shells)), 1e-3)
     outputs = {name: context.folder / f"{name}.mrc" for name in ("mask", "local_resolution")}

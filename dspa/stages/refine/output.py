@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dspa.stages.refine.model import MapModel, Maps
 
 NO_RESOLUTION = "dspaNoResolution"  # in fsc.star instead of the resolution: why there is none
+SYMMETRY = "rlnSymmetryGroup"
 SHOWN = ("no mask", "spherical", "loose", "tight", "random phases", "corrected")
 
 
@@ -76,6 +77,7 @@ def write_fsc(
     shells: int,
     resolution: float,
     reason: str = "",
+    symmetry: str = "",
 ) -> None:
     """Write the curves as a STAR file whose first labels are RELION's.
 
@@ -92,12 +94,16 @@ def write_fsc(
         At 0.143 of the corrected curve, A.
     reason : str
         Why that is no resolution; it is written instead.
+    symmetry : str
+        Point group of the maps, where it is known.
     """
     index = np.arange(1, shells + 1)
     values = {name: curves[number, 1 : shells + 1] for number, name in enumerate(CURVES)}
     general: dict[str, NDArray[Any]] = {"rlnFinalResolution": np.array([resolution])}
     if reason:
         general = {NO_RESOLUTION: np.array([reason], object)}
+    if symmetry:
+        general[SYMMETRY] = np.array([symmetry], object)
     table: dict[str, NDArray[Any]] = {
         "rlnSpectralIndex": index,
         "rlnResolution": index / extent,

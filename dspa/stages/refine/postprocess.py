@@ -16,10 +16,24 @@ from dspa.ops.maps.fsc import resolution_shell
 from dspa.ops.maps.postprocess import SharpenedMap, sharpen_map
 from dspa.ops.maps.resolution import Resolution, measure_resolution
 from dspa.stages.refine.output import draw_fsc, write_fsc
-from dspa.stages.refine.reference import check_mask, check_mask_holds, read_fitting
+from dspa.stages.refine.reference import (
+    DOUBTFUL,
+    check_contrast,
+    check_mask,
+    check_mask_holds,
+    read_fitting,
+    skewness,
+    smoothed,
+)
 from dspa.stages.refine.start import resample
-from dspa.stages.refine.verdict import judge_halves, reason_beside, tell, tell_cut
-from dspa.stages.stage import Context, Input, Stage, check, param
+from dspa.stages.refine.verdict import (
+    judge_halves,
+    reason_beside,
+    symmetry_beside,
+    tell,
+    tell_cut,
+)
+from dspa.stages.stage import Context, Input, Stage, check, check_symmetry, param
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +41,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dspa.dataflow.events import Events
+
+SYMMETRY_HELP = (
+    "point group that was applied to the half maps; that of their refinement if left out"
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +66,12 @@ class PostprocessParams:
         0.0, "diameter of the spherical mask; 0: the whole box",
         unit="A", minimum=0.0, maximum=5000.0,
     )  # fmt: skip
+    symmetry: str = param("", SYMMETRY_HELP)
+
+    def together(self) -> None:
+        """Refuse a group that is none."""
+        if self.symmetry:
+            check_symmetry(self.symmetry)
 
 
 def run(context: Context, inputs: Mapping[str, Any], params: PostprocessParams) -> dict[str, Path]:
@@ -65,7 +89,9 @@ def run(context: Context, inputs: Mapping[str, Any], params: PostprocessParams) 
     outputs : dict of name to path
     """
     check(params)
-    first, second = read_halves(Path(inputs["volume"]))
+    volume = Path(inputs["volume"])
+    first, second = read_halves(volume)
+    refuse_dark(volume, first, second, context.events)
     pixel_size, box = first.pixel_size, first.density.shape[0]
     both = 0.5 * (first.density + second.density)
     mask = read_mask(inputs.get("mask"), both, pixel_size=pixel_size, events=context.events)
@@ -87,9 +113,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: PostprocessParams) 
         resolution=params.lowpass if params.lowpass > 0 else None,
     )
     tell_cut(context.events, measured, extent=box * pixel_size)
-    reason = judge_halves(
-        first.density, second.density, measured, pixel_size=pixel_size, seed=context.seed
-    ) or reason_beside(Path(inputs["volume"]).with_name("fsc.star"))
+    reason = judge(context, (volume,), (first, second), measured, symmetry=params.symmetry)
     return _write(
         context, measured, sharp, halves=first, given=params.bfactor is not None, reason=reason
     )
@@ -112,6 +136,68 @@ def read_halves(volume: Path) -> tuple[Volume, Volume]:
             "needed beside the map"
         )
     return read_pair(*paths)
+
+
+def refuse_dark(name: Path, first: Volume, second: Volume, events: Events) -> None:
+    """Refuse half maps of dark particles: masks are made around what is bright.
+
+    Parameters
+    ----------
+    name : Path
+        For messages.
+    first, second : Volume
+    events : Events
+    """
+    # One that is bright says that the other has the wrong sign, which is told with the FSC.
+    if all(skewness(half) < DOUBTFUL for half in (first, second)):
+        both = replace(first, density=first.density + second.density)
+        check_contrast(name, smoothed(both)[0], events)
+
+
+def judge(
+    context: Context,
+    maps: tuple[Path, ...],
+    halves: tuple[Volume, Volume],
+    measured: Resolution,
+    *,
+    symmetry: str,
+) -> str:
+    """Say why half maps have no resolution; what their refinement said of them counts too.
+
+    Parameters
+    ----------
+    context : Context
+    maps : tuple of Path
+        As given: one beside its halves, or the two.
+    halves : tuple of Volume
+    measured : Resolution
+        Of the two.
+    symmetry : str
+        As given; nothing for that of the refinement.
+    """
+    table, (first, second) = table_beside(maps), halves
+    return judge_halves(
+        first.density,
+        second.density,
+        measured,
+        pixel_size=first.pixel_size,
+        symmetry=symmetry_beside(symmetry, table),
+        seed=context.seed,
+        events=context.events,
+    ) or (reason_beside(table) if table is not None else "")
+
+
+def table_beside(maps: tuple[Path, ...]) -> Path | None:
+    """Return the ``fsc.star`` of the refinement that made half maps; it need not exist.
+
+    Parameters
+    ----------
+    maps : tuple of Path
+        One beside its halves, or the two.
+    """
+    folders = {path.parent for path in maps}
+    halves = len(maps) == 1 or {path.name for path in maps} == {"half1.mrc", "half2.mrc"}
+    return folders.pop() / "fsc.star" if halves and len(folders) == 1 else None
 
 
 def given_maps(inputs: Mapping[str, Any]) -> tuple[Path, ...]:

@@ -144,7 +144,7 @@ def check_reference(path: str | Path, volume: Volume, extent: float, events: Eve
         Edge of the particles' boxes, A.
     events : Events
     """
-    smooth, size = _smooth(volume)
+    smooth, size = smoothed(volume)
     check_contrast(path, smooth, events)
     offset = smooth - np.median(smooth)
     radius = radii(smooth.shape[0], 3)
@@ -173,15 +173,29 @@ def check_contrast(path: str | Path, smooth: NDArray[np.float32], events: Events
         The map, low-passed.
     events : Events
     """
-    offset = smooth - np.median(smooth)
-    skewness = float(np.mean(offset**3) / max(float(np.mean(offset**2)), 1e-30) ** 1.5)
-    if skewness < INVERTED:
+    skew = _skewness(smooth)
+    if skew < INVERTED:
         raise InputError(
             f"{path}: the density is darker than what is around it, as if the map were inverted; "
             "bring it in with import volume --invert"
         )
-    if skewness < DOUBTFUL:
+    if skew < DOUBTFUL:
         events.warning(f"{path}: the map may be inverted: it has more dark voxels than bright ones")
+
+
+def skewness(volume: Volume) -> float:
+    """Measure how far the smooth density stands out upwards, or downwards where it is inverted.
+
+    Parameters
+    ----------
+    volume : Volume
+    """
+    return _skewness(smoothed(volume)[0])
+
+
+def _skewness(smooth: NDArray[np.float32]) -> float:
+    offset = smooth - np.median(smooth)
+    return float(np.mean(offset**3) / max(float(np.mean(offset**2)), 1e-30) ** 1.5)
 
 
 def check_mask_values(path: str | Path, mask: Volume, events: Events) -> None:
@@ -219,7 +233,7 @@ def check_mask(path: str | Path, mask: Volume, events: Events) -> None:
     events : Events
     """
     check_mask_values(path, mask, events)
-    smooth, _ = _smooth(mask, clip=True)
+    smooth, _ = smoothed(mask, clip=True)
     radius = radii(smooth.shape[0], 3) / smooth.shape[0]
     inside, around = float(smooth[radius < 0.25].mean()), float(smooth[radius > 0.48].mean())
     if around > 0.5 and inside < 0.9 * around:
@@ -265,8 +279,15 @@ def check_mask_holds(
         events.message(f"the mask holds {share:.0%} of the starting map")
 
 
-def _smooth(volume: Volume, *, clip: bool = False) -> tuple[NDArray[np.float32], float]:
-    """Return a map low-passed on a coarse grid, and the pixel size of that."""
+def smoothed(volume: Volume, *, clip: bool = False) -> tuple[NDArray[np.float32], float]:
+    """Return a map low-passed on a coarse grid, and the pixel size of that.
+
+    Parameters
+    ----------
+    volume : Volume
+    clip : bool
+        To 0..1 before.
+    """
     edge = max(volume.density.shape)
     density = volume.density.clip(0.0, 1.0) if clip else volume.density
     size = volume.pixel_size

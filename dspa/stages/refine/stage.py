@@ -327,7 +327,7 @@ def _finish(
     shells = int(model.reached.radius) if curves.shape[1] <= spec.radius else spec.radius
     write_fsc(
         outputs["fsc"], curves, extent=spec.extent, shells=shells, resolution=resolution,
-        reason=reason,
+        reason=reason, symmetry=settings.symmetry,
     )  # fmt: skip
     tell(context.events, reason)
     directions = view_direction(state["pose"][valid])
