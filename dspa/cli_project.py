@@ -158,6 +158,7 @@ def _delete(jobs: tuple[str, ...], project: str | None, *, yes: bool) -> None:
         why = "" if job in asked else "  (made from it)"
         click.echo(f"  {job.folder.name:<28} {size(control.disk_use(job.folder)):>8}{why}")
         _tell_export(job)
+    _tell_unreadable(control.unreadable(found, [*asked, *more]))
     _agree(f"delete {counted(len(asked) + len(more), 'job')}?", yes=yes)
     click.echo(f"deleted; {size(control.delete([*asked, *more]))} are free again")
 
@@ -178,9 +179,16 @@ def _clear(jobs: tuple[str, ...], project: str | None, *, yes: bool) -> None:
     for job in control.dependents(found, asked):
         click.echo(f"  {job.folder.name:<28} {'':>8}  needs them until they are made again")
         _tell_export(job)
+    _tell_unreadable(control.unreadable(found, asked))
     _agree("remove their results (their records stay)?", yes=yes)
     freed = size(control.clear(found, asked))
     click.echo(f"cleared; {freed} are free again; dspa resume JOB makes the results again")
+
+
+def _tell_unreadable(jobs: list[Job]) -> None:
+    """Say of which jobs it is not known what they were made from."""
+    for job in jobs:
+        click.echo(f"  {job.folder.name:<28} {'':>8}  is damaged: what it needs is not known")
 
 
 def _tell_export(job: Job) -> None:

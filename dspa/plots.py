@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dspa.data.errors import InputError
 from dspa.geometry.rotation import view_density
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from matplotlib.figure import Figure
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
 THRESHOLD = 0.143
 
@@ -35,11 +36,12 @@ def fsc(frequency: ArrayLike, curves: Mapping[str, ArrayLike], *, title: str = "
     -------
     matplotlib.figure.Figure
     """
+    shells = _array(frequency, "frequency", ("n",))
+    known = {name: _array(values, name, (shells.size,)) for name, values in curves.items()}
     figure = _figure((6.0, 3.8))
     axes = figure.add_subplot()
-    shells = np.asarray(frequency, float)
-    for name, values in curves.items():
-        axes.plot(shells, np.asarray(values, float), lw=1.6, label=name)
+    for name, values in known.items():
+        axes.plot(shells, values, lw=1.6, label=name)
     axes.axhline(THRESHOLD, color="#777777", lw=0.8, ls="--")
     axes.text(shells[-1], THRESHOLD, " 0.143", va="center", fontsize=8, color="#777777")
     axes.set(xlabel="resolution (A)", ylabel="FSC", ylim=(-0.1, 1.05), title=title)
@@ -67,7 +69,7 @@ def images(
     -------
     matplotlib.figure.Figure
     """
-    tiles = np.asarray(stack, np.float32)
+    tiles = _array(stack, "stack", ("n", "y", "x")).astype(np.float32)
     across = max(1, min(columns, len(tiles)))
     down = max(1, -(-len(tiles) // across))
     figure = _figure((1.1 * across, 1.25 * down + (0.3 if title else 0.0)))
@@ -96,7 +98,7 @@ def slices(density: ArrayLike, *, pixel_size: float = 1.0, title: str = "") -> F
     -------
     matplotlib.figure.Figure
     """
-    values = np.asarray(density, np.float32)
+    values = _array(density, "density", ("z", "y", "x")).astype(np.float32, copy=False)
     z, y, x = (size // 2 for size in values.shape)
     cuts = {("x", "y"): values[z], ("x", "z"): values[:, y], ("y", "z"): values[:, :, x]}
     low, high = np.percentile(values, (0.5, 99.9))
@@ -125,9 +127,10 @@ def views(directions: ArrayLike, *, title: str = "") -> Figure:
     -------
     matplotlib.figure.Figure
     """
+    unit = _array(directions, "directions", ("n", 3))
     figure = _figure((6.4, 3.6))
     axes = figure.add_subplot(projection="mollweide")
-    mesh = axes.pcolormesh(*view_density(directions), cmap="magma", vmin=0.0)
+    mesh = axes.pcolormesh(*view_density(unit), cmap="magma", vmin=0.0)
     axes.set_xticks(np.radians([-120, -60, 0, 60, 120]))
     axes.tick_params(labelsize=7, colors="#666666")
     axes.set_title(title, fontsize=10, pad=12)
@@ -148,14 +151,33 @@ def lines(x: ArrayLike, series: Mapping[str, ArrayLike], *, xlabel: str = "") ->
     -------
     matplotlib.figure.Figure
     """
-    figure = _figure((6.0, 1.6 * max(1, len(series))))
-    for number, (name, values) in enumerate(series.items()):
-        axes = figure.add_subplot(max(1, len(series)), 1, number + 1)
-        axes.plot(np.asarray(x), np.asarray(values, float), marker=".", lw=1.2)
+    place = _array(x, "x", ("n",))
+    known = {name: _array(values, name, (place.size,)) for name, values in series.items()}
+    figure = _figure((6.0, 1.6 * max(1, len(known))))
+    for number, (name, values) in enumerate(known.items()):
+        axes = figure.add_subplot(max(1, len(known)), 1, number + 1)
+        axes.plot(place, values, marker=".", lw=1.2)
         axes.set_ylabel(name, fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlabel(xlabel if number == len(series) - 1 else "")
     return figure
+
+
+def _array(values: ArrayLike, name: str, shape: tuple[str | int, ...]) -> NDArray[Any]:
+    """Return numbers of a shape, of which words stand for any length but 0; refuse others."""
+    wanted = f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+    try:
+        found = np.asarray(values)
+        found = found if found.dtype.kind in "iuf" else found.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} is no array of numbers; give {wanted}") from error
+    fits = found.ndim == len(shape) and all(
+        size == length if isinstance(length, int) else size > 0
+        for size, length in zip(found.shape, shape, strict=False)
+    )
+    if not fits:
+        raise InputError(f"{name} has the shape {found.shape}; give {wanted}")
+    return found
 
 
 def _figure(size: tuple[float, float]) -> Figure:

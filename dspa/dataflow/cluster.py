@@ -299,10 +299,10 @@ def check_address(address: str) -> str:
     match = _ADDRESS.fullmatch(address)
     if match is None or not 1 <= int(match["port"]) <= 65535:
         raise InputError(f"--cluster {address!r} is not an address; use tls://HOST:PORT")
-    host, port = match["host"].strip("[]"), match["port"]
+    host, port = match["host"], match["port"]
     insecure = address.startswith("insecure+tcp://")
     plain = address.removeprefix("insecure+")
-    if plain.startswith("tcp") and not insecure and not _is_loopback(host):
+    if plain.startswith("tcp") and not insecure and not _is_loopback(host.strip("[]")):
         raise InputError(
             f"--cluster {address}: over plain tcp anyone on the network can run code as you; "
             f"use tls:// with certificates, or insecure+tcp://{host}:{port} if it is yours"

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dspa.data.errors import InputError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -84,9 +86,19 @@ def pixel_coordinates(particles: xr.Dataset) -> NDArray[np.float64] | None:
     Parameters
     ----------
     particles : Dataset
+
+    Raises
+    ------
+    InputError
+        If there are coordinates in A without the pixel size of the micrographs.
     """
     pixels = None
     if "coordinate" in particles.variables:
+        if "micrograph_pixel_size" not in particles.variables:
+            raise InputError(
+                "the particles have a coordinate but no micrograph_pixel_size; give it, A, for "
+                "each optics group"
+            )
         size = np.asarray(particles["micrograph_pixel_size"].values, np.float64)
         size = size[particles["optics"].values]
         pixels = np.asarray(particles["coordinate"].values / size[:, None])

@@ -147,6 +147,23 @@ def dependents(project: Project, jobs: Sequence[Job]) -> list[Job]:
     return found
 
 
+def unreadable(project: Project, jobs: Sequence[Job]) -> list[Job]:
+    """Return the jobs, other than given ones, of which it is not known what they were made from.
+
+    Parameters
+    ----------
+    project : Project
+    jobs : sequence of Job
+    """
+    found, taken = [], {job.number for job in jobs}
+    for job in project.jobs:
+        try:
+            _ = job.parents, job.input_paths
+        except InputError:
+            found.append(job)
+    return [job for job in found if job.number not in taken]
+
+
 def _named(job: Job, folders: Mapping[Path, int]) -> set[int]:
     """Return the numbers of the jobs in whose folders inputs are, and images that tables name."""
     paths = {str(path) for path in job.input_paths}

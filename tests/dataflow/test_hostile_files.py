@@ -77,6 +77,8 @@ def test_addresses_that_are_safe() -> None:
     assert check_address("tls://10.0.0.1:8786") == "tls://10.0.0.1:8786"
     with pytest.raises(InputError, match="over plain tcp anyone"):
         check_address("tcp://10.0.0.1:8786")
+    with pytest.raises(InputError, match=r"insecure\+tcp://\[fd00::2\]:8786 if it is yours"):
+        check_address("tcp://[fd00::2]:8786")
 
 
 @pytest.mark.parametrize(

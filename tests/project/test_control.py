@@ -159,6 +159,15 @@ def test_delete_takes_what_depends(dspa):
     assert find().jobs[-1].number == 5  # a number is given once, for ever
 
 
+def test_delete_tells_of_jobs_that_cannot_say_what_they_need(dspa):
+    chain(dspa)
+    (job(3).folder / "job.json").write_text("{")
+    for command in ("delete", "clear"):
+        _, out, _ = dspa(f"{command} J1")
+        assert "J003-toy-make" in out and "is damaged: what it needs is not known" in out, command
+    assert "damaged" not in dspa("delete J3")[1]
+
+
 def test_a_file_of_a_job_is_a_dependence_too(dspa):
     dspa("toy make one")
     dspa(f"toy iterate {job(1).folder / 'particles.zarr'} --iterations 1")

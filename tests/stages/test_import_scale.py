@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dspa.data import schema
 from dspa.data.errors import InputError
+from dspa.io.coordinates import pixel_coordinates
 from dspa.io.cs import read_cs, write_cs
 from dspa.io.images import ParticleImages
 from dspa.io.particles import read_particles, write_particles
@@ -235,3 +237,10 @@ def test_pixel_sizes_that_deny_each_other_are_told(desk: Desk, tmp_path: Path) -
     picks = desk.run(PARTICLES_STAGE, file="p.star")
     desk.run(EXTRACT, {**picks, **mics}, box=BOX, dtype="float32", edge="fill")
     assert "in pixels of 1.02 A, the micrographs have 1 A" in desk.said("warning")
+
+
+def test_coordinates_without_a_pixel_size_are_named() -> None:
+    columns = {"uid": np.arange(2), "optics": np.zeros(2), "coordinate": np.ones((2, 2))}
+    table = schema.make("particles", {**columns, "optics_name": ["one"]})
+    with pytest.raises(InputError, match="a coordinate but no micrograph_pixel_size"):
+        pixel_coordinates(table)

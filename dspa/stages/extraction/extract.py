@@ -292,7 +292,8 @@ def _check_scale(context: Context, source: xr.Dataset, tasks: Sequence[Micrograp
     where = find_micrographs(source, *names_and_paths(tasks))
     doubt = doubt_of_scale(with_pixel_size(source, where, tasks), where, tasks)
     if "coordinate_pixels" not in source:
-        of_picks = source["micrograph_pixel_size"].values if "coordinate" in source else np.empty(0)
+        unknown = np.empty(0)
+        of_picks = np.asarray(source.get("micrograph_pixel_size", unknown))
         other = other_sizes(of_picks, tasks[0].pixel_size)
         if other.size:
             context.events.warning(

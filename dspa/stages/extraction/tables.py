@@ -126,7 +126,8 @@ def with_pixel_size(
         known = np.asarray(particles["coordinate"].values, np.float64)
         place = np.where(np.isfinite(place), place, known)
     counted = np.where(np.isfinite(place), np.nan, counted)
-    of_group = np.array(particles["micrograph_pixel_size"].values, np.float64)
+    unknown = np.full(particles.sizes["optics"], np.nan)
+    of_group = np.array(particles.get("micrograph_pixel_size", unknown), np.float64)
     optics = np.asarray(particles["optics"].values)
     for group in np.flatnonzero(np.isnan(of_group)):
         here = np.unique(sizes[(optics == group) & np.isfinite(sizes)])
