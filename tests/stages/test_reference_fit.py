@@ -115,6 +115,13 @@ def test_masks(heard: Heard) -> None:
         check_mask("m.mrc", Volume(4 * MASK - 1, PIXEL), heard.events)
 
 
+def test_a_mask_that_the_box_cuts_is_not_called_inverted(heard: Heard) -> None:
+    radius = np.sqrt(X**2 + Y**2 + Z**2)
+    shell = ((radius > 12) & (radius < 20)).astype("f4")
+    check_mask("m.mrc", Volume(shell, PIXEL), heard.events)
+    assert "at the edge of the box, which cuts it" in heard.warnings
+
+
 def test_masks_hold_the_reference(heard: Heard) -> None:
     check_mask_holds("m.mrc", MASK, BLOB, PIXEL, heard.events)
     assert heard.warnings == ""
