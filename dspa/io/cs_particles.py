@@ -283,7 +283,7 @@ class _Fields:
             return {}
         made: dict[str, Any] = {"image_stack": tables.stacks.words(paths), "image_index": index}
         sign = self.number("blob/sign")
-        if sign is not None:
+        if sign is not None and sign.any():  # 0 says nothing
             made["image_sign"] = np.where(sign < 0, -1, 1)
         return made
 

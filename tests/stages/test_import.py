@@ -259,6 +259,40 @@ def test_one_row_beyond_its_stack_spares_the_others(desk: Desk, tmp_path: Path) 
     assert "set aside 1 image with a number beyond their stack" in desk.said("warning")
 
 
+def _cs(path: Path, count: int, **changes: Any) -> None:
+    kinds = [("uid", "u8"), ("blob/path", "S20"), ("blob/idx", "u4"), ("blob/psize_A", "f4")]
+    table = np.zeros(count, kinds)
+    table["uid"], table["blob/idx"] = np.arange(count) + 1, np.arange(count)
+    table["blob/path"], table["blob/psize_A"] = b">s.mrcs", 2.0
+    for name, values in changes.items():
+        table[name.replace("_", "/", 1)] = values
+    write_cs(path, {name: table[name] for name in table.dtype.names})
+
+
+def test_what_cs_files_name_wrongly(desk: Desk, tmp_path: Path) -> None:
+    """Empty paths, folders, numbers that count from 1, uids of others."""
+    write_image_stack(tmp_path / "s.mrcs", _particles(40), pixel_size=2.0)
+    (tmp_path / "J5").mkdir()
+    stage, path = import_particles.PARTICLES_STAGE, tmp_path / "p.cs"
+    some = np.array([b">s.mrcs"] * 40, "S20")
+    some[3] = b""
+    for change, said in (
+        ({"blob_path": b">"}, "blob/path is empty in every row"),
+        ({"blob_path": b">J5/"}, "J5, named as a stack, is a folder"),
+        ({"blob_idx": np.arange(40) + 1}, "the numbers may all be one too large"),
+    ):
+        _cs(path, 40, **change)
+        with pytest.raises(InputError, match=said):
+            desk.run(stage, file="p.cs", contrast="bright")
+    _cs(path, 40, blob_path=some)
+    made = read_particles(desk.run(stage, file="p.cs", contrast="bright")["particles"])
+    assert made["image_index"].values.tolist() == [i for i in range(40) if i != 3]
+    assert "1 image with an empty blob/path" in desk.said("warning")
+    _cs(path, 40, uid=np.maximum(np.arange(40), 2))
+    desk.run(stage, file="p.cs", contrast="bright")
+    assert "2 of 40 particles have the uid of another one" in desk.said("warning")
+
+
 @pytest.mark.parametrize("name", ["Job/../mics/m.mrc", "Job/../mics/*.mrc"])
 def test_dots_after_a_link_lead_where_the_system_leads(
     name: str, desk: Desk, tmp_path: Path

@@ -73,6 +73,25 @@ def tell_copies(context: Context, table: xr.Dataset) -> xr.Dataset:
     return table
 
 
+def tell_shared_uids(context: Context, table: xr.Dataset) -> None:
+    """Warn of particles that have one uid, by which jobs and programs tell them apart.
+
+    Parameters
+    ----------
+    context : Context
+    table : Dataset
+        Particles.
+    """
+    uid = table["uid"].values
+    shared = uid.size - np.unique(uid).size
+    if shared:
+        context.events.warning(
+            f"{counted_of(shared, uid.size, 'particle', verb=('has', 'have'))} the uid of another "
+            "one, as in sets that were joined; what is joined by uid later may take one for the "
+            "other: remove the column to get new ones, or leave copies out"
+        )
+
+
 def _in_one_half(table: xr.Dataset, groups: NDArray[np.int64]) -> tuple[xr.Dataset, int]:
     """Put copies into the half set of the first of them; return how many it moves too."""
     if "half_set" not in table.variables:

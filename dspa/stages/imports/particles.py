@@ -22,7 +22,12 @@ from dspa.io.picture import montage
 from dspa.io.plausible import check_values, has_defocus
 from dspa.io.star_optics import one_for_all
 from dspa.io.star_particles import read_star_particles
-from dspa.stages.imports.copies import mark_twins, tell_copies, tell_repeated_picks
+from dspa.stages.imports.copies import (
+    mark_twins,
+    tell_copies,
+    tell_repeated_picks,
+    tell_shared_uids,
+)
 from dspa.stages.imports.optics import tell_denials
 from dspa.stages.imports.picks import (
     common_pixel_size,
@@ -136,6 +141,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     elif params.contrast != "auto":
         table = _signed(table, -1 if params.contrast == "dark" else 1)
     table = tell_copies(context, table)
+    tell_shared_uids(context, table)
     _picture(context, table)
     return _finish(context, table, "particles")
 

@@ -13,6 +13,7 @@ from dspa.data.store import chosen
 from dspa.io.images import StackInfo, stack_info
 from dspa.io.names import told_if_moved
 from dspa.io.plausible import other_sizes
+from dspa.io.star import nameless
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from dspa.stages.stage import Context
 
 _LISTED = 3
+_STACKS = 3  # so many of which the last image is missed by one are no accident
 # Of the rows; where more are beyond the ends of stacks it is the stacks that are wrong.
 _FEW_BEYOND = 0.05
 
@@ -50,7 +52,11 @@ def on_stacks(
     InputError
         If stacks are missing, hold images of several sizes, or are cut short: many rows are beyond.
     """
+    table = _with_stacks(context, table, named)
     paths = [str(p) for p in table["stack_path"].values]
+    folder = next((p for p in paths if Path(p).is_dir() and Path(p).suffix != ".zarr"), "")
+    if folder:
+        raise InputError(f"{named}: {folder}, named as a stack, is a folder; name the stacks in it")
     missing = [p for p in paths if not Path(p).exists()]
     if missing:
         shown = ", ".join(missing[:_LISTED]) + (", ..." if len(missing) > _LISTED else "")
@@ -79,6 +85,11 @@ def on_stacks(
     row = int(np.argmax(beyond))
     path = paths[stack[row]]
     first = f"row {row + 1} wants image {index[row] + 1} of {path}, which holds {infos[path].count}"
+    if _one_too_large(stack, index, counts, beyond):
+        raise InputError(
+            f"{named}: {first}, and no row names the first one: the numbers may all be one too "
+            "large (.cs files count from 0, STAR files from 1); write them anew"
+        )
     if beyond.sum() > max(1, _FEW_BEYOND * beyond.size):
         found = counted_of(int(beyond.sum()), beyond.size, "row", verb=("does", "do"))
         raise InputError(
@@ -88,6 +99,40 @@ def on_stacks(
     set_aside(context, table, beyond, "a number beyond their stack")
     context.events.warning(f"{named}: {first}")
     return chosen(table, np.flatnonzero(~beyond), context.folder), infos
+
+
+def _with_stacks(context: Context, table: xr.Dataset, named: str) -> xr.Dataset:
+    """Set rows aside that name no stack."""
+    names = table["stack_name" if "stack_name" in table.variables else "stack_path"].values
+    bare = np.array([str(name).strip("> ") for name in names], object)
+    empty = (nameless(bare) | (bare == ".")) & (bare != "*")
+    rows = empty[table["image_stack"].values]
+    if not rows.any():
+        return table
+    label = "blob/path" if Path(named).suffix == ".cs" else "rlnImageName"
+    if rows.all():
+        raise InputError(f"{named}: {label} is empty in every row; name the stacks")
+    set_aside(context, table, rows, f"an empty {label}")
+    kept = np.flatnonzero(~empty)
+    table = chosen(table, np.flatnonzero(~rows), context.folder)
+    place = np.searchsorted(kept, table["image_stack"].values)
+    return table.isel(stack=kept).assign(image_stack=("particle", place.astype(np.int32)))
+
+
+def _one_too_large(
+    stack: NDArray[np.integer[Any]],
+    index: NDArray[np.integer[Any]],
+    counts: NDArray[np.integer[Any]],
+    beyond: NDArray[np.bool_],
+) -> bool:
+    """Tell numbers that all lie one beyond: the last image of a stack is missed by one."""
+    cut = np.unique(stack[beyond])
+    mine = np.isin(stack, cut)
+    over = index[beyond] == counts[stack[beyond]]
+    if over.all() and cut.size >= _STACKS and (index > 0).all():
+        return True
+    whole = np.bincount(stack[mine], minlength=counts.size)[cut] >= counts[cut]
+    return bool(over.all() and (index[mine] > 0).all() and whole.all())
 
 
 def with_pixel_size(
