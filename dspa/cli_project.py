@@ -140,7 +140,7 @@ def _kill(jobs: tuple[str, ...], project: str | None) -> None:
 
     found = must(find_project(project))
     for job in [find_job(found, text) for text in jobs]:
-        kill(job)
+        kill(job, tell=lambda text: click.echo(text, err=True))
         click.echo(f"{job.name} killed; dspa resume {job.name} goes on from its last checkpoint")
 
 

@@ -16,7 +16,7 @@ from dspa.data import store
 from dspa.data.errors import InputError
 from dspa.dataflow.process import end, family, is_alive
 from dspa.io.locate import matching
-from dspa.project.lease import BEAT, STOP, Holder, holder
+from dspa.project.lease import BEAT, SILENT, STOP, Holder, holder
 from dspa.project.lineage import refuse_cleared
 from dspa.project.running import RECORDS
 
@@ -28,11 +28,14 @@ if TYPE_CHECKING:
 
 # Seconds in which a job that is told to end may write its record and stop its workers.
 PATIENCE = 30.0
+UNHEARD = 4.0  # beats without a sign of life, of a process that was asked to end
 DELETED = ".deleted-"
 KEPT = (*RECORDS, "traceback.txt")
 
 
-def kill(job: Job, *, patience: float = PATIENCE) -> None:
+def kill(
+    job: Job, *, patience: float = PATIENCE, tell: Callable[[str], None] = lambda _: None
+) -> None:
     """End a running job, its process and its workers; it can be resumed.
 
     The process is asked, so that the record says what happened, and ended by force if it does
@@ -43,6 +46,8 @@ def kill(job: Job, *, patience: float = PATIENCE) -> None:
     job : Job
     patience : float
         Seconds to wait for an answer.
+    tell : callable
+        Told what is known and waited for, where that takes long.
 
     Raises
     ------
@@ -54,12 +59,7 @@ def kill(job: Job, *, patience: float = PATIENCE) -> None:
         raise InputError(f"{job.name} is {record.state}; only a running job can be killed")
     held = holder(job.folder, record.process)
     if not is_alive(held.process):
-        _ask(job)
-        if not _wait(lambda: _ended(job), patience + 2 * BEAT):
-            raise InputError(
-                f"{job.name} ({held.where}) does not answer; if that machine is gone, "
-                f"dspa resume {job.name} --force goes on from the last checkpoint"
-            )
+        _kill_elsewhere(job, held, patience + 2 * BEAT, tell)
         return
     pid = int(held.process["pid"])
     workers = family(pid)
@@ -80,6 +80,31 @@ def kill(job: Job, *, patience: float = PATIENCE) -> None:
     _record_end(job, held)
     if job.read().state == "completed":
         raise InputError(f"{job.name} was completed before it heard of it")
+
+
+def _kill_elsewhere(job: Job, held: Holder, patience: float, tell: Callable[[str], None]) -> None:
+    """Ask a process on another machine; give up on one that neither hears nor renews its lease."""
+
+    def deaf() -> bool:
+        silent = holder(job.folder, held.process).silent or 0.0
+        return (job.folder / STOP).exists() and silent > UNHEARD * BEAT
+
+    _ask(job)
+    tell(
+        f"{job.name} runs on another machine ({held.where}{held.heard}); asked it to end through "
+        f"the job's folder, where it looks every {BEAT:.0f} s; waiting up to {patience:.0f} s"
+    )
+    begun = time.monotonic()
+    while not _ended(job):
+        waited = time.monotonic() - begun
+        if waited > patience or (waited > BEAT and deaf()):
+            now = holder(job.folder, held.process)
+            raise InputError(
+                f"{job.name} ({held.where}{now.heard}) does not answer; if that machine is gone, "
+                f"dspa resume {job.name} --force goes on from the last checkpoint; after "
+                f"{SILENT:.0f} s of silence no --force is needed"
+            )
+        time.sleep(0.1)
 
 
 def _signal(job: Job, pid: int, number: int = signal.SIGTERM) -> None:

@@ -69,6 +69,11 @@ class Holder:
         host = self.process.get("host", "an unknown host")
         return f"process {self.process.get('pid', '?')} on {host}"
 
+    @property
+    def heard(self) -> str:
+        """How long ago a process on another machine was heard of, to follow its place."""
+        return "" if self.silent is None else f", heard of {duration(self.silent)} ago"
+
 
 def holder(folder: Path, process: dict[str, Any]) -> Holder:
     """Return who holds a job.
@@ -188,9 +193,11 @@ def claim(
         if is_alive(held.process):
             raise InputError(f"{job} is running ({held.where}); dspa kill {job} ends it")
         if not force:
-            heard = "" if held.silent is None else f", heard of {duration(held.silent)} ago"
+            wait = "" if held.silent is None else f", or wait: after {SILENT:.0f} s of silence it "
+            wait += "counts as gone" if wait else ""
             raise InputError(
-                f"{job} is running ({held.where}{heard}); if that machine is gone, add --force"
+                f"{job} is running ({held.where}{held.heard}); if that machine is gone, add "
+                f"--force{wait}"
             )
     path = folder / f".lease-{held.number + 1}"
     try:
