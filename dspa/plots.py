@@ -37,7 +37,7 @@ def fsc(frequency: ArrayLike, curves: Mapping[str, ArrayLike], *, title: str = "
     matplotlib.figure.Figure
     """
     shells = _array(frequency, "frequency", ("n",))
-    known = {name: _array(values, name, (shells.size,)) for name, values in curves.items()}
+    known = _series(curves, "curves", shells.size)
     figure = _figure((6.0, 3.8))
     axes = figure.add_subplot()
     for name, values in known.items():
@@ -70,6 +70,8 @@ def images(
     matplotlib.figure.Figure
     """
     tiles = _array(stack, "stack", ("n", "y", "x")).astype(np.float32)
+    if not isinstance(columns, int | np.integer):
+        raise InputError(f"columns is {type(columns).__name__}; give a whole number")
     across = max(1, min(columns, len(tiles)))
     down = max(1, -(-len(tiles) // across))
     figure = _figure((1.1 * across, 1.25 * down + (0.3 if title else 0.0)))
@@ -99,6 +101,8 @@ def slices(density: ArrayLike, *, pixel_size: float = 1.0, title: str = "") -> F
     matplotlib.figure.Figure
     """
     values = _array(density, "density", ("z", "y", "x")).astype(np.float32, copy=False)
+    if not isinstance(pixel_size, int | float | np.number):
+        raise InputError(f"pixel_size is {type(pixel_size).__name__}; give a number, A")
     z, y, x = (size // 2 for size in values.shape)
     cuts = {("x", "y"): values[z], ("x", "z"): values[:, y], ("y", "z"): values[:, :, x]}
     low, high = np.percentile(values, (0.5, 99.9))
@@ -152,7 +156,7 @@ def lines(x: ArrayLike, series: Mapping[str, ArrayLike], *, xlabel: str = "") ->
     matplotlib.figure.Figure
     """
     place = _array(x, "x", ("n",))
-    known = {name: _array(values, name, (place.size,)) for name, values in series.items()}
+    known = _series(series, "series", place.size)
     figure = _figure((6.0, 1.6 * max(1, len(known))))
     for number, (name, values) in enumerate(known.items()):
         axes = figure.add_subplot(max(1, len(known)), 1, number + 1)
@@ -161,6 +165,13 @@ def lines(x: ArrayLike, series: Mapping[str, ArrayLike], *, xlabel: str = "") ->
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlabel(xlabel if number == len(series) - 1 else "")
     return figure
+
+
+def _series(given: Mapping[str, ArrayLike], name: str, length: int) -> dict[str, NDArray[Any]]:
+    """Return named curves of one length; refuse what has no names."""
+    if not hasattr(given, "items"):
+        raise InputError(f"{name} is {type(given).__name__}; give a mapping of names to arrays")
+    return {str(key): _array(values, str(key), (length,)) for key, values in given.items()}
 
 
 def _array(values: ArrayLike, name: str, shape: tuple[str | int, ...]) -> NDArray[Any]:

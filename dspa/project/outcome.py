@@ -120,7 +120,10 @@ class Outcome:
             maps and masks Volumes; other STAR files a dict of DataFrames; ``classification`` a
             dict of arrays, as the job goes on from them; text and edits a str.
         """
-        path: Path = getattr(self, name)
+        if name not in self.outputs:
+            has = ", ".join(self.outputs) or "none"
+            raise InputError(f"{self.job.name} has no output {name}; there are {has}")
+        path = self.outputs[name]
         kind = _kind(name, path)
         if kind not in READERS:
             raise InputError(f"{path} does not open as arrays or tables; read it as a file")
@@ -155,7 +158,11 @@ class Outcome:
                 raise InputError(
                     f"{self.job.name} has no views: its poses are in the plane; {self._drawn()}"
                 )
-            return plots.views(views_around(directions, symmetry), **options)
+            try:
+                around = views_around(directions, symmetry)
+            except ValueError as error:
+                raise InputError(f"plot('views', symmetry={symmetry!r}): {error}") from None
+            return plots.views(around, **options)
         found = self.read(name) if name in self._drawable() else None
         if found is None:
             raise InputError(f"{self.job.name} has no plot of {name}; {self._drawn()}")
@@ -164,7 +171,8 @@ class Outcome:
         if isinstance(found, xr.DataArray):
             options.setdefault("labels", _labels(found))
             return plots.images(found.values, **options)
-        return plots.slices(found.density, pixel_size=found.pixel_size, **options)
+        options.setdefault("pixel_size", found.pixel_size)
+        return plots.slices(found.density, **options)
 
     def _views(self, first: int | None = None) -> NDArray[np.float64] | None:
         """Return directions of the (first) particles' views; None where poses are in the plane."""

@@ -14,6 +14,7 @@ import xarray as xr
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import dspa
+from dspa import plots
 from dspa.data import schema, store
 from dspa.data.errors import InputError
 from dspa.dataflow.events import Events
@@ -101,6 +102,21 @@ def test_what_has_no_plot_says_which_there_are(job, name):
         InputError, match=f"J1 has no plot of {name}; those of this refine are {has}$"
     ):
         job.plot(name)
+
+
+ODD = {
+    "curves is list; give a mapping": lambda _: plots.fsc([0.1, 0.2], [1, 2]),
+    "pixel_size is str": lambda _: plots.slices(np.zeros((4, 4, 4)), pixel_size="1 A"),
+    "columns is str": lambda _: plots.images(np.zeros((1, 3, 3)), columns="2"),
+    "density is no array of numbers": lambda job: plots.slices(job.read("volume")),
+    "J1 has no output nope; there are": lambda job: job.read("nope"),
+}
+
+
+@pytest.mark.parametrize("words", list(ODD))
+def test_what_cannot_be_drawn_is_a_sentence(job, words):
+    with pytest.raises(InputError, match=words):
+        ODD[words](job)
 
 
 def test_plots_of_a_job_without_fsc_or_iterations(tmp_path):
