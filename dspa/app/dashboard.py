@@ -79,13 +79,20 @@ class Progress:
             return
         self._seen = len(events)
         events = since_start(events)
-        steps = [e for e in events if e["kind"] == "iteration" and e.get("resolution") is not None]
+        steps = [(e.get("iteration"), _resolution(e)) for e in events if e["kind"] == "iteration"]
+        steps = [(number, found) for number, found in steps if found is not None]
         self.source.data = {
-            "iteration": [e.get("iteration") for e in steps],
-            "resolution": [e["resolution"] for e in steps],
+            "iteration": [number for number, _ in steps],
+            "resolution": [found for _, found in steps],
         }
         lines = [html.escape(_line(event)) for event in events[-LINES:]]
         self.log.text = f"<pre>{chr(10).join(lines)}</pre>"
+
+
+def _resolution(event: dict[str, Any]) -> float | None:
+    """Return what halves agree to; in a refinement it is judged at the end only."""
+    found: float | None = event.get("resolution", event.get("unjudged_resolution"))
+    return found
 
 
 def _line(event: dict[str, Any]) -> str:

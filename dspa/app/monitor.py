@@ -163,7 +163,8 @@ class Monitor:
         self.plot.visible = self.choice.visible = bool(names)
         self.choice.options = names
         if self.choice.value not in names and names:
-            self.choice.value = "resolution" if "resolution" in names else names[0]
+            shown = [name for name in names if name.endswith("resolution")]
+            self.choice.value = shown[0] if shown else names[0]
         points = self.tail.series.get(self.choice.value, [])
         self.points.data = {"iteration": [x for x, _ in points], "value": [y for _, y in points]}
         self.plot.title.text = words(self.choice.value or "")

@@ -64,7 +64,7 @@ from dspa.stages.refine.start import (
     make_settings,
     place_axes,
 )
-from dspa.stages.refine.verdict import judge_refinement, tell
+from dspa.stages.refine.verdict import MARGIN, judge_refinement, tell
 from dspa.stages.stage import Context, Input, Stage, check, check_symmetry, param
 
 if TYPE_CHECKING:
@@ -284,11 +284,12 @@ def _advance(state: State, rows: Rows) -> State:
 
 
 def _figures(plan: Plan, model: MapModel) -> dict[str, Any]:
-    """Collect the figures of an iteration."""
-    mean, extent = Figures(*model.figures), plan.spec.extent
+    """Collect the figures of an iteration; what the halves share is no agreement of theirs."""
+    mean, extent, shell = Figures(*model.figures), plan.spec.extent, model.reached.shell
+    apart = shell >= plan.settings.initial_radius + MARGIN
     search = "exhaustive" if plan.settings.exhaustive else "global"
     return {
-        "resolution": extent / max(model.reached.shell, 1e-3),
+        "unjudged_resolution": extent / shell if apart else None,
         "search": "local" if plan.local else search,
         "candidates_per_image": mean.candidates,
         "limited": mean.limited,
