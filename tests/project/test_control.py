@@ -116,27 +116,6 @@ def test_kill_from_another_host(dspa, begin, monkeypatch):
     assert child.wait(10) == 143 and job(2).read().state == "killed"
 
 
-def test_kill_of_a_dead_job_on_another_host_says_what_is_waited_for(dspa, begin, monkeypatch):
-    from dspa.dataflow import process
-
-    monkeypatch.setenv("TOY_BEAT", "0.2")
-    dspa("toy make one")
-    child = begin(LONG + " --cluster inline")
-    child.kill()
-    child.wait(10)
-    real = process._machine()
-    monkeypatch.setattr(process, "_machine", lambda: real | {"host": "node17", "space": "other"})
-    monkeypatch.setattr(control, "BEAT", 0.2)
-    begun = time.monotonic()
-    status, _, err = dspa("kill J2")
-    assert status == 2 and time.monotonic() - begun < 10.0  # not the time it would have to end
-    said, refused = err.strip().splitlines()[-2:]
-    assert re.search(r"another machine \(process \d+ on .*, heard of .* ago\); .* waiting up", said)
-    assert "resume J2 --force" in refused and "after 90 s" in refused
-    _, _, err = dspa("resume J2")
-    assert "add --force, or wait: after 90 s" in err
-
-
 def test_kill_in_a_thread_of_another_program(dspa, monkeypatch):
     monkeypatch.setattr(lease, "BEAT", 0.2)
     dspa("toy make one")

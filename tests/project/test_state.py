@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from dspa import cli
 from dspa.data.errors import InputError
 from dspa.dataflow import process
 from dspa.dataflow.checkpoint import Checkpoints
-from dspa.project import lease, running
+from dspa.project import control, lease, running
 from dspa.project.project import find, init
 from dspa.stages import registry
 from tests.dataflow.saved import save
@@ -351,3 +352,22 @@ def test_what_lacks_a_cleared_input_says_so(dspa, tmp_path):
         assert "relink" not in err
     assert dspa("resume J1")[0] == 0
     assert dspa("resume J2")[0] == 0
+
+
+def test_kill_of_a_dead_job_on_another_host_says_what_is_waited_for(dspa, begin, monkeypatch):
+    monkeypatch.setenv("TOY_BEAT", "0.2")
+    dspa("toy make one")
+    child = begin(LONG + " --cluster inline")
+    child.kill()
+    child.wait(10)
+    real = process._machine()
+    monkeypatch.setattr(process, "_machine", lambda: real | {"host": "node17", "space": "other"})
+    monkeypatch.setattr(control, "BEAT", 0.2)
+    begun = time.monotonic()
+    status, _, err = dspa("kill J2")
+    assert status == 2 and time.monotonic() - begun < 10.0  # not the time it would have to end
+    said, refused = err.strip().splitlines()[-2:]
+    assert re.search(r"another machine \(process \d+ on .*, heard of .* ago\); .* waiting up", said)
+    assert "resume J2 --force" in refused and "after 90 s" in refused
+    _, _, err = dspa("resume J2")
+    assert "add --force, or wait: after 90 s" in err
