@@ -31,7 +31,9 @@ def read_csv_picks(path: Path) -> Coordinates:
     """
     lines = read_lines(path)
     try:
-        separator = "\t" if lines and "\t" in lines[0] else ","  # topaz writes tabs
+        # Topaz writes tabs, spreadsheets of many countries semicolons.
+        head = lines[0] if lines else ""
+        separator = next((mark for mark in "\t," if mark in head), ";")
         rows = [row for row in csv.reader(lines, delimiter=separator, strict=True) if row]
     except csv.Error as error:
         raise InputError(f"{path}: not a table of picks ({error})") from error

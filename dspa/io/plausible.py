@@ -15,6 +15,7 @@ import numpy as np
 from dspa.data.counts import counted, counted_of
 from dspa.data.errors import InputError
 from dspa.data.schema import EXTRA
+from dspa.io.coordinates import pixel_coordinates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +27,7 @@ _MM = 1e7  # mm to A
 # Defocus of a row is told if it is outside; of most rows it is an error.
 NEAREST, FARTHEST = 100.0, 2e5  # A
 _MOST, _MANY = 0.9, 0.1
-_FEW_ROWS, _FEW_ANGLES = 50, 20
+_FEW_ROWS, _FEW_ANGLES, _FEW_PLACES = 50, 20, 10
 _SMALLEST_BOX = 40.0  # A; no particle of which a map can be made fits
 # Relative difference of pixel sizes that are one whatever their digits, and of those that are not;
 # what a size in single precision is off, A.
@@ -171,7 +172,8 @@ def check_values(
             doubts += _check_defocus(source, where, quantity, values, plate=plate)
     doubts += _check_phase(table, source, in_cs=in_cs)
     doubts += _doubts_of_angles(table, in_cs=in_cs)
-    return [*doubts, *_doubts_of_lengths(table), *_doubts_of_depth(table)]
+    doubts += [*_doubts_of_lengths(table), *_doubts_of_depth(table), *_doubts_of_places(table)]
+    return doubts
 
 
 def other_sizes(sizes: NDArray[np.floating[Any]], size: float) -> NDArray[np.float64]:
@@ -324,9 +326,10 @@ def _doubts_of_angles(table: xr.Dataset, *, in_cs: bool) -> list[str]:
     if set(_DEFOCUS) <= set(table.variables) and "defocus_angle" not in table.variables:
         if (table["defocus_u"].values != table["defocus_v"].values).any():
             doubts.append("no angle of astigmatism, which is taken as 0")
-    for name, words in (
-        ("defocus_angle", "angles of astigmatism"),
-        ("phase_shift", "phase shifts"),
+    # A phase plate shifts by tens of degrees, in every row by the same or not.
+    for name, words, fewest in (
+        ("defocus_angle", "angles of astigmatism", _FEW_ANGLES),
+        ("phase_shift", "phase shifts", 1),
     ):
         if name not in table.variables:
             continue
@@ -334,7 +337,7 @@ def _doubts_of_angles(table: xr.Dataset, *, in_cs: bool) -> list[str]:
         different = np.unique(np.round(values[values > 0], 9))
         if in_cs and name == "defocus_angle" and values.size and values.max() > _TURN:
             doubts.append(f"{words} up to {values.max():.4g} rad look like degrees")
-        elif not in_cs and different.size >= _FEW_ANGLES and different[-1] <= np.deg2rad(np.pi):
+        elif not in_cs and different.size >= fewest and different[-1] <= np.deg2rad(np.pi):
             doubts.append(f"{words} of {np.rad2deg(different[-1]):.4g} at most look like radians")
     if not in_cs and _within_a_turn(table):
         doubts.append("all Euler angles are within 6.3 degrees of 0 and look like radians")
@@ -364,6 +367,18 @@ def _doubts_of_depth(table: xr.Dataset) -> list[str]:
             if (table[name].values != table[name].values[:1]).any():
                 doubts.append(f"{label} differs between images, as of subtomograms; it is ignored")
     return doubts
+
+
+def _doubts_of_places(table: xr.Dataset) -> list[str]:
+    """Tell coordinates that are fractions of micrographs."""
+    pixels = None
+    if "coordinate_pixels" in table.variables or "micrograph_pixel_size" in table.variables:
+        pixels = pixel_coordinates(table)
+    if pixels is None or len(pixels) < _FEW_PLACES or not np.isfinite(pixels).any():
+        return []
+    if np.nanmax(np.abs(pixels)) > 1.0 or not np.nanmax(np.abs(pixels)):
+        return []
+    return ["no coordinate is above 1 pixel, as if they were fractions of the micrographs"]
 
 
 def _doubts_of_lengths(table: xr.Dataset) -> list[str]:

@@ -426,6 +426,12 @@ class _Rows:
         if self.take("rlnRandomSubset") is not None:
             number = self.whole("rlnRandomSubset")
             self.variables["half_set"] = np.where((number == 1) | (number == 2), number, 0)
+            odd = np.flatnonzero((number < 0) | (number > 2))
+            if odd.size:
+                raise InputError(
+                    f"{self.path}: row {self.first + odd[0] + 1}: rlnRandomSubset is "
+                    f"{number[odd[0]]}, and halves are 1 and 2; take the column out, or mend it"
+                )
 
     def identities(self) -> None:
         """Read uids, or derive them from what a particle is cut from."""

@@ -200,3 +200,12 @@ def test_euler_angles_in_radians_are_told(
     write_star(tmp_path / "p.star", [Block("particles", columns)])
     said = check_values(read_particles(tmp_path / "p.star"), "p.star")
     assert any("Euler angles" in doubt for doubt in said) == told
+
+
+def test_phase_shifts_in_radians_and_places_in_fractions_are_told() -> None:
+    assert "phase shifts" in check_values(_table(phase_shift=np.deg2rad(np.pi / 2)), "p.star")[0]
+    assert not check_values(_table(phase_shift=np.pi / 2), "p.star")
+    place = np.random.default_rng(0).uniform(0.1, 1, (COUNT, 2))
+    for scale, told in ((1.0, True), (300.0, False), (0.0, False)):
+        table = _table().assign(coordinate_pixels=(("particle", "xy"), scale * place))
+        assert any("fractions" in said for said in check_values(table, "p.star")) == told

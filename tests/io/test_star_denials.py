@@ -170,3 +170,9 @@ def test_images_of_a_ctf_are_refused(tmp_path: Path) -> None:
                 read_particles(path)
         else:
             read_particles(path)
+
+
+def test_half_sets_beyond_two_are_refused(tmp_path: Path) -> None:
+    path = _write(tmp_path / "p.star", OPTICS, {"rlnRandomSubset": [1, 2, 0, 3, 1]})
+    with pytest.raises(InputError, match="row 4: rlnRandomSubset is 3, and halves are 1 and 2"):
+        read_particles(path)

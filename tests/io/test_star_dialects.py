@@ -239,6 +239,7 @@ def test_bad_values_in_picks_spare_the_others(tmp_path: Path) -> None:
     texts = {
         "a.box": "10 20 4 4\nnan 20 4 4\n30 -inf 4 4\n",
         "b.csv": "x,y,score\n12,22,-inf\nN/A,3,1\n3,,1\n",
+        "d.csv": "x;y;score\n12;22;-inf\nN/A;3;1\n3;;1\n",
         "c.star": _loop(
             "", [[12, 22], ["-nan", 22], [12, "N/A"]], ("rlnCoordinateX", "rlnCoordinateY")
         ),

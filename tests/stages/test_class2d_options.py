@@ -202,3 +202,14 @@ def test_the_mask_is_whole_inside_and_nothing_outside(tmp_path):
     assert between.size == 5
     with pytest.raises(InputError, match="--mask-outer is 62 A"):
         image_spec(particles, mask_diameter=60.0, mask_outer=62.0)
+
+
+def test_a_truncated_classification_is_called_so(tmp_path):
+    path = tmp_path / "classification.npz"
+    np.savez(path, head=np.array("{}"), rows=np.zeros(999))
+    path.write_bytes(path.read_bytes()[:700])
+    with pytest.raises(InputError, match="is cut short; copy it again"):
+        load_classification(path)
+    path.write_text("something else")
+    with pytest.raises(InputError, match="is no classification"):
+        load_classification(path)

@@ -241,6 +241,10 @@ def save_classification(known: Classification, path: Path) -> None:
 def load_classification(path: Path) -> Classification:
     """Read what `save_classification` wrote."""
     if not zipfile.is_zipfile(path):
+        with path.open("rb") as stream:
+            begun = stream.read(2) == b"PK"
+        if begun or not path.stat().st_size:
+            raise InputError(f"{path}: is cut short; copy it again, or run its job again")
         raise InputError(
             f"{path}: is no classification that class2d left; name a class2d job or its {FILE}"
         )
