@@ -207,7 +207,9 @@ def _inputs(project: Project, stage: Stage, given: list[Any], named: Mapping[str
             several = tuple(_path(project, item, each) for each in many)
             found[item.name] = several if item.many else several[0]
         elif item.positional and rest and item.many:
-            found[item.name], rest = tuple(_path(project, item, each) for each in rest), []
+            shared = any(other.positional for other in stage.inputs if other is not item)
+            several = rest if shared else given
+            found[item.name], rest = tuple(_path(project, item, each) for each in several), []
         elif item.positional and rest:
             found[item.name] = _path(project, item, rest.pop(0))
         elif item.positional and (outcomes or jobs):

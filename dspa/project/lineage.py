@@ -73,7 +73,9 @@ def resolve(
             texts = [option] if isinstance(option, str) else list(option)
             found[item.name] = choose(project, item, texts)
         elif item.positional and files and item.many:
-            found[item.name], files = choose(project, item, files), []
+            # Jobs serve other inputs too, if there are any; else they are of this one, as typed.
+            shared = any(other.positional for other in stage.inputs if other is not item)
+            found[item.name], files = choose(project, item, files if shared else tokens), []
         elif item.positional and files:
             found[item.name] = _file(project, files.pop(0), item.kind)
         elif item.positional and jobs:

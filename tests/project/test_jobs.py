@@ -17,6 +17,7 @@ from dspa import cli
 from dspa.data.errors import InputError
 from dspa.dataflow.process import is_alive, this_process
 from dspa.project.job import Record
+from dspa.project.lineage import paths, resolve
 from dspa.project.project import find, init
 from dspa.stages import registry
 
@@ -260,3 +261,19 @@ def test_words_that_no_file_can_have_are_refused(word, dspa):
     assert status != 0
     assert "there is no such file" in error
     assert error.count("\n") == 1
+
+
+def test_a_job_and_a_file_together_are_the_two_maps(tmp_path):
+    """In the order in which they were typed; neither is left out."""
+    project = init(tmp_path / "p")
+    made = project.new_job(
+        Record(number=0, stage="refine", state="completed", outputs={"half1": "half1.mrc"})
+    )
+    other = tmp_path / "other.mrc"
+    for path in (made.folder / "half1.mrc", other):
+        path.touch()
+    for tokens in (["J1.half1", str(other)], [str(other), "J1.half1"]):
+        found = paths(resolve(project, registry.find_stage("fsc"), tokens, {}))["volume"]
+        assert found == tuple(
+            made.folder / "half1.mrc" if token == "J1.half1" else other for token in tokens
+        )
