@@ -208,8 +208,8 @@ def _inputs(project: Project, stage: Stage, given: list[Any], named: Mapping[str
             found[item.name] = several if item.many else several[0]
         elif item.positional and rest and item.many:
             shared = any(other.positional for other in stage.inputs if other is not item)
-            several = rest if shared else given
-            found[item.name], rest = tuple(_path(project, item, each) for each in several), []
+            those = rest if shared else given
+            found[item.name], rest = tuple(_path(project, item, each) for each in those), []
         elif item.positional and rest:
             found[item.name] = _path(project, item, rest.pop(0))
         elif item.positional and (outcomes or jobs):
