@@ -388,13 +388,14 @@ class _Fields:
         shape = self.number("location/micrograph_shape", 2)
         if x is None or y is None or shape is None:
             return made
+        shape = np.where(shape > 0, shape, np.nan)  # 0 is what nobody has set
         y = 1.0 - y if self.orientation.bottom_left else y
         place = np.stack([x * shape[:, 1], y * shape[:, 0]], 1)
         if np.isfinite(place).any():
             made |= place_variables(place, size)
         if paths is not None:
             number, first = np.unique(codes, return_index=True)
-            tables.shapes.append(shape[first[number >= known]])
+            tables.shapes.append(np.nan_to_num(shape[first[number >= known]]))
         return made
 
 

@@ -6,6 +6,7 @@ on them: the CTF is wrong, and so is every map. Limits are far outside of what i
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,8 @@ _SMALLEST_BOX = 40.0  # A; no particle of which a map can be made fits
 # what a size in single precision is off, A.
 _SAME_SIZE, _OTHER_SIZE, _EXACT = 1e-3, 0.01, 2e-6
 _TURN = 2.1 * np.pi  # rad
+_FRACTION, _AWAY = re.compile(rf"{EXTRA}cs:(location/center_[xy]_frac):"), 60.0
+_POSE = re.compile(rf"{EXTRA}cs:(alignments[23]D/pose):")
 _EULER = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 _DEPTHS = ("rlnCoordinateZ", "rlnOriginZ", "rlnOriginZAngst")
 _PHASE_PLATE = 0.5  # rad; with a phase plate the focus may be exact
@@ -163,6 +166,8 @@ def check_values(
                 where = quantity.option
             _check_optics(source, where, quantity, table[name].values / quantity.scale)
     _check_whole(table, source, in_cs=in_cs)
+    if in_cs:
+        _check_fractions(table, source)
     doubts = []
     plate = _median(table, "phase_shift") > _PHASE_PLATE
     for name, quantity in _DEFOCUS.items():
@@ -313,6 +318,20 @@ def _check_phase(table: xr.Dataset, source: str | Path, *, in_cs: bool) -> list[
     return [told]
 
 
+def _check_fractions(table: xr.Dataset, source: str | Path) -> None:
+    """Refuse places of ``.cs`` files that are in pixels: in most rows many micrographs away."""
+    for name in map(str, table.variables):
+        if (match := _FRACTION.match(name)) is None or not table.sizes["particle"]:
+            continue
+        values = np.abs(np.nan_to_num(table[name].values))
+        if np.median(values) > _AWAY:
+            value = float(values[values > _AWAY][0])
+            raise InputError(
+                f"{source}: {match[1]} is {value:.6g}, as if it were in pixels; it is a fraction "
+                "of the micrograph: divide it by location/micrograph_shape"
+            )
+
+
 def _median(table: xr.Dataset, name: str) -> float:
     if name not in table.variables:
         return 0.0
@@ -339,6 +358,12 @@ def _doubts_of_angles(table: xr.Dataset, *, in_cs: bool) -> list[str]:
             doubts.append(f"{words} up to {values.max():.4g} rad look like degrees")
         elif not in_cs and different.size >= fewest and different[-1] <= np.deg2rad(np.pi):
             doubts.append(f"{words} of {np.rad2deg(different[-1]):.4g} at most look like radians")
+    for name in map(str, table.variables) if in_cs else ():
+        if (match := _POSE.match(name)) is None or not table.sizes["particle"]:
+            continue
+        turns = np.nan_to_num(table[name].values).reshape(table.sizes["particle"], -1)
+        if np.median(np.linalg.norm(turns, axis=1)) > _TURN:
+            doubts.append(f"{match[1]} is more than a turn in most rows: in degrees, not rad?")
     if not in_cs and _within_a_turn(table):
         doubts.append("all Euler angles are within 6.3 degrees of 0 and look like radians")
     return doubts

@@ -209,3 +209,40 @@ def test_phase_shifts_in_radians_and_places_in_fractions_are_told() -> None:
     for scale, told in ((1.0, True), (300.0, False), (0.0, False)):
         table = _table().assign(coordinate_pixels=(("particle", "xy"), scale * place))
         assert any("fractions" in said for said in check_values(table, "p.star")) == told
+
+
+def _cs(path: Path, **fields: np.ndarray) -> Path:
+    base = {"uid": np.arange(COUNT, dtype="u8") + 1}
+    write_cs(path, base | {name.replace("__", "/"): values for name, values in fields.items()})
+    return path
+
+
+def test_poses_of_cs_files_in_degrees_are_told(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = {
+        "blob__path": np.full(COUNT, b"s.mrcs"),
+        "blob__idx": np.arange(COUNT, dtype="u4"),
+        "blob__psize_A": np.full(COUNT, 1.0, "f4"),
+    }
+    for field, shape in (("alignments2D", COUNT), ("alignments3D", (COUNT, 3))):
+        for most, told in ((180.0, True), (3.7, False)):
+            pose = {f"{field}__pose": rng.uniform(-most, most, shape).astype("f4")}
+            table = read_particles(_cs(tmp_path / "p.cs", **images, **pose))
+            said = check_values(table, "p.cs")
+            assert any(f"{field}/pose is more than a turn" in s for s in said) == told
+
+
+def test_places_of_cs_files_are_fractions(tmp_path: Path) -> None:
+    place = {
+        "location__micrograph_path": np.full(COUNT, b"m.mrc"),
+        "location__micrograph_shape": np.full((COUNT, 2), 256, "u4"),
+        "location__center_x_frac": np.linspace(0.1, 0.9, COUNT).astype("f4"),
+        "location__center_y_frac": np.full(COUNT, 0.5, "f4"),
+    }
+    table = read_particles(_cs(tmp_path / "p.cs", **place))
+    assert np.isfinite(table["coordinate_pixels"].values).all() and not check_values(table, "p.cs")
+    pixels = place | {"location__center_y_frac": np.full(COUNT, 90, "f4")}
+    with pytest.raises(InputError, match="center_y_frac is 90, as if it were in pixels"):
+        check_values(read_particles(_cs(tmp_path / "p.cs", **pixels)), "p.cs")
+    unset = place | {"location__micrograph_shape": np.zeros((COUNT, 2), "u4")}
+    assert "coordinate_pixels" not in read_particles(_cs(tmp_path / "p.cs", **unset)).variables

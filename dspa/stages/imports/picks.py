@@ -131,6 +131,7 @@ def place_on_micrographs(
     lost = np.unique(picks["micrograph"].values[where < 0])
     if lost.size:
         names = [str(n) for n in picks["micrograph_name"].values[lost[lost >= 0]][:LISTED]]
+        names = [name or "no name" for name in names]
         shown = ", ".join(names) + (", ..." if lost.size > LISTED else "")
         if not (where >= 0).any():
             raise InputError(
