@@ -36,9 +36,12 @@ PROJECT = {
 MENU = {
     "Guide": (
         "guide",
-        "start exposures picks topaz extraction classes maps app command-line commands",
+        "start exposures picks topaz extraction classes maps ctf-refine app command-line commands",
     ),
-    "Method": ("method", "conventions ctf picking template-picking likelihood poses sums class2d"),
+    "Method": (
+        "method",
+        "conventions ctf ctf-refine picking template-picking likelihood poses sums class2d",
+    ),
     "Code": ("method/code", "rooms architecture data-model reductions kernels"),
     "Records": ("records", "about ctf aberrations picking"),
     "Project": ("project", "contributing"),

@@ -137,6 +137,12 @@ ENTRIES = (
         ("volume", "mask", "particles"),
     ),
     Entry(
+        "ctf-refine",
+        "ctf_refine.stage",
+        "refine defocus, astigmatism, beam tilt and other aberrations against half maps",
+        ("particles",),
+    ),
+    Entry(
         "postprocess",
         "refine.postprocess",
         "sharpen a map and measure its resolution in a mask",

@@ -136,6 +136,14 @@ def ctf_values(ctf: CTF, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
         CTF values.
     """
     fx, fy = np.broadcast_arrays(np.asarray(x, np.float64), np.asarray(y, np.float64))
+    values = np.sin(ctf_argument(ctf, fx, fy))
+    values *= -ctf_envelope(ctf, fx, fy)
+    return values
+
+
+def ctf_argument(ctf: CTF, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+    """Evaluate gamma, whose negative sine is the CTF, at frequencies (...) in 1/A: (n, ...)."""
+    fx, fy = np.broadcast_arrays(np.asarray(x, np.float64), np.asarray(y, np.float64))
     shape = fx.shape
     fx, fy = fx.reshape(-1), fy.reshape(-1)
     k2 = fx * fx + fy * fy
@@ -158,12 +166,17 @@ def ctf_values(ctf: CTF, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
     if ctf.even_zernike is not None:
         factors = np.concatenate([factors, ctf.even_zernike], axis=1)
         terms = np.concatenate([terms, even_polynomials(ctf.even_zernike.shape[1], fx, fy)])
-    values = np.sin(factors @ terms)
-    values *= -ctf.scale[:, None]
-    if np.any(ctf.bfactor != 0.0):
-        values *= np.exp(-0.25 * ctf.bfactor[:, None] * k2)
-    result: NDArray[np.float64] = values.reshape((len(ctf), *shape))
+    result: NDArray[np.float64] = (factors @ terms).reshape((len(ctf), *shape))
     return result
+
+
+def ctf_envelope(ctf: CTF, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+    """Evaluate scale exp(-B |k|^2 / 4) at frequencies (...) in 1/A: (n, ...), or (n, 1 ...)."""
+    k2 = np.asarray(x, np.float64) ** 2 + np.asarray(y, np.float64) ** 2
+    lead = (slice(None), *[None] * k2.ndim)
+    if not np.any(ctf.bfactor != 0.0):
+        return np.asarray(ctf.scale[lead])
+    return np.asarray(ctf.scale[lead] * np.exp(-0.25 * ctf.bfactor[lead] * k2))
 
 
 def odd_phase(ctf: CTF, x: ArrayLike, y: ArrayLike) -> NDArray[np.complex64] | None:

@@ -1,0 +1,1 @@
+"""Refinement of the optics against a map: defocus, astigmatism, aberrations, magnification."""
