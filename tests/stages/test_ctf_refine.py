@@ -67,7 +67,7 @@ def _stack(folder: Path, *, planted: dict, noise: float, error: float) -> dict[s
     paths = {"particles": folder / "known.zarr", "truth": folder / "truth.zarr"}
     write_particles(known, paths["particles"])
     write_particles(truth, paths["truth"])
-    scale = 0.15 * float(np.std(density[density != 0.0]))
+    scale = 0.5 * float(np.std(density[density != 0.0]))
     for number in (1, 2):
         half = density + scale * rng.standard_normal(density.shape).astype(np.float32)
         write_volume(folder / f"half{number}.mrc", half, pixel_size=PIXEL)

@@ -38,9 +38,8 @@ from dspa.stages.em.noise import mask_power
 from dspa.stages.particles.chunks import image_spec
 from dspa.stages.particles.lead import leading
 from dspa.stages.particles.optics import ctf_arguments
-from dspa.stages.refine.postprocess import read_halves, read_mask
+from dspa.stages.refine.postprocess import judge, read_halves, read_mask
 from dspa.stages.refine.start import resample
-from dspa.stages.refine.verdict import judge_halves
 from dspa.stages.stage import Context, Input, Stage, check, param
 
 if TYPE_CHECKING:
@@ -252,9 +251,7 @@ def _measure(
         seed=context.seed,
         mask=read_mask(inputs.get("mask"), both, pixel_size=pixel_size, events=context.events),
     )
-    reason = judge_halves(
-        first.density, second.density, measured, pixel_size=pixel_size, seed=context.seed
-    )
+    reason = judge(context, (Path(inputs["volume"]),), halves, measured, symmetry="")
     if reason:
         raise InputError(f"{inputs['volume']}: no resolution can be given ({reason}); a CTF "
                          "is refined against half maps that agree")  # fmt: skip
