@@ -161,7 +161,7 @@ def _is_type(found):
 
 
 class _Function:
-    """A function, or a ufunc with its method ``at``."""
+    """A function, or a ufunc with its methods ``at`` and, of ``add`` alone, ``reduceat``."""
 
     def __init__(self, card, function):
         self._card, self._function = card, function
@@ -175,6 +175,11 @@ class _Function:
 
     def at(self, *arguments):
         self._function.at(*self._card.unwrap(arguments))
+
+    def reduceat(self, values, starts, *, axis):
+        assert self._function is np.add, "CuPy reduces runs by addition only"
+        found = self._function.reduceat(*self._card.unwrap((values, starts)), axis=axis)
+        return self._card.wrap(found)
 
 
 def signature(values):

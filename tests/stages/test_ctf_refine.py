@@ -40,7 +40,7 @@ def _density(rng: np.random.Generator) -> np.ndarray:
     return (detail * ball).astype(np.float32)
 
 
-def _stack(folder: Path, *, planted: dict, noise: float, error: float) -> dict[str, Path]:
+def small_stack(folder: Path, *, planted: dict, noise: float, error: float) -> dict[str, Path]:
     """Images of a map, what is known of them, and half maps with noise of their own."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(3)
@@ -82,7 +82,7 @@ def _mean(table) -> np.ndarray:
 @pytest.fixture(scope="module")
 def refined(tmp_path_factory: pytest.TempPathFactory) -> tuple[Desk, dict, dict]:
     folder = tmp_path_factory.mktemp("ctf")
-    paths = _stack(folder / "set", planted=PLANTED, noise=1.0, error=400.0)
+    paths = small_stack(folder / "set", planted=PLANTED, noise=1.0, error=400.0)
     desk = Desk(folder)
     inputs = {"particles": paths["particles"], "volume": paths["volume"]}
     terms = {"tetrafoil": True, "magnification": True}
@@ -116,7 +116,7 @@ def test_what_was_planted_is_found(refined: tuple[Desk, dict, dict]) -> None:
 
 
 def test_nothing_is_found_where_nothing_is(tmp_path: Path) -> None:
-    paths = _stack(tmp_path / "set", planted={}, noise=8.0, error=0.0)
+    paths = small_stack(tmp_path / "set", planted={}, noise=8.0, error=0.0)
     desk = Desk(tmp_path)
     inputs = {"particles": paths["particles"], "volume": paths["volume"]}
     outputs = desk.run(STAGE, inputs, tetrafoil=True, magnification=True, iterations=1)

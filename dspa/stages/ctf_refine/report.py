@@ -335,4 +335,4 @@ def _plane(scope: Scope, values: NDArray[Any], *, even: bool, smooth: bool) -> F
     y, x = np.indices(phase.shape) - last
     phase[np.hypot(x, y) > last] = 0.0
     phase[0, 0], phase[0, -1] = -np.pi / 2, np.pi / 2  # the same grey for the same phase
-    return np.repeat(np.repeat(phase, 3, axis=0), 3, axis=1)
+    return phase
