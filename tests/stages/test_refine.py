@@ -344,7 +344,7 @@ def first_pass(tiny, **options):
         half_chunks(particles, spec, halves, seed=1), first_state(particles, halves)
     )
     first = {"noise": np.full(spec.radius + 1, 0.5), "strongest": 1e9}
-    model = first_model(settings, tiny[1], noise=first, mask=None)
+    model = first_model(settings, tiny[1][None], noise=first, mask=None)
     return Refinement(plan_iteration(settings, 1, model.reached)), model, chunks
 
 
@@ -369,7 +369,7 @@ def test_a_pass_holds_one_half_and_no_more_than_its_plan(tiny, tmp_path, exhaust
         assert held["map"] < used <= task.bytes_of_sums() + images * task.bytes_per_item()
         if half == 1:
             task = task.follow(store(left, tmp_path))
-    assert left["maps.half"].shape == (2, BOX, BOX, BOX)
+    assert left["maps.0.half"].shape == (2, BOX, BOX, BOX)
 
 
 def test_an_exhaustive_search_drops_nothing_and_finds_what_the_bound_finds(tiny):

@@ -78,7 +78,7 @@ def passes(particles, tmp_path_factory):
         spec, symmetry="C1", initial_lowpass=30.0, max_shift=0.0, seed=1, local=True,
         image_scale=True, groups=1,
     )  # fmt: skip
-    model = first_model(settings, blobs(), noise=background, mask=None).arrays()
+    model = first_model(settings, blobs()[None], noise=background, mask=None).arrays()
     made = {}
     runner = InlineRunner(tmp_path_factory.mktemp("passes"))
     for number, name in ((1, "profile"), (2, "global")):

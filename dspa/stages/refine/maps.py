@@ -1,5 +1,7 @@
 """The M-step of refinement: from the sums of two half sets to maps, resolution, and references.
 
+Of several maps each is made of its own sums, as if it were alone.
+
 Half maps are reconstructed without a filter and without a mask; they are what resolution is
 measured on and what the user gets. References, made for the next searches, are weighted by
 FSC (a Wiener filter, as signal / (signal + noise) of a half map is its FSC) and masked. Below the
@@ -9,7 +11,7 @@ their average, so that the halves cannot drift apart; beyond it they share nothi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -49,21 +51,25 @@ def settle(plan: Plan, sums: Sums, scale: float) -> dict[str, NDArray[Any]]:
     Returns
     -------
     dict
-        ``map`` (2h + 1, 2h + 1, h + 1, 3) float32, symmetrised; ``half`` (n, n, n) the unfiltered
-        half map; what `dspa.stages.em.noise` and `dspa.stages.em.contrast` sum up; ``figures``.
+        ``map`` (k, 2h + 1, 2h + 1, h + 1, 3) float32, symmetrised; ``half`` (k, n, n, n) the
+        unfiltered half maps; what `dspa.stages.em.noise` and `dspa.stages.em.contrast` sum up;
+        ``occupancy``; ``figures``.
     """
-    grid = sums.pop("map", None)
-    if grid is None:
-        grid = accumulator(plan.spec.crop, plan.insert_radius).sums
+    given = sums.pop("map", None)
+    if given is None:
+        empty = accumulator(plan.spec.crop, plan.insert_radius).sums
+        grids = np.zeros((plan.settings.classes, *empty.shape), empty.dtype)
     else:
-        grid = as_float(grid, scale)
+        grids = as_float(given, scale)
+        del given
     operators = symmetry_operators(plan.settings.symmetry)
     if len(operators) > 1:
-        grid = symmetrise(_accumulator(plan, grid), operators).sums
-    half = reconstruct(_accumulator(plan, grid), radius=plan.insert_radius)
+        for grid in grids:
+            grid[...] = symmetrise(_accumulator(plan, grid), operators).sums
+    half = [reconstruct(_accumulator(plan, grid), radius=plan.insert_radius) for grid in grids]
     return {name: exact_value(places) for name, places in sums.items()} | {
-        "map": grid,
-        "half": half,
+        "map": grids,
+        "half": np.stack(half),
     }
 
 
@@ -79,40 +85,67 @@ def solve(plan: Plan, first: dict[str, Any], second: dict[str, Any], model: MapM
     model : MapModel
         Of the iteration before.
     """
-    half = np.stack([first.pop("half"), second.pop("half")])
-    spec, pixel_size = plan.spec, plan.spec.crop_pixel_size
-    resolution = measure_resolution(
-        half[0], half[1], pixel_size=pixel_size, diameter=spec.mask_diameter, seed=plan.iteration
-    )
-    shell = min(resolution.shell, float(plan.insert_radius))
-    fsc = usable(resolution)
     given = model.given_mask if model.given_mask.size else None
-    mask, diameter = reference_mask(plan, half.mean(axis=0), shell, given=given)
-    history = np.concatenate([model.history, [[shell, plan.radius, fsc[1:].sum()]]])
+    grids, halves = ([each.pop(name) for each in (first, second)] for name in ("map", "half"))
+    solved = []
+    for sums, half in zip(zip(*grids, strict=True), zip(*halves, strict=True), strict=True):
+        maps = [_accumulator(plan, grid) for grid in sums]
+        solved.append(_solve_one(plan, maps, np.stack(half), given=given))
+    shell = max(each.shell for each in solved)
+    agreement = float(np.mean([each.fsc[1:].sum() for each in solved]))
+    history = np.concatenate([model.history, [[shell, plan.radius, agreement]]])
     figures = Figures(*(first["figures"] + second["figures"]))
-    maps = [_accumulator(plan, each.pop("map")) for each in (first, second)]
-    reference = references(plan, maps, fsc, mask=mask)
-    both = maps.pop(0)
-    both.sums[...] += maps.pop().sums  # in place: a third grid need not fit
-    volume = reconstruct(both, fsc=whole(fsc), radius=plan.insert_radius)
     mean = figures.mean()
     return MapModel(
         iteration=plan.iteration,
-        reference=reference,
+        reference=np.stack([each.reference for each in solved], axis=1),
         given_mask=model.given_mask,
         history=history,
         reached=Reached(
             shell=shell,
             radius=float(plan.radius),
-            diameter=diameter,
+            diameter=max(each.diameter for each in solved),
             shift_sigma=float(np.sqrt(figures.shift2 / max(2.0 * figures.images, 1.0))),
             order=plan.levels[-1].order,
             effective=mean.effective,
         ),
         figures=np.asarray(mean),
         nuisance=_nuisance(plan, (first, second), model),
-        maps=Maps(half, volume, mask, resolution.mask, resolution.curves),
+        maps=tuple(each.maps for each in solved),
     )
+
+
+class _Solved(NamedTuple):
+    """One map of an iteration: shell at FSC 0.143, FSC as weights, diameter as of `Reached`."""
+
+    shell: float
+    fsc: NDArray[np.float64]
+    diameter: float
+    reference: NDArray[np.float32]  # (2, n, n, n)
+    maps: Maps
+
+
+def _solve_one(
+    plan: Plan,
+    sums: list[Accumulator],
+    half: NDArray[np.float32],
+    *,
+    given: NDArray[np.float32] | None,
+) -> _Solved:
+    """Make a map and its references of the sums of the halves, which are used up."""
+    spec, pixel_size = plan.spec, plan.spec.crop_pixel_size
+    resolution = measure_resolution(
+        half[0], half[1], pixel_size=pixel_size, diameter=spec.mask_diameter, seed=plan.iteration
+    )
+    shell = min(resolution.shell, float(plan.insert_radius))
+    fsc = usable(resolution)
+    mask, diameter = reference_mask(plan, half.mean(axis=0), shell, given=given)
+    reference = references(plan, sums, fsc, mask=mask)
+    both = sums.pop(0)
+    both.sums[...] += sums.pop().sums  # in place: a third grid need not fit
+    volume = reconstruct(both, fsc=whole(fsc), radius=plan.insert_radius)
+    maps = Maps(half, volume, mask, resolution.mask, resolution.curves)
+    return _Solved(shell, fsc, diameter, reference, maps)
 
 
 def _accumulator(plan: Plan, grid: NDArray[np.float32]) -> Accumulator:
@@ -202,10 +235,12 @@ def reference_mask(
 def _nuisance(
     plan: Plan, sums: tuple[dict[str, Any], ...], model: MapModel
 ) -> dict[str, NDArray[Any]]:
-    """Noise and contrast of the next iteration, each half from its own images: (2, ...) each."""
+    """Noise, contrast, occupancy of the next iteration, each half from its own: (2, ...) each."""
     made = []
     for half, fresh in enumerate(sums, 1):
         known = model.of_half(half)
         contrast = blend_sums(known.get("contrast"), fresh["contrast"], step=plan.step)
-        made.append(known | next_noise(plan, known, fresh) | {"contrast": contrast})
+        share = fresh["occupancy"] / max(float(fresh["occupancy"].sum()), 1.0)
+        own = {"contrast": contrast, "occupancy": share}
+        made.append(known | next_noise(plan, known, fresh) | own)
     return {name: np.stack([each[name] for each in made]) for name in made[0]}

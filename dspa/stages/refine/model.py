@@ -1,4 +1,4 @@
-"""What is known of a map after an iteration."""
+"""What is known of a map, or of several, after an iteration."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ class Figures(NamedTuple):
         Distance by which the shift changed, A, and square of the shift, pixels.
     limited : float
         Share of levels at which the bound kept more poses than a level may have.
+    changed : float
+        Number of images whose map is another than before.
     """
 
     images: float
@@ -39,6 +41,7 @@ class Figures(NamedTuple):
     moved: float
     shift2: float
     limited: float
+    changed: float = 0.0
 
     def mean(self) -> Figures:
         """Return what falls to an image."""
@@ -52,11 +55,11 @@ class Reached:
     Attributes
     ----------
     shell : float
-        At FSC 0.143, Fourier pixels.
+        At FSC 0.143, Fourier pixels; of several maps of the finest.
     radius : float
         Finest shell that images were compared in.
     diameter : float
-        Of the particle, as a fraction of the box.
+        Of the particle, as a fraction of the box; of several the largest.
     shift_sigma : float
         Pixels.
     order : int
@@ -75,7 +78,7 @@ class Reached:
 
 @dataclass(frozen=True, eq=False)
 class Maps:
-    """What no search looks at.
+    """What no search looks at, of one map.
 
     Attributes
     ----------
@@ -104,21 +107,23 @@ class MapModel(NamedArrays):
     ----------
     iteration : int
         0 before the first.
-    reference : (2, n, n, n) float32
-        What the images of each half are compared with.
+    reference : (2, k, n, n, n) float32
+        What the images of each half are compared with: one map or several.
     given_mask : (n, n, n) float32
         The user's mask; empty if there is none.
     history : (iterations, 3) float64
         As `dspa.stages.refine.plan.converged` reads it.
     reached : Reached
-    figures : (9,) float64
+    figures : (10,) float64
         Means over images: `Figures`.
     nuisance : mapping of name to (2, ...) array
-        Noise and contrast of each half set, as `dspa.stages.em.noise` keeps them.
-    maps : Maps
+        Noise and contrast of each half set, as `dspa.stages.em.noise` keeps them, and
+        ``occupancy`` (2, k), the share of its images that each map has.
+    maps : tuple of Maps
+        Of each of the k; empty where only searches are made.
     """
 
-    PARTS: ClassVar = {"reached": Reached, "nuisance": dict, "maps": Maps}
+    PARTS: ClassVar = {"reached": Reached, "nuisance": dict, "maps": (Maps,)}
 
     iteration: int
     reference: NDArray[np.float32]
@@ -127,13 +132,17 @@ class MapModel(NamedArrays):
     reached: Reached
     figures: NDArray[np.float64]
     nuisance: Mapping[str, NDArray[Any]]
-    maps: Maps
+    maps: tuple[Maps, ...]
+
+    @property
+    def classes(self) -> int:
+        """Number of maps."""
+        return int(self.reference.shape[1])
 
     def of_half(self, half: int) -> dict[str, NDArray[Any]]:
-        """Return what half set 1 or 2 knows of its noise and contrast."""
+        """Return what half set 1 or 2 knows of its noise, contrast and occupancy."""
         return {name: values[half - 1] for name, values in self.nuisance.items()}
 
     def searched(self) -> MapModel:
         """Return it without the maps that no search looks at: what workers need not hold."""
-        none = np.zeros(0, np.float32)
-        return replace(self, maps=Maps(none, none, none, none, np.zeros(0)))
+        return replace(self, maps=())

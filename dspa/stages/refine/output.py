@@ -206,8 +206,9 @@ def show_result(
     symmetry: str,
 ) -> None:
     """Emit the pictures of the end: rendering, mask, views and their mates, progress."""
-    events.picture("rendering", volume_rendering(model.maps.volume), title="map")
-    events.picture("mask", picture.volume_slices(model.maps.fsc_mask, mask=True), title="FSC mask")
+    events.picture("rendering", volume_rendering(model.maps[0].volume), title="map")
+    mask = model.maps[0].fsc_mask
+    events.picture("mask", picture.volume_slices(mask, mask=True), title="FSC mask")
     events.picture(
         "views",
         picture.angular_distribution(

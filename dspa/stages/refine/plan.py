@@ -38,6 +38,7 @@ MODEL_VOLUMES = 3
 # At the end: the same, half maps (2), spheres and gridding (3), masks (2), and the step that takes
 # the most, distances from a region: places of three axes and differences in int32, float64 squares.
 FINISH_VOLUMES = 22
+FINISHED_VOLUMES = 7  # of each further map: half maps, references, whole, two masks
 SEEN = 8.5  # coarse radius, in resolution elements across the particle
 # Logarithm of the odds against a cell that is dropped. What judges the halves hardly drops any by
 # the shells it judges: noise would choose the cells, and agree with itself.
@@ -70,6 +71,8 @@ class Settings:
         Groups of images that share their noise.
     exhaustive : bool
         Score every cell, where their number allows it.
+    classes : int
+        Number of maps.
     """
 
     spec: ImageSpec
@@ -81,6 +84,7 @@ class Settings:
     image_scale: bool = True
     groups: int = 1
     exhaustive: bool = False
+    classes: int = 1
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,9 @@ class Plan:
         Add coefficients up with weights they had no say in (the pass that judges the halves).
     uncertainty, step, share : float
         Factor on the noise power; weight of this pass against what was known; share of the images
-        that it visits: all.
+        that it visits.
+    scatter : bool
+        Put every image into a map drawn at random, whichever it fits: copies of one map begin so.
     """
 
     settings: Settings
@@ -122,6 +128,7 @@ class Plan:
     uncertainty: float = 1.0
     step: float = 1.0
     share: float = 1.0
+    scatter: bool = False
 
     @property
     def spec(self) -> ImageSpec:
@@ -297,23 +304,34 @@ def pass_bytes(plan: Plan) -> int:
     At the end it holds no reference, but the sums of both halves as float32 and the maps that are
     made of them.
     """
-    spec, reach = plan.spec, plan.insert_radius
-    volume = 4 * spec.crop**3
+    spec, reach, classes = plan.spec, plan.insert_radius, plan.settings.classes
+    volume, sums = 4 * spec.crop**3, classes * sums_bytes(reach)
     operators = len(symmetry_operators(plan.settings.symmetry))
     searching = search_bytes(
-        spec.band(), plan.levels, plan.shifts, insert_radius=reach, operators=operators
+        spec.band(),
+        plan.levels,
+        plan.shifts,
+        insert_radius=reach,
+        members=classes,
+        operators=operators,
     )
-    searching += sums_bytes(reach) + MODEL_VOLUMES * volume
+    searching += sums + (1 + (MODEL_VOLUMES - 1) * classes) * volume
     searching += EVERYWHERE_BYTES if plan.settings.exhaustive else 0
+    finishing = sums + (FINISH_VOLUMES + (classes - 1) * FINISHED_VOLUMES) * volume
     # The model holds the tables of both halves.
     noise = 2 * noise_bytes(plan.settings.groups, spec.radius + 1)
-    return max(searching, sums_bytes(reach) + FINISH_VOLUMES * volume) + noise
+    return max(searching, finishing) + noise
 
 
 def image_memory(plan: Plan) -> int:
     """Bytes of an image while it is searched and added up."""
-    reach = plan.insert_radius
-    return image_bytes(plan.spec.band(), plan.levels, plan.shifts, insert_radius=reach)
+    return image_bytes(
+        plan.spec.band(),
+        plan.levels,
+        plan.shifts,
+        insert_radius=plan.insert_radius,
+        members=plan.settings.classes,
+    )
 
 
 def worker_bytes(settings: Settings, *, chunk: int) -> int:

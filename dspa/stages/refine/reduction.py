@@ -18,6 +18,7 @@ from dspa.device import like, take_rows
 from dspa.geometry.symmetry import symmetric_angle, symmetry_operators
 from dspa.ops.images.noise import weigh_images
 from dspa.ops.images.transform import shift_phases
+from dspa.ops.poses.blind import drawn_at
 from dspa.ops.poses.bound import Pruning, by_bound
 from dspa.ops.poses.peak import find_peaks
 from dspa.ops.poses.pose_grid import random_grid
@@ -52,11 +53,14 @@ if TYPE_CHECKING:
 
     from dspa.dataflow.checkpoint import Stored
     from dspa.dataflow.reduction import Model, Rows, Sums
+    from dspa.ops.poses.blind import Share
+    from dspa.ops.poses.posterior import Posterior
     from dspa.stages.em.expectation import Expectation
     from dspa.stages.particles.chunks import ParticleBatch, ParticleChunk
     from dspa.stages.refine.plan import Plan
 
 HALVES = (1, 2)
+LEAST_SHARE = 0.1  # of an even share of the images: the least that a map expects
 
 
 def by_half(chunks: Sequence[ParticleChunk]) -> list[list[ParticleChunk]]:
@@ -107,11 +111,18 @@ class Refinement:
             symmetry_operators(plan.settings.symmetry),
         )
         known = MapModel.read(model)
-        references = known.reference[self.half - 1][None, None]
-        searchers = Searchers(references, lattice, profile=plan.profile, local=plan.local)
-        poses = (level.poses for level in plan.levels)
-        pruning = by_bound(poses, odds=plan.odds, whole=plan.whole(lattice))
-        noise = least_noise(known.of_half(self.half))
+        own = known.of_half(self.half)
+        # All maps are members of one set: every image sees every map.
+        searchers = Searchers(
+            known.reference[self.half - 1][None],
+            lattice,
+            class_prior(own["occupancy"]),
+            profile=plan.profile,
+            local=plan.local,
+        )
+        most = (known.classes * level.poses for level in plan.levels)
+        pruning = by_bound(most, odds=plan.odds, whole=plan.whole(lattice))
+        noise = least_noise(own)
         scale = fixed_point_scale(self.total or expected_total(items, noise))
         return BoundRefinement(self, known, lattice, searchers, pruning, scale)
 
@@ -122,6 +133,12 @@ class Refinement:
     def bytes_of_sums(self) -> int:
         """Memory of the sums of the half, of the model, and of what searches look at."""
         return pass_bytes(self.plan)
+
+
+def class_prior(occupancy: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log-prior of each map: its share of the images, but never so little that none can come."""
+    share = np.maximum(occupancy, LEAST_SHARE / occupancy.size)
+    return np.asarray(np.log(share / share.sum()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +152,7 @@ class BoundRefinement:
         Of the iteration before.
     lattice : SphereLattice
     searchers : Searchers
-        One, of the reference of the half.
+        One, of the references of the half: its members.
     pruning : Pruning
     scale : float
         Of the sums in fixed point.
@@ -157,12 +174,13 @@ class BoundRefinement:
         """Return empty sums; the map is made where the first images lie."""
         return empty_noise(self.plan) | {
             "contrast": exact(empty_contrast().shape),
+            "occupancy": exact((self.model.classes,)),
             "figures": exact((len(Figures._fields),)),
             "largest": exact(),
         }
 
     def add(self, sums: Sums, batch: ParticleBatch) -> Rows:
-        """Search the poses of a batch, add its images to the map."""
+        """Search the poses of a batch, add its images to the maps."""
         count = len(batch)
         rows: dict[str, NDArray[Any]] = {
             "pose": np.array(batch.state["pose"], np.float64),
@@ -172,6 +190,9 @@ class BoundRefinement:
             "probability": np.full(count, np.nan),
             "spread": np.full(count, np.nan),
         }
+        if self.model.classes > 1:
+            rows["class_index"] = np.full(count, -1, np.int32)
+            rows["class_posterior"] = np.full((count, self.model.classes), np.nan, np.float32)
         chosen = np.flatnonzero(batch.valid)
         if chosen.size:
             self._add_valid(sums, rows, batch, chosen=chosen)
@@ -209,7 +230,8 @@ class BoundRefinement:
         )
         found = made.found
         peak = find_peaks(found, self.lattice)
-        self._insert(sums, made)
+        self._insert(sums, made, batch.indices[chosen])
+        changed = self._sort(sums, rows, batch, chosen=chosen, found=found)
         shift = prior + peak.shift * pixel_size
         turned = symmetric_angle(rows["pose"][chosen], peak.pose, plan.settings.symmetry)
         figures = Figures(
@@ -222,12 +244,31 @@ class BoundRefinement:
             moved=np.hypot(*(shift - rows["shift"][chosen]).T).sum(),
             shift2=(peak.shift**2).sum(),
             limited=made.seen.capped / max(len(plan.levels) - 1, 1),
+            changed=changed,
         )
         add_exact(sums["figures"], figures)
         rows["pose"][chosen], rows["shift"][chosen] = peak.pose, shift
         rows["log_likelihood"][chosen] = found.log_likelihood
         rows["probability"][chosen], rows["spread"][chosen] = peak.probability, peak.spread
         rows["scale"][chosen] = made.scales[made.top]
+
+    def _sort(
+        self,
+        sums: Sums,
+        rows: dict[str, NDArray[Any]],
+        batch: ParticleBatch,
+        *,
+        chosen: NDArray[np.int64],
+        found: Posterior,
+    ) -> int:
+        """Say which map each image belongs to; count those that belonged to another."""
+        members = found.members(self.model.classes)
+        add_exact(sums["occupancy"], members.sum(axis=0))
+        if self.model.classes == 1:
+            return 0
+        best = found.cells.member[found.best]
+        rows["class_index"][chosen], rows["class_posterior"][chosen] = best, members
+        return int(np.sum(best != batch.state["class_index"][chosen]))
 
     def _weighted(
         self,
@@ -241,16 +282,23 @@ class BoundRefinement:
         centred = images * shift_phases(batch.band, like(prior, reference=images))
         return weigh_images(centred, ctf, coefficient_noise(model, batch, chosen))
 
-    def _insert(self, sums: Sums, made: Expectation) -> None:
+    def _insert(self, sums: Sums, made: Expectation, indices: NDArray[np.int64]) -> None:
         """Backproject a batch."""
-        plan, band = self.plan, self.lattice.band
+        plan, band, classes = self.plan, self.lattice.band, self.model.classes
         if "map" not in sums:
             where = 2 * plan.insert_radius + 1
-            sums["map"] = grid.zeros((), where, dims=3, reference=made.y, fixed=True)
-        grids = sums["map"][None]
+            sums["map"] = grid.zeros((classes,), where, dims=3, reference=made.y, fixed=True)
+        # A lattice of places is spread evenly over the maps, whichever images a batch holds.
+        turn = plan.settings.seed + plan.iteration
+        scattered = (drawn_at(indices, turn) * classes).astype(np.int32)
+
+        def into(share: Share) -> tuple[Any, ...]:
+            target = scattered[share.cells.image] if plan.scatter else share.cells.member
+            return sums["map"], target, share.cells, share.weight
+
         insert_posterior(
             made.found,
-            lambda share: (grids, share.cells.member, share.cells, share.weight),
+            into,
             lattice=self.lattice,
             count=band.size(plan.insert_radius),
             y=made.y,

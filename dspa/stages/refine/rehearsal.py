@@ -51,7 +51,7 @@ class Rehearsal:
     def bind(self, model: Model, items: int = 1 << 20) -> BoundRehearsal:
         """Make the reference of the half ready, also as what images are made of."""
         inner = self.task.bind(model, items)
-        density = inner.model.reference[self.task.half - 1]
+        density = inner.model.reference[self.task.half - 1, 0]
         return BoundRehearsal(inner, prepare_volume(density, self.task.plan.radius))
 
     def bytes_per_item(self) -> int:

@@ -224,7 +224,7 @@ def _first(
         f"{spec.extent / settings.initial_radius:.1f} A; coarser than that the references of the "
         "halves share their average, finer they share nothing"
     )
-    return first_model(settings, density, noise=noise, mask=mask)
+    return first_model(settings, density[None], noise=noise, mask=mask)
 
 
 def _begin(
@@ -261,7 +261,7 @@ def _iterate(
         plan, model = cast("Refinement", made.reduction).plan, MapModel.read(result.model)
         figures = _figures(plan, model)
         context.events.emit("iteration", iteration=number, at_most=most, **figures)
-        show_iteration(context.events, model.maps, settings.spec, iteration=number)
+        show_iteration(context.events, model.maps[0], settings.spec, iteration=number)
 
     return march(context, last=most, begin=begin, step=step, report=report, done=_done)
 
@@ -298,7 +298,7 @@ def _figures(plan: Plan, model: MapModel) -> dict[str, Any]:
         "turned": np.degrees(mean.turned),
         "moved": mean.moved,
         "log_likelihood": mean.log_likelihood,
-        "fsc": model.maps.curves[-1, : plan.spec.radius + 1],
+        "fsc": model.maps[0].curves[-1, : plan.spec.radius + 1],
         **describe(plan),
     }
 
@@ -320,11 +320,11 @@ def _finish(
         values = np.full(valid.size, np.nan)
         values[rows["item"]] = rows[name]
         by_particle[name] = values
-    outputs = write_maps(context.folder, model.maps, spec)
+    outputs = write_maps(context.folder, model.maps[0], spec)
     outputs |= write_poses(context.folder, particles, state, rows=by_particle, valid=valid)
     resolution = _resolution(settings, model)
     outputs["fsc"] = context.folder / "fsc.star"
-    curves = model.maps.curves
+    curves = model.maps[0].curves
     shells = int(model.reached.radius) if curves.shape[1] <= spec.radius else spec.radius
     write_fsc(
         outputs["fsc"], curves, extent=spec.extent, shells=shells, resolution=resolution,
@@ -353,7 +353,7 @@ def _resolution(settings: Settings, model: MapModel) -> float:
 
 def _crossing_of(model: MapModel, spec: ImageSpec) -> float:
     """Resolution at 0.143 of the curve without a mask, A."""
-    shell = resolution_shell(model.maps.curves[0])
+    shell = resolution_shell(model.maps[0].curves[0])
     return spec.extent / max(min(shell, float(spec.radius)), 1e-3)
 
 

@@ -220,17 +220,17 @@ def resample(volume: Volume, *, box: int, pixel_size: float) -> NDArray[np.float
 
 def first_model(
     settings: Settings,
-    density: NDArray[np.float32],
+    densities: NDArray[np.float32],
     *,
     noise: Mapping[str, NDArray[np.float64]],
     mask: NDArray[np.float32] | None,
 ) -> MapModel:
-    """Make the model of the first iteration: both halves see the same low-passed map.
+    """Make the model of the first iteration: both halves see the same low-passed maps.
 
     Parameters
     ----------
     settings : Settings
-    density : (n, n, n) float32
+    densities : (k, n, n, n) float32
         On the grid of the cropped images, axes in place.
     noise : mapping
         ``noise`` (radius + 1,) float64 of the background and ``strongest`` power of an image, as
@@ -238,18 +238,23 @@ def first_model(
     mask : (n, n, n) float32, optional
         The user's mask.
     """
-    spec = settings.spec
-    smooth = low_shells(density, settings.initial_radius)
     reached = Reached(
         settings.initial_radius, settings.initial_radius, shift_sigma=settings.reach / 1.5
     )
     plan = plan_iteration(settings, 1, reached)
-    made, diameter = reference_mask(plan, smooth, settings.initial_radius, given=mask)
-    reference = (smooth * made).astype(np.float32)
-    if not np.any(reference):
-        raise InputError("the first reference is empty inside its mask; check --volume and --mask")
-    n = spec.crop
+    reference, maps, diameter = [], [], 0.0
+    for density in densities:
+        smooth = low_shells(density, settings.initial_radius)
+        made, wide = reference_mask(plan, smooth, settings.initial_radius, given=mask)
+        reference.append((smooth * made).astype(np.float32))
+        if not np.any(reference[-1]):
+            raise InputError(
+                "the first reference is empty inside its mask; check --volume and --mask"
+            )
+        maps.append(_unmeasured(reference[-1], made))
+        diameter = max(diameter, wide)
     background, strongest = (np.stack([noise[name]] * 2) for name in ("noise", "strongest"))
+    even = np.full((2, len(reference)), 1.0 / len(reference))
     return MapModel(
         iteration=0,
         reference=np.stack([reference, reference]),
@@ -257,15 +262,21 @@ def first_model(
         history=np.zeros((0, 3)),
         reached=replace(reached, diameter=diameter),
         figures=np.zeros(len(Figures._fields)),
-        nuisance={"noise": background, "background": background, "strongest": strongest},
-        maps=Maps(
-            half=np.zeros((2, n, n, n), np.float32),
-            volume=reference,
-            mask=made,
-            fsc_mask=made,
-            curves=np.zeros((len(CURVES), n // 2 + 1)),
-        ),
+        nuisance={
+            "noise": background,
+            "background": background,
+            "strongest": strongest,
+            "occupancy": even,
+        },
+        maps=tuple(maps),
     )
+
+
+def _unmeasured(reference: NDArray[np.float32], mask: NDArray[np.float32]) -> Maps:
+    """Return what is known of a map of which no halves were made."""
+    half = np.zeros((2, *reference.shape), np.float32)
+    curves = np.zeros((len(CURVES), reference.shape[0] // 2 + 1))
+    return Maps(half, reference, mask, mask, curves)
 
 
 @dataclass(frozen=True, eq=False)
@@ -426,6 +437,7 @@ def make_settings(
     image_scale: bool,
     groups: int,
     exhaustive: bool = False,
+    classes: int = 1,
 ) -> Settings:
     """Turn what the user said in A into pixels of the images.
 
@@ -441,6 +453,7 @@ def make_settings(
     local, image_scale : bool
     groups : int
     exhaustive : bool
+    classes : int
         See `Settings`.
 
     Raises
@@ -452,5 +465,6 @@ def make_settings(
     radius = float(np.clip(spec.extent / initial_lowpass, 4.0, 0.8 * spec.radius))
     reach = max_shift / spec.crop_pixel_size if max_shift > 0 else 0.1 * spec.crop
     return Settings(
-        spec, symmetry, radius, max(reach, 1.0), seed, local, image_scale, groups, exhaustive
+        spec, symmetry, radius, max(reach, 1.0), seed, local, image_scale, groups, exhaustive,
+        classes,
     )

@@ -264,10 +264,9 @@ def judge_refinement(
     str
         A sentence, or nothing where the resolution may stand.
     """
-    spec, half, shell = settings.spec, model.maps.half, model.reached.shell
-    measured = Resolution(
-        model.maps.curves, 0, shell, model.maps.fsc_mask, model.maps.curves.shape[1] - 1
-    )
+    spec, maps, shell = settings.spec, model.maps[0], model.reached.shell
+    half = maps.half
+    measured = Resolution(maps.curves, 0, shell, maps.fsc_mask, maps.curves.shape[1] - 1)
     reason = judge_halves(
         half[0], half[1], measured, pixel_size=spec.crop_pixel_size, seed=context.seed, apart=True
     )
@@ -340,7 +339,7 @@ def blind_agreement(
             made = context.runner.run(
                 Refinement(plan), some, model.searched().arrays(), name=f"blind{number}"
             )
-            maps = MapModel.read(made.model).maps
+            maps = MapModel.read(made.model).maps[0]
             half1, half2 = maps.half
             beyond = beyond_noise(half1, half2, maps.fsc_mask, first=first, last=last, order=order)
         before = len(some)
@@ -390,14 +389,14 @@ def views_found_again(
     # Coarse enough to leave shells unseen, fine enough to tell the views of a small particle.
     seen = max(settings.initial_radius, SEEN / max(model.reached.diameter, 0.2))
     coarse = max(4, int(min(seen, COARSE * shell)))
-    whole = model.maps.half.mean(axis=0) * model.maps.mask
+    whole = model.maps[0].half.mean(axis=0) * model.maps[0].mask
     # The mask has carried coarse shells into finer ones: they are cut off once more.
     low = np.asarray(filter_shells(whole, (np.arange(box) <= coarse).astype(float)), np.float32)
     plan = plan_iteration(
         replace(settings, initial_radius=float(coarse)), 1, replace(model.reached, order=0)
     )
     some = _some(with_state(chunks, state), COMPARED)
-    blind = replace(model.searched(), reference=np.stack([low, low])).arrays()
+    blind = replace(model.searched(), reference=np.stack([low, low])[:, None]).arrays()
     compared = band(box, int(min(max(shell, coarse), settings.spec.radius)))
     reference = prepare_volume(whole.astype(np.float32), compared.radius)
     found = []
