@@ -18,7 +18,7 @@ from dspa.stages.imports.micrographs import MICROGRAPHS_STAGE
 from dspa.stages.imports.particles import PARTICLES_STAGE
 from dspa.stages.particles.copies import as_first_copy, particle_copies, with_pixels
 from dspa.stages.particles.noise import fingerprints
-from dspa.stages.refine.start import assign_half_sets
+from dspa.stages.refine.halves import assign_half_sets
 from tests.stages.desk import Desk
 
 COUNT, BOX = 40, 16

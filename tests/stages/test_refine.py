@@ -28,6 +28,7 @@ from dspa.ops.sums.backproject import accumulator
 from dspa.ops.sums.fixed import exact_value
 from dspa.ops.sums.project import prepare_volume, project
 from dspa.stages.particles.chunks import ImageSpec, image_spec, with_state
+from dspa.stages.refine.halves import assign_half_sets, first_state, half_chunks
 from dspa.stages.refine.model import Figures, Reached
 from dspa.stages.refine.plan import (
     choose_fineness,
@@ -39,11 +40,8 @@ from dspa.stages.refine.plan import (
 from dspa.stages.refine.reduction import Refinement
 from dspa.stages.refine.stage import STAGE, RefineParams, run
 from dspa.stages.refine.start import (
-    assign_half_sets,
     check_memory,
     first_model,
-    first_state,
-    half_chunks,
     make_settings,
     resample,
 )

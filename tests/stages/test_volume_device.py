@@ -24,14 +24,12 @@ from dspa.stages.abinitio.schedule import Settings as AbInitioSettings
 from dspa.stages.abinitio.schedule import plan_step
 from dspa.stages.particles.chunks import image_spec, with_state
 from dspa.stages.particles.noise import BackgroundNoise
+from dspa.stages.refine.halves import assign_half_sets, first_state, half_chunks
 from dspa.stages.refine.model import MapModel
 from dspa.stages.refine.plan import choose_fineness, local_levels, plan_iteration
 from dspa.stages.refine.reduction import Refinement
 from dspa.stages.refine.start import (
-    assign_half_sets,
     first_model,
-    first_state,
-    half_chunks,
     make_settings,
 )
 from tests.kernels.kernel_cases import CASES

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from dspa.data.counts import counted, counted_of
+from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.dataflow.events import Events
 from dspa.dataflow.runner import Result
@@ -33,9 +33,9 @@ from dspa.stages.particles.chunks import (
     image_spec,
     with_state,
 )
-from dspa.stages.particles.copies import particle_copies, with_pixels
+from dspa.stages.particles.copies import particle_copies
 from dspa.stages.particles.lead import leading
-from dspa.stages.particles.noise import BackgroundNoise
+from dspa.stages.refine.halves import assign_half_sets, divide_images, half_chunks
 from dspa.stages.refine.model import Figures, MapModel
 from dspa.stages.refine.output import (
     show_iteration,
@@ -56,11 +56,8 @@ from dspa.stages.refine.plan import (
 from dspa.stages.refine.reduction import Refinement
 from dspa.stages.refine.reference import read_starting, starting_maps
 from dspa.stages.refine.start import (
-    assign_half_sets,
     check_memory,
     first_model,
-    first_state,
-    half_chunks,
     make_settings,
     place_axes,
 )
@@ -138,24 +135,15 @@ def run(context: Context, inputs: Mapping[str, Any], params: RefineParams) -> di
     check(params)
     particles, spec, settings = _prepare(inputs, params, seed=context.seed)
     check_memory(settings, context.runner.memory)
-    groups = particle_copies(particles)
     # What cannot be divided is refused at once.
-    halves = assign_half_sets(particles, context.seed, existing=params.half_sets, groups=groups)
+    halves = assign_half_sets(particles, context.seed, existing=params.half_sets)
     maps = None
     if context.runner.checkpoints.latest("it") is None:
         # Before the particles are read: what does not fit is refused at once.
         maps = starting_maps(inputs["volume"], inputs.get("mask"), spec, context.events)
-    chunks = half_chunks(particles, spec, halves, seed=context.seed)
-    noise = context.runner.run(BackgroundNoise(spec), chunks, {}, name="noise000")
-    valid = noise.rows["valid"]
-    groups = with_pixels(groups, noise.rows["print"], valid)
-    halves = assign_half_sets(
-        particles, context.seed, existing=params.half_sets, groups=groups, events=context.events
-    )
-    chunks = half_chunks(particles, spec, halves, seed=context.seed)
-    state = first_state(particles, halves)
-    _report_images(context, valid, halves)
-    begin = partial(_begin, context, inputs, settings, noise.model, maps)
+    images = divide_images(context, particles, spec, halves, existing=params.half_sets)
+    chunks, state, valid = images.chunks, images.state, images.valid
+    begin = partial(_begin, context, inputs, settings, images.noise, maps)
     result = _iterate(context, begin, chunks, settings, state=state, most=params.iterations)
     model, state = MapModel.read(result.model), _advance(state, result.rows)
     stopped = _reason(model, params.iterations)
@@ -194,19 +182,6 @@ def _prepare(
         exhaustive=params.search == "exhaustive",
     )
     return particles, spec, settings
-
-
-def _report_images(context: Context, valid: NDArray[np.bool_], halves: NDArray[np.int8]) -> None:
-    """Say how many images take part; refuse if a half has none."""
-    bad = np.flatnonzero(~valid)
-    if bad.size:
-        listed = ", ".join(str(i + 1) for i in bad[:20]) + (" ..." if bad.size > 20 else "")
-        found = counted_of(bad.size, valid.size, "image", verb=("was", "were"))
-        context.events.warning(f"{found} set aside (NaN or no variance): {listed}")
-    sizes = [int(np.sum(valid & (halves == half))) for half in (1, 2)]
-    if min(sizes) < 2:
-        raise InputError(f"the half sets hold {sizes[0]} and {sizes[1]} usable images: too few")
-    context.events.message(f"half sets of {sizes[0]} and {sizes[1]} particles, never mixed")
 
 
 def _first(

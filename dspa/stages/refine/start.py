@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
 
-from dspa.data.counts import counted, counted_of
 from dspa.data.errors import InputError
 from dspa.geometry.axes import Alignment, align_to_symmetry, aligned_density
 from dspa.geometry.symmetry import symmetry_operators
 from dspa.ops.images.transform import resize_volume
 from dspa.ops.maps.resolution import CURVES
 from dspa.stages.em.memory import check_fits
-from dspa.stages.em.noise import noise_groups
-from dspa.stages.particles.chunks import CHUNK, chunk_size, good_size, particle_chunks
-from dspa.stages.particles.copies import (
-    count_copies,
-    image_copies,
-    particle_copies,
-    share_evenly,
-)
-from dspa.stages.particles.duplicates import DISTANCE
-from dspa.stages.particles.optics import shift_in_particle
+from dspa.stages.particles.chunks import CHUNK, good_size
 from dspa.stages.refine.maps import low_shells, reference_mask
 from dspa.stages.refine.model import Figures, MapModel, Maps, Reached
 from dspa.stages.refine.plan import Settings, plan_iteration, worker_bytes
@@ -33,12 +23,11 @@ from dspa.stages.stage import check_symmetry
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import xarray as xr
     from numpy.typing import NDArray
 
     from dspa.dataflow.events import Events
     from dspa.io.volumes import Volume
-    from dspa.stages.particles.chunks import ImageSpec, ParticleChunk
+    from dspa.stages.particles.chunks import ImageSpec
 
 # A map obeys its symmetry if it correlates with its mates this well, and this much better than
 # with copies turned about any other axis, ...
@@ -48,110 +37,6 @@ FAITHFUL, DISTINCT = 0.6, 0.15
 CLEAR, EVEN = 6.0, 0.5
 IN_PLACE = 0.01  # loss of correlation for which axes are left where they are
 AXES_BEYOND = 1.6  # axes are looked for in shells up to this multiple of the initial low-pass
-
-
-def assign_half_sets(
-    particles: xr.Dataset,
-    seed: int,
-    *,
-    existing: bool,
-    groups: NDArray[np.int64] | None = None,
-    events: Events | None = None,
-) -> NDArray[np.int8]:
-    """Divide particles into two half sets, once and for all; copies of one go into one.
-
-    Parameters
-    ----------
-    particles : Dataset
-    seed : int
-    existing : bool
-        Keep the half sets the particles have.
-    groups : (n,) int64, optional
-        Labels of copies; by default what the table says of them.
-    events : Events, optional
-        Told of copies.
-
-    Returns
-    -------
-    (n,) int8
-        1 or 2.
-    """
-    count = int(particles.sizes["particle"])
-    groups = particle_copies(particles) if groups is None else groups
-    copies = count_copies(groups)
-    if existing:
-        if "half_set" not in particles or not np.isin(particles["half_set"].values, (1, 2)).all():
-            raise InputError(
-                "--half-sets: the particles have no half sets (1 or 2) for every image; "
-                "leave the option out to have them assigned"
-            )
-        halves = np.asarray(particles["half_set"].values, np.int8)
-        _check_halves(particles, halves, groups, events)
-        return halves
-    if count - copies < 4:
-        different = f" ({count - copies} different ones)" if copies else ""
-        raise InputError(f"{counted(count, 'particle')}{different}; two half sets need at least 4")
-    if copies and events is not None:
-        found = counted_of(copies, count, "particle", verb=("is a copy", "are copies"))
-        events.warning(
-            f"{found} of others (the same image, or closer than "
-            f"{DISTANCE:g} A); copies stay in one half set, but count twice in the map: "
-            "remove-duplicates leaves one of each"
-        )
-    rng = np.random.default_rng([seed, 0x6A1F])
-    return np.asarray(1 + share_evenly(rng, groups, 2), np.int8)
-
-
-def half_chunks(
-    particles: xr.Dataset, spec: ImageSpec, halves: NDArray[np.int8], *, seed: int
-) -> tuple[ParticleChunk, ...]:
-    """Cut particles into chunks of one half set each, those of the first half first.
-
-    Parameters
-    ----------
-    particles : Dataset
-    spec : ImageSpec
-    halves : (n,) int8
-    seed : int
-        Of the order of the particles.
-    """
-    size = chunk_size(halves.size, 12 * spec.band().count)
-    chunks = [
-        chunk
-        for half in (1, 2)
-        for chunk in particle_chunks(
-            particles, spec, seed=seed, rows=np.flatnonzero(halves == half), size=size,
-            resident=True,
-        )
-    ]  # fmt: skip
-    return tuple(replace(chunk, number=number) for number, chunk in enumerate(chunks))
-
-
-def _check_halves(
-    particles: xr.Dataset,
-    halves: NDArray[np.int8],
-    groups: NDArray[np.int64],
-    events: Events | None,
-) -> None:
-    """Refuse given half sets that share images; tell if they share particles."""
-    shared = _in_both(image_copies(particles), halves)
-    if shared:
-        raise InputError(
-            f"--half-sets: {counted(shared, 'image is', 'images are')} in both half sets, so that "
-            "their noise is too; leave the option out to have them assigned"
-        )
-    near = _in_both(groups, halves)
-    if near and events is not None:
-        events.warning(
-            f"{counted(near, 'particle')} closer than {DISTANCE:g} A to one in the other half "
-            "set, so that the resolution is too good; leave --half-sets out, or use "
-            "remove-duplicates first"
-        )
-
-
-def _in_both(groups: NDArray[np.int64], halves: NDArray[np.int8]) -> int:
-    """Count groups with rows in both half sets."""
-    return int(np.intersect1d(groups[halves == 1], groups[halves == 2]).size)
 
 
 def check_memory(settings: Settings, memory: int, *, chunk: int = CHUNK) -> None:
@@ -402,28 +287,6 @@ def symmetric_mean(
         matrix = operator[::-1, ::-1]  # arrays are (z, y, x)
         total += ndimage.affine_transform(density, matrix, offset=centre - matrix @ centre, order=3)
     return np.asarray(total / len(operators), np.float32)
-
-
-def first_state(particles: xr.Dataset, halves: NDArray[np.int8]) -> dict[str, NDArray[Any]]:
-    """Collect what is known of every particle: shifts if it has them, no pose yet.
-
-    Parameters
-    ----------
-    particles : Dataset
-    halves : (n,) int8
-    """
-    count = int(particles.sizes["particle"])
-    shift = np.zeros((count, 2))
-    if "shift" in particles:
-        known = shift_in_particle(particles, np.asarray(particles["shift"].values, np.float64))
-        shift = np.where(np.isfinite(known), known, 0.0)
-    return {
-        "pose": np.tile(np.eye(3), (count, 1, 1)),
-        "shift": shift.copy(),
-        "prior_shift": shift,
-        "group": noise_groups(particles)[0],
-        "half_set": halves,
-    }
 
 
 def make_settings(
