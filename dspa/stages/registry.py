@@ -137,6 +137,12 @@ ENTRIES = (
         ("volume", "mask", "particles"),
     ),
     Entry(
+        "hetero",
+        "hetero.stage",
+        "sort particles of several structures into as many maps",
+        ("volume", "particles"),
+    ),
+    Entry(
         "ctf-refine",
         "ctf_refine.stage",
         "refine defocus, astigmatism, beam tilt and other aberrations against half maps",

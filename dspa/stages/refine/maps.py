@@ -93,9 +93,9 @@ def solve(plan: Plan, first: dict[str, Any], second: dict[str, Any], model: MapM
         solved.append(_solve_one(plan, maps, np.stack(half), given=given))
     shell = max(each.shell for each in solved)
     agreement = float(np.mean([each.fsc[1:].sum() for each in solved]))
-    history = np.concatenate([model.history, [[shell, plan.radius, agreement]]])
     figures = Figures(*(first["figures"] + second["figures"]))
     mean = figures.mean()
+    history = np.concatenate([model.history, [[shell, plan.radius, agreement, mean.changed]]])
     return MapModel(
         iteration=plan.iteration,
         reference=np.stack([each.reference for each in solved], axis=1),

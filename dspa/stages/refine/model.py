@@ -111,7 +111,7 @@ class MapModel(NamedArrays):
         What the images of each half are compared with: one map or several.
     given_mask : (n, n, n) float32
         The user's mask; empty if there is none.
-    history : (iterations, 3) float64
+    history : (iterations, 4) float64
         As `dspa.stages.refine.plan.converged` reads it.
     reached : Reached
     figures : (10,) float64

@@ -33,7 +33,7 @@ SYMMETRY = "rlnSymmetryGroup"
 SHOWN = ("no mask", "spherical", "loose", "tight", "random phases", "corrected")
 
 
-def write_maps(folder: Path, made: Maps, spec: ImageSpec) -> dict[str, Path]:
+def write_maps(folder: Path, made: Maps, spec: ImageSpec, *, suffix: str = "") -> dict[str, Path]:
     """Write the maps of the last iteration at the box and pixel size of the particles.
 
     Parameters
@@ -42,6 +42,8 @@ def write_maps(folder: Path, made: Maps, spec: ImageSpec) -> dict[str, Path]:
     made : Maps
         Of the last iteration.
     spec : ImageSpec
+    suffix : str
+        Of the names of the files.
 
     Returns
     -------
@@ -64,7 +66,7 @@ def write_maps(folder: Path, made: Maps, spec: ImageSpec) -> dict[str, Path]:
     outputs = {}
     for name, density in maps.items():
         full = resize_volume(np.asarray(density, np.float32), spec.box)
-        outputs[name] = folder / f"{name}.mrc"
+        outputs[name] = folder / f"{name}{suffix}.mrc"
         write_volume(outputs[name], full, pixel_size=spec.pixel_size)
     return outputs
 

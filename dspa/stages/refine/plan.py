@@ -357,9 +357,10 @@ def converged(history: NDArray[np.float64], *, least: int = 5, patience: int = P
 
     Parameters
     ----------
-    history : (iterations, 3) float64
-        Per iteration: the shell at FSC 0.143, the radius compared, and the sum of the corrected
-        FSC over shells, which still rises when the first cannot (at Nyquist).
+    history : (iterations, 4) float64
+        Per iteration: the shell at FSC 0.143, the radius compared, the sum of the corrected FSC
+        over shells, which still rises when the first cannot (at Nyquist), and the share of images
+        that changed from one map to another.
     least : int
         Iterations that are always made.
     patience : int

@@ -144,7 +144,7 @@ def first_model(
         iteration=0,
         reference=np.stack([reference, reference]),
         given_mask=np.zeros(0, np.float32) if mask is None else mask,
-        history=np.zeros((0, 3)),
+        history=np.zeros((0, 4)),
         reached=replace(reached, diameter=diameter),
         figures=np.zeros(len(Figures._fields)),
         nuisance={

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from dspa.dataflow.events import Events
     from dspa.geometry.band import Band
     from dspa.stages.particles.chunks import ParticleChunk
+    from dspa.stages.refine.model import Maps
     from dspa.stages.refine.plan import Settings
     from dspa.stages.stage import Context
 
@@ -326,24 +327,44 @@ def blind_agreement(
         Agreement of the half maps beyond the shells their references share, in standard deviations
         of noise.
     """
-    # A local search, or one that keeps few poses, has let all coefficients choose what is left.
-    plan = plan_iteration(replace(settings, local=False), model.iteration + 1, model.reached)
-    levels = tuple(replace(level, poses=ROOM * level.poses) for level in plan.levels)
-    plan = replace(plan, levels=levels, blind=True)
     first = _first_beyond(settings)
-    last = min(plan.insert_radius, max(first + FEWEST_BEYOND, int(model.reached.shell)))
+    last = min(settings.spec.radius, max(first + FEWEST_BEYOND, int(model.reached.shell)))
     order, beyond, before = len(symmetry_operators(settings.symmetry)), 0.0, 0
     for number, count in enumerate(ADDED):
-        some = _some(with_state(chunks, state), count)
+        some = some_images(with_state(chunks, state), count)
         if len(some) > before and beyond < SURE * PREDICTED:
-            made = context.runner.run(
-                Refinement(plan), some, model.searched().arrays(), name=f"blind{number}"
-            )
-            maps = MapModel.read(made.model).maps[0]
+            (maps,) = added_blindly(context, some, settings, model, name=f"blind{number}")
             half1, half2 = maps.half
             beyond = beyond_noise(half1, half2, maps.fsc_mask, first=first, last=last, order=order)
         before = len(some)
     return beyond
+
+
+def added_blindly(
+    context: Context,
+    chunks: Sequence[ParticleChunk],
+    settings: Settings,
+    model: MapModel,
+    *,
+    name: str,
+) -> tuple[Maps, ...]:
+    """Make maps of images, each coefficient added where the others put the image.
+
+    Parameters
+    ----------
+    context, settings, model
+        As of `judge_refinement`.
+    chunks : sequence of ParticleChunk
+        The images, with what their particles are thought to be.
+    name : str
+        Of the pass.
+    """
+    # A local search, or one that keeps few poses, has let all coefficients choose what is left.
+    plan = plan_iteration(replace(settings, local=False), model.iteration + 1, model.reached)
+    levels = tuple(replace(level, poses=ROOM * level.poses) for level in plan.levels)
+    plan = replace(plan, levels=levels, blind=True)
+    made = context.runner.run(Refinement(plan), chunks, model.searched().arrays(), name=name)
+    return MapModel.read(made.model).maps
 
 
 def _first_beyond(settings: Settings) -> int:
@@ -395,7 +416,7 @@ def views_found_again(
     plan = plan_iteration(
         replace(settings, initial_radius=float(coarse)), 1, replace(model.reached, order=0)
     )
-    some = _some(with_state(chunks, state), COMPARED)
+    some = some_images(with_state(chunks, state), COMPARED)
     blind = replace(model.searched(), reference=np.stack([low, low])[:, None]).arrays()
     compared = band(box, int(min(max(shell, coarse), settings.spec.radius)))
     reference = prepare_volume(whole.astype(np.float32), compared.radius)
@@ -414,7 +435,7 @@ def views_found_again(
     return Views(settings.spec.extent / coarse, *found)
 
 
-def _some(chunks: Sequence[ParticleChunk], count: int) -> list[ParticleChunk]:
+def some_images(chunks: Sequence[ParticleChunk], count: int) -> list[ParticleChunk]:
     """Take chunks with about ``count`` images, as many of each half set."""
     return [chunk for half in by_half(chunks) for chunk in minibatch(half, count // 2, 0)]
 

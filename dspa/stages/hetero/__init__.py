@@ -1,0 +1,1 @@
+"""Several maps of one set of particles: heterogeneous refinement."""
