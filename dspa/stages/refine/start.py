@@ -328,6 +328,14 @@ def make_settings(
     radius = float(np.clip(spec.extent / initial_lowpass, 4.0, 0.8 * spec.radius))
     reach = max_shift / spec.crop_pixel_size if max_shift > 0 else 0.1 * spec.crop
     return Settings(
-        spec, symmetry, radius, max(reach, 1.0), seed, local, image_scale, groups, exhaustive,
+        spec,
+        symmetry,
+        radius,
+        max(reach, 1.0),
+        seed,
+        local,
+        image_scale,
+        groups,
+        exhaustive,
         classes,
     )
