@@ -282,9 +282,9 @@ def choose(project: Project | None, item: Input, texts: Sequence[str]) -> Any:
         Jobs or files.
     """
     pieces = [piece for text in texts for piece in _pieces(text)]
-    given = tuple(one(project, item, piece) for piece in pieces)
     if item.many:
-        return given
+        return tuple(given for piece in pieces for given in _several(project, item, piece))
+    given = tuple(one(project, item, piece) for piece in pieces)
     if len(given) != 1:
         raise InputError(f"--{item.name} takes one {item.kind}, got {len(given)}")
     return given[0]
@@ -317,6 +317,19 @@ def one(project: Project | None, item: Input, text: str) -> Given:
     return given
 
 
+def _several(project: Project | None, item: Input, text: str) -> tuple[Given, ...]:
+    """Return an input, or those of all classes of a job that has one of each class."""
+    if is_job(text, project):
+        job, output = job_of(project, text)
+        if job is not None and output is None:
+            named = job.read().outputs
+            classes = [name for name in named if name.startswith(f"{item.kind}_class")]
+            if classes and item.kind not in named:
+                ranked = sorted(classes, key=lambda name: (len(name), name))
+                return tuple(_exact(job, name, text, item.kind) for name in ranked)
+    return (one(project, item, text),)
+
+
 def check_words(project: Project | None, stage: Stage, given: Mapping[str, Any]) -> None:
     """Raise InputError where a job stands for a file to write: ``dspa export J9``, OUT forgotten.
 
@@ -347,7 +360,7 @@ def _file(project: Project | None, text: str, kind: str) -> Given:
         return Given(text, path)
     job, output = job_of(project, text)
     if job is not None and output is not None:
-        return _exact(job, output, text)
+        return _exact(job, output, text, kind)
     raise InputError(
         f"{text}: there is no such file for {kind}, and it is no job number (J1, J2, ...)"
     )
@@ -390,7 +403,7 @@ def from_jobs(
     for text in texts:
         job, output = job_of(project, text)
         if job is not None and output is not None:
-            return _exact(job, output, text)
+            return _exact(job, output, text, item.kind)
         level += [job or find_job(project, text)]
     return _search(project, item, level)
 
@@ -398,11 +411,13 @@ def from_jobs(
 def _from_job(project: Project | None, item: Input, text: str) -> Given | None:
     job, output = job_of(project, text)
     if job is not None and output is not None:
-        return _exact(job, output, text)
+        return _exact(job, output, text, item.kind)
     return _search(project, item, [job or find_job(project, text)])
 
 
-def _exact(job: Job, name: str, text: str) -> Given:
+def _exact(job: Job, name: str, text: str, kind: str) -> Given:
+    """Return an output of a job; ``J8.2`` is that of its class 2."""
+    name = f"{kind}_class{name}" if name.isdigit() else name
     path = job.output(name)
     if path is None:
         has = ", ".join(job.read().outputs) or "none yet"

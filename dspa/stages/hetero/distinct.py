@@ -45,6 +45,7 @@ ADDED = 1500  # images of each map, about, that are added up blindly
 FEWEST = 40  # images of a class that a map is looked for in
 PRESENT = 4.0  # deviations of noise by which the halves of a map agree
 DIFFERENT = 4.0  # deviations of noise by which the halves of a difference agree
+SURE = 3.0  # standard errors by which a likeness lies below that of copies
 COPY = 0.98  # likeness from which on a difference is one of blur or of views, not of structure
 ALIGNED = 10.0  # A, the finest at which maps are laid onto each other
 HELD = 0.143  # FSC below which a shell of a map says nothing of its gain
@@ -52,17 +53,29 @@ FIRST = 2  # shell from which on maps are compared: coarser ones hold the solven
 
 
 class Pair(NamedTuple):
-    """Two maps: their numbers from 0, likeness (1 for copies), deviations of the difference."""
+    """Two maps.
+
+    Attributes
+    ----------
+    one, other : int
+        Their numbers, from 0.
+    likeness, error : float
+        1 for copies; its standard error.
+    difference : float
+        Deviations of noise by which the halves of the difference agree.
+    """
 
     one: int
     other: int
     likeness: float
+    error: float
     difference: float
 
     @property
     def different(self) -> bool:
         """Whether the two are different structures."""
-        return self.difference >= DIFFERENT and self.likeness < COPY
+        surely = self.likeness + SURE * self.error < COPY
+        return surely and self.difference >= DIFFERENT
 
 
 @dataclass(frozen=True)
@@ -145,11 +158,11 @@ def _compare(
     moved = [laid(half) for half in blind[other].half]
     mask = np.clip(np.maximum(final[one].fsc_mask, laid(final[other].fsc_mask)), 0.0, 1.0)
     halves = list(blind[one].half)
-    likeness, gain = _likeness(halves, moved, mask, last=last)
+    likeness, error, gain = _likeness(halves, moved, mask, last=last)
     rest = [a - filter_shells(b, gain) for a, b in zip(halves, moved, strict=True)]
     first, second = (np.asarray(each, np.float32) for each in rest)
     difference = beyond_noise(first, second, mask, first=FIRST, last=last, order=order)
-    return Pair(one, other, likeness, difference)
+    return Pair(one, other, likeness, error, difference)
 
 
 def _likeness(
@@ -158,8 +171,8 @@ def _likeness(
     mask: NDArray[np.float32],
     *,
     last: int,
-) -> tuple[float, NDArray[np.float64]]:
-    """Correlation of what two maps hold besides noise, and the gain per shell that fits them."""
+) -> tuple[float, float, NDArray[np.float64]]:
+    """Correlation of what two maps hold besides noise, its error, and the gain of each shell."""
     a1, a2 = (half * mask for half in halves)
     b1, b2 = (half * mask for half in others)
     shells = slice(FIRST, last + 1)
@@ -167,7 +180,14 @@ def _likeness(
     between = 0.5 * (fsc(a1, b2) + fsc(b1, a2))
     weight = np.arange(FIRST, last + 1) ** 2 * np.clip(np.minimum(*within), 0.0, 1.0)
     known = np.sqrt(np.clip(within[0], 1e-3, 1.0) * np.clip(within[1], 1e-3, 1.0))
-    likeness = float((weight * between[shells] / known).sum() / max(float(weight.sum()), 1e-9))
+    weight /= max(float(weight.sum()), 1e-9)
+    likeness = float((weight * between[shells] / known).sum())
+    # A shell holds 2 pi s^2 numbers, of which the mask leaves some; both cross terms are averaged.
+    square = mask.astype(np.float64) ** 2
+    left = float(square.sum() ** 2 / max((square**2).sum() * mask.size, 1e-30))
+    numbers = 4.0 * np.pi * np.arange(FIRST, last + 1) ** 2 * left
+    variance = (1.0 - np.clip(between[shells], 0.0, 1.0) ** 2) ** 2 / (numbers * known**2)
+    error = float(np.sqrt((weight**2 * variance).sum()))
     powers = [
         np.sqrt(spectral_power(one, dims=3) * spectral_power(other, dims=3))
         for one, other in ((a1, b2), (b1, b2))
@@ -175,7 +195,7 @@ def _likeness(
     own = fsc(b1, b2)
     gain = between * powers[0] / np.maximum(own * powers[1], 1e-30)
     # Where a map holds nothing it has no gain.
-    return likeness, np.where(own > HELD, np.clip(gain, 0.0, 2.0), 1.0)
+    return likeness, error, np.where(own > HELD, np.clip(gain, 0.0, 2.0), 1.0)
 
 
 def _groups(held: Sequence[int], pairs: Sequence[Pair]) -> tuple[tuple[int, ...], ...]:
@@ -212,10 +232,10 @@ def describe(findings: Findings, names: Sequence[str]) -> list[str]:
     for pair in findings.pairs:
         verb = "differ" if pair.different else "do not differ by more than blur and noise"
         said.append(
-            f"{names[pair.one]} and {names[pair.other]} {verb}: likeness {pair.likeness:.3f}, "
-            f"their difference agrees between the halves by {pair.difference:.1f} standard "
-            f"deviations of noise ({DIFFERENT:g} or more, and a likeness below {COPY:g}, are "
-            "asked for)"
+            f"{names[pair.one]} and {names[pair.other]} {verb}: likeness {pair.likeness:.3f} "
+            f"+- {pair.error:.3f} ({COPY:g} and more is that of copies), their difference agrees "
+            f"between the halves by {pair.difference:.1f} standard deviations of noise "
+            f"({DIFFERENT:g} or more is asked for)"
         )
     said += [
         f"{_listed([names[n] for n in group])} are copies of one structure"
