@@ -22,7 +22,8 @@ from dspa.stages.stage import Context
 from tests.stages.stack_table import write_stack_table
 
 BOX, PIXEL = 28, 6.0
-SHORT = HeteroParams(iterations=4, initial_lowpass=30.0)
+SHORT = HeteroParams(iterations=3, initial_lowpass=30.0, max_resolution=15.0)
+ONE = dataclasses.replace(SHORT, iterations=1)
 
 
 def molecule(number):
@@ -99,10 +100,10 @@ def test_two_molecules_are_sorted_and_told_apart(mixture, make_runner):
 
 def test_the_grey_scale_of_a_map_wins_nothing(mixture, make_runner, tmp_path):
     path, maps = mixture((60, 40))
-    expected = bits(run_stage(make_runner("inline"), path, maps))
+    expected = bits(run_stage(make_runner("inline"), path, maps, ONE))
     louder = tmp_path / "louder.mrc"
     write_volume(louder, 8.0 * np.asarray(read_volume(maps[1]).density), pixel_size=PIXEL)
-    found = run_stage(make_runner("inline"), path, (maps[0], louder))
+    found = run_stage(make_runner("inline"), path, (maps[0], louder), ONE)
     assert bits(found) == expected
 
 
@@ -117,7 +118,7 @@ def test_copies_of_one_structure_are_said_to_be_copies(mixture, make_runner):
 
 def test_workers_change_no_bits(mixture, make_runner):
     path, maps = mixture((40, 30))
-    params = dataclasses.replace(SHORT, iterations=2, junk=1)
+    params = dataclasses.replace(ONE, junk=1)
     expected = bits(run_stage(make_runner("inline"), path, maps, params))
     assert bits(run_stage(make_runner(2), path, maps, params)) == expected
 
