@@ -16,6 +16,7 @@ from dspa.io.volumes import read_volume, write_volume
 from dspa.ops.maps.directional import ANISOTROPIC, FEWEST, DirectionalFSC, directional_fsc
 from dspa.ops.maps.fsc import TRUTH, resolution_shell
 from dspa.ops.maps.resolution import measure_resolution
+from dspa.stages.refine.half_maps import tell, tell_cut
 from dspa.stages.refine.model_fsc import compare_with_model
 from dspa.stages.refine.output import draw_fsc, write_fsc
 from dspa.stages.refine.postprocess import (
@@ -27,7 +28,6 @@ from dspa.stages.refine.postprocess import (
     read_pair,
     refuse_dark,
 )
-from dspa.stages.refine.verdict import tell, tell_cut
 from dspa.stages.stage import Context, Input, Stage, check, check_symmetry, param
 
 if TYPE_CHECKING:

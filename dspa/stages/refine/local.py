@@ -26,6 +26,7 @@ from dspa.ops.maps.postprocess import FIT_FROM, sharpen_map
 from dspa.ops.maps.resolution import THRESHOLD, measure_resolution
 from dspa.ops.maps.sharpen import apply_bfactor
 from dspa.stages.particles.lead import BASE
+from dspa.stages.refine.half_maps import symmetry_beside, tell
 from dspa.stages.refine.output import draw_fsc, write_fsc
 from dspa.stages.refine.postprocess import (
     SYMMETRY_HELP,
@@ -37,7 +38,6 @@ from dspa.stages.refine.postprocess import (
     refuse_dark,
     table_beside,
 )
-from dspa.stages.refine.verdict import symmetry_beside, tell
 from dspa.stages.stage import Context, Input, Stage, check, check_symmetry, param
 
 if TYPE_CHECKING:

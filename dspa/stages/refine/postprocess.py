@@ -15,6 +15,13 @@ from dspa.io.volumes import Volume, read_volume, write_volume
 from dspa.ops.maps.fsc import resolution_shell
 from dspa.ops.maps.postprocess import SharpenedMap, sharpen_map
 from dspa.ops.maps.resolution import Resolution, measure_resolution
+from dspa.stages.refine.half_maps import (
+    judge_halves,
+    reason_beside,
+    symmetry_beside,
+    tell,
+    tell_cut,
+)
 from dspa.stages.refine.output import draw_fsc, write_fsc
 from dspa.stages.refine.reference import (
     DOUBTFUL,
@@ -26,13 +33,6 @@ from dspa.stages.refine.reference import (
     smoothed,
 )
 from dspa.stages.refine.start import resample
-from dspa.stages.refine.verdict import (
-    judge_halves,
-    reason_beside,
-    symmetry_beside,
-    tell,
-    tell_cut,
-)
 from dspa.stages.stage import Context, Input, Stage, check, check_symmetry, param
 
 if TYPE_CHECKING:

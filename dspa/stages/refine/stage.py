@@ -35,6 +35,7 @@ from dspa.stages.particles.chunks import (
 )
 from dspa.stages.particles.copies import particle_copies
 from dspa.stages.particles.lead import leading
+from dspa.stages.refine.half_maps import tell
 from dspa.stages.refine.halves import assign_half_sets, divide_images, half_chunks
 from dspa.stages.refine.model import Figures, MapModel
 from dspa.stages.refine.output import (
@@ -61,7 +62,7 @@ from dspa.stages.refine.start import (
     make_settings,
     place_axes,
 )
-from dspa.stages.refine.verdict import MARGIN, judge_refinement, tell
+from dspa.stages.refine.verdict import MARGIN, judge_refinement
 from dspa.stages.stage import Context, Input, Stage, check, check_symmetry, param
 
 if TYPE_CHECKING:
