@@ -96,6 +96,12 @@ PARTICLES = Schema(
         "image_index": Variable(("particle",), "int64", "", "0-based image in the stack"),
         "image_sign": Variable(("particle",), "int8", "", "-1: particles dark in the stack"),
         "twin": Variable(("particle",), "uint64", "", "uid of the first copy of the same image"),
+        "expanded_from": Variable(
+            ("particle",), "uint64", "", "uid of the particle that a symmetry copy comes from"
+        ),
+        "symmetry_copy": Variable(
+            ("particle",), "int32", "", "operator that turned the pose, 0 the identity"
+        ),
         "pose": Variable(("particle", "i", "j"), "float64", "1", "rotation matrix A"),
         "shift": Variable(("particle", "xy"), "float64", "A", "brings the particle to the centre"),
         **_ctf("particle"),

@@ -113,6 +113,12 @@ ENTRIES = (
         ("particles",),
     ),
     Entry(
+        "particle-sets",
+        "particles.sets",
+        "join, intersect or subtract sets of particles",
+        ("particles",),
+    ),
+    Entry(
         "class2d",
         "class2d.stage",
         "sort particles into 2D classes",

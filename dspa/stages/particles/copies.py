@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 def image_copies(particles: xr.Dataset) -> NDArray[np.int64]:
     """Say which rows are one and the same image: (n,) label of its image.
 
-    One image of one file, by whatever name or link; one that import found a copy of another; or
-    one place of one micrograph, cut or normalised twice.
+    One image of one file, by whatever name or link; one that import found a copy of another; a
+    symmetry copy; or one place of one micrograph, cut or normalised twice.
 
     Parameters
     ----------
@@ -47,9 +47,20 @@ def image_copies(particles: xr.Dataset) -> NDArray[np.int64]:
         named = pd.DataFrame({"file": np.append(files, -1)[stack], "index": index})
         images = named.groupby(["file", "index"], sort=False).ngroup().to_numpy()
         keys.append(np.where(stack < 0, len(images) + np.arange(count), images))
-    if "twin" in particles:
-        keys.append(pd.factorize(particles["twin"].values)[0])
+    known = [name for name in ("twin", "expanded_from") if name in particles]
+    keys += [pd.factorize(particles[name].values)[0] for name in known]
     return _joined(count, [*(_to_first(key) for key in keys), _at_one_place(particles)])
+
+
+def origin(particles: xr.Dataset) -> NDArray[np.uint64]:
+    """Return the uid of the particle that each row is, or is a symmetry copy of: (n,) uint64.
+
+    Parameters
+    ----------
+    particles : Dataset
+    """
+    name = "expanded_from" if "expanded_from" in particles else "uid"
+    return np.asarray(particles[name].values, np.uint64)
 
 
 def particle_copies(particles: xr.Dataset) -> NDArray[np.int64]:
@@ -121,6 +132,19 @@ def count_copies(groups: NDArray[np.int64]) -> int:
         As `image_copies` returns it.
     """
     return int(groups.size - np.unique(groups).size)
+
+
+def in_both(groups: NDArray[np.int64], halves: NDArray[np.integer[Any]]) -> int:
+    """Count groups with rows in both half sets.
+
+    Parameters
+    ----------
+    groups : (n,) int64
+        Labels of copies.
+    halves : (n,) int
+        1 or 2, 0 none.
+    """
+    return int(np.intersect1d(groups[halves == 1], groups[halves == 2]).size)
 
 
 def share_evenly(
