@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 _STEPS = 80  # of the range of defocus
 _FEWEST_SHELLS = 6
-LEAD_PARTICLE = 700 + 8 * _STEPS
+LEAD_PARTICLE = 700 + 40 * _STEPS  # likelihoods in float32, and four tables of float64
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 HALVES = (1, 2)
 # What the state of a chunk calls the fields of the CTF now, and of that the maps were made with.
 _NOW, _THEN = "now:", "then:"
-FLOATS = 40  # float32 for each coefficient of an image, at the worst moment
+FLOATS = 64  # float32 for each coefficient of an image, at the worst moment
 
 
 @dataclass(frozen=True)

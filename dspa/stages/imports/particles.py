@@ -284,7 +284,10 @@ def _name_unused(context: Context, table: xr.Dataset) -> None:
         if any(_says_something(words, piece[name].values) for piece in spans(table[[name]])):
             found.append(words)
     if found:
-        context.events.warning(f"kept for the way back but not applied: {', '.join(sorted(found))}")
+        context.events.warning(
+            f"kept for the way back but not applied: {', '.join(sorted(found))}; dspa ctf-refine "
+            "measures them anew"
+        )
 
 
 def _says_something(name: str, values: NDArray[Any]) -> bool:
