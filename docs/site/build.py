@@ -36,7 +36,8 @@ PROJECT = {
 MENU = {
     "Guide": (
         "guide",
-        "start exposures picks topaz extraction classes maps ctf-refine app command-line commands",
+        "start exposures picks topaz extraction classes maps ctf-refine focus app command-line "
+        "commands",
     ),
     "Method": (
         "method",

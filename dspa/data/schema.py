@@ -115,6 +115,11 @@ PARTICLES = Schema(
             ("particle",), "float32", "1", "log-likelihood in deviations from a perfect match's"
         ),
         "scale": Variable(("particle",), "float32", "1", "contrast against the class or map"),
+        "cut_x": Variable(("particle",), "float64", "A", "place in the whole map (x from its"),
+        "cut_y": Variable(("particle",), "float64", "A", "centre, y, z) that was put into"),
+        "cut_z": Variable(("particle",), "float64", "A", "the centre when images were cut"),
+        "moved_x": Variable(("particle",), "float64", "A", "by which the whole image was moved"),
+        "moved_y": Variable(("particle",), "float64", "A", "before this one was cut out of it"),
         "evidence": Variable(
             ("particle",), "float32", "1", "log-likelihood above what half of pure noise attains"
         ),

@@ -155,6 +155,12 @@ ENTRIES = (
         ("particles",),
     ),
     Entry(
+        "subtract",
+        "focus.subtract",
+        "take off particle images what their map shows outside a mask",
+        ("particles", "volume", "mask"),
+    ),
+    Entry(
         "postprocess",
         "refine.postprocess",
         "sharpen a map and measure its resolution in a mask",

@@ -6,7 +6,7 @@ the halves share are those few of micrographs and optics groups. See ``docs/meth
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,7 @@ import numpy as np
 
 from dspa.data.counts import counted
 from dspa.data.errors import InputError
-from dspa.io.particles import read_particles, write_particles
-from dspa.ops.maps.resolution import measure_resolution
+from dspa.io.particles import write_particles
 from dspa.stages.ctf_refine.groups import (
     EVEN_TERMS,
     MAGNIFICATION,
@@ -33,13 +32,12 @@ from dspa.stages.ctf_refine.heights import (
 )
 from dspa.stages.ctf_refine.passes import Aberrations, Focus, Scale, Slope
 from dspa.stages.ctf_refine.report import Found, report
-from dspa.stages.ctf_refine.views import Scope, make_chunks, usable
+from dspa.stages.ctf_refine.views import Scope, make_chunks, read_posed, usable
 from dspa.stages.em.noise import mask_power
 from dspa.stages.particles.chunks import image_spec
 from dspa.stages.particles.lead import leading
 from dspa.stages.particles.optics import ctf_arguments
-from dspa.stages.refine.postprocess import judge, read_halves, read_mask
-from dspa.stages.refine.start import resample
+from dspa.stages.refine.postprocess import agreeing_halves, masked_half, read_halves
 from dspa.stages.stage import Context, Input, Stage, check, param
 
 if TYPE_CHECKING:
@@ -152,10 +150,11 @@ def run(context: Context, inputs: Mapping[str, Any], params: CtfRefineParams) ->
     """
     check(params)
     particles, spec = _particles(inputs, params)
-    halves = read_halves(Path(inputs["volume"]))
-    measured = _measure(context, inputs, halves)
+    halves, measured = agreeing_halves(
+        context, inputs, use="a CTF is refined against half maps that agree"
+    )
     scope = _scope(particles, spec, measured, halves[0], params)
-    maps = {f"half{n}": _reference(volume, measured.mask, spec)
+    maps = {f"half{n}": masked_half(volume, measured.mask, spec)
             for n, volume in zip((1, 2), halves, strict=True)}  # fmt: skip
     context.events.message(
         f"{counted(int(usable(particles).sum()), 'particle')} against the map of their own half, "
@@ -219,10 +218,7 @@ def _weighed(scale: Model, own: NDArray[np.float64], scope: Scope) -> Model:
 def _particles(inputs: Mapping[str, Any], params: CtfRefineParams) -> tuple[xr.Dataset, ImageSpec]:
     """Read the particles; refuse those of which nothing can come."""
     path = inputs["particles"]
-    particles = read_particles(path, lazy=True)
-    for name, what in (("pose", "poses"), ("half_set", "half sets")):
-        if name not in particles:
-            raise InputError(f"{path}: the particles have no {what}; give those of a refine job")
+    particles = read_posed(path)
     if ctf_arguments(particles) is None:
         raise InputError(f"{path}: the particles have no defocus; there is no CTF to refine")
     if "defocus_v" not in particles:
@@ -230,38 +226,8 @@ def _particles(inputs: Mapping[str, Any], params: CtfRefineParams) -> tuple[xr.D
     if "defocus_angle" not in particles:
         angle = np.zeros(int(particles.sizes["particle"]))
         particles = particles.assign(defocus_angle=("particle", angle))
-    if not usable(particles).any():
-        raise InputError(f"{path}: no particle is in half set 1 or 2; give those of a refine job")
     diameter = params.mask_diameter if params.mask_diameter > 0 else None
     return particles, image_spec(particles, mask_diameter=diameter)
-
-
-def _measure(
-    context: Context, inputs: Mapping[str, Any], halves: tuple[Volume, Volume]
-) -> Resolution:
-    """Correlate the half maps; refuse maps of no resolution."""
-    first, second = halves
-    pixel_size, box = first.pixel_size, first.density.shape[0]
-    both = 0.5 * (first.density + second.density)
-    measured = measure_resolution(
-        first.density,
-        second.density,
-        pixel_size=pixel_size,
-        diameter=box * pixel_size,
-        seed=context.seed,
-        mask=read_mask(inputs.get("mask"), both, pixel_size=pixel_size, events=context.events),
-    )
-    reason = judge(context, (Path(inputs["volume"]),), halves, measured, symmetry="")
-    if reason:
-        raise InputError(f"{inputs['volume']}: no resolution can be given ({reason}); a CTF "
-                         "is refined against half maps that agree")  # fmt: skip
-    return measured
-
-
-def _reference(volume: Volume, mask: NDArray[np.float32], spec: ImageSpec) -> NDArray[np.float32]:
-    """Bring a masked half map to the box of the images."""
-    masked = replace(volume, density=volume.density * mask)
-    return resample(masked, box=spec.crop, pixel_size=spec.crop_pixel_size)
 
 
 def _scope(

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dspa.data.errors import InputError
 from dspa.device import like, namespace, to_device, worker_device
+from dspa.io.particles import read_particles
 from dspa.ops.ctf.model import CTF, ctf_argument, ctf_envelope, ctf_values, odd_phase
 from dspa.ops.images.transform import shift_phases
 from dspa.ops.sums.project import Reference, prepare_volume, project
@@ -15,6 +17,8 @@ from dspa.stages.particles.chunks import particle_chunks
 from dspa.stages.particles.optics import ctf_arguments, shift_in_particle
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import xarray as xr
     from numpy.typing import NDArray
 
@@ -93,6 +97,22 @@ def make_chunks(
         state |= {f"{prefix}{name}": values for name, values in arguments.items()}
     rows = np.flatnonzero(usable(particles))
     return particle_chunks(particles, spec, seed=None, state=state, rows=rows, resident=True)
+
+
+def read_posed(path: str | Path) -> xr.Dataset:
+    """Read the particles of a refinement; refuse those without poses or half sets.
+
+    Parameters
+    ----------
+    path : path
+    """
+    particles = read_particles(path, lazy=True)
+    for name, what in (("pose", "poses"), ("half_set", "half sets")):
+        if name not in particles:
+            raise InputError(f"{path}: the particles have no {what}; give those of a refine job")
+    if not usable(particles).any():
+        raise InputError(f"{path}: no particle is in half set 1 or 2; give those of a refine job")
+    return particles
 
 
 def usable(particles: xr.Dataset) -> NDArray[np.bool_]:

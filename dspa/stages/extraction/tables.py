@@ -264,6 +264,20 @@ def _notes(sets: Mapping[str, NDArray[np.bool_]]) -> tuple[str, ...]:
     return tuple(f"{int(rows.sum())} {reason}" for reason, rows in sets.items() if rows.any())
 
 
+def without_images(particles: xr.Dataset) -> xr.Dataset:
+    """Drop the columns of old images, which do not describe new ones.
+
+    Parameters
+    ----------
+    particles : Dataset
+        Picks or particles.
+    """
+    images = ("image_stack", "image_index", "image_sign", "stack_path", "stack_name")
+    extra = [EXTRA + name for name in ("rlnImageName", "rlnOriginXAngst", "rlnOriginYAngst")]
+    gone = [name for name in (*images, "coordinate_pixels", *extra) if name in particles]
+    return particles.drop_vars(gone)
+
+
 def particle_table(
     source: xr.Dataset,
     boxes: Boxes,
@@ -289,11 +303,7 @@ def particle_table(
     store : str
         Path of the image store.
     """
-    # Columns of the old images do not describe the new ones.
-    gone = ("image_stack", "image_index", "image_sign", "stack_path", "stack_name")
-    extra_images = [EXTRA + name for name in ("rlnImageName", "rlnOriginXAngst", "rlnOriginYAngst")]
-    dropped = [name for name in (*gone, "coordinate_pixels", *extra_images) if name in source]
-    table = source.drop_vars(dropped).isel(particle=boxes.row)
+    table = without_images(source).isel(particle=boxes.row)
     count = boxes.row.size
     picks = "image_stack" not in source
     if picks:

@@ -106,6 +106,28 @@ def background_spectra(
     return power
 
 
+def background_deviation(images: NDArray[np.float32], spec: ImageSpec) -> NDArray[np.float64]:
+    """Measure the deviation of the background of images (n, y, x): the unit of normalised ones.
+
+    Returns
+    -------
+    (n,) float64
+        NaN where an image cannot be used.
+    """
+    fit, plane, ring = _background_fit(spec)
+    found = np.full(len(images), np.nan)
+    block = max(1, BLOCK_BYTES // (4 * spec.box**2))
+    for first in range(0, len(images), block):
+        rows = slice(first, min(len(images), first + block))
+        flat = images[rows].reshape(-1, spec.box**2).astype(np.float32)
+        _, good = level_background(flat, fit=fit, plane=plane, ring=ring)
+        usable = np.where(good[:, None], flat, 0.0).astype(np.float32)
+        usable -= (usable @ ring)[:, None]
+        usable -= (usable @ fit) @ plane
+        found[rows] = np.where(good, np.sqrt((usable.astype(np.float64) ** 2) @ ring), np.nan)
+    return found
+
+
 def _background(spec: ImageSpec) -> NDArray[np.float32]:
     """Window on the background: outside the particle and outside the circle's soft edge."""
     radius = min(spec.mask_diameter / spec.pixel_size / 2.0, spec.box / 2.0)

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dspa.dataflow.events import Events
+    from dspa.stages.particles.chunks import ImageSpec
 
 SYMMETRY_HELP = (
     "point group that was applied to the half maps; that of their refinement if left out"
@@ -259,6 +260,51 @@ def read_mask(
     mask = np.clip(resample(given, box=box, pixel_size=pixel_size), 0.0, 1.0).astype(np.float32)
     check_mask_holds(path, mask, density, pixel_size, events)
     return mask
+
+
+def agreeing_halves(
+    context: Context, inputs: Mapping[str, Any], *, use: str
+) -> tuple[tuple[Volume, Volume], Resolution]:
+    """Read half maps that particles are held against; refuse maps of no resolution.
+
+    Parameters
+    ----------
+    context : Context
+    inputs : mapping
+        ``volume`` with half maps beside; ``mask``, if given, is that of the FSC.
+    use : str
+        What agreement is needed for; ends the message.
+    """
+    path = Path(inputs["volume"])
+    first, second = halves = read_halves(path)
+    pixel_size, box = first.pixel_size, first.density.shape[0]
+    both = 0.5 * (first.density + second.density)
+    measured = measure_resolution(
+        first.density,
+        second.density,
+        pixel_size=pixel_size,
+        diameter=box * pixel_size,
+        seed=context.seed,
+        mask=read_mask(inputs.get("mask"), both, pixel_size=pixel_size, events=context.events),
+    )
+    reason = judge(context, (path,), halves, measured, symmetry="")
+    if reason:
+        raise InputError(f"{path}: no resolution can be given ({reason}); {use}")
+    return halves, measured
+
+
+def masked_half(volume: Volume, mask: NDArray[np.float32], spec: ImageSpec) -> NDArray[np.float32]:
+    """Bring a half map under a mask to the box of the images.
+
+    Parameters
+    ----------
+    volume : Volume
+    mask : (n, n, n) float32
+        On the grid of the map.
+    spec : ImageSpec
+    """
+    masked = replace(volume, density=volume.density * mask)
+    return resample(masked, box=spec.crop, pixel_size=spec.crop_pixel_size)
 
 
 def _write(
