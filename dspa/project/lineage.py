@@ -435,6 +435,13 @@ def _search(project: Project | None, item: Input, level: list[Job]) -> Given | N
             record = job.read()
             if job.number in first and record.state != "completed":
                 raise InputError(f"{job.name} is {record.state}; {_remedy(job, record.state)}")
+            parts = [name for name in record.outputs if name.startswith(f"{item.kind}_")]
+            if job.number in first and parts and item.kind not in record.outputs:
+                # Not those of the jobs before it, of which these are parts.
+                raise InputError(
+                    f"{job.name} has {', '.join(parts[:8])}{' ...' * (len(parts) > 8)}; say which, "
+                    f"as {job.name}.{parts[0]}"
+                )
             if item.kind in record.outputs:
                 found[job.number] = job.inside(record.outputs[item.kind])
         if len(found) > 1:

@@ -119,6 +119,18 @@ ENTRIES = (
         ("particles",),
     ),
     Entry(
+        "subset",
+        "particles.subset",
+        "keep particles by a score, at random, or one of each image",
+        ("particles",),
+    ),
+    Entry(
+        "split-particles",
+        "particles.split",
+        "divide particles by class, half set, micrographs, score or at random",
+        ("particles",),
+    ),
+    Entry(
         "class2d",
         "class2d.stage",
         "sort particles into 2D classes",
