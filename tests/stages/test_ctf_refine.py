@@ -115,6 +115,18 @@ def test_what_was_planted_is_found(refined: tuple[Desk, dict, dict]) -> None:
     np.testing.assert_allclose(_mean(written), _mean(now), atol=1e-3)
 
 
+def test_a_micrograph_moves_as_one(refined: tuple[Desk, dict, dict], tmp_path: Path) -> None:
+    _, paths, _ = refined
+    inputs = {"particles": paths["particles"], "volume": paths["volume"]}
+    fitted = {"defocus": "micrograph", "astigmatism": "none", "beam_tilt": False, "trefoil": False}
+    outputs = Desk(tmp_path).run(STAGE, inputs, **fitted, iterations=1)
+    before, now = (read_particles(p) for p in (paths["particles"], outputs["particles"]))
+    moved = (_mean(now) - _mean(before)).reshape(-1, TOGETHER)
+    assert np.ptp(moved, axis=1).max() < 1e-6 < np.ptp(moved)
+    np.testing.assert_allclose(now["defocus_angle"], before["defocus_angle"])
+    assert "beam_tilt" not in now
+
+
 def test_nothing_is_found_where_nothing_is(tmp_path: Path) -> None:
     paths = small_stack(tmp_path / "set", planted={}, noise=8.0, error=0.0)
     desk = Desk(tmp_path)
