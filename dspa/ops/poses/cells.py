@@ -110,6 +110,12 @@ def best_cells(image: Any, scores: Any, *, most: int, within: float) -> Any:
     return xp.sort(chosen)
 
 
+def crowded(image: Any, most: int) -> Any:
+    """Return the images, in runs, that occur more often than ``most``: (m,) int32."""
+    start = run_starts(image)
+    return image[start[:-1][start[1:] - start[:-1] > most]]
+
+
 def best_poses(cells: Candidates, scores: Any, most: int) -> Any:
     """Choose the cells of the ``most`` best poses of each image: a mask, (pairs,) bool."""
     xp, start = namespace(scores), cells.poses()

@@ -13,7 +13,7 @@ import numpy as np
 
 from dspa.device import like, namespace
 from dspa.ops.poses.bank import coarse_bank, coarse_room, coarse_scores, moved_images
-from dspa.ops.poses.cells import Candidates, best_poses, join_cells, run_starts
+from dspa.ops.poses.cells import Candidates, best_poses, crowded, join_cells
 from dspa.ops.poses.score import cut_slices
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ EVERYWHERE_BYTES = BANK_BYTES + SCORE_BYTES + MOVED_BYTES
 
 def cells_everywhere(
     searcher: Searcher, level: int, y: Any, c2: Any, *, pruning: Pruning
-) -> tuple[Candidates, int]:
+) -> tuple[Candidates, Any]:
     """Score every cell of a level; return those that can still hold the best.
 
     Parameters
@@ -49,8 +49,8 @@ def cells_everywhere(
     -------
     cells : Candidates
         Of the level, sorted by image and member.
-    capped : int
-        How many images had more poses than may leave the level for a finer one.
+    capped : (n,) bool
+        Images that had more poses than may leave the level for a finer one.
     """
     lattice, xp, most = searcher.lattice, namespace(y), pruning.most_poses(level)
     shifts = like(lattice.shifts_below(level), reference=y)
@@ -66,15 +66,14 @@ def cells_everywhere(
     else:
         slack = searcher.bound.slack(level, c2, **pruning.bound)
     kept: list[Candidates] = []
-    capped = 0
+    capped = xp.zeros(int(y.shape[0]), dtype=xp.bool)
     for first in range(0, int(y.shape[0]), block):
         rows = slice(first, first + block)
         banks = _banks(searcher, level, poses, phases=phases, columns=columns, shifts=shifts)
         cells, scores = _block_cells(searcher, banks, y[rows], c2[rows], slack=slack[rows])
         if most is not None:
-            start = run_starts(cells.image[cells.poses()[:-1]])
             if level < searcher.last:
-                capped += int(xp.sum(start[1:] - start[:-1] > most))
+                capped[first + crowded(cells.image[cells.poses()[:-1]], most)] = True
             cells = cells.take(best_poses(cells, scores, most))
         image = cells.image + xp.asarray(first, dtype=xp.int32)
         where = shifts[cells.shift]

@@ -23,7 +23,7 @@ from dspa.ops.poses.bank import (
     profiled,
 )
 from dspa.ops.poses.bound import measure_bound
-from dspa.ops.poses.cells import Candidates, best_cells, best_poses, run_starts
+from dspa.ops.poses.cells import Candidates, best_cells, best_poses, crowded, run_starts
 from dspa.ops.poses.everywhere import cells_everywhere
 from dspa.ops.poses.plane import prepare_images
 from dspa.ops.poses.score import cut_slices, score_candidates, split
@@ -54,7 +54,7 @@ class Found:
     scored : int
         Cells that were scored at the last radius.
     capped : int
-        How often an image had more survivors than it was allowed.
+        Images that had more survivors than they were allowed, at any level.
     products : int
         Coefficients of cells that were compared with an image, over all levels.
     """
@@ -325,6 +325,7 @@ def search(
         Cells of level 0 to begin from (a local search); every image has one.
     """
     planes = split(y)
+    xp = namespace(y)
     cells, capped, products, begin = _first_cells(searcher, y, c2, pruning, given)
     for level in range(begin, searcher.last + 1):
         scores, norms = _level_scores(searcher, level, cells, planes=planes, c2=c2)
@@ -333,8 +334,7 @@ def search(
         scored = cells.size
         if level < searcher.last:
             chosen, over = _survivors(searcher, level, (cells, totals), c2=c2, pruning=pruning)
-            cells, capped = searcher.lattice.finer(cells.take(chosen), level), capped + over
-    xp = namespace(y)
+            cells, capped = searcher.lattice.finer(cells.take(chosen), level), capped | over
     likely = xp.nonzero(totals >= _best_scores(cells.image, totals) - pruning.within)[0]
     most = pruning.most_poses(searcher.last)
     if most is not None:
@@ -347,21 +347,22 @@ def search(
         norms=to_host(norms[likely]),
         prior=to_host(searcher.log_prior(searcher.last, kept)),
         scored=scored,
-        capped=capped,
+        capped=int(xp.sum(xp.astype(capped, xp.int32))),
         products=products,
     )
 
 
 def _first_cells(
     searcher: Searcher, y: Any, c2: Any, pruning: Pruning, given: Candidates | None
-) -> tuple[Candidates, int, int, int]:
-    """Return the cells a search begins with, limits reached, products, and the level of the cells.
+) -> tuple[Candidates, Any, int, int]:
+    """Return the cells a search begins with, images cut short, products, the level of the cells.
 
     Cells of a lattice that was scored everywhere have been chosen, block by block: what is returned
     are their children.
     """
     if given is not None:
-        return given.beside(y), 0, 0, 0
+        none = namespace(y).zeros(int(y.shape[0]), dtype=namespace(y).bool)
+        return given.beside(y), none, 0, 0
     level, last = pruning.whole, searcher.last
     if level:
         cells, capped = cells_everywhere(searcher, level, y, c2, pruning=pruning)
@@ -391,7 +392,7 @@ def _best_scores(image: Any, scores: Any) -> Any:
     return namespace(scores).repeat(run_maxima(scores, start), start[1:] - start[:-1])
 
 
-def _coarse_cells(searcher: Searcher, y: Any, c2: Any, pruning: Pruning) -> tuple[Candidates, int]:
+def _coarse_cells(searcher: Searcher, y: Any, c2: Any, pruning: Pruning) -> tuple[Candidates, Any]:
     """Cells of the coarse lattice that reach the bound, in blocks that stay in the cache.
 
     A reference of nothing scores 0 everywhere, so all its cells may tie: the limit on survivors is
@@ -399,7 +400,7 @@ def _coarse_cells(searcher: Searcher, y: Any, c2: Any, pruning: Pruning) -> tupl
     """
     xp, bank = namespace(y), searcher.bank
     half, most = searcher.lattice.half_turn, pruning.most_poses(0)
-    parts, capped = [], 0
+    parts, capped = [], xp.zeros(int(y.shape[0]), dtype=xp.bool)
     for rows, moved, room in coarse_blocks(bank, y):
         scores = coarse_scores(moved, c2[rows], bank, room=room)
         slack = searcher.bound.slack(0, c2[rows], **pruning.bound)
@@ -409,7 +410,7 @@ def _coarse_cells(searcher: Searcher, y: Any, c2: Any, pruning: Pruning) -> tupl
         floor = top[:, None] - xp.repeat(slack, half, axis=1)
         least = floor[:, :, None]
         if most is not None and most < 2 * bank.poses:
-            capped += int(xp.sum(xp.sum(best >= least, axis=(1, 2)) > most))
+            capped[rows] = xp.sum(best >= least, axis=(1, 2)) > most
             flat = xp.reshape(best, (int(best.shape[0]), -1))
             least = xp.maximum(least, _kth_largest(flat, most)[:, None, None])
         image, column, turn = xp.nonzero(best >= least)
@@ -417,7 +418,7 @@ def _coarse_cells(searcher: Searcher, y: Any, c2: Any, pruning: Pruning) -> tupl
         pose, shift = xp.nonzero(shifted >= floor[image, column][:, None])
         found, image, column = shifted[pose, shift], image[pose], column[pose]
         kept, over = _limit(image, found + slack[image, column // half], pruning.survivors)
-        capped += over
+        capped[rows.start + over] = True
         column = column + turn[pose] * bank.poses
         parts.append((image[kept] + rows.start, shift[kept], column[kept]))
     image, shift, column = (xp.concat([part[i] for part in parts]) for i in range(3))
@@ -433,12 +434,11 @@ def _kth_largest(values: Any, k: int) -> Any:
     return namespace(values).sort(values, axis=1)[:, -k]
 
 
-def _limit(image: Any, bounds: Any, most: int) -> tuple[Any, int]:
-    """Choose at most so many cells of each image, the best; count the images that had more."""
-    start = run_starts(image)
-    over = int(namespace(image).sum(start[1:] - start[:-1] > most))
-    if not over:
-        return slice(None), 0
+def _limit(image: Any, bounds: Any, most: int) -> tuple[Any, Any]:
+    """Choose at most so many cells of each image, the best; tell which images had more."""
+    over = crowded(image, most)
+    if not int(over.shape[0]):
+        return slice(None), over
     return best_cells(image, bounds, most=most, within=np.inf), over
 
 
@@ -449,18 +449,19 @@ def _survivors(
     *,
     c2: Any,
     pruning: Pruning,
-) -> tuple[Any, int]:
-    """Choose the cells whose bound reaches the best; count the images that had too many."""
+) -> tuple[Any, Any]:
+    """Choose the cells whose bound reaches the best; mark the images that had too many."""
+    xp = namespace(c2)
     cells, scores = scored
     slack = searcher.bound.slack(level, c2, **pruning.bound)
     reach = scores + slack[cells.image, cells.member]
-    chosen = namespace(c2).nonzero(reach >= _best_scores(cells.image, scores))[0]
+    chosen = xp.nonzero(reach >= _best_scores(cells.image, scores))[0]
     most = pruning.most_poses(level)
-    over = 0
+    over = xp.zeros(int(c2.shape[0]), dtype=xp.bool)
     if most is not None:
         within = cells.take(chosen)
-        start = run_starts(within.image[within.poses()[:-1]])
-        over = int(namespace(c2).sum(start[1:] - start[:-1] > most))
+        over[crowded(within.image[within.poses()[:-1]], most)] = True
         chosen = chosen[best_poses(within, scores[chosen], most)]
     kept, more = _limit(cells.image[chosen], reach[chosen], pruning.survivors)
-    return chosen[kept], over + more
+    over[more] = True
+    return chosen[kept], over

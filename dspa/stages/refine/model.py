@@ -27,7 +27,7 @@ class Figures(NamedTuple):
     moved, shift2 : float
         Distance by which the shift changed, A, and square of the shift, pixels.
     limited : float
-        Share of levels at which the bound kept more poses than a level may have.
+        Those of which the bound kept more poses than a level may have.
     changed : float
         Number of images whose map is another than before.
     """

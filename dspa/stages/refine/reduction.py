@@ -243,7 +243,7 @@ class BoundRefinement:
             turned=turned.sum(),
             moved=np.hypot(*(shift - rows["shift"][chosen]).T).sum(),
             shift2=(peak.shift**2).sum(),
-            limited=made.seen.capped / max(len(plan.levels) - 1, 1),
+            limited=made.seen.capped,
             changed=changed,
         )
         add_exact(sums["figures"], figures)
