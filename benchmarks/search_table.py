@@ -1,12 +1,12 @@
 """Branch and bound against exhaustive search: the same best cells, and at what share of the work.
 
 ``python -m benchmarks.search_table`` refines simulated particles (the built-in D7 phantom; RNA
-polymerase II, C1, from ``$DSPA_TEST_DATA``) from the truth at 30 A, all searches global, and in each
-iteration searches some of the images a second time with every cell scored. It prints, for each
+polymerase II, C1, from ``$DSPA_TEST_DATA``) from the truth at 30 A, all searches global, and in
+each iteration searches some of the images a second time with every cell scored. It prints, for each
 SNR and radius, the share of images whose best cell is the same, the log-likelihood lost where it is
-not, the products against those of the exhaustive search, and the share of images at which a limit
-on poses was reached. Where a level has more cells than ``--cells`` the exhaustive search ends a
-level before it, and goes on from there with odds of e^40 and room for ten times the poses.
+not, the products against those of the exhaustive search, and the share of images that a limit cut
+short. Where a level has more cells than ``--cells`` the exhaustive search ends a level before it,
+and goes on from there with odds of e^20.
 """
 
 from __future__ import annotations
@@ -102,8 +102,7 @@ class Watch:
         wanted = min(self.images, int(self.work / cost))
         some = slice(0, max(1, round(len(y) * wanted / self.total)))
         y, c2 = y[some], c2[some]
-        limits = pruning.poses or ()
-        wide = replace(pruning, whole=whole, odds=40.0, poses=tuple(10 * each for each in limits))
+        wide = replace(pruning, whole=whole, odds=20.0)
         few = search(searcher, y, c2, pruning=pruning)
         all_cells = search(searcher, y, c2, pruning=wide)
         level = lattice.levels[-1]
@@ -134,9 +133,7 @@ def stack(symmetry: str, snr: float, folder: Path, *, particles: int) -> tuple[P
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     model = str(models_folder() / f"{MODELS[symmetry]}.pdb.gz") if MODELS[symmetry] else ""
-    params = simulate.Params(
-        model=model, particles=particles, box=BOX, pixel_size=PIXEL, snr=snr
-    )
+    params = simulate.Params(model=model, particles=particles, box=BOX, pixel_size=PIXEL, snr=snr)
     context = Context(folder, InlineRunner(folder / "runner"), Events(folder), seed=SEED)
     made = simulate.run(context, {}, params)
     density: NDArray[np.float32] = read_volume(made["truth_volume"]).density
@@ -165,6 +162,18 @@ def watched(symmetry: str, made: tuple[Path, Path], folder: Path, watch: Watch, 
         refine.run(context, {"particles": made[0], "volume": made[1]}, params)
 
 
+def line(one: Tally) -> str:
+    """Write a pass as a row of a table."""
+    n, lost = max(one.images, 1), np.array(one.lost or [0.0])
+    missed = float(lost[lost > 0].mean()) if (lost > 0).any() else 0.0
+    where = f"{60 / 2**one.order:.1f} degrees, {one.radius} of {BOX // 2 - 1}"
+    return (
+        f"{where}{' *' if one.whole else ''} | {one.images} | {100 * one.same / n:.1f} % | "
+        f"{missed:.2f} | {100 * one.products / max(one.every, 1):.2f} % | "
+        f"{100 * one.capped / n:.1f} %"
+    )
+
+
 def main() -> int:
     """Parse the command line and measure."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.search_table")
@@ -188,14 +197,7 @@ def main() -> int:
             )  # fmt: skip
             watched(symmetry, made, folder / "job", watch, given.iterations)
             for number, one in enumerate(watch.passes, 1):
-                n, lost = max(one.images, 1), np.array(one.lost or [0.0])
-                print(
-                    f"| {symmetry} | {snr:g} | {number}, {60 / 2**one.order:.1f} degrees, "
-                    f"{one.radius} of {BOX // 2 - 1}{' *' if one.whole else ''} | {one.images} | "
-                    f"{100 * one.same / n:.1f} % | {lost[lost > 0].mean() if (lost > 0).any() else 0:.2f} | "
-                    f"{100 * one.products / max(one.every, 1):.2f} % | {100 * one.capped / n:.1f} % |",
-                    flush=True,
-                )
+                print(f"| {symmetry} | {snr:g} | {number}, {line(one)} |", flush=True)
     return 0
 
 

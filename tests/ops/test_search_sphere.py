@@ -164,6 +164,45 @@ def test_a_search_goes_on_by_the_bound_below_a_level_scored_everywhere():
     assert scores[1] <= scores[2] + 1e-3
 
 
+def test_images_share_the_room_of_a_batch_and_those_cut_short_are_counted():
+    density = particle()
+    searcher = make_searcher(density)
+    clear, faint = (images(density, 6, noise, seed) for noise, seed in ((1.0, 1), (200.0, 2)))
+    y, c2 = (np.concatenate([one, other]) for one, other in zip(clear[:2], faint[:2], strict=True))
+    most = [level.poses for level in LEVELS]
+    free, few, ample = (
+        search(searcher, y, c2, pruning=by_bound(most, cells=cells))
+        for cells in (None, 20, 1 << 16)
+    )
+    assert ample.capped == 0
+    assert np.array_equal(
+        ample.cells.pose,
+        search(searcher, y, c2, pruning=by_bound([1 << 16] * 2 + most[2:])).cells.pose,
+    )
+    assert free.products > few.products
+    assert few.capped >= 6
+    for image in range(6):  # faint images do not crowd out the clear ones
+        best = [
+            found.cells.pose[mine[np.argmax(found.scores[mine])]]
+            for found in (few, ample)
+            for mine in [np.flatnonzero(found.cells.image == image)]
+        ]
+        assert best[0] == best[1]
+
+
+def test_without_a_grey_scale_the_bound_follows_the_contrast_of_the_image():
+    """A reference a hundred times too bright prunes as one of the right scale does."""
+    density = particle()
+    y, c2, _, _ = images(density, 6, 5.0)
+    found = [
+        search(make_searcher(scale * density, profile=True), y, c2, pruning=by_bound([4608] * 3))
+        for scale in (np.float32(1.0), np.float32(100.0))
+    ]
+    assert found[0].products == pytest.approx(found[1].products, rel=0.02)
+    plain = search(make_searcher(density), y, c2, pruning=by_bound([4608] * 3))
+    assert found[1].products < 1.5 * plain.products
+
+
 def test_clear_images_get_their_true_poses():
     density = particle()
     searcher = make_searcher(density)

@@ -222,3 +222,11 @@ def profiled(cross: Any, norm: Any) -> Any:
     least = xp.asarray(1e-12, dtype=xp.float32)
     zero = xp.asarray(0.0, dtype=xp.float32)
     return xp.maximum(cross, zero) ** 2 / xp.maximum(norm, least)
+
+
+def contrast_square(score: Any, norm: Any) -> Any:
+    """Square of the contrast that fits best, of a score that `profiled` gave: score / norm."""
+    xp = namespace(score)
+    least = xp.asarray(1e-12, dtype=xp.float32)
+    zero = xp.asarray(0.0, dtype=xp.float32)
+    return xp.maximum(score, zero) / xp.maximum(norm, least)

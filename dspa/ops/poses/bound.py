@@ -7,15 +7,15 @@ score and the pose:
   exp(-D): a ratio of likelihoods has the mean 1 under the truth. This holds at every radius,
   whatever the shells still unseen may say.
 * The cell. A pose beside the centre scores more than the centre by
-  ``E = sum C2 |A(centre) - A(beside)|^2`` over the seen shells, with deviation ``sqrt(2 E)``. It is
-  measured on the reference, turned by half a step and moved within the cell of shifts. The best
-  cell has its pose beside its centre, too: only the noise of both counts.
+  ``E = sum C2 |A(centre) - A(beside)|^2`` over the seen shells in the mean over the cell, with
+  deviation ``sqrt(2 E)``, and by 3 E at the corners. It is measured on the reference, turned by
+  half a step and moved within the cell of shifts.
 
-A cell whose score plus ``odds + n_sigma sqrt(2 E)`` does not reach the best score seen is dropped.
-Punjani et al. 2017 (https://doi.org/10.1038/nmeth.4169) bound what a rival may still gain in the
-unseen shells, ``T = sum C2 |A|^2``, and grant it no loss: safe, and so loose that nearly all cells
-pass. In two dimensions T stands in the root, ``n_sigma sqrt(2 (T + E))``, without odds; both rules
-are probabilistic, and their misses are counted.
+A cell whose score plus ``odds + gain E + n_sigma sqrt(2 E)`` does not reach the best score seen is
+dropped. Punjani et al. 2017 (https://doi.org/10.1038/nmeth.4169) bound what a rival may still gain
+in the unseen shells, ``T = sum C2 |A|^2``, and grant it no loss: safe, and so loose that nearly all
+cells pass. In two dimensions T stands in the root, ``n_sigma sqrt(2 (T + E))``, without odds; both
+rules are probabilistic, and their misses are counted.
 """
 
 from __future__ import annotations
@@ -38,6 +38,13 @@ if TYPE_CHECKING:
     from dspa.ops.poses.lattice import Lattice
 
 
+ODDS = 2.0  # logarithm of the odds against a cell of a map that is dropped
+# Loss at the rim of a cell against the mean over it: it grows with the square of the distance, and
+# of a cube that is 3 times the mean at the corners.
+RIM = 2.5
+CROWD = 8  # cells of one image against the mean of a batch
+
+
 @dataclass(frozen=True)
 class Pruning:
     """Which cells go on from level to level.
@@ -56,6 +63,10 @@ class Pruning:
         Level of which every cell is scored, whatever the levels before it say; finer ones are
         reached by the bound. 0, the coarse lattice, is branch and bound; the last level is an
         exhaustive search.
+    cells : int, optional
+        Most cells that leave a level, as a mean over the images of a batch: broad posteriors take
+        what narrow ones leave. Then ``poses`` count at the last level alone, and one image has at
+        most `CROWD` times as many cells.
     """
 
     odds: float = 0.0
@@ -66,6 +77,7 @@ class Pruning:
     within: float = 12.0
     poses: tuple[int, ...] | None = None
     whole: int = 0
+    cells: int | None = None
 
     @property
     def bound(self) -> dict[str, Any]:
@@ -77,24 +89,45 @@ class Pruning:
 
     def most_poses(self, level: int) -> int | None:
         """Most poses of an image that leave a level."""
-        return None if self.poses is None else self.poses[level]
+        if self.poses is None or (self.cells is not None and level + 1 < len(self.poses)):
+            return None
+        return self.poses[level]
+
+    def room(self, images: int) -> int | None:
+        """Most cells of a batch of images that leave a level."""
+        return None if self.cells is None else self.cells * images
+
+    @property
+    def most_cells(self) -> int:
+        """Most cells of one image that leave a level."""
+        return self.survivors if self.cells is None else CROWD * self.cells
 
 
-def by_bound(poses: Iterable[int], *, odds: float = 6.0, whole: int = 0) -> Pruning:
-    """Prune as maps call for: by odds (of 400 to 1) and what a cell leaves open.
+def by_bound(
+    poses: Iterable[int], *, odds: float = ODDS, whole: int = 0, cells: int | None = None
+) -> Pruning:
+    """Prune as maps call for: by odds (of 7 to 1) and what a pose near the rim of a cell loses.
 
     Parameters
     ----------
     poses : iterable of int
-        Most poses of an image that leave each level. Cells are not limited: of a map there are
-        few shifts for each pose.
+        Most poses of an image that leave each level.
     odds : float
         As of the bound.
     whole : int
         Level of which every cell is scored.
+    cells : int, optional
+        Most cells of an image that leave a level, in the mean of a batch; not limited by default.
     """
     return Pruning(
-        odds=odds, gain=0.5, unseen=False, survivors=1 << 30, poses=tuple(poses), whole=whole
+        odds=odds,
+        gain=RIM,
+        deviations=0.0,
+        unseen=False,
+        survivors=1 << 30,
+        poses=tuple(poses),
+        whole=whole,
+        cells=cells,
     )
 
 
@@ -114,7 +147,15 @@ class SearchBound:
     seen: tuple[int, ...]
 
     def slack(
-        self, level: int, c2: Any, *, odds: float, gain: float, deviations: float, unseen: bool
+        self,
+        level: int,
+        c2: Any,
+        *,
+        odds: float,
+        gain: float,
+        deviations: float,
+        unseen: bool,
+        contrast: Any = None,
     ) -> Any:
         """Return by how much the score of a cell of each member may lie below the best.
 
@@ -129,6 +170,8 @@ class SearchBound:
             n_sigma.
         unseen : bool
             Whether the noise of unseen shells counts.
+        contrast : (n,) float32, optional
+            Square of the contrast of each image against the references; 1 by default.
 
         Returns
         -------
@@ -137,6 +180,8 @@ class SearchBound:
         """
         xp, count = namespace(c2), int(self.open.shape[1]) if unseen else self.seen[level]
         left = c2[:, :count] @ self.open[level][:count]
+        if contrast is not None:
+            left = left * contrast[:, None]
         return xp.astype(
             odds + gain * left + deviations * xp.sqrt(2.0 * left), xp.float32, copy=False
         )

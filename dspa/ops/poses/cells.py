@@ -116,6 +116,32 @@ def crowded(image: Any, most: int) -> Any:
     return image[start[:-1][start[1:] - start[:-1] > most]]
 
 
+def share_room(image: Any, behind: Any, room: int | None) -> tuple[Any, Any]:
+    """Choose the cells of a batch that there is room for; tell which images had more.
+
+    Parameters
+    ----------
+    image : (pairs,) int32
+        Image of each cell.
+    behind : (pairs,) float32
+        Not above 0: the part of what an image allows by which a cell is behind its best.
+    room : int, optional
+        Cells; None for all.
+
+    Returns
+    -------
+    chosen : (kept,) int64 or slice
+        Indices, rising.
+    images : (dropped,) int32
+        Image of each cell that was dropped.
+    """
+    if room is None or int(image.shape[0]) <= room:
+        return slice(None), image[:0]
+    xp = namespace(image)
+    order = xp.argsort(-behind, stable=True)
+    return xp.sort(order[:room]), image[order[room:]]
+
+
 def best_poses(cells: Candidates, scores: Any, most: int) -> Any:
     """Choose the cells of the ``most`` best poses of each image: a mask, (pairs,) bool."""
     xp, start = namespace(scores), cells.poses()

@@ -13,7 +13,7 @@ import numpy as np
 
 from dspa.device import like, namespace
 from dspa.ops.poses.bank import coarse_bank, coarse_room, coarse_scores, moved_images
-from dspa.ops.poses.cells import Candidates, best_poses, crowded, join_cells
+from dspa.ops.poses.cells import Candidates, best_cells, best_poses, crowded, join_cells
 from dspa.ops.poses.score import cut_slices
 
 if TYPE_CHECKING:
@@ -75,6 +75,10 @@ def cells_everywhere(
             if level < searcher.last:
                 capped[first + crowded(cells.image[cells.poses()[:-1]], most)] = True
             cells = cells.take(best_poses(cells, scores, most))
+        elif pruning.cells is not None and level < searcher.last:
+            capped[first + crowded(cells.image, pruning.cells)] = True
+            best = best_cells(cells.image, scores, most=pruning.cells, within=np.inf)
+            cells = cells.take(best)
         image = cells.image + xp.asarray(first, dtype=xp.int32)
         where = shifts[cells.shift]
         kept.append(Candidates(image, cells.member, cells.pose, where))

@@ -20,10 +20,11 @@ from dspa.ops.poses.bank import (
     coarse_bank,
     coarse_blocks,
     coarse_scores,
+    contrast_square,
     profiled,
 )
 from dspa.ops.poses.bound import measure_bound
-from dspa.ops.poses.cells import Candidates, best_cells, best_poses, crowded, run_starts
+from dspa.ops.poses.cells import Candidates, best_cells, best_poses, crowded, run_starts, share_room
 from dspa.ops.poses.everywhere import cells_everywhere
 from dspa.ops.poses.plane import prepare_images
 from dspa.ops.poses.score import cut_slices, score_candidates, split
@@ -333,7 +334,8 @@ def search(
         products += cells.size * searcher.count(level)
         scored = cells.size
         if level < searcher.last:
-            chosen, over = _survivors(searcher, level, (cells, totals), c2=c2, pruning=pruning)
+            scored_so = (cells, totals, norms)
+            chosen, over = _survivors(searcher, level, scored_so, c2=c2, pruning=pruning)
             cells, capped = searcher.lattice.finer(cells.take(chosen), level), capped | over
     likely = xp.nonzero(totals >= _best_scores(cells.image, totals) - pruning.within)[0]
     most = pruning.most_poses(searcher.last)
@@ -403,10 +405,15 @@ def _coarse_cells(searcher: Searcher, y: Any, c2: Any, pruning: Pruning) -> tupl
     parts, capped = [], xp.zeros(int(y.shape[0]), dtype=xp.bool)
     for rows, moved, room in coarse_blocks(bank, y):
         scores = coarse_scores(moved, c2[rows], bank, room=room)
-        slack = searcher.bound.slack(0, c2[rows], **pruning.bound)
         # Poses first, each with its best shift: column by column, the two half turns side by side.
         best = xp.permute_dims(xp.max(scores, axis=1), (0, 2, 1))
         top = xp.max(best, axis=(1, 2))
+        contrast = None
+        if bank.profile:
+            column = xp.argmax(xp.max(best, axis=2), axis=1)
+            norm = c2[rows, : bank.count] @ bank.norm
+            contrast = contrast_square(top, norm[xp.arange(int(top.shape[0])), column])
+        slack = searcher.bound.slack(0, c2[rows], **pruning.bound, contrast=contrast)
         floor = top[:, None] - xp.repeat(slack, half, axis=1)
         least = floor[:, :, None]
         if most is not None and most < 2 * bank.poses:
@@ -417,11 +424,16 @@ def _coarse_cells(searcher: Searcher, y: Any, c2: Any, pruning: Pruning) -> tupl
         shifted = scores[image, :, turn, column]  # (poses, shifts)
         pose, shift = xp.nonzero(shifted >= floor[image, column][:, None])
         found, image, column = shifted[pose, shift], image[pose], column[pose]
-        kept, over = _limit(image, found + slack[image, column // half], pruning.survivors)
+        room_left = slack[image, column // half]
+        kept, over = _limit(image, found + room_left, pruning.most_cells)
         capped[rows.start + over] = True
         column = column + turn[pose] * bank.poses
-        parts.append((image[kept] + rows.start, shift[kept], column[kept]))
-    image, shift, column = (xp.concat([part[i] for part in parts]) for i in range(3))
+        behind = (found - top[image]) / room_left
+        parts.append((image[kept] + rows.start, shift[kept], column[kept], behind[kept]))
+    image, shift, column, behind = (xp.concat([part[i] for part in parts]) for i in range(4))
+    kept, over = share_room(image, behind, pruning.room(int(y.shape[0])))
+    capped[over] = True
+    image, shift, column = image[kept], shift[kept], column[kept]
     where = like(searcher.lattice.coarse_shifts(), reference=y)[shift]
     member, pose = searcher.column(column)
     return Candidates(xp.astype(image, xp.int32), member, pose, where), capped
@@ -445,23 +457,33 @@ def _limit(image: Any, bounds: Any, most: int) -> tuple[Any, Any]:
 def _survivors(
     searcher: Searcher,
     level: int,
-    scored: tuple[Candidates, Any],
+    scored: tuple[Candidates, Any, Any],
     *,
     c2: Any,
     pruning: Pruning,
 ) -> tuple[Any, Any]:
     """Choose the cells whose bound reaches the best; mark the images that had too many."""
     xp = namespace(c2)
-    cells, scores = scored
-    slack = searcher.bound.slack(level, c2, **pruning.bound)
+    cells, scores, norms = scored
+    top, contrast = _best_scores(cells.image, scores), None
+    if searcher.bank.profile:
+        # The reference has no grey scale: what a cell leaves open is as large as the image says.
+        contrast = xp.zeros(int(c2.shape[0]), dtype=xp.float32)
+        best = xp.nonzero(scores >= top)[0]
+        contrast[cells.image[best]] = contrast_square(scores[best], norms[best])
+    slack = searcher.bound.slack(level, c2, **pruning.bound, contrast=contrast)
     reach = scores + slack[cells.image, cells.member]
-    chosen = xp.nonzero(reach >= _best_scores(cells.image, scores))[0]
+    chosen = xp.nonzero(reach >= top)[0]
     most = pruning.most_poses(level)
     over = xp.zeros(int(c2.shape[0]), dtype=xp.bool)
     if most is not None:
         within = cells.take(chosen)
         over[crowded(within.image[within.poses()[:-1]], most)] = True
         chosen = chosen[best_poses(within, scores[chosen], most)]
-    kept, more = _limit(cells.image[chosen], reach[chosen], pruning.survivors)
+    kept, more = _limit(cells.image[chosen], reach[chosen], pruning.most_cells)
+    over[more] = True
+    chosen = chosen[kept]
+    behind = ((scores - top) / slack[cells.image, cells.member])[chosen]
+    kept, more = share_room(cells.image[chosen], behind, pruning.room(int(c2.shape[0])))
     over[more] = True
     return chosen[kept], over

@@ -53,7 +53,13 @@ def count_shifts(shifts: Shifts, level: Level) -> int:
 
 
 def image_bytes(
-    band: Band, levels: Sequence[Level], shifts: Shifts, *, insert_radius: int, members: int = 1
+    band: Band,
+    levels: Sequence[Level],
+    shifts: Shifts,
+    *,
+    insert_radius: int,
+    members: int = 1,
+    kept: int | None = None,
 ) -> int:
     """Bytes of an image while it is searched and added up.
 
@@ -67,11 +73,17 @@ def image_bytes(
         Finest shell that is added up.
     members : int
         References that share the poses.
+    kept : int, optional
+        Most cells that leave a level, in the mean of a batch; by default those of the poses.
     """
     cells = 0
     for above, level in pairwise(levels):
         children = 8 if level.order > above.order else 1
-        cells = max(cells, members * children * above.poses * count_shifts(shifts, level))
+        if kept is None:
+            left = members * above.poses * count_shifts(shifts, level)
+        else:
+            left = kept * (4 if level.shift_step < above.shift_step else 1)
+        cells = max(cells, children * left)
     inserted = members * levels[-1].poses * band.size(insert_radius)
     return COEFFICIENT * band.count + max(CELL * cells, INSERTED * inserted)
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from dspa.dataflow.runner import PROCESS
 from dspa.geometry.symmetry import symmetry_operators
+from dspa.ops.poses.bound import ODDS
 from dspa.ops.poses.everywhere import EVERYWHERE_BYTES
 from dspa.ops.poses.pose_grid import step_of_order
 from dspa.ops.poses.sphere import Shifts
@@ -40,9 +41,12 @@ MODEL_VOLUMES = 3
 FINISH_VOLUMES = 22
 FINISHED_VOLUMES = 7  # of each further map: half maps, references, whole, two masks
 SEEN = 8.5  # coarse radius, in resolution elements across the particle
-# Logarithm of the odds against a cell that is dropped. What judges the halves hardly drops any by
-# the shells it judges: noise would choose the cells, and agree with itself.
-ODDS, BLIND_ODDS = 6.0, 40.0
+# Logarithm of the odds against a cell that what judges the halves drops. It hardly drops any by the
+# shells it judges: noise would choose the cells, and agree with itself.
+BLIND_ODDS = 40.0
+# Most cells of an image that leave a level, in the mean of a batch. What judges the halves, whose
+# odds keep nearly all of them, is limited by poses instead.
+CELLS = 1024
 # Most cells of an exhaustive search: of C1 at 3.8 degrees with 110 shifts. Finer levels are reached
 # by the bound.
 MOST_CELLS = 1 << 25
@@ -154,6 +158,11 @@ class Plan:
     def odds(self) -> float:
         """Logarithm of the odds against a cell that the search drops."""
         return BLIND_ODDS if self.blind else ODDS
+
+    @property
+    def cells(self) -> int | None:
+        """Most cells of an image that leave a level, in the mean of a batch."""
+        return None if self.blind else CELLS * self.settings.classes
 
     def whole(self, lattice: SphereLattice) -> int:
         """Return the level of which every cell is scored: 0, or the finest that is not too large.
@@ -331,6 +340,7 @@ def image_memory(plan: Plan) -> int:
         plan.shifts,
         insert_radius=plan.insert_radius,
         members=plan.settings.classes,
+        kept=plan.cells,
     )
 
 

@@ -121,7 +121,7 @@ class Refinement:
             local=plan.local,
         )
         most = (known.classes * level.poses for level in plan.levels)
-        pruning = by_bound(most, odds=plan.odds, whole=plan.whole(lattice))
+        pruning = by_bound(most, odds=plan.odds, whole=plan.whole(lattice), cells=plan.cells)
         noise = least_noise(own)
         scale = fixed_point_scale(self.total or expected_total(items, noise))
         return BoundRefinement(self, known, lattice, searchers, pruning, scale)
