@@ -17,12 +17,12 @@ export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 export NUMBA_NUM_THREADS ?= 1
 
-.PHONY: help setup test test-slow docs docs-pictures demo lint format types bench bench-class2d wheel constraints clean
+.PHONY: help setup test test-slow docs docs-pictures demo lint format types bench bench-class2d bench-refine wheel constraints clean
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n 's/^#   //p' Makefile
-	@echo "make setup | lint | format | bench | bench-class2d | wheel | clean"
+	@echo "make setup | lint | format | bench | bench-class2d | bench-refine | wheel | clean"
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "dspa needs Python 3.11 or newer; install it or give make PYTHON=/path/to/python"; exit 1; }
@@ -78,6 +78,10 @@ bench: $(VENV)/.dev
 # 4 GiB of simulated stacks stay in bench-class2d; SCALE=--table varies particles and classes.
 bench-class2d: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.class2d_scale $(SCALE)
+
+# Half an hour for 64 and 128 px; SCALE="--boxes 64 128 256" takes larger ones.
+bench-refine: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.refine_scale $(SCALE)
 
 wheel: $(VENV)/.dev
 	$(BIN)/python -m build --wheel

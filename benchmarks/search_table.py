@@ -128,17 +128,27 @@ def best_cells(found: Found, count: int) -> Iterator[tuple[int, int, int, float]
         yield (*one, float(total[top]))
 
 
-def stack(symmetry: str, snr: float, folder: Path, *, particles: int) -> tuple[Path, Path]:
+def stack(
+    symmetry: str,
+    snr: float,
+    folder: Path,
+    *,
+    particles: int,
+    box: int = BOX,
+    pixel_size: float = PIXEL,
+) -> tuple[Path, Path]:
     """Simulate particles: their table, and the truth at 30 A."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     model = str(models_folder() / f"{MODELS[symmetry]}.pdb.gz") if MODELS[symmetry] else ""
-    params = simulate.Params(model=model, particles=particles, box=BOX, pixel_size=PIXEL, snr=snr)
+    params = simulate.Params(
+        model=model, particles=particles, box=box, pixel_size=pixel_size, snr=snr
+    )
     context = Context(folder, InlineRunner(folder / "runner"), Events(folder), seed=SEED)
     made = simulate.run(context, {}, params)
     density: NDArray[np.float32] = read_volume(made["truth_volume"]).density
     start = folder / "start.mrc"
-    write_volume(start, low_pass(density, COARSE, pixel_size=PIXEL), pixel_size=PIXEL)
+    write_volume(start, low_pass(density, COARSE, pixel_size=pixel_size), pixel_size=pixel_size)
     return made["particles"], start
 
 
