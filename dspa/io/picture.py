@@ -387,23 +387,28 @@ def shaded(shades: ArrayLike, *, labels: Sequence[str] = ()) -> bytes:
     return _png(canvas)
 
 
-def side_by_side(pictures: Sequence[bytes]) -> bytes:
+def side_by_side(pictures: Sequence[bytes], *, below: bool = False) -> bytes:
     """Join encoded pictures from left to right, scaled to the height of the lowest.
 
     Parameters
     ----------
     pictures : sequence of bytes
         PNGs.
+    below : bool
+        From top to bottom instead, scaled to the width of the narrowest.
     """
-    panels = [Image.open(io.BytesIO(png)).convert("RGB") for png in pictures]
+    panels = [_turned(Image.open(io.BytesIO(png)).convert("RGB"), below) for png in pictures]
     height = min(panel.height for panel in panels)
     sizes = [(round(panel.width * height / panel.height), height) for panel in panels]
     canvas = Image.new("RGB", (sum(width for width, _ in sizes), height), "white")
-    at = 0
-    for panel, size in zip(panels, sizes, strict=True):
-        canvas.paste(panel.resize(size, Image.Resampling.LANCZOS), (at, 0))
-        at += size[0]
-    return _png(canvas)
+    for at, (panel, size) in enumerate(zip(panels, sizes, strict=True)):
+        left = sum(width for width, _ in sizes[:at])
+        canvas.paste(panel.resize(size, Image.Resampling.LANCZOS), (left, 0))
+    return _png(_turned(canvas, below))
+
+
+def _turned(picture: Image.Image, turned: bool) -> Image.Image:  # noqa: FBT001
+    return picture.transpose(Image.Transpose.TRANSPOSE) if turned else picture
 
 
 def _finite(array: ArrayLike) -> NDArray[np.float32]:

@@ -28,6 +28,7 @@ from dspa.ops.sums.backproject import accumulator
 from dspa.ops.sums.fixed import exact_value
 from dspa.ops.sums.project import prepare_volume, project
 from dspa.stages.particles.chunks import ImageSpec, image_spec, with_state
+from dspa.stages.refine.candidates import ViewsLeft
 from dspa.stages.refine.halves import assign_half_sets, first_state, half_chunks
 from dspa.stages.refine.model import Figures, Reached
 from dspa.stages.refine.plan import (
@@ -344,6 +345,19 @@ def first_pass(tiny, **options):
     first = {"noise": np.full(spec.radius + 1, 0.5), "strongest": 1e9}
     model = first_model(settings, tiny[1][None], noise=first, mask=None)
     return Refinement(plan_iteration(settings, 1, model.reached)), model, chunks
+
+
+def test_views_left_grow_fewer_and_hold_the_one_that_is_found(tiny):
+    task, model, chunks = first_pass(tiny)
+    whole = replace(task.plan, profile=False)
+    batch = task.shares(chunks)[0][0].batch(0, 12)
+    rows = ViewsLeft(Refinement(whole)).bind(model.arrays(), 12).add({}, batch)
+    left = rows["left"]
+    assert left.shape[:2] == (12, len(task.plan.levels))
+    share = left[batch.valid].mean(axis=(0, 2))
+    assert share[-1] < share[0] <= 0.5  # of D2 half of the sphere is never looked at
+    assert not left[~batch.valid].any()
+    assert left[batch.valid].any(axis=2).all()
 
 
 @pytest.mark.parametrize("exhaustive", [False, True])

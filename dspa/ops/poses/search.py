@@ -4,7 +4,7 @@ The coarse lattice is scored for every reference at a small band radius by matri
 lead to finer ones level by level while the radius grows, and after each level those that can no
 longer hold the best cell are dropped (`dspa.ops.poses.bound`). The lattice says what cells are: in
 the plane for class averages, over all rotations for maps. Punjani et al. 2017,
-https://doi.org/10.1038/nmeth.4169, describe branch and bound of this kind.
+https://doi.org/10.1038/nmeth.4169, describe branch and bound.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from dspa.ops.poses.score import cut_slices, score_candidates, split
 from dspa.ops.sums.project import prepare_volume
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from dspa.ops.poses.bank import CoarseBank
@@ -311,7 +313,13 @@ class _Moved:
 
 
 def search(
-    searcher: Searcher, y: Any, c2: Any, *, pruning: Pruning, given: Candidates | None = None
+    searcher: Searcher,
+    y: Any,
+    c2: Any,
+    *,
+    pruning: Pruning,
+    given: Candidates | None = None,
+    watch: Callable[[int, Candidates], None] | None = None,
 ) -> Found:
     """Find the cells that matter for each image and score them at the finest level.
 
@@ -324,18 +332,21 @@ def search(
     pruning : Pruning
     given : Candidates, optional
         Cells of level 0 to begin from (a local search); every image has one.
+    watch : callable, optional
+        Told of each level from the second on, and of the cells that are scored there.
     """
-    planes = split(y)
-    xp = namespace(y)
+    xp, planes = namespace(y), split(y)
     cells, capped, products, begin = _first_cells(searcher, y, c2, pruning, given)
     for level in range(begin, searcher.last + 1):
+        if watch and level:
+            watch(level, cells)
         scores, norms = _level_scores(searcher, level, cells, planes=planes, c2=c2)
         totals = scores + searcher.log_prior(level, cells)
         products += cells.size * searcher.count(level)
         scored = cells.size
         if level < searcher.last:
-            scored_so = (cells, totals, norms)
-            chosen, over = _survivors(searcher, level, scored_so, c2=c2, pruning=pruning)
+            found = (cells, totals, norms)
+            chosen, over = _survivors(searcher, level, found, c2=c2, pruning=pruning)
             cells, capped = searcher.lattice.finer(cells.take(chosen), level), capped | over
     likely = xp.nonzero(totals >= _best_scores(cells.image, totals) - pruning.within)[0]
     most = pruning.most_poses(searcher.last)

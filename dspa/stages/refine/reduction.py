@@ -210,7 +210,7 @@ class BoundRefinement:
         plan, model = self.plan, self.model.of_half(self.task.half)
         pixel_size = plan.spec.crop_pixel_size
         prior = batch.state["prior_shift"][chosen]
-        y, c2 = self._weighted(batch, chosen, model, prior / pixel_size)
+        y, c2 = self.weighted(batch, chosen, prior / pixel_size)
         searcher = self.searchers.beside(y)[0]
         given = None
         if plan.local:
@@ -270,14 +270,11 @@ class BoundRefinement:
         rows["class_index"][chosen], rows["class_posterior"][chosen] = best, members
         return int(np.sum(best != batch.state["class_index"][chosen]))
 
-    def _weighted(
-        self,
-        batch: ParticleBatch,
-        chosen: NDArray[np.int64],
-        model: Model,
-        prior: NDArray[np.float64],
+    def weighted(
+        self, batch: ParticleBatch, chosen: NDArray[np.int64], prior: NDArray[np.float64]
     ) -> tuple[Any, Any]:
         """Y and C2 of images, moved so that their prior shift (pixels) is at the origin."""
+        model = self.model.of_half(self.task.half)
         images, ctf = take_rows(batch.images, chosen), take_rows(batch.ctf, chosen)
         centred = images * shift_phases(batch.band, like(prior, reference=images))
         return weigh_images(centred, ctf, coefficient_noise(model, batch, chosen))

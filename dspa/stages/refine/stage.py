@@ -35,6 +35,7 @@ from dspa.stages.particles.chunks import (
 )
 from dspa.stages.particles.copies import particle_copies
 from dspa.stages.particles.lead import leading
+from dspa.stages.refine.candidates import show_candidates
 from dspa.stages.refine.half_maps import tell
 from dspa.stages.refine.halves import assign_half_sets, divide_images, half_chunks
 from dspa.stages.refine.model import Figures, MapModel
@@ -152,6 +153,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: RefineParams) -> di
     # What judges the halves hardly drops any pose, whatever the search does.
     bounded = replace(settings, exhaustive=False)
     reason = judge_refinement(context, chunks, bounded, model, state)
+    show_candidates(context, chunks, settings, model, state)
     end = (model, result.rows, state)
     return _finish(context, particles, settings, end, valid=valid, why=(reason, stopped))
 
