@@ -9,7 +9,7 @@ from dspa.ops.poses.bank import profiled
 from dspa.ops.poses.bound import by_bound
 from dspa.ops.poses.cells import Candidates
 from dspa.ops.poses.marginal import marginal_sums
-from dspa.ops.poses.peak import find_peaks
+from dspa.ops.poses.peak import climb, find_peaks
 from dspa.ops.poses.pose_grid import TURNS, random_grid, step_of_order
 from dspa.ops.poses.posterior import posterior
 from dspa.ops.poses.score import split
@@ -232,6 +232,22 @@ def test_scores_are_those_of_the_formula():
     assert found.norms[pair] == pytest.approx(norm, rel=1e-4)
     total = np.bincount(spread.cells.image, spread.weight)
     np.testing.assert_allclose(total, 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("noise", "ratio"), [(0.5, 0.8), (1.0, 0.9)])
+def test_a_parabola_brings_poses_nearer_to_the_truth_than_the_mean(noise, ratio):
+    density = particle()
+    searcher = make_searcher(density)
+    y, c2, truth, _ = images(density, 40, noise)
+    found, spread = run(searcher, y, c2)
+    peak = find_peaks(spread, searcher.lattice)
+    member = found.cells.member[spread.kept[spread.best]]
+    pose = climb(searcher, peak.pose, peak.shift, member=member, y=y, c2=c2)
+    before, after = (
+        np.median(symmetric_angle(each, truth, SYMMETRY)) for each in (peak.pose, pose)
+    )
+    assert after < ratio * before
+    assert np.all(angle_between(pose, peak.pose) < 1.4 * step_of_order(4))
 
 
 def test_a_local_search_comes_back_to_the_pose_and_shift():

@@ -1,19 +1,29 @@
-"""One pose and shift per image from its posterior over rotations: the mean over the best peak."""
+"""One pose and shift per image from its posterior over rotations: the mean over the best peak.
+
+The mean is finer than the lattice, and a parabola through the scores of its neighbours finer still.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dspa.geometry.rotation import nearest_rotation
+from dspa.device import like, namespace, to_host
+from dspa.geometry.rotation import matrix_from_rotvec, nearest_rotation
+from dspa.ops.images.transform import shift_phases
+from dspa.ops.poses.pose_grid import step_of_order
+from dspa.ops.poses.score import cut_slices, split
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dspa.ops.poses.posterior import Posterior
+    from dspa.ops.poses.search import Searcher
     from dspa.ops.poses.sphere import SphereLattice
+
+_FARTHEST = 0.75  # steps that a parabola may move a pose about each axis
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,3 +90,58 @@ def find_peaks(found: Posterior, lattice: SphereLattice, *, steps: float = 2.5) 
     spread = np.sqrt(np.add.reduceat(square, first) / mass)
     effective = 1.0 / np.add.reduceat(weight**2, first)
     return Peak(pose, shift / mass[:, None], weight[best], spread, effective)
+
+
+def climb(
+    searcher: Searcher,
+    pose: NDArray[np.float64],
+    shift: NDArray[np.float64],
+    *,
+    member: NDArray[np.int32],
+    y: Any,
+    c2: Any,
+) -> NDArray[np.float64]:
+    """Move poses to the top of the parabolas through their neighbours' scores, about three axes.
+
+    Parameters
+    ----------
+    searcher : Searcher
+        Over all rotations.
+    pose : (n, 3, 3) float64
+        Near a peak: neighbours are a step of the last level away.
+    shift : (n, 2) float64
+        Of the images, pixels.
+    member : (n,) int32
+    y : (n, F) complex64
+    c2 : (n, F) float32
+
+    Returns
+    -------
+    (n, 3, 3) float64
+        A pose whose score is no maximum about an axis stays where it was about that axis.
+    """
+    lattice, xp = searcher.lattice, namespace(y)
+    step = step_of_order(lattice.levels[searcher.last].order)
+    count = searcher.count(searcher.last)
+    phases = shift_phases(lattice.band, like(shift, reference=y), count=count)
+    moved = split(y[:, :count] * xp.conj(phases))
+    weight = c2[:, :count]
+
+    def score(poses: NDArray[np.float64]) -> NDArray[np.float64]:
+        frames = like((poses[:, :2] * lattice.padding).astype(np.float32), reference=y)
+        slices = cut_slices(
+            searcher.grids[searcher.last], member, frames, band=lattice.band, count=count
+        )
+        real, imaginary = slices[:, 0], slices[:, 1]
+        cross = moved[:, 0] * real - moved[:, 1] * imaginary
+        power = weight * (real * real + imaginary * imaginary)
+        return np.asarray(to_host(xp.sum(2.0 * cross - power, axis=1)), np.float64)
+
+    centre, turn = score(pose), np.zeros((len(pose), 3))
+    for axis in range(3):
+        after, before = (score(matrix_from_rotvec(sign * step * np.eye(3)[axis]) @ pose)
+                         for sign in (1.0, -1.0))  # fmt: skip
+        bend = after + before - 2.0 * centre
+        top = np.where(bend < 0.0, 0.5 * (before - after) / np.where(bend < 0.0, bend, -1.0), 0.0)
+        turn[:, axis] = step * np.clip(top, -_FARTHEST, _FARTHEST)
+    return np.asarray(matrix_from_rotvec(turn) @ pose)

@@ -20,7 +20,7 @@ from dspa.ops.images.noise import weigh_images
 from dspa.ops.images.transform import shift_phases
 from dspa.ops.poses.blind import drawn_at
 from dspa.ops.poses.bound import Pruning, by_bound
-from dspa.ops.poses.peak import find_peaks
+from dspa.ops.poses.peak import climb, find_peaks
 from dspa.ops.poses.pose_grid import random_grid
 from dspa.ops.poses.posterior import map_posterior
 from dspa.ops.poses.search import Searchers
@@ -232,8 +232,12 @@ class BoundRefinement:
         peak = find_peaks(found, self.lattice)
         self._insert(sums, made, batch.indices[chosen])
         changed = self._sort(sums, rows, batch, chosen=chosen, found=found)
+        pose = peak.pose
+        if not plan.profile:  # without a grey scale there is no score to climb
+            member = made.seen.cells.member[made.top]
+            pose = climb(searcher, pose, peak.shift, member=member, y=made.y, c2=made.c2)
         shift = prior + peak.shift * pixel_size
-        turned = symmetric_angle(rows["pose"][chosen], peak.pose, plan.settings.symmetry)
+        turned = symmetric_angle(rows["pose"][chosen], pose, plan.settings.symmetry)
         figures = Figures(
             images=chosen.size,
             candidates=made.seen.scored,
@@ -247,7 +251,7 @@ class BoundRefinement:
             changed=changed,
         )
         add_exact(sums["figures"], figures)
-        rows["pose"][chosen], rows["shift"][chosen] = peak.pose, shift
+        rows["pose"][chosen], rows["shift"][chosen] = pose, shift
         rows["log_likelihood"][chosen] = found.log_likelihood
         rows["probability"][chosen], rows["spread"][chosen] = peak.probability, peak.spread
         rows["scale"][chosen] = made.scales[made.top]
