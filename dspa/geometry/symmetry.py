@@ -89,6 +89,45 @@ def symmetry_operators(name: str) -> NDArray[np.float64]:
     return operators
 
 
+def coset_representatives(group: str, subgroup: str) -> NDArray[np.float64]:
+    """Return one operator of each coset R H of a subgroup H: what H leaves to be told apart.
+
+    A map that obeys H and only resembles G shows itself under poses A R: A R and A R h are the same
+    view, for h in H.
+
+    Parameters
+    ----------
+    group : str
+        G, see `parse_symmetry`.
+    subgroup : str
+        H; ``C1`` gives all operators of G.
+
+    Returns
+    -------
+    (g / h, 3, 3) float64
+        The identity first.
+
+    Raises
+    ------
+    ValueError
+        If H, in its setting, is no subgroup of G in its.
+    """
+    operators, inner = symmetry_operators(group), symmetry_operators(subgroup)
+    number = {_key(operator): at for at, operator in enumerate(operators)}
+    if any(_key(operator) not in number for operator in inner):
+        raise ValueError(
+            f"{subgroup} is no subgroup of {group} with the axes where they are by convention "
+            "(the main axis of C and D along z)"
+        )
+    seen: set[int] = set()
+    chosen = []
+    for at, operator in enumerate(operators):
+        if at not in seen:
+            chosen.append(operator)
+            seen |= {number[_key(nearest_rotation(operator @ h))] for h in inner}
+    return np.stack(chosen)
+
+
 def _generators(family: str, number: int) -> NDArray[np.float64]:
     golden = (1.0 + np.sqrt(5.0)) / 2.0
     a, b = golden / 2.0, (golden - 1.0) / 2.0

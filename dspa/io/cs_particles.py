@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MM = 1e7  # mm to A
+# Symmetry copies: the particle they come from, and the operator.
+SOURCE, COPY = "sym_expand/src_uid", "sym_expand/idx"
 _PLACE = ("location/center_x_frac", "location/center_y_frac")
 _CLASS_POSE = re.compile(r"alignments_class_(\d{1,4})/pose")
 # Fields of the family pick_stats, and what they are here.
@@ -167,6 +169,7 @@ def interpret_rows(
     variables |= reader.ctf()
     variables |= reader.alignment()
     variables |= reader.picks()
+    variables |= reader.expansion()
     size = np.concatenate([_exact(part["micrograph"]) for part in tables.optics])
     return variables | reader.location(tables, size[variables["optics"]])
 
@@ -311,6 +314,17 @@ class _Fields:
             if values is not None:
                 made[name] = values
         return made
+
+    def expansion(self) -> dict[str, Any]:
+        """Return the particles that symmetry copies come from, and the operators."""
+        source = self.fields.get(SOURCE)
+        if source is None:
+            return {}
+        if source.ndim != 1 or source.dtype.kind not in "ui":
+            raise InputError(f"{self.path}: the field {SOURCE} is no uid")
+        copy = self.whole(COPY)
+        made: dict[str, Any] = {"expanded_from": source.astype(np.uint64)}
+        return made if copy is None else {**made, "symmetry_copy": copy}
 
     def alignment(self) -> dict[str, Any]:
         """Return pose, shift, class and half set: of 3D where there is one, else of 2D."""

@@ -12,7 +12,7 @@ from dspa.data.store import extra_columns
 from dspa.geometry.rotation import rotvec_from_matrix
 from dspa.io.coordinates import pixel_coordinates
 from dspa.io.cs import write_cs
-from dspa.io.cs_particles import MM, PICKS, Orientation, interpret, mirror
+from dspa.io.cs_particles import COPY, MM, PICKS, SOURCE, Orientation, interpret, mirror
 from dspa.io.images import SHARD, stack_link
 from dspa.io.uids import image_uids
 
@@ -131,7 +131,18 @@ def _made_fields(
         **_alignment_fields(dataset, prefix, orientation),
         **_location_fields(dataset, orientation),
         **_pick_fields(dataset),
+        **_expansion_fields(dataset),
     }
+
+
+def _expansion_fields(dataset: xr.Dataset) -> dict[str, NDArray[Any]]:
+    """Return what symmetry copies come from, if they are such."""
+    if "expanded_from" not in dataset.variables:
+        return {}
+    made = {SOURCE: dataset["expanded_from"].values.astype(np.uint64)}
+    if "symmetry_copy" in dataset.variables:
+        made[COPY] = np.maximum(dataset["symmetry_copy"].values, 0).astype(_U)
+    return made
 
 
 def _pick_fields(dataset: xr.Dataset) -> dict[str, NDArray[Any]]:

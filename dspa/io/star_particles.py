@@ -95,10 +95,11 @@ PLAIN = (
     ("dspaPickAngle", "pick_angle", _DEGREE),
     ("dspaPickDiameter", "pick_diameter", 1.0),
     ("dspaImageSign", "image_sign", 1.0),
+    ("dspaSymmetryCopy", "symmetry_copy", 1.0),
 )
 # Origins in pixels and in A that agree: by pixels, and by the part of a long one.
 _SAME_ORIGIN, _SAME_SCALE = 0.01, 1e-3
-UID, TWIN = "dspaUid", "dspaTwin"
+UID, TWIN, EXPANDED = "dspaUid", "dspaTwin", "dspaExpandedFrom"
 _KNOWN = (
     {"rlnImageName", "rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY", "rlnOriginX"}
     | {"rlnOriginY", "rlnOriginXAngst", "rlnOriginYAngst", "rlnClassNumber", "rlnRandomSubset"}
@@ -440,9 +441,10 @@ class _Rows:
 
     def identities(self) -> None:
         """Read uids, or derive them from what a particle is cut from."""
-        if TWIN in self.columns:
-            self.used.add(TWIN)
-            self.variables["twin"] = unsigned(self.path, TWIN, self.columns[TWIN])
+        for label, name in ((TWIN, "twin"), (EXPANDED, "expanded_from")):
+            if label in self.columns:
+                self.used.add(label)
+                self.variables[name] = unsigned(self.path, label, self.columns[label])
         if UID in self.columns:
             self.used.add(UID)
             self.variables["uid"] = unsigned(self.path, UID, self.columns[UID])

@@ -17,7 +17,7 @@ from dspa.io.images import SHARD, stack_info, stack_link
 from dspa.io.star import Block, Spans, write_star
 from dspa.io.star_aberrations import aberration_columns
 from dspa.io.star_optics import write_optics
-from dspa.io.star_particles import EULER, PLAIN, TWIN, UID
+from dspa.io.star_particles import EULER, EXPANDED, PLAIN, TWIN, UID
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,8 +95,9 @@ def _columns(
     columns |= _classes(dataset)
     columns["rlnOpticsGroup"] = ids[dataset["optics"].values]
     columns[UID] = dataset["uid"].values
-    if "twin" in dataset.variables:
-        columns[TWIN] = dataset["twin"].values
+    for label, name in ((TWIN, "twin"), (EXPANDED, "expanded_from")):
+        if name in dataset.variables:
+            columns[label] = dataset[name].values
     for label, values in extras.items():
         if label not in columns:
             columns |= _flat(label, values)

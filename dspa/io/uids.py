@@ -74,6 +74,29 @@ def pick_words(
     return _mix(base ^ _mix(x) ^ _mix(_mix(y)))
 
 
+def copy_uids(uid: NDArray[np.uint64], operators: NDArray[np.float64]) -> NDArray[np.uint64]:
+    """Return the uids of symmetry copies: those of the particles for the identity.
+
+    The same particle turned by the same rotation has the same uid, whatever the group.
+
+    Parameters
+    ----------
+    uid : (n,) uint64
+    operators : (g, 3, 3) float64
+        Rotations.
+
+    Returns
+    -------
+    (n, g) uint64
+    """
+    words = np.zeros(len(operators), np.uint64)
+    for entry in np.rint((operators - np.eye(3)) * 1e4).astype(np.int64).reshape(-1, 9).T:
+        words = _mix(words ^ np.ascontiguousarray(entry).view(np.uint64))
+    made = _mix(np.asarray(uid, np.uint64)[:, None] ^ words[None, :])
+    still = np.abs(operators - np.eye(3)).max((1, 2)) < 1e-6
+    return np.asarray(np.where(still[None, :], uid[:, None], made), np.uint64)
+
+
 def _hash(names: Sequence[str] | NDArray[Any]) -> NDArray[np.uint64]:
     values = np.array([str(n) for n in names], object)
     return np.asarray(pd.util.hash_array(values, categorize=False), np.uint64)

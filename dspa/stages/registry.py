@@ -125,6 +125,12 @@ ENTRIES = (
         ("particles",),
     ),
     Entry(
+        "symmetry-expand",
+        "particles.expand",
+        "take every particle once for each operator of its symmetry",
+        ("particles",),
+    ),
+    Entry(
         "split-particles",
         "particles.split",
         "divide particles by class, half set, micrographs, score or at random",

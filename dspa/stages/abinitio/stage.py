@@ -33,6 +33,7 @@ from dspa.stages.abinitio.starts import choose_start
 from dspa.stages.em.march import Pass, march
 from dspa.stages.em.memory import batch_bytes, check_fits, kept_bands
 from dspa.stages.particles.chunks import CHUNK, image_spec, particle_chunks
+from dspa.stages.particles.copies import warn_expanded
 from dspa.stages.particles.lead import leading
 from dspa.stages.particles.noise import BackgroundNoise
 from dspa.stages.stage import Context, Input, Stage, check, check_symmetry, param
@@ -117,6 +118,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: AbInitioParams) -> 
         what=f"{counted(settings.classes, 'map')} to {settings.max_resolution:g} A",
         advice="a coarser --max-resolution, fewer --classes",
     )
+    warn_expanded(particles, context.events)
     runs = MiniBatches.make(particles, settings)
     model = _march(context, settings, runs)
     return _finish(context, particles, settings, model)

@@ -28,7 +28,7 @@ from dspa.stages.class2d.reduction import Class2D
 from dspa.stages.em.memory import kept_bands
 from dspa.stages.em.noise import noise_groups
 from dspa.stages.particles.chunks import join_chunks, minibatch, particle_chunks
-from dspa.stages.particles.copies import as_first_copy, particle_copies
+from dspa.stages.particles.copies import as_first_copy, particle_copies, warn_expanded
 from dspa.stages.particles.lead import leading
 from dspa.stages.particles.noise import BackgroundNoise
 from dspa.stages.particles.optics import ctf_arguments
@@ -82,6 +82,7 @@ def _say(context: Context, work: Work, path: Path, params: Params) -> None:
         f"{spec.crop_pixel_size:.3g} A, to {spec.extent / spec.radius:.3g} A, "
         f"mask {spec.mask_diameter:.0f} A{after}"
     )
+    warn_expanded(work.particles, events)
     for option, value, most in (
         ("--mask-diameter", params.mask_diameter, spec.extent),
         ("--mask-outer", params.mask_outer, spec.extent),

@@ -10,7 +10,13 @@ import numpy as np
 from dspa.data.counts import counted, counted_of
 from dspa.io.coordinates import pixel_coordinates
 from dspa.io.names import plain_name
-from dspa.stages.particles.copies import as_first_copy, count_copies, file_numbers, image_copies
+from dspa.stages.particles.copies import (
+    as_first_copy,
+    count_copies,
+    file_numbers,
+    image_copies,
+    origin,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,6 +60,10 @@ def tell_copies(context: Context, table: xr.Dataset) -> xr.Dataset:
     copies = count_copies(groups)
     if not copies:
         return table.drop_vars("twin", errors="ignore")
+    # Symmetry copies are meant; what is more than these is not.
+    copies -= count_copies(np.unique(origin(table), return_inverse=True)[1])
+    if "expanded_from" in table and not copies:
+        return _in_one_half(table, groups)[0]
     _, first, sizes = np.unique(groups, return_index=True, return_counts=True)
     one = int(np.argmax(sizes))
     other = int(np.flatnonzero(groups == groups[first[one]])[1])

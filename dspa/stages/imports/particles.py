@@ -28,6 +28,7 @@ from dspa.stages.imports.copies import (
     tell_repeated_picks,
     tell_shared_uids,
 )
+from dspa.stages.imports.expansion import know_expansion
 from dspa.stages.imports.optics import tell_denials
 from dspa.stages.imports.picks import (
     common_pixel_size,
@@ -140,7 +141,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
         table = _look(context, table, params)
     elif params.contrast != "auto":
         table = _signed(table, -1 if params.contrast == "dark" else 1)
-    table = tell_copies(context, table)
+    table = tell_copies(context, know_expansion(context, table))
     tell_shared_uids(context, table)
     _picture(context, table)
     return _finish(context, table, "particles")

@@ -14,6 +14,7 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from dspa.data.counts import counted
 from dspa.io.coordinates import place_of_uid
 from dspa.io.names import plain_name
 from dspa.ops.picks.duplicates import closer_than
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     import xarray as xr
     from numpy.typing import NDArray
+
+    from dspa.dataflow.events import Events
 
 
 def image_copies(particles: xr.Dataset) -> NDArray[np.int64]:
@@ -61,6 +64,26 @@ def origin(particles: xr.Dataset) -> NDArray[np.uint64]:
     """
     name = "expanded_from" if "expanded_from" in particles else "uid"
     return np.asarray(particles[name].values, np.uint64)
+
+
+def warn_expanded(particles: xr.Dataset, events: Events) -> None:
+    """Warn that a search of all poses finds the same one for every symmetry copy.
+
+    Parameters
+    ----------
+    particles : Dataset
+    events : Events
+    """
+    if "expanded_from" not in particles:
+        return
+    rows = int(particles.sizes["particle"])
+    images = np.unique(particles["expanded_from"].values).size
+    if rows > images:
+        events.warning(
+            f"{counted(rows, 'row')} are symmetry copies of {counted(images, 'image')}, and poses "
+            "are searched anew: every image counts more than once, for nothing; subset "
+            "--one-per-image takes one of each"
+        )
 
 
 def particle_copies(particles: xr.Dataset) -> NDArray[np.int64]:

@@ -74,7 +74,8 @@ def without_duplicates(
     """Say which particles stay if none may be closer to a better one than a distance: (n,) bool.
 
     The larger log-likelihood is better; where that does not tell (none, or equal) the larger
-    posterior, then the larger NCC, then the smaller uid.
+    posterior, then the larger NCC, then the smaller uid. Symmetry copies of one image stay or go
+    together.
 
     Parameters
     ----------
@@ -90,7 +91,15 @@ def without_duplicates(
     """
     scores = [particles[name].values[rows] for name in SCORES if name in particles]
     order = best_first(scores, particles["uid"].values[rows])
-    return distinct(position, micrograph, order=order, distance=distance)
+    if "expanded_from" not in particles:
+        return distinct(position, micrograph, order=order, distance=distance)
+    # The best copy stands for the image.
+    source = np.asarray(particles["expanded_from"].values)[rows]
+    best = order[np.sort(np.unique(source[order], return_index=True)[1])]
+    single = distinct(
+        position[best], micrograph[best], order=np.arange(best.size), distance=distance
+    )
+    return np.asarray(np.isin(source, source[best[single]]), np.bool_)
 
 
 def require_positions(table: xr.Dataset, path: Path) -> None:
@@ -151,8 +160,11 @@ def single(
         distance=distance,
         rows=rows,
     )
+    copies = ""
+    if "expanded_from" in table:
+        copies = " (symmetry copies of one image stay or go together)"
     events.message(
-        f"removed {int((~keep).sum())} of {counted(keep.size, 'particle')}, closer than "
+        f"removed {int((~keep).sum())} of {counted(keep.size, 'particle')}{copies}, closer than "
         f"{distance:g} A to a better one"
     )
     return keep

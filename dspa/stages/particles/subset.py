@@ -9,6 +9,7 @@ import numpy as np
 
 from dspa.data.counts import counted
 from dspa.data.errors import InputError
+from dspa.data.schema import EXTRA
 from dspa.io.particles import read_particles, write_particles
 from dspa.ops.picks.duplicates import best_first
 from dspa.stages.particles.copies import image_copies, origin
@@ -215,7 +216,8 @@ def contracted(table: xr.Dataset) -> xr.Dataset:
     if "expanded_from" not in table:
         return table
     known = table.assign(uid=("particle", origin(table)))
-    return known.drop_vars(["expanded_from", "symmetry_copy"], errors="ignore")
+    fields = [n for n in map(str, table.variables) if n.startswith(f"{EXTRA}cs:sym_expand/")]
+    return known.drop_vars(["expanded_from", "symmetry_copy", *fields], errors="ignore")
 
 
 def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str, Path]:
