@@ -12,7 +12,7 @@ from dspa.ops.maps.mask import soft_sphere
 from dspa.ops.maps.motion import regrid
 from dspa.ops.maps.sharpen import low_pass
 from dspa.project.figures import figures_of, line
-from dspa.stages.refine import verdict
+from dspa.stages.refine import half_maps
 from dspa.stages.refine.output import write_fsc
 from dspa.stages.refine.postprocess import PostprocessParams, run
 from dspa.stages.stage import Context
@@ -151,7 +151,7 @@ def test_masked_halves_that_end_at_their_pixels_are_not_accused(tmp_path, rng):
 def test_chance_counts_the_point_group_of_the_refinement(tmp_path, halves, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        verdict, "beyond_chance", lambda *_, order, **__: asked.append(order) or 9.0
+        half_maps, "beyond_chance", lambda *_, order, **__: asked.append(order) or 9.0
     )
     inputs, curves = {"volume": halves / "volume.mrc"}, np.ones((6, 17))
     process(halves, inputs)

@@ -24,11 +24,12 @@ import numpy as np
 from dspa.geometry.symmetry import symmetry_operators
 from dspa.ops.maps.align import align
 from dspa.ops.maps.chance import beyond_noise
-from dspa.ops.maps.fsc import fsc, spectral_power
+from dspa.ops.maps.fsc import fsc, resolution_shell, spectral_power
 from dspa.ops.maps.motion import regrid, turned
+from dspa.ops.maps.resolution import CURVES
 from dspa.ops.maps.sharpen import filter_shells
 from dspa.stages.particles.chunks import with_state
-from dspa.stages.refine.verdict import added_blindly, some_images
+from dspa.stages.refine.verdict import FEWEST_BEYOND, added_blindly, first_beyond, some_images
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,9 +48,7 @@ PRESENT = 4.0  # deviations of noise by which the halves of a map agree
 DIFFERENT = 4.0  # deviations of noise by which the halves of a difference agree
 SURE = 3.0  # standard errors by which a likeness lies below that of copies
 COPY = 0.98  # likeness from which on a difference is one of blur or of views, not of structure
-ALIGNED = 10.0  # A, the finest at which maps are laid onto each other
 HELD = 0.143  # FSC below which a shell of a map says nothing of its gain
-FIRST = 2  # shell from which on maps are compared: coarser ones hold the solvent
 
 
 class Pair(NamedTuple):
@@ -119,18 +118,19 @@ def compare_classes(
     some = some_images(with_state(chunks, state), ADDED * model.classes)
     blind = added_blindly(context, some, settings, model, name="blind")
     order = len(symmetry_operators(settings.symmetry))
-    last = int(np.clip(round(model.reached.shell), FIRST + 4, settings.spec.radius))
+    # What the references share says nothing: even noise follows it.
+    first = first_beyond(settings)
+    last = min(settings.spec.radius, max(first + FEWEST_BEYOND - 1, int(model.reached.shell)))
     counts = np.bincount(np.maximum(state["class_index"], 0), minlength=model.classes)
     present = tuple(
-        beyond_noise(maps.half[0], maps.half[1], maps.fsc_mask, first=FIRST, last=last, order=order)
+        beyond_noise(maps.half[0], maps.half[1], maps.fsc_mask, first=first, last=last, order=order)
         if count >= FEWEST
         else 0.0
         for maps, count in zip(blind, counts, strict=True)
     )
     held = [number for number, agreement in enumerate(present) if agreement >= PRESENT]
-    radius = int(min(last, settings.spec.extent / ALIGNED))
     pairs = tuple(
-        _compare(model.maps, blind, (one, other), (radius, last), order=order)
+        _compare(model.maps, blind, (one, other), (first, last), order=order)
         for at, one in enumerate(held)
         for other in held[at + 1 :]
     )
@@ -147,45 +147,59 @@ def _compare(
 ) -> Pair:
     """Lay one map onto another and say how they differ."""
     one, other = which
-    radius, last = shells
-    found = align(final[other].volume, final[one].volume, radius=radius)
+    found = align(
+        final[other].volume, final[one].volume, radius=_alike_to(final[one], final[other], shells)
+    )
     mirror = np.diag([-1.0 if found.mirrored else 1.0, 1.0, 1.0])
 
     def laid(density: NDArray[np.float32]) -> NDArray[np.float32]:
         own = turned(density, found.rotation @ mirror)
         return regrid(own, box=own.shape[0], shift=tuple(found.shift))
 
-    moved = [laid(half) for half in blind[other].half]
-    mask = np.clip(np.maximum(final[one].fsc_mask, laid(final[other].fsc_mask)), 0.0, 1.0)
-    halves = list(blind[one].half)
-    likeness, error, gain = _likeness(halves, moved, mask, last=last)
-    rest = [a - filter_shells(b, gain) for a, b in zip(halves, moved, strict=True)]
-    first, second = (np.asarray(each, np.float32) for each in rest)
-    difference = beyond_noise(first, second, mask, first=FIRST, last=last, order=order)
-    return Pair(one, other, likeness, error, difference)
+    halves, best = list(blind[one].half), None
+    # Maps that lie on each other already are laid off each other by noise.
+    for lay in (laid, np.asarray):
+        moved = [lay(half) for half in blind[other].half]
+        mask = np.clip(np.maximum(final[one].fsc_mask, lay(final[other].fsc_mask)), 0.0, 1.0)
+        likeness, error, gain = _likeness(halves, moved, mask, shells)
+        if best is None or likeness > best.likeness:
+            rest = [a - filter_shells(b, gain) for a, b in zip(halves, moved, strict=True)]
+            own1, own2 = (np.asarray(each, np.float32) for each in rest)
+            first, last = shells
+            difference = beyond_noise(own1, own2, mask, first=first, last=last, order=order)
+            best = Pair(one, other, likeness, error, difference)
+    assert best is not None
+    return best
+
+
+def _alike_to(one: Maps, other: Maps, shells: tuple[int, int]) -> int:
+    """Shell to which both maps hold more signal than noise: noise would turn them."""
+    curves = (maps.curves[CURVES.index("corrected")] for maps in (one, other))
+    known = min(resolution_shell(curve, threshold=0.5) for curve in curves)
+    return int(np.clip(known, 4, max(4, shells[1])))
 
 
 def _likeness(
     halves: Sequence[NDArray[np.float32]],
     others: Sequence[NDArray[np.float32]],
     mask: NDArray[np.float32],
-    *,
-    last: int,
+    which: tuple[int, int],
 ) -> tuple[float, float, NDArray[np.float64]]:
     """Correlation of what two maps hold besides noise, its error, and the gain of each shell."""
     a1, a2 = (half * mask for half in halves)
     b1, b2 = (half * mask for half in others)
-    shells = slice(FIRST, last + 1)
+    first, last = which
+    shells = slice(first, last + 1)
     within = fsc(a1, a2)[shells], fsc(b1, b2)[shells]
     between = 0.5 * (fsc(a1, b2) + fsc(b1, a2))
-    weight = np.arange(FIRST, last + 1) ** 2 * np.clip(np.minimum(*within), 0.0, 1.0)
+    weight = np.arange(first, last + 1) ** 2 * np.clip(np.minimum(*within), 0.0, 1.0)
     known = np.sqrt(np.clip(within[0], 1e-3, 1.0) * np.clip(within[1], 1e-3, 1.0))
     weight /= max(float(weight.sum()), 1e-9)
     likeness = float((weight * between[shells] / known).sum())
     # A shell holds 2 pi s^2 numbers, of which the mask leaves some; both cross terms are averaged.
     square = mask.astype(np.float64) ** 2
     left = float(square.sum() ** 2 / max((square**2).sum() * mask.size, 1e-30))
-    numbers = 4.0 * np.pi * np.arange(FIRST, last + 1) ** 2 * left
+    numbers = 4.0 * np.pi * np.arange(first, last + 1) ** 2 * left
     variance = (1.0 - np.clip(between[shells], 0.0, 1.0) ** 2) ** 2 / (numbers * known**2)
     error = float(np.sqrt((weight**2 * variance).sum()))
     powers = [

@@ -74,7 +74,7 @@ class HeteroParams:
     )
     symmetry: str = param("C1", "point group of all maps: C1, C4, D7, T, O, I ...")
     initial_lowpass: float = param(
-        20.0, "low-pass of the first references; the halves share nothing beyond",
+        30.0, "low-pass of the first references; the halves share nothing beyond",
         unit="A", minimum=5.0, maximum=200.0,
     )  # fmt: skip
     mask_diameter: float = param(

@@ -90,7 +90,7 @@ def judge_refinement(
     if shell < settings.initial_radius + MARGIN:
         return f"the half maps agree no further than the {joined:.1f} A that they share"
     # The shells next to those that are shared agree by what edges and masks carry on.
-    if spec.radius < _first_beyond(settings) + FEWEST_BEYOND - 1:
+    if spec.radius < first_beyond(settings) + FEWEST_BEYOND - 1:
         return (
             f"images are used out to {spec.extent / spec.radius:.1f} A, which is too close to the "
             f"{joined:.1f} A that the half maps share to tell agreement from noise; take a coarser "
@@ -140,7 +140,7 @@ def blind_agreement(
         Agreement of the half maps beyond the shells their references share, in standard deviations
         of noise.
     """
-    first = _first_beyond(settings)
+    first = first_beyond(settings)
     last = min(settings.spec.radius, max(first + FEWEST_BEYOND, int(model.reached.shell)))
     order, beyond, before = len(symmetry_operators(settings.symmetry)), 0.0, 0
     for number, count in enumerate(ADDED):
@@ -180,7 +180,7 @@ def added_blindly(
     return MapModel.read(made.model).maps
 
 
-def _first_beyond(settings: Settings) -> int:
+def first_beyond(settings: Settings) -> int:
     """Return the first shell that the halves' references do not share in any way."""
     return int(np.ceil(settings.initial_radius)) + 2
 
