@@ -46,7 +46,7 @@ ADDED = 1500  # images of each map, about, that are added up blindly
 FEWEST = 40  # images of a class that a map is looked for in
 PRESENT = 4.0  # deviations of noise by which the halves of a map agree
 DIFFERENT = 4.0  # deviations of noise by which the halves of a difference agree
-SURE = 3.0  # standard errors by which a likeness lies below that of copies
+SURE = 2.0  # standard errors by which a likeness lies below that of copies
 COPY = 0.98  # likeness from which on a difference is one of blur or of views, not of structure
 HELD = 0.143  # FSC below which a shell of a map says nothing of its gain
 
@@ -244,7 +244,7 @@ def describe(findings: Findings, names: Sequence[str]) -> list[str]:
             "added up: noise, junk, or too few particles"
         )
     for pair in findings.pairs:
-        verb = "differ" if pair.different else "do not differ by more than blur and noise"
+        verb = "differ" if pair.different else "are not shown to differ"
         said.append(
             f"{names[pair.one]} and {names[pair.other]} {verb}: likeness {pair.likeness:.3f} "
             f"+- {pair.error:.3f} ({COPY:g} and more is that of copies), their difference agrees "
@@ -252,7 +252,7 @@ def describe(findings: Findings, names: Sequence[str]) -> list[str]:
             f"({DIFFERENT:g} or more is asked for)"
         )
     said += [
-        f"{_listed([names[n] for n in group])} are copies of one structure"
+        f"{_listed([names[n] for n in group])} are copies of one structure, or of too few particles to tell"
         for group in findings.groups
         if len(group) > 1
     ]
