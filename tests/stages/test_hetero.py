@@ -22,7 +22,7 @@ from dspa.stages.stage import Context
 from tests.stages.stack_table import write_stack_table
 
 BOX, PIXEL = 28, 6.0
-SHORT = HeteroParams(iterations=3, initial_lowpass=30.0, max_resolution=15.0)
+SHORT = HeteroParams(iterations=3, initial_lowpass=42.0)
 ONE = dataclasses.replace(SHORT, iterations=1)
 
 
@@ -125,7 +125,7 @@ def test_workers_change_no_bits(mixture, make_runner):
 
 def test_maps_that_no_image_tells_apart_are_refused(mixture, make_runner):
     path, maps = mixture((40,))
-    with pytest.raises(InputError, match="are one map at 30 A"):
+    with pytest.raises(InputError, match="are one map at 42 A"):
         run_stage(make_runner("inline"), path, (*maps, *maps))
     with pytest.raises(InputError, match="name two or more"):
         run_stage(make_runner("inline"), path, maps)
