@@ -252,8 +252,8 @@ def describe(findings: Findings, names: Sequence[str]) -> list[str]:
             f"({DIFFERENT:g} or more is asked for)"
         )
     said += [
-        f"{_listed([names[n] for n in group])} are copies of one structure, or of too few particles "
-        "to tell"
+        f"{_listed([names[n] for n in group])} are copies of one structure, "
+        "or of too few particles to tell"
         for group in findings.groups
         if len(group) > 1
     ]
