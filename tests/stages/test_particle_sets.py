@@ -151,7 +151,7 @@ def test_optics_groups_are_joined_by_content(desk: Desk) -> None:
     np.testing.assert_array_equal(table["beam_tilt"].values[:, 0], [0, 0, 1e-3, 0])
     expected = np.repeat([0, 1, 0, 2, 3], COUNT)
     np.testing.assert_array_equal(table["optics"].values, expected)
-    assert "5 optics groups, 4 of them different" in desk.said()
+    assert "5 optics groups, 4 different" in desk.said()
 
 
 @pytest.mark.parametrize(
@@ -168,6 +168,13 @@ def test_boxes_and_pixels_that_differ_are_refused(
     two = write_set(desk.folder / "b", "t.mrcs", **more)
     with pytest.raises(InputError, match=message):
         STAGE.admit({"particles": (one, two)}, STAGE.params(operation="union"))
+    # A table that tells no box has that of its images.
+    bare = some(two, range(COUNT), "bare", box_size=("optics", np.zeros(1, np.int32)))
+    with pytest.raises(InputError, match=message.replace("t.zarr", "bare.zarr")):
+        STAGE.admit({"particles": (one, bare)}, STAGE.params(operation="union"))
+    bare = some(one, range(COUNT), "bare", pixel_size=("optics", np.full(1, np.nan)))
+    with pytest.raises(InputError, match=r"bare.zarr: the pixel size is unknown"):
+        STAGE.admit({"particles": (one, bare)}, STAGE.params(operation="union"))
     with pytest.raises(InputError, match="takes two sets"):
         STAGE.admit({"particles": (one,)}, STAGE.params(operation="union"))
 
@@ -190,6 +197,20 @@ def test_missing_and_mixed_half_sets_are_told(desk: Desk) -> None:
     two = write_set(desk.folder / "d", "v.mrcs", seed=1, half_set=3 - halves, **places)
     _set(desk, "union", one, two)
     assert f"{COUNT} images are in both half sets" in desk.said("warning")
+
+
+def test_sets_with_and_without_micrographs(desk: Desk) -> None:
+    one = write_set(desk.folder / "a", "s.mrcs", micrograph=np.zeros(COUNT), micrograph_name=["m"])
+    two = write_set(desk.folder / "b", "t.mrcs", seed=1)
+    for pair in ((one, two), (two, one)):
+        table, _ = _set(desk, "union", *pair)
+        assert sorted(table["micrograph"].values.tolist()) == [-1] * COUNT + [0] * COUNT
+        assert [str(name) for name in table["micrograph_name"].values] == ["m"]
+    # Of a set of which nothing is taken no column comes.
+    bare = read_particles(one).drop_vars(["micrograph", "micrograph_name"])
+    write_particles(bare, desk.folder / "bare.zarr")
+    table, _ = _set(desk, "union", desk.folder / "bare.zarr", one)
+    assert table.sizes["particle"] == COUNT and "micrograph" not in table
 
 
 def test_columns_are_filled_or_told(desk: Desk) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from dspa.data import schema
 from dspa.data.errors import InputError
 from dspa.data.schema import EXTRA
+from dspa.io.images import ParticleImages, stack_info
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
@@ -60,8 +61,12 @@ def join_particles(
     uids : sequence of (m,) uint64
         Their uids.
     """
-    parts = [_common_texts(t.isel(particle=r)) for t, r in zip(tables, rows, strict=True)]
-    parts = [p.assign(uid=("particle", u)) for p, u in zip(parts, uids, strict=True)]
+    # What a set has of which nothing is taken says nothing of the rows.
+    parts = [
+        _common_texts(table.isel(particle=chosen)).assign(uid=("particle", uid))
+        for table, chosen, uid in zip(tables, rows, uids, strict=True)
+        if len(chosen) or table is tables[0]
+    ]
     names, dropped = _columns(parts, "particle")
     tables_of, lost = _columns(parts, "optics")
     entries = {"optics": _optics(parts, tables_of)}
@@ -82,8 +87,11 @@ def join_particles(
                 pieces.append(np.asarray(part[name].values))
         values = np.concatenate(pieces)
         columns[name] = ("particle", values) if name.startswith(EXTRA) else values
-    for found in entries.values():
-        columns |= found.columns
+    for name, dim in _INDICES.items():
+        columns |= entries[dim].columns
+        if not entries[dim].columns:  # no row points to anything
+            columns.pop(name, None)
+            filled.pop(name, None)
     groups = sum(np.unique(p["optics"].values).size for p in parts)
     # Of half sets more is to be told than that they are missing.
     filled = {n: count for n, count in filled.items() if count and n not in (*_OWN, *_UNSAID)}
@@ -253,8 +261,9 @@ def _entry_values(part: xr.Dataset, name: str, dim: str) -> list[Any]:
         return [tuple(v) if np.ndim(v) else str(v) for v in values.tolist()]
     if name == "micrograph_shape":
         return [(0, 0)] * int(part.sizes.get(dim, 0))
-    instead = part["stack_path"].values if name == "stack_name" else [""] * int(part.sizes[dim])
-    return [str(value) for value in instead]
+    if name == "stack_name" and "stack_path" in part:
+        return [str(value) for value in part["stack_path"].values]
+    return [""] * int(part.sizes.get(dim, 0))
 
 
 def check_joinable(tables: Sequence[xr.Dataset], names: Sequence[str]) -> None:
@@ -266,23 +275,43 @@ def check_joinable(tables: Sequence[xr.Dataset], names: Sequence[str]) -> None:
     names : sequence of str
         For the message.
     """
-    for variable, unit in (("box_size", "pixels"), ("pixel_size", "A")):
-        seen: dict[float, str] = {}
-        for table, name in zip(tables, names, strict=True):
-            if variable not in table:
-                continue
-            used = np.unique(np.asarray(table["optics"].values))
-            for value in np.unique(table[variable].values[used[used >= 0]]).tolist():
-                if np.isfinite(value) and value > 0:
-                    seen.setdefault(round(float(value), 4), name)
-        if len(seen) > 1:
-            (one, here), (two, there) = list(seen.items())[:2]
-            what = "boxes" if variable == "box_size" else "pixels"
-            raise InputError(
-                f"{what} of {one:g} {unit} in {here} and of {two:g} {unit} in {there} cannot be "
-                "one set; extract one of them again with the --box and --crop of the other"
-            )
     with_images = ["image_stack" in table for table in tables]
     if any(with_images) and not all(with_images):
         lacking, having = names[with_images.index(False)], names[with_images.index(True)]
         raise InputError(f"{lacking}: no images, and {having} has such; extract them first")
+    boxes = [_boxes(table) for table in tables]
+    pixels = [_sizes(table, "pixel_size") for table in tables]
+    for what, unit, found in (("boxes", "pixels", boxes), ("pixels", "A", pixels)):
+        seen: dict[float, str] = {}
+        for values, name in zip(found, names, strict=True):
+            for value in sorted(values):
+                seen.setdefault(value, name)
+        if len(seen) > 1:
+            (one, here), (two, there) = list(seen.items())[:2]
+            raise InputError(
+                f"{what} of {one:g} {unit} in {here} and of {two:g} {unit} in {there} cannot be "
+                "one set; extract one of them again with the --box and --crop of the other"
+            )
+    unknown = [name for values, name in zip(pixels, names, strict=True) if not values]
+    if unknown and len(unknown) < len(names):
+        raise InputError(f"{unknown[0]}: the pixel size is unknown; import it with --pixel-size")
+
+
+def _sizes(table: xr.Dataset, variable: str) -> set[float]:
+    """Return the known values of a size among the optics groups that rows point to."""
+    if variable not in table:
+        return set()
+    used = np.unique(np.asarray(table["optics"].values))
+    values = np.asarray(table[variable].values, np.float64)[used[used >= 0]]
+    return {round(float(value), 4) for value in values if np.isfinite(value) and value > 0}
+
+
+def _boxes(table: xr.Dataset) -> set[float]:
+    """Return the boxes that a table tells or, if it tells none, those of its first stack."""
+    known = _sizes(table, "box_size")
+    if known or "image_stack" not in table or not table.sizes["particle"]:
+        return known
+    try:
+        return {float(stack_info(ParticleImages(table.isel(particle=[0])).stack).rows)}
+    except InputError:  # a table without its images is still a table
+        return known

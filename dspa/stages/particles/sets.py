@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from dspa.dataflow.events import Events
 
 
+_LISTED = 12  # columns that are named
+
+
 @dataclass(frozen=True)
 class Params:
     """Parameters of ``dspa particle-sets``."""
@@ -211,10 +214,11 @@ def _tell_joined(events: Events, joined: Joined) -> None:
     if joined.dropped:
         events.warning(
             "columns that not all sets have, or that differ in type, are left out: "
-            + ", ".join(joined.dropped)
+            + ", ".join(joined.dropped[:_LISTED])
+            + (f" and {len(joined.dropped) - _LISTED} more" * (len(joined.dropped) > _LISTED))
         )
     left = int(joined.table.sizes["optics"])
-    events.message(f"{counted(joined.groups, 'optics group')}, {left} of them different")
+    events.message(f"{counted(joined.groups, 'optics group')}, {left} different")
 
 
 def tell_halves(events: Events, table: xr.Dataset) -> None:
