@@ -25,6 +25,7 @@ EXTRA = "extra:"
 MAXIMUM_NAME = 200
 
 FIXED_DIMS = {"xy": 2, "i": 3, "j": 3, "yx": 2, "surface": 6, "to": 2, "from": 2}
+FREE_DIMS = ("odd", "even")  # coefficients of aberrations: as many as a file gives
 
 
 @dataclass(frozen=True)

@@ -362,6 +362,7 @@ def _doubts_of_angles(table: xr.Dataset, *, in_cs: bool) -> list[str]:
         if (match := _POSE.match(name)) is None or not table.sizes["particle"]:
             continue
         turns = np.nan_to_num(table[name].values).reshape(table.sizes["particle"], -1)
+        turns = np.clip(turns, -1e9, 1e9)  # squares of what a damaged file says would overflow
         if np.median(np.linalg.norm(turns, axis=1)) > _TURN:
             doubts.append(f"{match[1]} is more than a turn in most rows: in degrees, not rad?")
     if not in_cs and _within_a_turn(table):

@@ -439,7 +439,7 @@ def _coarse_cells(searcher: Searcher, y: Any, c2: Any, pruning: Pruning) -> tupl
         kept, over = _limit(image, found + room_left, pruning.most_cells)
         capped[rows.start + over] = True
         column = column + turn[pose] * bank.poses
-        behind = (found - top[image]) / room_left
+        behind = (found - top[image]) / xp.maximum(room_left, 1e-30)  # an image of zeros has none
         parts.append((image[kept] + rows.start, shift[kept], column[kept], behind[kept]))
     image, shift, column, behind = (xp.concat([part[i] for part in parts]) for i in range(4))
     kept, over = share_room(image, behind, pruning.room(int(y.shape[0])))
@@ -494,7 +494,7 @@ def _survivors(
     kept, more = _limit(cells.image[chosen], reach[chosen], pruning.most_cells)
     over[more] = True
     chosen = chosen[kept]
-    behind = ((scores - top) / slack[cells.image, cells.member])[chosen]
+    behind = ((scores - top) / xp.maximum(slack[cells.image, cells.member], 1e-30))[chosen]
     kept, more = share_room(cells.image[chosen], behind, pruning.room(int(c2.shape[0])))
     over[more] = True
     return chosen[kept], over
