@@ -118,7 +118,9 @@ def _alignment_prefix(dataset: xr.Dataset, kept: dict[str, NDArray[Any]]) -> str
     """Return the family of fields the pose belongs to: 2D while every view is along z."""
     if "alignments3D/pose" in kept or "pose" not in dataset.variables:
         return "alignments3D"
-    planar = np.allclose(np.nan_to_num(dataset["pose"].values[:, 2, 2], nan=1.0), 1.0, atol=1e-9)
+    planar = np.allclose(
+        np.nan_to_num(dataset["pose"].values[:, 2, 2], nan=1.0), 1.0, rtol=0, atol=1e-9
+    )
     return "alignments2D" if planar else "alignments3D"
 
 

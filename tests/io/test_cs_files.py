@@ -373,3 +373,14 @@ def test_particles_of_no_half_set_stay_so(tmp_path: Path) -> None:
         again = read_particles(tmp_path / "q.cs")
         found = again["half_set"].values if "half_set" in again else np.zeros(COUNT)
         np.testing.assert_array_equal(found, half)
+
+
+def test_poses_close_to_the_axis_are_no_turns_in_the_plane(tmp_path: Path) -> None:
+    write_cs(tmp_path / "p.cs", _fields())
+    table = read_particles(tmp_path / "p.cs")
+    bare = table.drop_vars([v for v in table.variables if str(v).startswith("extra:")])
+    for tilt in (0.0, 1e-3):
+        pose = matrix_from_euler(np.zeros(COUNT), np.full(COUNT, tilt), np.linspace(0, 3, COUNT))
+        write_cs_particles(bare.assign(pose=(("particle", "i", "j"), pose)), tmp_path / "q.cs")
+        again = read_particles(tmp_path / "q.cs")["pose"].values
+        np.testing.assert_allclose(again, pose, atol=1e-6)
