@@ -173,6 +173,12 @@ ENTRIES = (
         ("particles",),
     ),
     Entry(
+        "local",
+        "focus.local",
+        "refine a part of the particle near the poses it has",
+        ("volume", "mask", "particles"),
+    ),
+    Entry(
         "subtract",
         "focus.subtract",
         "take off particle images what their map shows outside a mask",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dspa.device import like, namespace, run_maxima
+from dspa.device import is_host, like, namespace, run_maxima
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -179,3 +179,24 @@ def draw_cells(
     total = np.add.reduceat(share, start)
     wanted = np.searchsorted(below, before + at * total, side="right")
     return np.clip(wanted, start, start + length - 1)
+
+
+def kth_largest(values: Any, k: int) -> Any:
+    """Return the k-th largest of each row of values (n, m): (n,)."""
+    if is_host(values):
+        return np.partition(values, values.shape[1] - k, axis=1)[:, -k]
+    return namespace(values).sort(values, axis=1)[:, -k]
+
+
+def best_scores(image: Any, scores: Any) -> Any:
+    """Best score of the image of each cell: (pairs,) float32."""
+    start = run_starts(image)
+    return namespace(scores).repeat(run_maxima(scores, start), start[1:] - start[:-1])
+
+
+def limited(image: Any, bounds: Any, most: int) -> tuple[Any, Any]:
+    """Choose at most so many cells of each image, the best; tell which images had more."""
+    over = crowded(image, most)
+    if not int(over.shape[0]):
+        return slice(None), over
+    return best_cells(image, bounds, most=most, within=np.inf), over

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dspa.device import is_host, like, namespace, run_maxima, to_host
+from dspa.device import is_host, like, namespace, to_host
 from dspa.geometry.band import part_of_band
 from dspa.ops.poses.bank import (
     coarse_bank,
@@ -24,7 +24,15 @@ from dspa.ops.poses.bank import (
     profiled,
 )
 from dspa.ops.poses.bound import measure_bound
-from dspa.ops.poses.cells import Candidates, best_cells, best_poses, crowded, run_starts, share_room
+from dspa.ops.poses.cells import (
+    Candidates,
+    best_poses,
+    best_scores,
+    crowded,
+    kth_largest,
+    limited,
+    share_room,
+)
 from dspa.ops.poses.everywhere import cells_everywhere
 from dspa.ops.poses.plane import prepare_images
 from dspa.ops.poses.score import cut_slices, score_candidates, split
@@ -35,6 +43,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from dspa.ops.poses.anchor import Anchors
     from dspa.ops.poses.bank import CoarseBank
     from dspa.ops.poses.bound import Pruning, SearchBound
     from dspa.ops.poses.lattice import Lattice
@@ -86,6 +95,8 @@ class Searcher:
         Transforms of the references, for each level to its radius.
     prior : (members,) float32
         Log-prior of each member: part of what cells are chosen by, not of the scores returned.
+    anchors : Anchors, optional
+        Poses that the images are thought to be near: a prior, too.
     """
 
     lattice: Any
@@ -94,6 +105,7 @@ class Searcher:
     bound: SearchBound
     grids: tuple[Any, ...]
     prior: Any
+    anchors: Anchors | None = None
 
     @property
     def last(self) -> int:
@@ -174,8 +186,10 @@ class Searcher:
     def log_prior(self, level: int, cells: Candidates) -> Any:
         """Log-prior of cells, (pairs,) float32."""
         shift = self.lattice.log_prior(level, cells.shift)
-        member = self.prior[cells.member]
-        return member if shift is None else member + shift
+        known = self.prior[cells.member]
+        if self.anchors is not None:
+            known = known + self.anchors.log_prior(self.lattice, level, cells)
+        return known if shift is None else known + shift
 
 
 @dataclass(eq=False)
@@ -348,7 +362,7 @@ def search(
             found = (cells, totals, norms)
             chosen, over = _survivors(searcher, level, found, c2=c2, pruning=pruning)
             cells, capped = searcher.lattice.finer(cells.take(chosen), level), capped | over
-    likely = xp.nonzero(totals >= _best_scores(cells.image, totals) - pruning.within)[0]
+    likely = xp.nonzero(totals >= best_scores(cells.image, totals) - pruning.within)[0]
     most = pruning.most_poses(searcher.last)
     if most is not None:
         likely = likely[best_poses(cells.take(likely), totals[likely], most)]
@@ -399,12 +413,6 @@ def _level_scores(
     return 2.0 * cross - norms, norms
 
 
-def _best_scores(image: Any, scores: Any) -> Any:
-    """Best score of the image of each cell: (pairs,) float32."""
-    start = run_starts(image)
-    return namespace(scores).repeat(run_maxima(scores, start), start[1:] - start[:-1])
-
-
 def _coarse_cells(searcher: Searcher, y: Any, c2: Any, pruning: Pruning) -> tuple[Candidates, Any]:
     """Cells of the coarse lattice that reach the bound, in blocks that stay in the cache.
 
@@ -430,13 +438,13 @@ def _coarse_cells(searcher: Searcher, y: Any, c2: Any, pruning: Pruning) -> tupl
         if most is not None and most < 2 * bank.poses:
             capped[rows] = xp.sum(best >= least, axis=(1, 2)) > most
             flat = xp.reshape(best, (int(best.shape[0]), -1))
-            least = xp.maximum(least, _kth_largest(flat, most)[:, None, None])
+            least = xp.maximum(least, kth_largest(flat, most)[:, None, None])
         image, column, turn = xp.nonzero(best >= least)
         shifted = scores[image, :, turn, column]  # (poses, shifts)
         pose, shift = xp.nonzero(shifted >= floor[image, column][:, None])
         found, image, column = shifted[pose, shift], image[pose], column[pose]
         room_left = slack[image, column // half]
-        kept, over = _limit(image, found + room_left, pruning.most_cells)
+        kept, over = limited(image, found + room_left, pruning.most_cells)
         capped[rows.start + over] = True
         column = column + turn[pose] * bank.poses
         behind = (found - top[image]) / xp.maximum(room_left, 1e-30)  # an image of zeros has none
@@ -450,21 +458,6 @@ def _coarse_cells(searcher: Searcher, y: Any, c2: Any, pruning: Pruning) -> tupl
     return Candidates(xp.astype(image, xp.int32), member, pose, where), capped
 
 
-def _kth_largest(values: Any, k: int) -> Any:
-    """Return the k-th largest of each row."""
-    if is_host(values):
-        return np.partition(values, values.shape[1] - k, axis=1)[:, -k]
-    return namespace(values).sort(values, axis=1)[:, -k]
-
-
-def _limit(image: Any, bounds: Any, most: int) -> tuple[Any, Any]:
-    """Choose at most so many cells of each image, the best; tell which images had more."""
-    over = crowded(image, most)
-    if not int(over.shape[0]):
-        return slice(None), over
-    return best_cells(image, bounds, most=most, within=np.inf), over
-
-
 def _survivors(
     searcher: Searcher,
     level: int,
@@ -476,7 +469,7 @@ def _survivors(
     """Choose the cells whose bound reaches the best; mark the images that had too many."""
     xp = namespace(c2)
     cells, scores, norms = scored
-    top, contrast = _best_scores(cells.image, scores), None
+    top, contrast = best_scores(cells.image, scores), None
     if searcher.bank.profile:
         # The reference has no grey scale: what a cell leaves open is as large as the image says.
         contrast = xp.zeros(int(c2.shape[0]), dtype=xp.float32)
@@ -491,7 +484,7 @@ def _survivors(
         within = cells.take(chosen)
         over[crowded(within.image[within.poses()[:-1]], most)] = True
         chosen = chosen[best_poses(within, scores[chosen], most)]
-    kept, more = _limit(cells.image[chosen], reach[chosen], pruning.most_cells)
+    kept, more = limited(cells.image[chosen], reach[chosen], pruning.most_cells)
     over[more] = True
     chosen = chosen[kept]
     behind = ((scores - top) / xp.maximum(slack[cells.image, cells.member], 1e-30))[chosen]

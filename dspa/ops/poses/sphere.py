@@ -161,11 +161,12 @@ class SphereLattice:
         """First two rows of the poses times the padding, (..., 2, 3) float32."""
         xp = namespace(pose)
         pixels, angles = self._tables(level, pose)
-        pixel, turn = divmod(pose, self.turns(level))
-        base, turned = pixels[pixel], angles[turn]  # (m, 2, 3), (m, 2)
+        turns = self.turns(level)
+        pixel, turn = pose // turns, pose % turns
+        base, turned = xp.take(pixels, pixel, axis=0), xp.take(angles, turn, axis=0)
         cosine, sine = turned[:, 0:1], turned[:, 1:2]
-        first = cosine * base[:, 0] + sine * base[:, 1]
-        return xp.stack([first, cosine * base[:, 1] - sine * base[:, 0]], axis=1)
+        first = cosine * base[:, 0, :] + sine * base[:, 1, :]
+        return xp.stack([first, cosine * base[:, 1, :] - sine * base[:, 0, :]], axis=1)
 
     def _tables(self, level: int, array: Any) -> tuple[Any, Any]:
         """Frame of each pixel, and cosine and sine of each turn, where an array lives."""

@@ -28,12 +28,12 @@ from dspa.ops.maps.sharpen import filter_shells
 from dspa.stages.ctf_refine.passes import Scale
 from dspa.stages.ctf_refine.views import Scope, make_chunks, read_posed, usable
 from dspa.stages.focus.frames import Cut, cut_around, cut_table, image_shifts
+from dspa.stages.focus.region import centre_of, read_region
 from dspa.stages.focus.removal import Portion, Removal, subtract_portion
 from dspa.stages.particles.chunks import image_spec
 from dspa.stages.particles.lead import leading
 from dspa.stages.particles.optics import ctf_arguments, shift_in_particle
 from dspa.stages.refine.postprocess import agreeing_halves, masked_half, read_halves
-from dspa.stages.refine.reference import check_mask_values, read_fitting
 from dspa.stages.refine.start import resample
 from dspa.stages.stage import Context, Input, Stage, check, param
 
@@ -91,7 +91,9 @@ def run(context: Context, inputs: Mapping[str, Any], params: SubtractParams) -> 
     """
     check(params)
     particles, spec = _particles(inputs, params)
-    mask = read_region(inputs["mask"], spec, context.events)
+    mask = read_region(
+        inputs["mask"], box=spec.box, pixel_size=spec.pixel_size, events=context.events
+    )
     halves, measured = agreeing_halves(
         context, {"volume": inputs["volume"]}, use="half maps that agree are subtracted"
     )
@@ -107,7 +109,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: SubtractParams) -> 
     gone = [each * (1.0 - mask if params.inside == "keep" else mask) for each in seen]
     _tell_removed(inputs["mask"], seen, gone, context.events)
     chosen = particles.isel(particle=np.flatnonzero(usable(particles)))
-    centre = _centre(kept, spec) if params.recenter else np.zeros(3)
+    centre = centre_of(kept, spec.pixel_size) if params.recenter else np.zeros(3)
     cut = cut_around(chosen, centre, spec.pixel_size)
     removal = _removal(context, spec, params, gone)
     _tell_cut(context.events, kept, cut, spec, box=removal.box)
@@ -128,21 +130,6 @@ def _particles(inputs: Mapping[str, Any], params: SubtractParams) -> tuple[xr.Da
     if params.box > spec.box:
         raise InputError(f"--box {params.box} is larger than the images, of {spec.box} pixels")
     return particles, spec
-
-
-def read_region(path: str | Path, spec: ImageSpec, events: Events) -> NDArray[np.float32]:
-    """Read the mask of a part onto the grid of the images: (n, n, n) float32, 0 to 1.
-
-    Parameters
-    ----------
-    path : path
-    spec : ImageSpec
-    events : Events
-    """
-    given = read_fitting(path, box=spec.box, pixel_size=spec.pixel_size, events=events)
-    check_mask_values(path, given, events)
-    mask = resample(given, box=spec.box, pixel_size=spec.pixel_size)
-    return np.clip(mask, 0.0, 1.0).astype(np.float32)
 
 
 def seen_maps(
@@ -195,13 +182,6 @@ def _tell_removed(
     events.message(f"{share:.0%} of the power of the map is removed from the images")
 
 
-def _centre(kept: NDArray[np.float32], spec: ImageSpec) -> NDArray[np.float64]:
-    """Centre of mass of a region: (3,) float64, x, y, z in A from the centre of the box."""
-    axis = (np.arange(spec.box) - spec.box // 2) * spec.pixel_size
-    sums = [kept.sum(axis=axes, dtype=np.float64) for axes in ((0, 1), (0, 2), (1, 2))]
-    return np.array([float(each @ axis / each.sum()) for each in sums])
-
-
 def _tell_cut(
     events: Events, kept: NDArray[np.float32], cut: Cut, spec: ImageSpec, *, box: int
 ) -> None:
@@ -212,8 +192,8 @@ def _tell_cut(
             f"the centre of the new images is at ({x:.1f}, {y:.1f}, {z:.1f}) A of the map; cut_x "
             "... moved_y of the particles lead back to the whole"
         )
-    place = (spec.box // 2 + cut.centre / spec.pixel_size).tolist()
-    reach = 2.0 * float(radii(spec.box, 3, place=place[::-1])[kept > 0.5].max(initial=0.0))
+    place = (cut.centre / spec.pixel_size).tolist()
+    reach = 2.0 * float(radii(spec.box, 3, place=place)[kept > 0.5].max(initial=0.0))
     if reach > box:
         events.warning(
             f"what is kept reaches {reach / 2 * spec.pixel_size:.0f} A from the centre of images "
@@ -360,7 +340,7 @@ def _admit(inputs: Mapping[str, Any], params: SubtractParams) -> None:
     """Refuse particles, maps and masks of which nothing can come."""
     _, spec = _particles(inputs, params)
     read_halves(Path(inputs["volume"]))
-    read_region(inputs["mask"], spec, Events())
+    read_region(inputs["mask"], box=spec.box, pixel_size=spec.pixel_size, events=Events())
 
 
 STAGE = Stage(

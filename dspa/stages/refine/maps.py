@@ -135,7 +135,12 @@ def _solve_one(
     """Make a map and its references of the sums of the halves, which are used up."""
     spec, pixel_size = plan.spec, plan.spec.crop_pixel_size
     resolution = measure_resolution(
-        half[0], half[1], pixel_size=pixel_size, diameter=spec.mask_diameter, seed=plan.iteration
+        half[0],
+        half[1],
+        pixel_size=pixel_size,
+        diameter=spec.mask_diameter,
+        seed=plan.iteration,
+        mask=given if plan.settings.pose_prior is not None else None,
     )
     shell = min(resolution.shell, float(plan.insert_radius))
     fsc = usable(resolution)
@@ -221,7 +226,12 @@ def reference_mask(
     edge = min(EDGE, 0.3 * radius)
     sphere = soft_sphere(box, radius - edge, pixel_size=1.0, edge=edge)
     resolution = spec.extent / max(shell, 1.0)
-    region = particle_region(density * sphere, pixel_size, resolution=max(12.0, 1.2 * resolution))
+    if given is not None and plan.settings.pose_prior is not None:  # that of the part
+        region = given > 0.5
+    else:
+        region = particle_region(
+            density * sphere, pixel_size, resolution=max(12.0, 1.2 * resolution)
+        )
     diameter = 2.0 * float(np.percentile(radii(box, 3)[region], 98)) / box
     if given is not None:
         return np.asarray(given, np.float32), diameter

@@ -6,7 +6,7 @@ resumed job plans the same iterations as an undisturbed one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,7 +50,26 @@ CELLS = 1024
 # Most cells of an exhaustive search: of C1 at 3.8 degrees with 110 shifts. Finer levels are reached
 # by the bound.
 MOST_CELLS = 1 << 25
+EXTENT_STEPS = 0.5  # log2 of the steps that an extent holds at least
 PATIENCE = 3  # iterations without a gain that end a refinement
+
+
+@dataclass(frozen=True)
+class PosePrior:
+    """What is known of poses and shifts before a search: they are near those that were given.
+
+    Attributes
+    ----------
+    sigma, extent : float
+        Standard deviation of the angle from the given pose, and its limit, radians.
+    shift_sigma : float
+        Standard deviation of the shift along x and y from the given one, pixels; its limit is the
+        reach of the settings.
+    """
+
+    sigma: float
+    extent: float
+    shift_sigma: float
 
 
 @dataclass(frozen=True)
@@ -77,6 +96,8 @@ class Settings:
         Score every cell, where their number allows it.
     classes : int
         Number of maps.
+    pose_prior : PosePrior, optional
+        Of a local refinement, which looks at nothing but the part inside the given mask.
     """
 
     spec: ImageSpec
@@ -89,6 +110,7 @@ class Settings:
     groups: int = 1
     exhaustive: bool = False
     classes: int = 1
+    pose_prior: PosePrior | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +130,8 @@ class Plan:
         Of the global search, or of the local one.
     shifts : Shifts
     local : bool
-        Start from the poses of the iteration before.
+        Start from the poses of the iteration before; with ``wide`` from all that the prior on
+        poses allows.
     profile : bool
         The grey scale of the model is unknown (the first iteration).
     blind : bool
@@ -133,6 +156,7 @@ class Plan:
     step: float = 1.0
     share: float = 1.0
     scatter: bool = False
+    wide: bool = False
 
     @property
     def spec(self) -> ImageSpec:
@@ -281,25 +305,74 @@ def plan_iteration(settings: Settings, iteration: int, before: Reached) -> Plan:
     before : Reached
         By the iteration before, or at the start.
     """
+    if settings.pose_prior is not None:
+        return plan_near(settings, iteration, before, prior=settings.pose_prior)
     spec = settings.spec
     first = iteration == 1
     radius = int(np.ceil(settings.initial_radius)) if first else next_radius(settings, before)
     radius = int(np.clip(radius, min(4, spec.radius), spec.radius))
     diameter = float(np.clip(before.diameter, 0.2, 1.0))
     fineness = choose_fineness(radius, diameter, before)
-    told = before.order == fineness.order and before.effective <= NARROW
-    fine = fineness.order >= LOCAL_ORDER and iteration > 3 and told
-    local = settings.local and fine and iteration % GLOBAL_EVERY != 0
+    local = _near_the_last(settings, iteration, before, fineness)
     if local:
         levels = local_levels(radius, box=spec.crop, fineness=fineness)
     else:
         levels = search_levels(radius, diameter, box=spec.crop, fineness=fineness)
-    draw = np.random.default_rng([settings.seed, iteration, 3]).uniform(-0.5, 0.5, 2)
+    draw = _offset(settings, iteration)
     sigma = max(before.shift_sigma, 0.5 * levels[-1].shift_step)
     reach = min(settings.reach, max(3.0 * sigma, 3.0)) if iteration > 2 else settings.reach
-    shifts = Shifts(reach, (float(draw[0]), float(draw[1])), sigma)
-    insert_radius = min(spec.radius, max(2 * radius, radius + 8))
+    shifts = Shifts(reach, draw, sigma)
+    insert_radius = _insert_radius(settings, radius)
     return Plan(settings, iteration, radius, insert_radius, levels, shifts, local, first)
+
+
+def plan_near(settings: Settings, iteration: int, before: Reached, *, prior: PosePrior) -> Plan:
+    """Plan an iteration of a local refinement: all that the prior allows, or around the last pose.
+
+    Parameters
+    ----------
+    settings : Settings
+    iteration : int
+        From 1.
+    before : Reached
+        By the iteration before, or by the half maps that were given.
+    prior : PosePrior
+    """
+    spec = settings.spec
+    radius = int(np.clip(next_radius(settings, before), min(4, spec.radius), spec.radius))
+    diameter = float(np.clip(before.diameter, 0.2, 1.0))
+    fineness = choose_fineness(radius, diameter, before)
+    # No cell of a coarser grid need have its centre within a small extent.
+    least = int(np.ceil(np.log2(step_of_order(0) / prior.extent) + EXTENT_STEPS))
+    fineness = replace(fineness, order=max(fineness.order, least))
+    narrow = _near_the_last(settings, iteration, before, fineness)
+    if narrow:
+        levels = local_levels(radius, box=spec.crop, fineness=fineness)
+    else:
+        levels = search_levels(radius, diameter, box=spec.crop, fineness=fineness)
+    shifts = Shifts(settings.reach, _offset(settings, iteration), prior.shift_sigma)
+    return Plan(
+        settings, iteration, radius, _insert_radius(settings, radius), levels, shifts,
+        local=True, profile=iteration == 1, wide=not narrow,
+    )  # fmt: skip
+
+
+def _near_the_last(settings: Settings, iteration: int, before: Reached, fineness: Fineness) -> bool:
+    """Tell whether a search may look around the last pose only."""
+    told = before.order == fineness.order and before.effective <= NARROW
+    fine = fineness.order >= LOCAL_ORDER and iteration > 3 and told
+    return settings.local and fine and iteration % GLOBAL_EVERY != 0
+
+
+def _offset(settings: Settings, iteration: int) -> tuple[float, float]:
+    """Move the lattice of shifts of an iteration, as `Shifts` takes it."""
+    draw = np.random.default_rng([settings.seed, iteration, 3]).uniform(-0.5, 0.5, 2)
+    return float(draw[0]), float(draw[1])
+
+
+def _insert_radius(settings: Settings, radius: int) -> int:
+    """Say how far an iteration reconstructs that compares out to a radius."""
+    return min(settings.spec.radius, max(2 * radius, radius + 8))
 
 
 def sums_bytes(radius: int) -> int:

@@ -18,6 +18,7 @@ from dspa.device import like, take_rows
 from dspa.geometry.symmetry import symmetric_angle, symmetry_operators
 from dspa.ops.images.noise import weigh_images
 from dspa.ops.images.transform import shift_phases
+from dspa.ops.poses.anchor import Anchors
 from dspa.ops.poses.blind import drawn_at
 from dspa.ops.poses.bound import Pruning, by_bound
 from dspa.ops.poses.peak import climb, find_peaks
@@ -54,7 +55,9 @@ if TYPE_CHECKING:
     from dspa.dataflow.checkpoint import Stored
     from dspa.dataflow.reduction import Model, Rows, Sums
     from dspa.ops.poses.blind import Share
+    from dspa.ops.poses.cells import Candidates
     from dspa.ops.poses.posterior import Posterior
+    from dspa.ops.poses.search import Searcher
     from dspa.stages.em.expectation import Expectation
     from dspa.stages.particles.chunks import ParticleBatch, ParticleChunk
     from dspa.stages.refine.plan import Plan
@@ -211,11 +214,10 @@ class BoundRefinement:
         pixel_size = plan.spec.crop_pixel_size
         prior = batch.state["prior_shift"][chosen]
         y, c2 = self.weighted(batch, chosen, prior / pixel_size)
-        searcher = self.searchers.beside(y)[0]
-        given = None
+        searcher, given = self.searchers.beside(y)[0], None
         if plan.local:
             moved = (rows["shift"][chosen] - prior) / pixel_size
-            given = self.lattice.around(rows["pose"][chosen], moved)
+            searcher, given = self._near(searcher, batch, chosen, rows["pose"][chosen], moved)
         made = expect(
             sums,
             (batch, chosen),
@@ -232,11 +234,13 @@ class BoundRefinement:
         peak = find_peaks(found, self.lattice)
         self._insert(sums, made, batch.indices[chosen])
         changed = self._sort(sums, rows, batch, chosen=chosen, found=found)
-        pose = peak.pose
+        pose, moved = peak.pose, peak.shift
         if not plan.profile:  # without a grey scale there is no score to climb
             member = made.seen.cells.member[made.top]
-            pose = climb(searcher, pose, peak.shift, member=member, y=made.y, c2=made.c2)
-        shift = prior + peak.shift * pixel_size
+            pose = climb(searcher, pose, moved, member=member, y=made.y, c2=made.c2)
+        if searcher.anchors is not None:
+            pose, moved = searcher.anchors.held(pose, moved)
+        shift = prior + moved * pixel_size
         turned = symmetric_angle(rows["pose"][chosen], pose, plan.settings.symmetry)
         figures = Figures(
             images=chosen.size,
@@ -255,6 +259,25 @@ class BoundRefinement:
         rows["log_likelihood"][chosen] = found.log_likelihood
         rows["probability"][chosen], rows["spread"][chosen] = peak.probability, peak.spread
         rows["scale"][chosen] = made.scales[made.top]
+
+    def _near(
+        self,
+        searcher: Searcher,
+        batch: ParticleBatch,
+        chosen: NDArray[np.int64],
+        poses: NDArray[np.float64],
+        moved: NDArray[np.float64],
+    ) -> tuple[Searcher, Candidates]:
+        """Begin a search near known poses; a prior says how far from those that were given."""
+        settings = self.plan.settings
+        if settings.pose_prior is None:
+            return searcher, self.lattice.around(poses, moved)
+        prior = settings.pose_prior
+        given = batch.state["prior_pose"][chosen]
+        anchors = Anchors(given, prior.sigma, prior.extent, settings.reach)
+        wide = self.plan.wide
+        cells = anchors.cells(self.lattice) if wide else self.lattice.around(poses, moved)
+        return replace(searcher, anchors=anchors), cells
 
     def _sort(
         self,

@@ -12,50 +12,27 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.dataflow.events import Events
 from dspa.dataflow.runner import Result
-from dspa.geometry.rotation import view_direction
 from dspa.geometry.symmetry import symmetry_operators
 from dspa.io.particles import read_particles
-from dspa.ops.maps.fsc import resolution_shell
 from dspa.stages.em.levels import angular_order
-from dspa.stages.em.march import Pass, march
 from dspa.stages.em.memory import kept_bands
 from dspa.stages.em.noise import noise_groups
 from dspa.stages.particles.chunks import (
-    ParticleChunk,
     image_spec,
-    with_state,
 )
 from dspa.stages.particles.copies import particle_copies
 from dspa.stages.particles.lead import leading
 from dspa.stages.refine.candidates import show_candidates
-from dspa.stages.refine.half_maps import tell
+from dspa.stages.refine.course import advance, finish, iterate, reason_to_stop
 from dspa.stages.refine.halves import assign_half_sets, divide_images, half_chunks
-from dspa.stages.refine.model import Figures, MapModel
-from dspa.stages.refine.output import (
-    show_iteration,
-    show_result,
-    write_fsc,
-    write_maps,
-    write_poses,
-)
-from dspa.stages.refine.plan import (
-    PATIENCE,
-    Plan,
-    Settings,
-    converged,
-    describe,
-    plan_iteration,
-    worker_bytes,
-)
-from dspa.stages.refine.reduction import Refinement
+from dspa.stages.refine.model import MapModel
+from dspa.stages.refine.plan import Settings, worker_bytes
 from dspa.stages.refine.reference import read_starting, starting_maps
 from dspa.stages.refine.start import (
     check_memory,
@@ -63,17 +40,17 @@ from dspa.stages.refine.start import (
     make_settings,
     place_axes,
 )
-from dspa.stages.refine.verdict import MARGIN, judge_refinement
+from dspa.stages.refine.verdict import judge_refinement
 from dspa.stages.stage import Context, Input, Stage, check, check_symmetry, param
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
+    import numpy as np
     import xarray as xr
     from numpy.typing import NDArray
 
-    from dspa.dataflow.reduction import Rows
     from dspa.stages.particles.chunks import ImageSpec
 
 LEAD_PARTICLE = 700  # bytes of each in the process that leads: CTF and state
@@ -81,7 +58,6 @@ LEAD_PARTICLE = 700  # bytes of each in the process that leads: CTF and state
 # and what pictures and the maps that are written are made of.
 LEAD_VOLUMES = 17
 
-State = dict[str, "NDArray[Any]"]
 StartingMaps = tuple["NDArray[np.float32]", "NDArray[np.float32] | None"]
 
 
@@ -146,16 +122,16 @@ def run(context: Context, inputs: Mapping[str, Any], params: RefineParams) -> di
     images = divide_images(context, particles, spec, halves, existing=params.half_sets)
     chunks, state, valid = images.chunks, images.state, images.valid
     begin = partial(_begin, context, inputs, settings, images.noise, maps)
-    result = _iterate(context, begin, chunks, settings, state=state, most=params.iterations)
-    model, state = MapModel.read(result.model), _advance(state, result.rows)
-    stopped = _reason(model, params.iterations)
+    result = iterate(context, begin, chunks, settings, state=state, most=params.iterations)
+    model, state = MapModel.read(result.model), advance(state, result.rows)
+    stopped = reason_to_stop(model, params.iterations)
     context.events.message(f"stopped: {stopped}")
     # What judges the halves hardly drops any pose, whatever the search does.
     bounded = replace(settings, exhaustive=False)
     reason = judge_refinement(context, chunks, bounded, model, state)
     show_candidates(context, chunks, settings, model, state)
     end = (model, result.rows, state)
-    return _finish(context, particles, settings, end, valid=valid, why=(reason, stopped))
+    return finish(context, particles, settings, end, valid=valid, why=(reason, stopped))
 
 
 def _spec(particles: xr.Dataset, params: RefineParams) -> ImageSpec:
@@ -216,123 +192,6 @@ def _begin(
     if maps is None:  # the checkpoints were lost since
         maps = starting_maps(inputs["volume"], inputs.get("mask"), settings.spec, context.events)
     return 0, Result(_first(context, inputs, settings, maps, noise).arrays(), {})
-
-
-def _iterate(
-    context: Context,
-    begin: Callable[[], tuple[int, Result]],
-    chunks: tuple[ParticleChunk, ...],
-    settings: Settings,
-    *,
-    state: State,
-    most: int,
-) -> Result:
-    """Iterate until the resolution stops improving."""
-
-    def step(number: int, result: Result) -> Pass:
-        model = MapModel.read(result.model)
-        plan = plan_iteration(settings, number, model.reached)
-        known = with_state(chunks, _advance(state, result.rows))
-        return Pass(Refinement(plan), known, model.searched().arrays())
-
-    def report(number: int, made: Pass, result: Result) -> None:
-        plan, model = cast("Refinement", made.reduction).plan, MapModel.read(result.model)
-        figures = _figures(plan, model)
-        context.events.emit("iteration", iteration=number, at_most=most, **figures)
-        show_iteration(context.events, model.maps[0], settings.spec, iteration=number)
-
-    return march(context, last=most, begin=begin, step=step, report=report, done=_done)
-
-
-def _done(result: Result) -> bool:
-    """Tell whether the resolution has stopped improving, at the radius it calls for."""
-    return converged(MapModel.read(result.model).history)
-
-
-def _reason(model: MapModel, most: int) -> str:
-    """Say why no further iteration is made."""
-    if converged(model.history):
-        return f"converged, no gain in {PATIENCE} iterations"
-    return f"{counted(most, 'iteration')} made, and it still gained; --iterations allows more"
-
-
-def _advance(state: State, rows: Rows) -> State:
-    """Take over the poses of a pass over all particles, if one was made."""
-    return state | {name: np.asarray(rows[name]) for name in ("pose", "shift") if name in rows}
-
-
-def _figures(plan: Plan, model: MapModel) -> dict[str, Any]:
-    """Collect the figures of an iteration; what the halves share is no agreement of theirs."""
-    mean, extent, shell = Figures(*model.figures), plan.spec.extent, model.reached.shell
-    apart = shell >= plan.settings.initial_radius + MARGIN
-    search = "exhaustive" if plan.settings.exhaustive else "global"
-    return {
-        "unjudged_resolution": extent / shell if apart else None,
-        "search": "local" if plan.local else search,
-        "candidates_per_image": mean.candidates,
-        "limited": mean.limited,
-        "poses_per_image": mean.effective,
-        "accuracy": np.degrees(mean.spread),
-        "turned": np.degrees(mean.turned),
-        "moved": mean.moved,
-        "log_likelihood": mean.log_likelihood,
-        "fsc": model.maps[0].curves[-1, : plan.spec.radius + 1],
-        **describe(plan),
-    }
-
-
-def _finish(
-    context: Context,
-    particles: xr.Dataset,
-    settings: Settings,
-    end: tuple[MapModel, Rows, State],
-    *,
-    valid: NDArray[np.bool_],
-    why: tuple[str, str],
-) -> dict[str, Path]:
-    """Write everything, and the resolution or why there is none."""
-    model, rows, state = end
-    spec, (reason, stopped) = settings.spec, why
-    by_particle = {}
-    for name in ("log_likelihood", "probability", "scale"):
-        values = np.full(valid.size, np.nan)
-        values[rows["item"]] = rows[name]
-        by_particle[name] = values
-    outputs = write_maps(context.folder, model.maps[0], spec)
-    outputs |= write_poses(context.folder, particles, state, rows=by_particle, valid=valid)
-    resolution = _resolution(settings, model)
-    outputs["fsc"] = context.folder / "fsc.star"
-    curves = model.maps[0].curves
-    shells = int(model.reached.radius) if curves.shape[1] <= spec.radius else spec.radius
-    write_fsc(
-        outputs["fsc"], curves, extent=spec.extent, shells=shells, resolution=resolution,
-        reason=reason, symmetry=settings.symmetry,
-    )  # fmt: skip
-    tell(context.events, reason)
-    directions = view_direction(state["pose"][valid])
-    show_result(context.events, model, spec, directions=directions, symmetry=settings.symmetry)
-    found: dict[str, Any] = {"resolution": None, "reason": reason}
-    if not reason:
-        found = {"resolution": resolution, "unmasked_resolution": _crossing_of(model, spec)}
-    context.events.emit(
-        "result",
-        particles=int(valid.sum()),
-        iterations=model.iteration,
-        stopped=stopped,
-        **found,
-    )
-    return outputs
-
-
-def _resolution(settings: Settings, model: MapModel) -> float:
-    """Resolution of a model's half maps, A."""
-    return settings.spec.extent / max(model.reached.shell, 1e-3)
-
-
-def _crossing_of(model: MapModel, spec: ImageSpec) -> float:
-    """Resolution at 0.143 of the curve without a mask, A."""
-    shell = resolution_shell(model.maps[0].curves[0])
-    return spec.extent / max(min(shell, float(spec.radius)), 1e-3)
 
 
 def plan(inputs: Mapping[str, Any], params: RefineParams) -> dict[str, Any]:

@@ -138,8 +138,6 @@ def first_model(
             )
         maps.append(_unmeasured(reference[-1], made))
         diameter = max(diameter, wide)
-    background, strongest = (np.stack([noise[name]] * 2) for name in ("noise", "strongest"))
-    even = np.full((2, len(reference)), 1.0 / len(reference))
     return MapModel(
         iteration=0,
         reference=np.stack([reference, reference]),
@@ -147,14 +145,30 @@ def first_model(
         history=np.zeros((0, 4)),
         reached=replace(reached, diameter=diameter),
         figures=np.zeros(len(Figures._fields)),
-        nuisance={
-            "noise": background,
-            "background": background,
-            "strongest": strongest,
-            "occupancy": even,
-        },
+        nuisance=first_nuisance(noise, len(reference)),
         maps=tuple(maps),
     )
+
+
+def first_nuisance(
+    noise: Mapping[str, NDArray[np.float64]], classes: int
+) -> dict[str, NDArray[np.float64]]:
+    """Say what is known of noise and occupancy before the first iteration, the same of both halves.
+
+    Parameters
+    ----------
+    noise : mapping
+        As for `first_model`.
+    classes : int
+        Number of maps.
+    """
+    background, strongest = (np.stack([noise[name]] * 2) for name in ("noise", "strongest"))
+    return {
+        "noise": background,
+        "background": background,
+        "strongest": strongest,
+        "occupancy": np.full((2, classes), 1.0 / classes),
+    }
 
 
 def _unmeasured(reference: NDArray[np.float32], mask: NDArray[np.float32]) -> Maps:

@@ -97,6 +97,8 @@ def judge_refinement(
             "--initial-lowpass, or a finer --max-resolution"
         )
     beyond = blind_agreement(context, chunks, settings, model, state)
+    if settings.pose_prior is not None:
+        return _judge_near(context, settings, beyond)
     views = views_found_again(context, chunks, settings, model, state)
     context.events.message(
         f"with every coefficient added up where the others put the image, the half maps agree "
@@ -118,6 +120,23 @@ def judge_refinement(
             f"their views again: {cause}"
         )
     return ""
+
+
+def _judge_near(context: Context, settings: Settings, beyond: float) -> str:
+    """Judge a local refinement, whose views are known before: by what is added up blindly."""
+    context.events.message(
+        f"with every coefficient added up where the others put the image, the half maps agree "
+        f"beyond what they share by {beyond:.1f} standard deviations of noise ({PREDICTED:g} or "
+        "more is asked for)"
+    )
+    if beyond >= PREDICTED:
+        return ""
+    return (
+        "the half maps do not agree in the mask beyond what they share when no coefficient has a "
+        "say in where it is added up: noise, too few particles, or a part too small to be aligned; "
+        f"a coarser --initial-lowpass than {settings.spec.extent / settings.initial_radius:.0f} A "
+        "leaves more to see"
+    )
 
 
 def blind_agreement(
