@@ -14,6 +14,7 @@ from dspa.stages.particles.chunks import chunk_size, particle_chunks
 from dspa.stages.particles.copies import (
     count_copies,
     image_copies,
+    in_both,
     particle_copies,
     share_evenly,
     with_pixels,
@@ -130,10 +131,15 @@ def assign_half_sets(
         raise InputError(f"{counted(count, 'particle')}{different}; two half sets need at least 4")
     if copies and events is not None:
         found = counted_of(copies, count, "particle", verb=("is a copy", "are copies"))
+        remedy = "remove-duplicates leaves one of each"
+        if "expanded_from" in particles:
+            remedy = (
+                "of a symmetry expansion all end in the same view where all poses are searched; "
+                "subset --one-per-image leaves one of each"
+            )
         events.warning(
             f"{found} of others (the same image, or closer than "
-            f"{DISTANCE:g} A); copies stay in one half set, but count twice in the map: "
-            "remove-duplicates leaves one of each"
+            f"{DISTANCE:g} A); copies stay in one half set, but count twice in the map: {remedy}"
         )
     rng = np.random.default_rng([seed, 0x6A1F])
     return np.asarray(1 + share_evenly(rng, groups, 2), np.int8)
@@ -206,21 +212,16 @@ def _check_halves(
     events: Events | None,
 ) -> None:
     """Refuse given half sets that share images; tell if they share particles."""
-    shared = _in_both(image_copies(particles), halves)
+    shared = in_both(image_copies(particles), halves)
     if shared:
         raise InputError(
             f"--half-sets: {counted(shared, 'image is', 'images are')} in both half sets, so that "
             "their noise is too; leave the option out to have them assigned"
         )
-    near = _in_both(groups, halves)
+    near = in_both(groups, halves)
     if near and events is not None:
         events.warning(
             f"{counted(near, 'particle')} closer than {DISTANCE:g} A to one in the other half "
             "set, so that the resolution is too good; leave --half-sets out, or use "
             "remove-duplicates first"
         )
-
-
-def _in_both(groups: NDArray[np.int64], halves: NDArray[np.int8]) -> int:
-    """Count groups with rows in both half sets."""
-    return int(np.intersect1d(groups[halves == 1], groups[halves == 2]).size)
