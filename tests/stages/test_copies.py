@@ -14,9 +14,15 @@ from dspa.io.micrographs import read_micrographs
 from dspa.io.particles import read_particles, write_particles
 from dspa.io.star import Block, write_star
 from dspa.io.volumes import write_image_stack
+from dspa.ops.images.prints import alike, image_prints
 from dspa.stages.imports.micrographs import MICROGRAPHS_STAGE
 from dspa.stages.imports.particles import PARTICLES_STAGE
-from dspa.stages.particles.copies import as_first_copy, particle_copies, with_pixels
+from dspa.stages.particles.copies import (
+    as_first_copy,
+    image_copies,
+    particle_copies,
+    with_pixels,
+)
 from dspa.stages.particles.noise import fingerprints
 from dspa.stages.refine.halves import assign_half_sets
 from tests.stages.desk import Desk
@@ -100,9 +106,9 @@ def test_copies_that_a_file_parts_are_put_into_one_half(desk: Desk) -> None:
 
 
 def _placed(desk: Desk, place: np.ndarray, optics: np.ndarray, **more: Any) -> Any:
-    """Import images, and the same normalised anew, at given places of one micrograph."""
-    images = np.random.default_rng(3).normal(size=(COUNT, BOX, BOX)).astype("f4")
-    write_image_stack(desk.folder / "renorm.mrcs", 2 * images + 5, pixel_size=4.0)
+    """Import images, and others cut anew, at given places of one micrograph."""
+    images = np.random.default_rng(4).normal(size=(COUNT, BOX, BOX)).astype("f4")
+    write_image_stack(desk.folder / "renorm.mrcs", images, pixel_size=4.0)
     names = [f"{i + 1:06d}@{s}" for s in ("s.mrcs", "renorm.mrcs") for i in range(COUNT)]
     columns = {
         "rlnImageName": np.array(names, object),
@@ -147,6 +153,83 @@ def test_places_that_say_nothing_make_no_copies(kind: str, desk: Desk) -> None:
     table = _placed(desk, place, optics)
     assert "copies" not in desk.said()
     assert table["half_set"].values.tolist() == [1, 2] * (COUNT // 2) + [2, 1] * (COUNT // 2)
+
+
+def _versions(other: str, shift: np.ndarray, count: int = COUNT) -> Any:
+    """Particles of m/a.mrc, and as many of another micrograph, in the same places but a shift."""
+    place = np.random.default_rng(5).uniform(0, 4000, (count, 2))
+    table = _picked([(x, y) for x, y in np.concatenate([place, place + shift])], [0] * 2 * count)
+    micrograph = np.repeat(np.array([0, 1], np.int32), count)
+    names = np.array(["m/a.mrc", other, "b.mrc"], object)
+    return table.assign(micrograph=("particle", micrograph), micrograph_name=("micrograph", names))
+
+
+@pytest.mark.parametrize(
+    "other", ["m2/a.mrc", "m/a_DW.mrc", "a_patch_aligned_doseweighted.mrc", "m/a_noDW.tif",
+              "S1/imports/001234567890123456789_a_aligned.mrc"],
+)  # fmt: skip
+@pytest.mark.parametrize("apart", [0.0, 1.2])
+def test_versions_of_one_micrograph_share_their_particles(other: str, apart: float) -> None:
+    steps = np.random.default_rng(8).integers(-1, 2, (COUNT, 2)) * apart
+    table = _versions(other, steps)
+    for groups in (image_copies(table), particle_copies(table)):
+        np.testing.assert_array_equal(groups, np.tile(np.arange(COUNT), 2))
+    halves = assign_half_sets(table, 1, existing=False)
+    np.testing.assert_array_equal(halves[:COUNT], halves[COUNT:])
+    # A shift brings a box back to where its particle is.
+    shift = np.zeros((2 * COUNT, 2))
+    shift[COUNT:] = (30.0, -20.0)
+    centred = _versions(other, steps + shift[COUNT:]).assign(shift=(("particle", "xy"), shift))
+    np.testing.assert_array_equal(image_copies(centred), np.tile(np.arange(COUNT), 2))
+
+
+@pytest.mark.parametrize(("other", "count"), [("m2/a.mrc", 300), ("m2/a.mrc", 2), ("c.mrc", 20)])
+def test_different_micrographs_share_no_particles(other: str, count: int) -> None:
+    places = np.random.default_rng(9).uniform(0, 4000, (count, 2))
+    shift = places - np.random.default_rng(5).uniform(0, 4000, (count, 2))
+    if other == "c.mrc":
+        shift[:] = 0.0
+    table = _versions(other, shift, count)
+    groups = particle_copies(table)
+    assert not np.intersect1d(groups[:count], groups[count:]).size
+    assert np.unique(image_copies(table)).size == 2 * count
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda a: 2 * a + 1, lambda a: a.astype("f2"), lambda a: -0.1 * a, lambda a: 1e4 * a + 3e4],
+)
+def test_copies_that_are_scaled_or_rounded_are_found(change: Any, desk: Desk) -> None:
+    images = np.random.default_rng(3).normal(size=(COUNT, BOX, BOX)).astype("f4")
+    write_image_stack(desk.folder / "o.mrcs", change(images).astype("f4"), pixel_size=4.0)
+    table = _import(desk, ["s.mrcs", "o.mrcs"])
+    assert f"{COUNT} of {2 * COUNT} particles are copies of another image" in desk.said("warning")
+    halves = assign_half_sets(table, 1, existing=False)
+    np.testing.assert_array_equal(halves[:COUNT], halves[COUNT:])
+
+
+def test_noise_has_no_copies_of_which_some_are_missed() -> None:
+    images = np.random.default_rng(6).normal(size=(20000, 16, 16)).astype("f4")
+    images += np.exp(-np.hypot(*np.mgrid[-8:8, -8:8]) / 3)  # what all of them show
+    prints = image_prints(images)
+    usable = np.ones(20000, bool)
+    assert not len(alike(prints, usable))
+    rounded = image_prints(-images[::2].astype("f2").astype("f4"))
+    pairs = np.sort(alike(np.concatenate([prints, rounded]), np.ones(30000, bool)), axis=1)
+    found = np.unique(pairs, axis=0)
+    expected = np.column_stack([np.arange(0, 20000, 2), np.arange(20000, 30000)])
+    np.testing.assert_array_equal(found, expected)
+    usable[:10] = False
+    same = alike(np.zeros_like(prints), usable)
+    assert np.unique(same).tolist() == list(range(10, 20000))
+
+
+def test_particles_cut_again_beside_others_are_told(desk: Desk) -> None:
+    place = 100.3 + np.tile(np.random.default_rng(5).uniform(0, 9000, (COUNT, 2)), (2, 1))
+    place[COUNT:] += 1.0
+    table = _placed(desk, place, np.ones(2 * COUNT, int), micrograph_pixel_size=1.5)
+    assert f"{COUNT} of {2 * COUNT} particles lie within 20 A of another" in desk.said("warning")
+    assert np.unique(particle_copies(table)).size == COUNT
 
 
 def _picked(place: list[tuple[float, float]], micrograph: list[int]) -> Any:

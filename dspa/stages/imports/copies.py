@@ -10,13 +10,17 @@ import numpy as np
 from dspa.data.counts import counted, counted_of
 from dspa.io.coordinates import pixel_coordinates
 from dspa.io.names import plain_name
+from dspa.ops.images.prints import alike
 from dspa.stages.particles.copies import (
     as_first_copy,
     count_copies,
     file_numbers,
     image_copies,
+    joined,
     origin,
+    particle_copies,
 )
+from dspa.stages.particles.duplicates import DISTANCE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,17 +35,21 @@ _LISTED = 3
 _VERSIONS = ("_DW", "_noDW", "_PS", "_doseweighted", "_rigid_aligned", "_EVN", "_ODD")
 
 
-def mark_twins(table: xr.Dataset, digest: NDArray[np.uint64]) -> xr.Dataset:
+def mark_twins(
+    table: xr.Dataset, prints: NDArray[np.int16], usable: NDArray[np.bool_]
+) -> xr.Dataset:
     """Note of copies which image they are copies of; nothing if there are none.
 
     Parameters
     ----------
     table : Dataset
         Particles.
-    digest : (n,) uint64
-        The same for images of the same pixels.
+    prints : (n, NUMBERS) int16
+        As `dspa.ops.images.prints.image_prints` returns them.
+    usable : (n,) bool
+        Images that can be compared.
     """
-    groups = np.unique(digest, return_inverse=True)[1]
+    groups = joined(len(prints), [alike(prints, usable)])
     if not count_copies(groups):
         return table
     return table.assign(twin=("particle", as_first_copy(table["uid"].values, groups)))
@@ -58,6 +66,7 @@ def tell_copies(context: Context, table: xr.Dataset) -> xr.Dataset:
     """
     groups = image_copies(table)
     copies = count_copies(groups)
+    _tell_near(context, table, copies)
     if not copies:
         return table.drop_vars("twin", errors="ignore")
     # Symmetry copies are meant; what is more than these is not.
@@ -81,6 +90,18 @@ def tell_copies(context: Context, table: xr.Dataset) -> xr.Dataset:
         "twice: leave them out unless you mean them (symmetry expansion)"
     )
     return table
+
+
+def _tell_near(context: Context, table: xr.Dataset, copies: int) -> None:
+    """Warn of particles that lie where another one does, but for some A."""
+    near = count_copies(particle_copies(table)) - copies
+    if near:
+        lying = counted_of(near, table.sizes["particle"], "particle", verb=("lies", "lie"))
+        context.events.warning(
+            f"{lying} within {DISTANCE:g} A of another one of the same micrograph, so that their "
+            "noise is the same; they stay in one half set where dspa assigns it, and "
+            "remove-duplicates leaves one of each"
+        )
 
 
 def tell_shared_uids(context: Context, table: xr.Dataset) -> None:

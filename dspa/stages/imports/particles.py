@@ -22,6 +22,7 @@ from dspa.io.picture import montage
 from dspa.io.plausible import check_values, has_defocus
 from dspa.io.star_optics import one_for_all
 from dspa.io.star_particles import read_star_particles
+from dspa.ops.images.prints import NUMBERS
 from dspa.stages.imports.copies import (
     mark_twins,
     tell_copies,
@@ -345,10 +346,10 @@ def _look(context: Context, table: xr.Dataset, params: Params) -> xr.Dataset:
     if bad.all():
         raise InputError(f"{params.named}: no image can be used")
     table = _signed(table, _sign(context, table, reports, params))
-    digest = np.empty(len(images), np.uint64)
+    prints = np.empty((len(images), NUMBERS), np.int16)
     for run, report in zip(runs, reports, strict=True):
-        digest[run] = report.digest
-    table = mark_twins(table, digest)
+        prints[run] = report.prints
+    table = mark_twins(table, prints, ~bad)
     return chosen(table, np.flatnonzero(~bad), context.folder) if bad.any() else table
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from dspa.data.errors import InputError
 from dspa.ops.images.normalise import FLAT
+from dspa.ops.images.prints import NUMBERS, image_prints
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,8 +41,8 @@ class ImageReport:
     excess : (m, discs) float64
         Mean in each disc less the mean on the rim, in standard deviations of the image; of the
         usable images, as stored (not turned bright).
-    digest : (n,) uint64
-        The same for images of the same pixels; of all images of the run.
+    prints : (n, NUMBERS) int16
+        As `dspa.ops.images.prints.image_prints` returns them; of all images of the run.
     fault : str
         A sentence if the run could not be read at all.
     """
@@ -49,7 +50,7 @@ class ImageReport:
     not_finite: NDArray[np.int64]
     constant: NDArray[np.int64]
     excess: NDArray[np.float64]
-    digest: NDArray[np.uint64]
+    prints: NDArray[np.int16]
     fault: str = ""
 
 
@@ -65,7 +66,7 @@ def examine(images: ParticleImages) -> ImageReport:
     bad: list[NDArray[np.int64]] = []
     flat: list[NDArray[np.int64]] = []
     excess = [np.empty((0, len(_DISCS)))]
-    digest = np.zeros(len(images), np.uint64)
+    prints = np.zeros((len(images), NUMBERS), np.int16)
     try:
         step = max(1, (16 << 20) // (4 * images.box**2))
         for start in range(0, len(images), step):
@@ -79,14 +80,14 @@ def examine(images: ParticleImages) -> ImageReport:
             bad.append(rows[~finite])
             flat.append(rows[finite & level])
             excess.append(_excess(pixels[good], spread[good]))
-            digest[rows] = [pixel_digest(image) for image in pixels]
+            prints[rows[good]] = image_prints(pixels[good])
     except InputError as error:
-        return ImageReport(nothing, nothing, excess[0], digest, str(error))
+        return ImageReport(nothing, nothing, excess[0], prints, str(error))
     return ImageReport(
         np.concatenate([nothing, *bad]),
         np.concatenate([nothing, *flat]),
         np.concatenate(excess),
-        digest,
+        prints,
     )
 
 

@@ -19,6 +19,7 @@ from dspa.io.coordinates import place_of_uid
 from dspa.io.names import plain_name
 from dspa.ops.picks.duplicates import closer_than
 from dspa.stages.particles.duplicates import DISTANCE, true_positions
+from dspa.stages.particles.exposures import NEAR, exposure_numbers
 
 SAME_PRINT = 1e-6  # relative difference below which images are one: less than rounding parts others
 
@@ -35,7 +36,8 @@ def image_copies(particles: xr.Dataset) -> NDArray[np.int64]:
     """Say which rows are one and the same image: (n,) label of its image.
 
     One image of one file, by whatever name or link; one that import found a copy of another; a
-    symmetry copy; or one place of one micrograph, cut or normalised twice.
+    symmetry copy; or one place of one micrograph, cut or normalised twice, or of two versions of
+    the micrograph.
 
     Parameters
     ----------
@@ -52,7 +54,8 @@ def image_copies(particles: xr.Dataset) -> NDArray[np.int64]:
         keys.append(np.where(stack < 0, len(images) + np.arange(count), images))
     known = [name for name in ("twin", "expanded_from") if name in particles]
     keys += [pd.factorize(particles[name].values)[0] for name in known]
-    return _joined(count, [*(_to_first(key) for key in keys), _at_one_place(particles)])
+    pairs = [*(_to_first(key) for key in keys), _at_one_place(particles)]
+    return joined(count, [*pairs, _cut_from_versions(particles)])
 
 
 def origin(particles: xr.Dataset) -> NDArray[np.uint64]:
@@ -98,10 +101,10 @@ def particle_copies(particles: xr.Dataset) -> NDArray[np.int64]:
     images = image_copies(particles)
     if "coordinate" not in particles or "micrograph" not in particles:
         return images
-    place, one = true_positions(particles), _micrograph_numbers(particles)
+    place, one = true_positions(particles), _exposure_numbers(particles)
     rows = np.flatnonzero(np.isfinite(place).all(axis=1) & (one >= 0))
     near = rows[closer_than(place[rows], one[rows], distance=DISTANCE)]
-    return _joined(len(images), [_to_first(images), near])
+    return joined(len(images), [_to_first(images), near])
 
 
 def with_pixels(
@@ -123,7 +126,25 @@ def with_pixels(
     one, other = prints[rows[:-1]], prints[rows[1:]]
     same = (np.abs(one - other) <= SAME_PRINT * np.abs(one)).all(axis=1)
     pairs = np.column_stack([rows[:-1][same], rows[1:][same]])
-    return _joined(len(groups), [_to_first(groups), pairs])
+    return joined(len(groups), [_to_first(groups), pairs])
+
+
+def joined(count: int, pairs: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Label rows that pairs connect, in the order in which they come: (count,).
+
+    Parameters
+    ----------
+    count : int
+        Rows.
+    pairs : sequence of (pairs, 2) int64
+    """
+    edges = np.concatenate([np.empty((0, 2), np.int64), *pairs])
+    if not len(edges):
+        return np.arange(count)
+    ones = np.ones(len(edges), np.int8)
+    graph = coo_array((ones, (edges[:, 0], edges[:, 1])), shape=(count, count))
+    _, labels = connected_components(graph, directed=False)
+    return np.asarray(pd.factorize(labels)[0], np.int64)
 
 
 def file_numbers(paths: Sequence[str]) -> NDArray[np.int64]:
@@ -218,6 +239,39 @@ def _micrograph_numbers(particles: xr.Dataset) -> NDArray[np.int64]:
     return np.asarray(numbers[np.asarray(particles["micrograph"].values)], np.int64)
 
 
+def _places(particles: xr.Dataset) -> list[NDArray[np.float64]]:
+    """Return where particles are, each (n, 2): by their boxes and by their shifts, A or pixels."""
+    if "micrograph" not in particles:
+        return []
+    if "coordinate" in particles:
+        boxes = np.asarray(particles["coordinate"].values, np.float64)
+        return [boxes, true_positions(particles)] if "shift" in particles else [boxes]
+    # Pixels of unknown size are of about 1 A.
+    name = "coordinate_pixels"
+    return [np.asarray(particles[name].values, np.float64)] if name in particles else []
+
+
+def _exposure_numbers(particles: xr.Dataset) -> NDArray[np.int64]:
+    """Give the rows of one exposure, by any name and in any version, one number."""
+    names = [str(name) for name in particles["micrograph_name"].values]
+    return exposure_numbers(names, particles["micrograph"].values, _places(particles))
+
+
+def _cut_from_versions(particles: xr.Dataset) -> NDArray[np.int64]:
+    """Return pairs of rows cut from one place of two versions of an exposure."""
+    found = [np.empty((0, 2), np.int64)]
+    places = _places(particles)
+    if not places:
+        return found[0]
+    names, one = _micrograph_numbers(particles), _exposure_numbers(particles)
+    shared = np.flatnonzero((one >= 0) & np.isin(one, np.unique(one[names != one])))
+    for place in places:
+        rows = shared[np.isfinite(place[shared]).all(axis=1)]
+        near = rows[closer_than(place[rows], one[rows], distance=NEAR)]
+        found.append(near[names[near[:, 0]] != names[near[:, 1]]])
+    return np.concatenate(found)
+
+
 def _at_one_place(particles: xr.Dataset) -> NDArray[np.int64]:
     """Return pairs of rows with the same coordinates, micrograph and optics, with the first."""
     found = {n: particles[n].values for n in ("coordinate", "coordinate_pixels") if n in particles}
@@ -243,14 +297,3 @@ def _to_first(key: NDArray[Any]) -> NDArray[np.int64]:
     _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
     pairs = np.column_stack([np.arange(len(key)), first[inverse]])
     return np.asarray(pairs[pairs[:, 0] != pairs[:, 1]], np.int64)
-
-
-def _joined(count: int, pairs: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Label rows that pairs connect, in the order in which they come."""
-    edges = np.concatenate([np.empty((0, 2), np.int64), *pairs])
-    if not len(edges):
-        return np.arange(count)
-    ones = np.ones(len(edges), np.int8)
-    graph = coo_array((ones, (edges[:, 0], edges[:, 1])), shape=(count, count))
-    _, labels = connected_components(graph, directed=False)
-    return np.asarray(pd.factorize(labels)[0], np.int64)
