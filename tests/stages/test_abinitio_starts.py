@@ -8,7 +8,7 @@ from dspa.dataflow.events import Events
 from dspa.ops.maps.align import Alignment, apply_alignment
 from dspa.stages.abinitio.model import FirstMaps
 from dspa.stages.abinitio.schedule import Settings
-from dspa.stages.abinitio.starts import agreement, choose_start
+from dspa.stages.abinitio.starts import agreement, choose_start, tell_copies
 from dspa.stages.particles.chunks import ImageSpec
 
 BOX = 24
@@ -100,3 +100,13 @@ def test_one_start_and_several_classes_are_not_compared(choose):
     assert made == [2, 2]
     assert np.array_equal(chosen.density[0], ends[1].density[0])
     assert not any("same map" in str(event) for event in said)
+
+
+def test_of_several_maps_it_is_told_which_are_copies(tmp_path):
+    said = []
+    maps = np.stack([blobs(1), blobs(2), turned(blobs(1), mirrored=True)])
+    tell_copies(maps, Events(tmp_path, (said.append,)))
+    assert said[-1]["text"].startswith("3 maps, 2 of them different; alike once laid onto")
+    assert "1 and 3 (" in said[-1]["text"]
+    tell_copies(maps[:2], Events(tmp_path, (said.append,)))
+    assert said[-1]["text"] == "2 maps, 2 of them different"

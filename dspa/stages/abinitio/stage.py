@@ -29,7 +29,7 @@ from dspa.stages.abinitio.output import (
 )
 from dspa.stages.abinitio.reduction import AbInitioStep
 from dspa.stages.abinitio.schedule import Act, Settings, plan_step
-from dspa.stages.abinitio.starts import choose_start
+from dspa.stages.abinitio.starts import choose_start, tell_copies
 from dspa.stages.em.march import Pass, march
 from dspa.stages.em.memory import batch_bytes, check_fits, kept_bands
 from dspa.stages.particles.chunks import CHUNK, image_spec, particle_chunks
@@ -332,7 +332,9 @@ def _finish(
             f"set aside {rows['item'].size - used} of {rows['item'].size} images: "
             "NaN, no variance, or no usable CTF"
         )
-    if settings.classes == 1 and settings.symmetry == "C1":
+    if settings.classes > 1:
+        tell_copies(model.density, context.events)
+    elif settings.symmetry == "C1":
         _tell_symmetry(context, model)
     context.events.emit(
         "result",

@@ -17,6 +17,8 @@ from dspa.ops.maps.align import align
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from numpy.typing import NDArray
+
     from dspa.dataflow.events import Events
     from dspa.stages.abinitio.model import FirstMaps
     from dspa.stages.abinitio.schedule import Settings
@@ -68,11 +70,41 @@ def choose_start(
 
 
 def agreement(first: FirstMaps, second: FirstMaps) -> float:
+    """Likeness of the maps of two starts."""
+    return likeness(first.density[0], second.density[0])
+
+
+def likeness(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
     """Mean correlation of the shells of two maps, one laid onto the other, hand left open."""
-    one, other = (np.asarray(each.density[0], np.float64) for each in (first, second))
+    one, other = (np.asarray(each, np.float64) for each in (first, second))
     if not (one.any() and other.any()):
         return 0.0
     return align(one, other, radius=COMPARED).score
+
+
+def tell_copies(density: NDArray[np.float32], events: Events) -> None:
+    """Say which maps of several are alike, and how many are left.
+
+    Parameters
+    ----------
+    density : (k, n, n, n) float32
+    events : Events
+    """
+    alike, group = [], list(range(len(density)))
+    for other in range(1, len(density)):
+        for one in range(other):
+            score = likeness(density[one], density[other])
+            if score >= ALIKE:
+                alike.append(f"{one + 1} and {other + 1} ({score:.2f})")
+                group = [group[one] if own == group[other] else own for own in group]
+    count = len(set(group))
+    said = f"{counted(len(density), 'map')}, {count} of them different"
+    if alike:
+        said += (
+            f"; alike once laid onto each other, either hand: {', '.join(alike)}, where "
+            f"{ALIKE:g} or more is asked for"
+        )
+    events.message(said)
 
 
 def _tell(
