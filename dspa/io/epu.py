@@ -17,6 +17,10 @@ _DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")
 _ENDINGS = ("_Fractions", "_EER", "_fractions", "_eer", "_DW", "_aligned", "")
 
 
+class OtherXmlError(InputError):
+    """A sound XML file of something else than an EPU exposure."""
+
+
 @dataclass(frozen=True)
 class Exposure:
     """One exposure of an EPU session; NaN where the file does not say.
@@ -51,6 +55,13 @@ def read_epu(path: str | Path) -> Exposure:
     Parameters
     ----------
     path : path
+
+    Raises
+    ------
+    OtherXmlError
+        If it is a sound XML file of something else.
+    InputError
+        If it cannot be read.
     """
     file = regular(path)
     try:
@@ -72,7 +83,9 @@ def read_epu(path: str | Path) -> Exposure:
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise InputError(f"{path}: damaged XML ({error})") from error
     if _bare(root) != "MicroscopeImage":
-        raise InputError(f"{path}: <{_bare(root)}>, not the <MicroscopeImage> of an EPU exposure")
+        raise OtherXmlError(
+            f"{path}: <{_bare(root)}>, not the <MicroscopeImage> of an EPU exposure"
+        )
     dose = _dose(root)
     return Exposure(
         pixel_size=_number(root, "SpatialScale", "pixelSize", "x", "numericValue") * 1e10,

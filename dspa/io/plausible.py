@@ -98,7 +98,7 @@ _OPTICS = {
         (0.5, 6.0), (("m", 1e3), ("um", 1e-3), ("nm", 1e-6), ("A", 1e-7)),
     ),
     "amplitude_contrast": _Quantity(
-        "rlnAmplitudeContrast", "ctf/amp_contrast", "--amplitude-contrast", "", 1.0, 0.0, 1.0,
+        "rlnAmplitudeContrast", "ctf/amp_contrast", "--amplitude-contrast", "", 1.0, 0.0, 0.999,
         (0.01, 0.5), (("percent", 0.01),),
     ),
     "pixel_size": _Quantity("rlnImagePixelSize", "blob/psize_A", "--pixel-size", *_PIXEL),
@@ -256,6 +256,8 @@ def _check_optics(
     value = float(values[bad][0])
     unit = f" {quantity.unit}" if quantity.unit else ""
     unset = ", as if it was never set" if value == 0 else quantity.likely(value)
+    if value < 0 and not unset:
+        unset = ", as if its sign was turned"
     asked = f"give the right {where}" if where.startswith("--") else f"give {quantity.option}"
     unit_asked = f" in {quantity.unit}" if quantity.unit else " as a fraction"
     raise InputError(f"{source}: {where} is {value:.6g}{unit}{unset}; {asked}{unit_asked}")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _MRAD = 1e-3
 _TILT = ("rlnBeamTiltX", "rlnBeamTiltY")
 _LISTS = {"rlnOddZernike": "odd_zernike", "rlnEvenZernike": "even_zernike"}
+_MOST_OFF = 0.1  # of the identity; microscopes distort by a few per cent at most
 _MATRIX = ("rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11")
 _DIGITS = 12
 _MOST = 64  # coefficients: order 9
@@ -61,10 +62,14 @@ def with_aberrations(path: str | Path, optics: Mapping[str, Any]) -> dict[str, A
     matrix = [take(label) for label in _MATRIX]
     if any(values is not None for values in matrix):
         entries = _joined(path, _MATRIX, matrix, (1.0, 0.0, 0.0, 1.0)).reshape(-1, 2, 2)
-        if (np.abs(np.linalg.det(entries) - 1.0) > 0.5).any():
+        off = np.abs(entries - np.eye(2))
+        if not (off <= _MOST_OFF).all():
+            group = int(np.argmax(off.max(axis=(1, 2))))
+            worst = int(np.argmax(off[group]))
             raise InputError(
-                f"{path}: rlnMagMat00 to rlnMagMat11 are no magnification near 1; correct or "
-                "remove them"
+                f"{path}: rlnMagMat00 to rlnMagMat11 are no magnification near 1: "
+                f"{_MATRIX[worst]} is {entries[group].flat[worst]:.6g}, and no microscope distorts "
+                f"by more than {100 * _MOST_OFF:.0f} %; correct or remove them"
             )
         made["magnification"] = entries
     return made

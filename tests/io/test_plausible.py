@@ -49,6 +49,8 @@ def _table(**changes: np.ndarray | float) -> xr.Dataset:
         ({"spherical_aberration": 2700e7}, "as if it were in um"),
         ({"spherical_aberration": 2.7e14}, "as if it were in A"),
         ({"amplitude_contrast": 7.0}, "rlnAmplitudeContrast is 7, as if it were in percent"),
+        ({"amplitude_contrast": 1.0}, "rlnAmplitudeContrast is 1, as if it were in percent"),
+        ({"amplitude_contrast": -0.1}, "rlnAmplitudeContrast is -0.1, as if its sign was turned"),
         ({"pixel_size": 0.11}, "rlnImagePixelSize is 0.11 A, as if it were in nm"),
         ({"pixel_size": 83.0}, "as if it were in pm"),
         ({"pixel_size": 1.1e-10}, "as if it were in m;"),

@@ -91,6 +91,15 @@ def test_given_half_sets_must_not_share_images(desk: Desk) -> None:
     assert assign_half_sets(apart, 1, existing=True).tolist() == [1, 2] * COUNT
 
 
+@pytest.mark.parametrize("one", [0, 1])
+def test_an_empty_half_set_is_named(one: int, desk: Desk) -> None:
+    table = _import(desk, ["s.mrcs"])
+    halves = np.full(COUNT, 1, np.int8)
+    halves[:one] = 2
+    with pytest.raises(InputError, match=f"half set 1 has {COUNT - one} .*half set 2 has {one}"):
+        assign_half_sets(table.assign(half_set=("particle", halves)), 1, existing=True)
+
+
 def test_copies_that_a_file_parts_are_put_into_one_half(desk: Desk) -> None:
     halves = np.append(np.tile([1, 2], COUNT // 2), np.tile([2, 1, 1, 2], COUNT // 4))
     names = [f"{i + 1:06d}@{s}" for s in ("s.mrcs", "copy.mrcs") for i in range(COUNT)]

@@ -249,6 +249,23 @@ def test_particles_that_cannot_be_used(
         desk.run(import_particles.PARTICLES_STAGE, file="p.star")
 
 
+@pytest.mark.parametrize("label", ["rlnVoltage", "rlnSphericalAberration"])
+def test_one_row_without_a_voltage_spares_the_others(
+    label: str, desk: Desk, tmp_path: Path
+) -> None:
+    write_image_stack(tmp_path / "s.mrcs", _particles(40), pixel_size=2.0)
+    values = np.full(40, 300.0 if label == "rlnVoltage" else 2.7)
+    values[5] = np.nan
+    _star(tmp_path / "p.star", "s.mrcs", 40, **{label: values})
+    made = desk.run(import_particles.PARTICLES_STAGE, file="p.star")["particles"]
+    assert read_particles(made)["image_index"].values.tolist() == [*range(5), *range(6, 40)]
+    assert "that is no number: 6@" in desk.said("warning")
+    values[10:30] = np.nan
+    _star(tmp_path / "p.star", "s.mrcs", 40, **{label: values})
+    with pytest.raises(InputError, match=r"of 21 of 40 rows \(row 6 is the first\) is unknown"):
+        desk.run(import_particles.PARTICLES_STAGE, file="p.star")
+
+
 def test_one_row_beyond_its_stack_spares_the_others(desk: Desk, tmp_path: Path) -> None:
     write_image_stack(tmp_path / "s.mrcs", _particles(40), pixel_size=2.0)
     names = np.array([f"{i + 1:06d}@s.mrcs" for i in range(40)], object)

@@ -16,7 +16,7 @@ from dspa.dataflow.runner import InlineRunner
 from dspa.io.micrographs import read_micrograph_image, read_micrographs
 from dspa.io.star import Block, read_star, write_star
 from dspa.io.volumes import write_image_stack
-from dspa.ops.images.gain import turned_gain
+from dspa.ops.images.gain import turned_gain, without_dead
 from dspa.stages.exposures.tasks import micrograph_tasks, warn_of_rows
 from dspa.stages.imports.micrographs import MICROGRAPHS_STAGE, MOVIES_STAGE
 from dspa.stages.stage import Context, check
@@ -160,7 +160,7 @@ def test_a_gain_of_one_value_is_taken_and_told(
 @pytest.mark.parametrize(
     ("spoilt", "complaint"),
     [
-        (lambda g: np.where(g > 1.3, np.nan, g), "holds NaN or infinite values; write 0"),
+        (lambda g: np.where(g > 1.3, np.nan, g), "is 0, NaN or infinite in "),
         (lambda g: 0 * g, "holds only zero values"),
         (lambda g: g - 1.2, "holds negative values"),
         (lambda g: np.stack([g, g]), "a gain reference of 2 images"),
@@ -181,6 +181,39 @@ def test_a_gain_that_is_none_is_named_as_one(
         run(MOVIES_STAGE, files="m.mrc", gain=name)
     assert complaint in str(caught.value)
     assert "micrograph" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
+@pytest.mark.parametrize("fine", [1, 2])
+def test_dead_pixels_are_filled_from_those_around_them(
+    value: float, fine: int, tmp_path: Path, run: Callable[..., dict[str, Any]]
+) -> None:
+    frames, gain = _camera()
+    dead = np.zeros(SHAPE, bool)
+    dead[20, 5:9] = dead[30:36, 17] = dead[0, 0] = dead[10, 40] = True
+    frames[:, dead] = 0
+    spoilt = np.where(dead, value, gain).repeat(fine, 0).repeat(fine, 1)
+    spoilt[2 * fine - 1, 2 * fine - 1] = value if fine == 2 else spoilt[1, 1]
+    _mrc(tmp_path / "m.mrc", frames)
+    write_image_stack(tmp_path / "g.mrc", spoilt[None].astype("f4"), pixel_size=1.0)
+    outputs = run(MOVIES_STAGE, files="m.mrc", gain="g.mrc")
+    count = 12 * fine**2 + (fine == 2)
+    assert f"g.mrc: {count} dead pixels (0, NaN or infinite)" in outputs["said"]
+    found, right = _sum(outputs), frames.sum(0) * gain
+    np.testing.assert_allclose(found[~dead], right[~dead], rtol=1e-6)
+    around = [right[9:12, 39:42].ravel()[[0, 1, 2, 3, 5, 6, 7, 8]], right[[0, 1, 1], [1, 0, 1]]]
+    np.testing.assert_allclose(found[[10, 0], [40, 0]], [np.median(a) for a in around], rtol=1e-6)
+    assert 0.8 < found[dead].min() / right[~dead].mean() < found[dead].max() / 300 < 1.2
+
+
+def test_a_broad_stripe_gets_what_is_nearest() -> None:
+    image = np.add.outer(np.arange(40.0), np.zeros(40)).astype("f4")
+    dead = np.zeros(image.shape, bool)
+    dead[10:30] = True
+    filled = without_dead(np.where(dead, 0, image), dead)
+    np.testing.assert_array_equal(filled[~dead], image[~dead])
+    assert set(np.unique(filled[14:26])) == {9.0, 30.0}
+    assert ((filled[10:14] >= 6) & (filled[10:14] <= 9)).all()
 
 
 @pytest.mark.relion

@@ -64,6 +64,20 @@ def test_files_without_notes_of_epu(desk: Desk) -> None:
     assert "1 of 2 files has no XML file" in desk.said("warning")
 
 
+def test_notes_of_epu_that_cannot_be_read_are_told(desk: Desk) -> None:
+    for name in ("F0", "F1", "F2"):
+        _exposure(name, 0.83)
+    Path("F1.xml").write_text(Path("F1.xml").read_text()[:-30])
+    Path("F2.xml").write_text("<Other/>")  # of another program
+    desk.run(MICROGRAPHS_STAGE, files="*.tiff", cs=2.7)
+    assert "1 XML file beside the exposures cannot be read, and is not used" in desk.said("warning")
+    assert "F1.xml: damaged XML" in desk.said("warning")
+    Path("F0.xml").write_bytes(b"")
+    desk.heard.clear()
+    desk.run(MICROGRAPHS_STAGE, files="F0*.tiff", cs=2.7, pixel_size=0.83, voltage=300.0)
+    assert "F0.xml: not an EPU exposure" in desk.said("warning")
+
+
 def test_super_resolution_has_not_the_pixel_size_that_epu_says(desk: Desk) -> None:
     _exposure("F0", 0.83, read_out=10)
     with pytest.raises(InputError, match="the pixel size is unknown; give --pixel-size"):

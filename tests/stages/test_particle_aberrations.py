@@ -82,10 +82,11 @@ def test_star_files_carry_them(made: dict[str, Path], tmp_path: Path) -> None:
     write_star(tmp_path / "b.star", [Block("optics", columns), particles])
     with pytest.raises(InputError, match=r"b.star: rlnOddZernike in row 1 .*\[1,what\]"):
         read_particles(tmp_path / "b.star")
-    columns |= {"rlnOddZernike": np.array(["[1]"], object), "rlnMagMat00": np.array([0.1])}
-    write_star(tmp_path / "b.star", [Block("optics", columns), particles])
-    with pytest.raises(InputError, match=r"b.star: rlnMagMat00 to rlnMagMat11"):
-        read_particles(tmp_path / "b.star")
+    for wrong in (0.1, 1.3, 1.5):
+        columns |= {"rlnOddZernike": np.array(["[1]"], object), "rlnMagMat00": np.array([wrong])}
+        write_star(tmp_path / "b.star", [Block("optics", columns), particles])
+        with pytest.raises(InputError, match=rf"b.star: rlnMagMat00 to .* rlnMagMat00 is {wrong}"):
+            read_particles(tmp_path / "b.star")
 
 
 def test_particles_of_a_micrograph_share_its_ctf(tmp_path: Path) -> None:

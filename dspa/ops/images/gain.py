@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.ndimage import distance_transform_edt
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _CLIP = 6.0  # standard deviations; hot and dead pixels are beyond
 _ROUNDS = 3
+_REACHES, _FEWEST, _BLOCK = (1, 2, 4), 3, 1 << 15
 
 
 def turned_gain(gain: NDArray[np.float32], *, rotate: int, flip: str) -> NDArray[np.float32]:
@@ -44,6 +46,59 @@ def inverse_gain(gain: NDArray[np.float32]) -> NDArray[np.float32]:
     gain : (y, x) float32
     """
     return np.divide(1.0, gain, out=np.zeros_like(gain), where=gain > 0)
+
+
+def binned_gain(gain: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a gain of super-resolution for physical pixels: means of 2 x 2; dead ones left out.
+
+    Parameters
+    ----------
+    gain : (2 y, 2 x) float32
+    """
+    rows, columns = (length // 2 for length in gain.shape)
+    parts = gain.reshape(rows, 2, columns, 2)
+    alive = (parts > 0).sum(axis=(1, 3), dtype=np.float32)
+    total = parts.sum(axis=(1, 3), dtype=np.float32)
+    return np.divide(total, alive, out=np.zeros_like(total), where=alive > 0)
+
+
+def without_dead(image: NDArray[np.float32], dead: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Give dead pixels the median of the good ones around them.
+
+    Windows grow until three good pixels are in them; where even the widest holds fewer, as in a
+    broad stripe, the nearest good pixel serves.
+
+    Parameters
+    ----------
+    image : (y, x) float32
+    dead : (y, x) bool
+        At least one pixel is good.
+    """
+    if not dead.any():
+        return image
+    filled = np.where(dead, np.float32(np.nan), image)
+    result = filled.copy()
+    left = np.argwhere(dead)
+    for reach in _REACHES:
+        padded = np.pad(filled, reach, constant_values=np.nan)
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (2 * reach + 1,) * 2)
+        short = np.zeros(len(left), bool)
+        for first in range(0, len(left), _BLOCK):
+            y, x = left[first : first + _BLOCK].T
+            around = np.sort(windows[y, x].reshape(len(y), -1), axis=1)  # NaN last
+            good = np.isfinite(around).sum(axis=1)
+            enough = good >= _FEWEST
+            short[first : first + _BLOCK] = ~enough
+            at, row = good[enough], np.flatnonzero(enough)
+            middle = 0.5 * (around[row, (at - 1) // 2] + around[row, at // 2])
+            result[y[enough], x[enough]] = middle
+        left = left[short]
+        if not len(left):
+            return result
+    y, x = distance_transform_edt(dead, return_distances=False, return_indices=True)
+    at = tuple(left.T)
+    result[at] = image[y[at], x[at]]
+    return result
 
 
 def unevenness(total: NDArray[np.float32], gain: NDArray[np.float32] | None = None) -> float:

@@ -8,11 +8,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.io.locate import regular
 from dspa.io.micrographs import micrograph_info, read_micrograph_image, read_stored_sum
 from dspa.io.tiff import read_tiff_sum, tiff_shape, turns_rows
-from dspa.ops.images.gain import inverse_gain, turned_gain, unevenness, unevenness_error
+from dspa.ops.images.gain import (
+    binned_gain,
+    inverse_gain,
+    turned_gain,
+    unevenness,
+    unevenness_error,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,6 +30,7 @@ if TYPE_CHECKING:
 
 FALCON = ".gain"  # a TIFF file inside
 _EER = ".eer"
+MOST_DEAD = 0.05  # of the pixels of a gain; cameras have less than 1 in 1,000
 MOVIES = 2  # summed to hold the gain against
 _RAISE = 1e-3  # of the unevenness; less is nothing
 _SIGMA = 4.0
@@ -79,13 +87,19 @@ def read_gain(path: str, *, rotate: int, flip: str, use: str) -> Gain:
             f"{path}: a gain reference of {frames} images; give a file with the one that is meant"
         )
     stored = read_tiff_sum(regular(path)) if falcon else read_stored_sum(path)
+    stored = np.where(np.isfinite(stored), stored, np.float32(0.0))  # dead, as zeros are
     for wrong, what, remedy in (
-        (~np.isfinite(stored), "NaN or infinite", "write 0 for dead pixels, or give another gain"),
         (stored < 0, "negative", "give the gain, not a dark reference"),
         (np.full(1, not stored.any()), "only zero", "leave --gain out, or give another gain"),
     ):
         if wrong.any():
             raise InputError(f"{path}: the gain reference holds {what} values; {remedy}")
+    share = float((stored == 0).mean())
+    if share > MOST_DEAD:
+        raise InputError(
+            f"{path}: the gain reference is 0, NaN or infinite in {100 * share:.2g} % of its "
+            "pixels, far more than a camera has dead ones; give another gain"
+        )
     return Gain(path, stored, rotate, flip, use)
 
 
@@ -107,6 +121,12 @@ def settle_gain(context: Context, gain: Gain, movies: Sequence[str]) -> NDArray[
         context.events.warning(
             f"{gain.path}: every pixel of the gain reference is {gain.stored.flat[0]:g}, so that "
             "it evens out nothing"
+        )
+    dead = int((gain.stored == 0).sum())
+    if dead:
+        context.events.message(
+            f"{gain.path}: {counted(dead, 'dead pixel')} (0, NaN or infinite); in the sums they "
+            "get the median of the good pixels around them"
         )
     total, movie = _sum(movies)
     falcon = FALCON in Path(gain.path).suffix.lower() or Path(movie).suffix.lower() == _EER
@@ -162,7 +182,7 @@ def _fitting(factor: NDArray[np.float32], total: NDArray[np.float32]) -> NDArray
         return factor
     rows, columns = total.shape
     if factor.shape == (2 * rows, 2 * columns):  # of super-resolution, for physical pixels
-        return factor.reshape(rows, 2, columns, 2).mean(axis=(1, 3), dtype=np.float32)
+        return binned_gain(factor)
     return None
 
 

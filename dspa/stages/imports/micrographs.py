@@ -29,6 +29,7 @@ from dspa.io.plausible import check_values
 from dspa.io.star_micrographs import read_star_micrographs
 from dspa.io.tiff import turns_rows
 from dspa.io.volumes import write_image_stack
+from dspa.ops.images.gain import without_dead
 from dspa.stages.exposures.tasks import tell_of_names
 from dspa.stages.imports.copies import repeated_files, tell_versions
 from dspa.stages.imports.gains import Gain, read_gain, settle_gain
@@ -356,7 +357,7 @@ def _sum_movie(gain: NDArray[np.float32] | None, work: tuple[str, Path, float]) 
         total = read_micrograph_image(source)
         if gain is not None and gain.shape != total.shape:
             return f"{source}: frames of {total.shape}, the gain reference is {gain.shape}"
-        total = total if gain is None else total * gain
+        total = total if gain is None else without_dead(total * gain, gain == 0)
     except InputError as error:
         return str(error)
     write_image_stack(target, total[None], pixel_size=pixel_size)

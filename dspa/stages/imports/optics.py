@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from dspa.data.counts import counted_of
+from dspa.data.counts import counted, counted_of
 from dspa.data.errors import InputError
-from dspa.io.epu import Exposure, find_epu, read_epu
+from dspa.io.epu import Exposure, OtherXmlError, find_epu, read_epu
 from dspa.io.plausible import other_sizes
 from dspa.io.star_optics import one_for_all
 
@@ -65,7 +65,14 @@ def with_epu(context: Context, table: xr.Dataset, columns: Sequence[int]) -> xr.
     columns : sequence of int
         Of each; 0 where unknown.
     """
-    notes = [_note(str(path)) for path in table["path"].values]
+    faults: list[str] = []
+    notes = [_note(str(path), faults) for path in table["path"].values]
+    if faults:
+        many = counted(len(faults), "XML file")
+        context.events.warning(
+            f"{many} beside the exposures cannot be read, and {'is' if len(faults) == 1 else 'are'}"
+            f" not used; copy from the microscope again: {faults[0]}"
+        )
     known = [n for n in notes if n is not None]
     if not known:
         return table
@@ -98,11 +105,15 @@ def with_epu(context: Context, table: xr.Dataset, columns: Sequence[int]) -> xr.
     )  # fmt: skip
 
 
-def _note(file: str) -> Exposure | None:
+def _note(file: str, faults: list[str]) -> Exposure | None:
+    """Read what EPU notes of an exposure; add to the faults if it cannot be read."""
     found = find_epu(file)
     try:
         return None if found is None else read_epu(found)
-    except InputError:  # an XML file of something else
+    except OtherXmlError:
+        return None
+    except InputError as error:
+        faults.append(str(error))
         return None
 
 

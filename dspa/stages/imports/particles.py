@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MM = 1e7  # mm to A
+_FEW_LOST = 0.1  # of the rows; more without a voltage are no accident
 RUN = 1024  # images a task looks at
 FEW_RUNS = 4
 # Without one of these an image is of no use.
@@ -258,12 +259,16 @@ def _with_optics(context: Context, table: xr.Dataset, params: Params) -> xr.Data
         context.events.warning("the file has no defocus: particles are used without a CTF")
         columns = ("defocus_u", "defocus_v", "defocus_angle", "phase_shift")
         return table.drop_vars([n for n in columns if n in table.variables])
+    table = _without_lost(context, table)
     used = np.unique(table["optics"].values)
     for name in ("voltage", "spherical_aberration"):
         lost = used[np.isnan(table[name].values[used])]
         if lost.size:
-            names = table["optics_name"].values if "optics_name" in table.variables else lost + 1
-            of = f" of optics group {names[lost[0]]}" if table.sizes["optics"] > 1 else ""
+            rows = np.isin(table["optics"].values, lost)
+            of = ""
+            if not rows.all():
+                first = int(np.argmax(rows)) + 1
+                of = f" of {rows.sum()} of {counted(rows.size, 'row')} (row {first} is the first)"
             raise InputError(
                 f"{params.named}: the {name.replace('_', ' ')}{of} is unknown; give "
                 f"{given[name][2]}"
@@ -272,6 +277,19 @@ def _with_optics(context: Context, table: xr.Dataset, params: Params) -> xr.Data
     if np.isnan(contrast).any():
         context.events.warning("the file has no amplitude contrast; 0.1 is used")
         table = table.assign(amplitude_contrast=("optics", np.nan_to_num(contrast, nan=0.1)))
+    return table
+
+
+def _without_lost(context: Context, table: xr.Dataset) -> xr.Dataset:
+    """Set a few rows aside whose voltage or spherical aberration is no number."""
+    optics = table["optics"].values
+    for name in ("voltage", "spherical_aberration"):
+        lost = np.isnan(table[name].values)[optics]
+        if lost.any() and lost.sum() <= max(1, _FEW_LOST * lost.size) and not lost.all():
+            what = f"a {name.replace('_', ' ')} that is no number"
+            set_aside(context, table, lost, what)
+            table = chosen(table, np.flatnonzero(~lost), context.folder)
+            optics = table["optics"].values
     return table
 
 

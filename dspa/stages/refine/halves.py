@@ -124,6 +124,12 @@ def assign_half_sets(
                 "leave the option out to have them assigned"
             )
         halves = np.asarray(particles["half_set"].values, np.int8)
+        sizes = [int((halves == half).sum()) for half in (1, 2)]
+        if min(sizes) < 2:
+            raise InputError(
+                f"--half-sets: half set 1 has {counted(sizes[0], 'particle')} and half set 2 has "
+                f"{sizes[1]}, too few for a map; leave the option out to have them assigned"
+            )
         _check_halves(particles, halves, groups, events)
         return halves
     if count - copies < 4:
