@@ -21,6 +21,7 @@ from dspa.cli_project import project_commands
 from dspa.cli_session import (
     CLUSTER_HELP,
     Session,
+    complete_files,
     complete_jobs,
     find_project,
     must,
@@ -208,7 +209,8 @@ def _stage_command(name: str, entry: Entry) -> click.Command:
                                      shell_complete=complete_jobs))  # fmt: skip
     params += [
         click.Argument([field.name], required=False, nargs=-1 if field.several else 1,
-                       metavar=field.name.upper() + ("..." if field.several else ""))
+                       metavar=field.name.upper() + ("..." if field.several else ""),
+                       shell_complete=complete_files)
         for field in fields if field.positional
     ]  # fmt: skip
     params += _input_options(stage, fields)
@@ -341,7 +343,9 @@ def _option(field: Field, *, pair: bool = False) -> click.Option:
     return click.Option(
         [flag, field.name], metavar=" ".join([metavar] * (field.length or 1)), help=text,
         nargs=field.length or 1, type=str, default=None,
-        shell_complete=lambda _context, _param, begun: [
+        # A text may be a file's name: which do is for the command to say, not for the shell.
+        shell_complete=complete_files if field.type is str and not choices else
+        lambda _context, _param, begun: [
             word for word in choices or () if word.startswith(begun)
         ],
     )  # fmt: skip

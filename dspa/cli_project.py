@@ -13,6 +13,7 @@ import click
 from dspa.cli_session import (
     CLUSTER_HELP,
     Session,
+    complete_files,
     complete_jobs,
     console,
     find_project,
@@ -45,6 +46,7 @@ def project_commands() -> list[click.Command]:
     cluster = click.Option(["--cluster"], default="local", metavar="WHERE", help=CLUSTER_HELP)
     seed = click.Option(["--seed"], type=click.IntRange(0, 2**32 - 1), default=0, help="Seed")
     force = click.Option(["--force"], is_flag=True, help="Take it from a machine that is gone")
+    workflow = click.Argument(["workflow"], shell_complete=complete_files)
     yes = click.Option(["--yes"], is_flag=True, help="Do not ask")
     dry = click.Option(["--dry-run"], is_flag=True, help="Check the steps, and run none")
     demo_folder = click.Argument(["folder"], metavar="[DIR]", default="dspa-demo")
@@ -53,7 +55,7 @@ def project_commands() -> list[click.Command]:
     port = click.Option(["--port"], type=click.IntRange(0, 65535), default=0, metavar="N",
                         help="Port on this machine [default: a free one]")  # fmt: skip
     table: list[tuple[str, Callable[..., None], list[click.Parameter]]] = [
-        ("init", _init, [click.Argument(["folder"], metavar="DIR")]),
+        ("init", _init, [click.Argument(["folder"], metavar="DIR", shell_complete=complete_files)]),
         ("status", _status, [as_json, project_option()]),
         ("show", _show, [job, as_json, project_option()]),
         ("resume", _resume, [_jobs("resume", name="job"), cluster, force, project_option()]),
@@ -66,13 +68,13 @@ def project_commands() -> list[click.Command]:
             "relink",
             _relink,
             [
-                click.Argument(["old"], metavar="OLD"),
-                click.Argument(["new"], metavar="NEW"),
+                click.Argument(["old"], metavar="OLD", shell_complete=complete_files),
+                click.Argument(["new"], metavar="NEW", shell_complete=complete_files),
                 click.Option(["--force"], is_flag=True, help="Though files are missing or differ"),
                 project_option(),
             ],
         ),
-        ("run", _workflow, [click.Argument(["workflow"]), cluster, seed, dry, project_option()]),
+        ("run", _workflow, [workflow, cluster, seed, dry, project_option()]),
         ("demo", _demo, [demo_folder, micrographs, cluster, seed]),
         ("worker", _worker, [click.Argument(["address"]), *_worker_options()]),
         ("app", _app, [port, project_option()]),

@@ -61,6 +61,21 @@ def complete_jobs(
     return items
 
 
+def complete_files(
+    _context: click.Context, _param: click.Parameter, begun: str
+) -> list[CompletionItem]:
+    """Let the shell offer its files.
+
+    Parameters
+    ----------
+    begun : str
+        What was typed of the word.
+    """
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(begun, type="file")]
+
+
 class Session:
     """The machines of one command, closed when it ends.
 

@@ -146,6 +146,24 @@ def test_tab_completes_stages_options_choices_and_jobs(capsys, tmp_path, monkeyp
     assert found >= {"J2"}
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["import", "movies"], ["import", "movies", "--gain"], ["import", "particles", "--ctf-from"],
+     ["import", "micrographs", "--ctf-from"], ["import", "particles", "--images-root"],
+     ["simulate", "particles", "--model"], ["run"], ["relink"], ["relink", "old"],
+     ["export", "J1", "--out"]],
+)  # fmt: skip
+def test_tab_completes_files(capsys, monkeypatch, tmp_path, words):
+    """``file`` makes the script that click wrote for the shell offer what is in the folder."""
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as asked, pytest.raises(SystemExit):
+        asked.setenv("_DSPA_COMPLETE", "bash_complete")
+        asked.setenv("COMP_WORDS", " ".join(["dspa", *words, "a/b"]))
+        asked.setenv("COMP_CWORD", str(len(words) + 1))
+        cli.run([])
+    assert "file,a/b" in capsys.readouterr().out.splitlines()
+
+
 @pytest.fixture
 def one_of_each_state(tmp_path, monkeypatch):
     """Make a project with a job in each state: {job: state}; the last is killed."""

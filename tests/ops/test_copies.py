@@ -76,3 +76,39 @@ def test_without_noise_around_nothing_is_said():
     found = measure(one, other)
     assert np.isnan(found.around) and np.isnan(found.differ)
     assert found.inside > 0.99 and found.shift == 0.0
+
+
+def spots(share: float, *, box: int = 40, seed: int = 1) -> list[np.ndarray]:
+    """A particle without an edge, and noise that is a share of its standard deviation."""
+    rng = np.random.default_rng(seed)
+    grid = np.indices((box,) * 3) - box // 2
+    signal = np.zeros((box,) * 3)
+    for place in rng.normal(size=(40, 3)) * box / 8:
+        signal += np.exp(-((grid - place[:, None, None, None]) ** 2).sum(0) / 2.5)
+    signal /= signal.std()
+    return [signal + share * rng.standard_normal(signal.shape) for _ in range(2)]
+
+
+@pytest.mark.parametrize(("seed", "blur"), [(1, 0.0), (1, 2.0), (2, 2.0)])
+def test_a_motion_that_fits_noise_is_not_believed(seed, blur):
+    pair = [ndimage.gaussian_filter(half, blur) for half in spots(1.2, seed=seed)]
+    for last in (12, 19):
+        pair = [np.asarray(half - half.mean(), np.float32) for half in pair]
+        assert shared_noise(*pair, pixel_size=1.0, last=last).shift == 0.0
+
+
+def test_halves_that_do_not_lie_on_each_other_are_told_beside_their_noise():
+    one, other = spots(1.2)
+    found = measure(one, ndimage.shift(other, (4.0, 0.0, 0.0), order=1))
+    assert found.shift > 2.0
+
+
+@pytest.mark.parametrize(("seed", "share"), [(1, 0.12), (2, 0.2), (1, 0.28)])
+def test_the_tails_of_a_particle_are_no_noise_that_halves_share(share, seed):
+    one, other = spots(share / np.sqrt(2.0), seed=seed)
+    found = measure(one, other)
+    assert not found.around > 0.3
+    assert not found.differ < 0.4
+    copy = measure(one, one + 1e-3 * (other - one))  # as near as a copy that was written anew
+    assert np.isnan(copy.around) or copy.around > 0.9
+    assert np.isnan(copy.differ) or copy.differ < 0.1

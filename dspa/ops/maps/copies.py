@@ -21,7 +21,7 @@ from scipy.fft import irfftn, rfftn
 
 from dspa.ops.images.transform import resize_volume
 from dspa.ops.maps.align import align
-from dspa.ops.maps.fsc import fsc, shell_sums, spectral_power
+from dspa.ops.maps.fsc import fsc, resolution_shell, shell_sums, spectral_power
 from dspa.ops.maps.mask import cosine_edge, radii, soft_sphere
 from dspa.ops.maps.motion import regrid, turned
 from dspa.ops.maps.resolution import particle_region
@@ -34,10 +34,14 @@ SAME = 0.9999  # coherence of phases beyond which two maps are one
 STRONG = 1e-3  # of the largest amplitude; weaker coefficients may be rounding
 LARGEST = 192  # voxels along an edge that are enough to tell
 ALIGNED = 128  # voxels along an edge that are enough to find a motion
-GAINED = 0.01  # FSC by which a motion must bring the maps closer
+GAINED = 0.01  # FSC by which a motion must bring the maps closer, where there is signal
+LIKELIER = 20.0  # log likelihood that a motion must gain: six free figures gain 3 by chance
+SIGNAL = 0.143  # FSC of shells that hold signal
 NOISE_SEEN = 0.03  # share of noise below which it is not told from what rings
 COARSE, LYING = 8, 0.5  # shells in which maps correlate that lie on each other
 FEWEST_VOXELS = 500.0  # inside, and around
+FULL = 2.0  # times as many voxels as are needed, below which none around is left out
+SMOOTH, SOFT = 3.0, 1.5  # voxels over which agreement around is looked at, and its edge
 ENVELOPE = 15.0  # A, to which maps are low-passed to tell the particle
 EDGE, NARROWEST = 0.08, 3.0  # of windows: share of the box, voxels
 
@@ -134,20 +138,46 @@ def shared_noise(
     shells = np.arange(min(max(2, last // 2, first), last), last + 1)
     there = _compare(half1, half2, pixel_size, shells)
     moved, angle, shift = _onto(half2, half1, last)
-    back = _compare(half1, moved, pixel_size, shells)
-    if back.inside < there.inside + GAINED:  # the motion is noise
+    if not _closer(fsc(half1, half2), fsc(half1, moved), last=last, share=there.share):
         return Shared(0.0, 0.0, there.inside, there.around, there.differ)
+    back = _compare(half1, moved, pixel_size, shells)
     return Shared(angle, shift + angle * back.reach, back.inside, back.around, back.differ)
+
+
+def _closer(
+    before: NDArray[np.float64], after: NDArray[np.float64], *, last: int, share: float
+) -> bool:
+    """Tell whether a motion brings two maps closer than one that fits their noise.
+
+    The FSC F of a shell with N independent coefficients gains -N ln(1 - F^2) of likelihood. Shells
+    without signal are left out: there are so many that some motion makes them agree a little.
+
+    Parameters
+    ----------
+    before, after : (s,) float64
+        FSC.
+    last : int
+        Shell beyond which a map is cut off.
+    share : float
+        Of the box that the maps fill, and so of the coefficients that are independent.
+    """
+    held = np.maximum(*(resolution_shell(each, threshold=SIGNAL) for each in (before, after)))
+    shells = np.arange(1, int(min(max(held, 2.0), last)) + 1)
+    counts = 2.0 * np.pi * shells**2  # of the half ball
+    one, other = (np.clip(each[shells], 0.0, 1.0 - 1e-6) for each in (before, after))
+    gain = share * float(counts @ np.log((1.0 - one**2) / (1.0 - other**2)))
+    return gain > LIKELIER and float(counts @ (other - one)) > GAINED * float(counts.sum())
 
 
 @dataclass(frozen=True)
 class _Compared:
-    """Of two maps as they lie: figures of `Shared`, and how far the particle reaches, voxels."""
+    """Of two maps as they lie: figures of `Shared`, the particle's reach, the share filled."""
 
     inside: float
     around: float
     differ: float
     reach: float
+    share: float
 
 
 def _compare(
@@ -166,8 +196,10 @@ def _compare(
     )
     reach = float(np.percentile(radii(half1.shape[0], 3)[region], 95))
     inner, outer = _windows(region)
+    flat = [_flat(half, last) for half in (half1, half2)]
+    outer = outer * _quiet(*flat, outer, int(shells[0]))
     volumes = [float((each**2).sum()) for each in (inner, outer)]
-    within = _powers(*(_flat(half, last) * inner for half in (half1, half2)))
+    within = _powers(*(half * inner for half in flat))
     beside = _powers(half1 * outer, half2 * outer)
     inside, around = (_correlation(*each)[shells] for each in (within, beside))
     noise = []
@@ -185,6 +217,7 @@ def _compare(
         if enough and called_for > NOISE_SEEN
         else float("nan"),
         reach,
+        min(_filled(half) for half in flat),
     )
 
 
@@ -214,6 +247,31 @@ def _windows(region: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np
     ball = cosine_edge(radii(box, 3), box / 2 - 1.0 - soft, box / 2 - 1.0)
     inner = cosine_edge(-into, -0.75 * soft, 0.0)
     return inner, cosine_edge(-beyond, -(2.0 + soft), -2.0) * ball
+
+
+def _filled(flat: NDArray[np.float32]) -> float:
+    """Return the share of the box that a flat map fills: (mean of its power)^2 / mean square."""
+    power = ndimage.gaussian_filter(flat**2, SMOOTH)
+    return float(power.mean() ** 2 / max(float((power**2).mean()), np.finfo(np.float32).tiny))
+
+
+def _quiet(
+    one: NDArray[np.float32], other: NDArray[np.float32], outer: NDArray[np.float32], first: int
+) -> NDArray[np.float32]:
+    """Make a soft window of the half of a window in which two flat maps agree least.
+
+    Copies share their noise wherever one looks; a part of the particle that its region misses lies
+    somewhere.
+    """
+    fine = np.zeros(one.shape[0])
+    fine[first:] = 1.0
+    shared = ndimage.gaussian_filter(filter_shells(one, fine) * filter_shells(other, fine), SMOOTH)
+    inside = outer > 0.5
+    least = min(1.0, max(0.5, FULL * FEWEST_VOXELS / max(float((outer**2).sum()), 1.0)))
+    if least == 1.0:
+        return np.ones_like(outer)
+    quiet = shared <= np.quantile(shared[inside], least)
+    return np.asarray(ndimage.gaussian_filter(quiet.astype(np.float32), SOFT), np.float32)
 
 
 def _flat(half: NDArray[np.float32], last: int) -> NDArray[np.float32]:
