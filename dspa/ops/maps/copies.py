@@ -138,9 +138,11 @@ def shared_noise(
     shells = np.arange(min(max(2, last // 2, first), last), last + 1)
     there = _compare(half1, half2, pixel_size, shells)
     moved, angle, shift = _onto(half2, half1, last)
-    if not _closer(fsc(half1, half2), fsc(half1, moved), last=last, share=there.share):
-        return Shared(0.0, 0.0, there.inside, there.around, there.differ)
     back = _compare(half1, moved, pixel_size, shells)
+    curves = fsc(half1, half2), fsc(half1, moved)
+    closer = _closer(*curves, last=last, share=there.share)
+    if not closer or back.inside < there.inside + GAINED:  # the motion is noise
+        return Shared(0.0, 0.0, there.inside, there.around, there.differ)
     return Shared(angle, shift + angle * back.reach, back.inside, back.around, back.differ)
 
 
@@ -161,8 +163,8 @@ def _closer(
     share : float
         Of the box that the maps fill, and so of the coefficients that are independent.
     """
-    held = np.maximum(*(resolution_shell(each, threshold=SIGNAL) for each in (before, after)))
-    shells = np.arange(1, int(min(max(held, 2.0), last)) + 1)
+    held = max(resolution_shell(each, threshold=SIGNAL) for each in (before, after))
+    shells: NDArray[np.int64] = np.arange(1, int(min(max(held, 2.0), last)) + 1)
     counts = 2.0 * np.pi * shells**2  # of the half ball
     one, other = (np.clip(each[shells], 0.0, 1.0 - 1e-6) for each in (before, after))
     gain = share * float(counts @ np.log((1.0 - one**2) / (1.0 - other**2)))
@@ -197,7 +199,7 @@ def _compare(
     reach = float(np.percentile(radii(half1.shape[0], 3)[region], 95))
     inner, outer = _windows(region)
     flat = [_flat(half, last) for half in (half1, half2)]
-    outer = outer * _quiet(*flat, outer, int(shells[0]))
+    outer = outer * _quiet(flat[0], flat[1], outer, int(shells[0]))
     volumes = [float((each**2).sum()) for each in (inner, outer)]
     within = _powers(*(half * inner for half in flat))
     beside = _powers(half1 * outer, half2 * outer)
