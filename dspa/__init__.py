@@ -29,4 +29,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), "plots", "result", *_functions()])
+    hidden = {"Any", "annotations", "importlib"}
+    return sorted([*(globals().keys() - hidden), "plots", "result", *_functions()])

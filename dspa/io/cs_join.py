@@ -136,6 +136,14 @@ def _rows(
     return np.asarray(rows, np.int64)
 
 
+# Fields that only files of other things have.
+_OTHERS = (
+    ("micrograph_blob/path", "micrographs", "give the .cs file of an extraction job"),
+    ("movie_blob/path", "movies", "bring in the movies themselves (import movies)"),
+    ("map/path", "maps", "bring in the .mrc file that its job wrote (import volume)"),
+)
+
+
 def _check(path: str | Path, fields: Mapping[str, Any], *, alone: bool) -> None:
     """Refuse what is no set of particles with images, and no picks either."""
     if set(_IMAGES) <= set(fields):
@@ -143,6 +151,9 @@ def _check(path: str | Path, fields: Mapping[str, Any], *, alone: bool) -> None:
     half = any(name.startswith(_OF_IMAGES) for name in fields) or _passes_through(path)
     if _PLACE in fields and not half:
         return
+    for start, kind, use in _OTHERS:
+        if start in fields:
+            raise InputError(f"{path}: a .cs file of {kind}, not of particles; {use}")
     what = "the passthrough file" if not _passes_through(path) else "the particles file"
     more = f"give {what} of the same job too, or " if alone else ""
     lost = next(name for name in _IMAGES if name not in fields)

@@ -191,6 +191,16 @@ def _read_rows(
     return {**note, **reader.optics.told()}
 
 
+def images_named(path: str | Path) -> bool:
+    """Tell whether a STAR file lists the images of particles, not picks alone.
+
+    Parameters
+    ----------
+    path : path
+    """
+    return any("rlnImageName" in block.labels for block in open_star(path))
+
+
 def _particle_block(path: str | Path, blocks: list[Block | Loop]) -> Block | Loop:
     block = find_block(blocks, "particles", "images")
     if block is None:
@@ -208,6 +218,12 @@ def _particle_block(path: str | Path, blocks: list[Block | Loop]) -> Block | Loo
         raise InputError(
             f"{path}: no block of particles or coordinates, _rlnImageName or _rlnCoordinateX "
             f"(it has {names})"
+        )
+    other = next((b for b in blocks if b is not block and "rlnImageName" in b.labels), None)
+    if other is not None and "rlnImageName" in block.labels:
+        raise InputError(
+            f"{path}: both data_{block.name} and data_{other.name} list images; write each block "
+            "to a file of its own"
         )
     return block
 

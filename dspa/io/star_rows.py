@@ -182,7 +182,7 @@ class Loop:
             raise
         except Exception as error:
             reason = str(error).replace("Error tokenizing data. C error: ", "")
-            reason = " ".join(reason.split())[:120]
+            reason = " ".join(reason.split())[:120].replace(" in line ", " in row ")
             raise InputError(f"{self.where}: {reason}; the rows do not match") from error
 
 

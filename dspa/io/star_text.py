@@ -130,7 +130,8 @@ def _scan(
     for segment in found:
         segment.quotes = quotes
     if nul:
-        raise InputError(f"{path}: not a text file, so not a STAR file")
+        cause = "holds NUL bytes, as after a copy that was broken off" if found else "no text file"
+        raise InputError(f"{path}: {cause}; copy or export the STAR file again")
     if found:
         found[-1].end = at
     return found

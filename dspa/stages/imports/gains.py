@@ -11,7 +11,7 @@ import numpy as np
 from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.io.locate import regular
-from dspa.io.micrographs import micrograph_info, read_micrograph_image, read_stored_sum
+from dspa.io.micrographs import SUFFIXES, micrograph_info, read_micrograph_image, read_stored_sum
 from dspa.io.tiff import read_tiff_sum, tiff_shape, turns_rows
 from dspa.ops.images.gain import (
     binned_gain,
@@ -80,7 +80,14 @@ def read_gain(path: str, *, rotate: int, flip: str, use: str) -> Gain:
     rotate, flip, use
         As in `Gain`.
     """
-    falcon = Path(path).suffix.lower() == FALCON
+    suffix = Path(path).suffix.lower()
+    falcon = suffix == FALCON
+    if not falcon and suffix not in SUFFIXES:
+        how = " (dm2mrc of IMOD)" if suffix.startswith(".dm") else ""
+        raise InputError(
+            f"{path}: a gain reference is read from {', '.join((*SUFFIXES, FALCON))} files; write "
+            f"it as .mrc{how}"
+        )
     frames = tiff_shape(regular(path))[0] if falcon else micrograph_info(path).frames
     if frames > 1:
         raise InputError(
@@ -138,10 +145,11 @@ def settle_gain(context: Context, gain: Gain, movies: Sequence[str]) -> NDArray[
     }
     found = {use: unevenness(total, f) for use, f in factors.items() if f is not None}
     if not found:
-        shapes = [f"{a.shape[1]} x {a.shape[0]}" for a in (total, gain.stored)]
+        rows, columns = gain.stored.shape[:: -1 if gain.rotate % 2 else 1]
+        shape = f"{columns} x {rows} pixels{' once it is turned' if gain.rotate % 2 else ''}"
         raise InputError(
-            f"{gain.path}: {shapes[1]} pixels, the frames of {movie} have {shapes[0]}; "
-            f"{_remedy(gain, movie, total, unevenness(total))}"
+            f"{gain.path}: {shape}, the frames of {movie} have {total.shape[1]} x "
+            f"{total.shape[0]}; {_remedy(gain, movie, total, unevenness(total))}"
         )
     use = min(found, key=lambda name: found[name])
     factor = factors[use]
@@ -151,12 +159,16 @@ def settle_gain(context: Context, gain: Gain, movies: Sequence[str]) -> NDArray[
     if found[use] > without + bound:
         raise InputError(
             f"{gain.path}: the frames of {movie} are "
-            f"{100 * (np.sqrt(found[use] / without) - 1):.2g} % more uneven with this gain than "
-            f"without; {_remedy(gain, movie, total, without - bound)}"
+            f"{_percent(100 * (np.sqrt(found[use] / without) - 1))} % more uneven with this gain "
+            f"than without; {_remedy(gain, movie, total, without - bound)}"
         )
     if use == "divide" and gain.use == "auto":
         context.events.message(f"frames are divided by {gain.path}, which evens them out")
     return factor
+
+
+def _percent(value: float) -> str:
+    return f"{value:.0f}" if value >= 10.0 else f"{value:.2g}"
 
 
 def _sum(movies: Sequence[str]) -> tuple[NDArray[np.float32], str]:

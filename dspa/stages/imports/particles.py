@@ -21,7 +21,7 @@ from dspa.io.picks import SUFFIXES, read_picks
 from dspa.io.picture import montage
 from dspa.io.plausible import check_values, has_defocus
 from dspa.io.star_optics import one_for_all
-from dspa.io.star_particles import read_star_particles
+from dspa.io.star_particles import images_named, read_star_particles
 from dspa.ops.images.prints import NUMBERS
 from dspa.stages.imports.copies import (
     mark_twins,
@@ -155,7 +155,12 @@ def _read(context: Context, params: Params, known_size: float | None) -> xr.Data
     if Path(params.named).suffix == ".zarr":
         return _rescaled(read_particles(params.named, lazy=True), params)
     if not files:
-        what = "a folder" if Path(params.named).is_dir() else "no such file"
+        folder = Path(params.named)
+        what = "a folder" if folder.is_dir() else "no such file"
+        kinds = {p.suffix.lower() for p in folder.iterdir()} if folder.is_dir() else set()
+        held = next((each for each in SUFFIXES if each in kinds), None)
+        if held is not None:
+            raise InputError(f"{params.named}: a folder; give its files: '{params.named}/*{held}'")
         raise InputError(f"{params.named}: {what}; name a .star or .cs file")
     suffix = files[0].suffix.lower()
     roots = [] if params.images_root is None else [params.images_root]
@@ -178,6 +183,11 @@ def _read(context: Context, params: Params, known_size: float | None) -> xr.Data
         # A file of picks that names no micrograph is named after it.
         if size is None or {"micrograph", "image_stack"} & set(table.variables):
             return table
+    if suffix == ".star" and len(files) > 1 and images_named(files[0]):
+        raise InputError(
+            f"{params.named}: {len(files)} files, of which {files[0]} lists particle images; "
+            "import each by itself and join them with dspa particle-sets"
+        )
     if suffix in SUFFIXES:
         picks = read_picks(files, pixel_size=size or 1.0)
         if size is None:

@@ -61,6 +61,11 @@ def on_stacks(
     if missing:
         shown = ", ".join(missing[:_LISTED]) + (", ..." if len(missing) > _LISTED else "")
         lost = counted_of(len(missing), len(paths), "stack", verb=("is", "are"))
+        if all("\\" in path for path in missing):
+            raise InputError(
+                f"{named}: {lost} not there, with paths of Windows ({shown}); write / in place of "
+                "\\ in the file"
+            )
         raise InputError(
             f"{named}: {lost} not there ({shown}); run from the folder their paths are "
             "relative to, or give it with --images-root"
@@ -204,7 +209,7 @@ def _mixed(
     )
     hint = ""
     if Path(named).suffix == ".star":
-        hint = " (relion_star_handler --select, by rlnOpticsGroup or a column of pixel sizes)"
+        hint = " (relion_star_handler --select, by a column that tells them apart)"
     return (
         f"{named}: mixed pixel sizes ({shown}); write the rows of each size to a file of its own"
         f"{hint} and import them one by one"

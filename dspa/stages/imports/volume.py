@@ -30,6 +30,10 @@ class Params:
 
 def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[str, Path]:
     """Check a map and write it with standard axes and header."""
+    if params.file.lower().endswith(".cs"):
+        raise InputError(
+            f"{params.file}: a .cs file only lists maps; give the .mrc file that its job wrote"
+        )
     volume = read_volume(params.file, pixel_size=params.pixel_size)
     if not volume.size_known:
         raise InputError(
