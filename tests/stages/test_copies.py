@@ -233,6 +233,16 @@ def test_noise_has_no_copies_of_which_some_are_missed() -> None:
     assert np.unique(same).tolist() == list(range(10, 20000))
 
 
+def test_what_all_images_show_makes_no_copies() -> None:
+    rng = np.random.default_rng(6)
+    images = rng.normal(size=(20000, 16, 16)).astype("f4")
+    images = (images + 300) * (np.hypot(*np.mgrid[-8:8, -8:8]) < 7)  # masked, not normalised
+    prints = image_prints(np.concatenate([images, 2 * images[:50]]))
+    pairs = np.sort(alike(prints, np.ones(20050, bool)), axis=1)
+    expected = np.column_stack([np.arange(50), 20000 + np.arange(50)])
+    np.testing.assert_array_equal(np.unique(pairs, axis=0), expected)
+
+
 def test_particles_cut_again_beside_others_are_told(desk: Desk) -> None:
     place = 100.3 + np.tile(np.random.default_rng(5).uniform(0, 9000, (COUNT, 2)), (2, 1))
     place[COUNT:] += 1.0

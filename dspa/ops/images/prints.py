@@ -60,10 +60,12 @@ def alike(prints: NDArray[np.int16], usable: NDArray[np.bool_]) -> NDArray[np.in
     usable : (n,) bool
         Rows to compare.
     """
-    reach = round(TOLERANCE * _STEP)
     rows = np.flatnonzero(usable)
     # Of both signs the one with a positive first number; both where rounding may turn that.
     turned = prints[rows] * np.where(prints[rows, :1] < 0, -1, 1).astype(np.int16)
+    # What all images show (the edge of a mask) brings unrelated ones nearer to each other.
+    spread = np.median(turned[:, 1:].std(axis=0)) / _STEP if len(rows) else 1.0
+    reach = max(1, round(TOLERANCE * _STEP * min(1.0, float(spread))))
     unsure = turned[:, 0] <= reach
     rows = np.append(rows, rows[unsure])
     prints = np.concatenate([turned, -turned[unsure]])
