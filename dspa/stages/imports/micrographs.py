@@ -223,7 +223,7 @@ def _import(context: Context, params: Params, *, kind: str) -> xr.Dataset:
         context.events.warning(moved)
     # Headers first: what the user must mend is said before hours of reading.
     found = [
-        replace(look(path), fault=f"{path}: the same file as {other}") if other else look(path)
+        replace(look(path), fault=_repeated(path, other)) if other else look(path)
         for path, other in zip(paths, repeated_files(paths), strict=True)
     ]
     if not from_star:
@@ -257,6 +257,15 @@ def _import(context: Context, params: Params, *, kind: str) -> xr.Dataset:
     table.attrs["kind"] = kind
     _summarise(context, table, kind)
     return table
+
+
+def _repeated(path: str, other: str) -> str:
+    """Say that a file was listed before: by another name, or by the same."""
+    if Path(path).name != Path(other).name:
+        return f"{path}: the same file as {other}"
+    if Path(path).absolute() == Path(other).absolute():
+        return f"{Path(path).absolute()}: listed more than once"
+    return f"{Path(path).absolute()}: the same file as {Path(other).absolute()}"
 
 
 def _check_values(context: Context, table: xr.Dataset, params: Params) -> None:
