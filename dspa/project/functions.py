@@ -217,8 +217,10 @@ def _inputs(project: Project, stage: Stage, given: list[Any], named: Mapping[str
         else:
             found[item.name] = None
         if found[item.name] is None and not item.optional:
+            # A dataset stands for particles or micrographs; other kinds have files of their own.
+            sets = "a dataset, " if item.kind in ("particles", "micrographs") else ""
             raise InputError(
-                f"{stage.name} needs {item.kind}: pass a path, a dataset, a result or a job"
+                f"{stage.name} needs {item.kind}: pass a path, {sets}a result or a job"
             )
     if rest:
         raise InputError(f"{stage.name} has no use for {rest[0]!r:.60}")
