@@ -40,6 +40,7 @@ AWAY = frozenset({
     errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN, errno.EBUSY, errno.ENOTCONN,
     errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ENODEV,
 })  # fmt: skip
+SMALL = 1 << 16  # bytes of an array that is sooner compared than written
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -174,11 +175,12 @@ class Checkpoints:
     def store(self, arrays: Arrays, *, prefix: str = "model") -> Stored:
         """Write arrays by content and return their handle.
 
-        The very arrays that `fetch` gave last are there already.
+        The very arrays that `fetch` gave last are there already; small ones, which a model may
+        have made into numbers and back, are compared by value.
         """
         if self._fetched is not None:
             stored, known = self._fetched
-            if arrays.keys() == known.keys() and all(arrays[n] is known[n] for n in known):
+            if arrays.keys() == known.keys() and all(_same(arrays[n], known[n]) for n in known):
                 return stored
         self.settle()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -316,6 +318,19 @@ class Checkpoints:
         for path in self.folder.glob("*.npz"):
             if path.name not in needed:
                 path.unlink(missing_ok=True)
+
+
+def _same(new: Any, known: Any) -> bool:
+    """Tell whether an array is a known one, by value where that costs less than writing it."""
+    if new is known:
+        return True
+    array = np.asarray(new)
+    return bool(
+        array.nbytes <= SMALL
+        and array.dtype == known.dtype
+        and array.shape == known.shape
+        and array.tobytes() == known.tobytes()
+    )
 
 
 def _refuse_if_away(path: Path, error: BaseException) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dspa.dataflow.cache import Cache
-from dspa.dataflow.checkpoint import Checkpoints, content_hash, load, split_name
+from dspa.dataflow.checkpoint import SMALL, Checkpoints, content_hash, load, split_name
 from dspa.dataflow.events import Events, read_events
 from tests.dataflow.saved import save
 
@@ -111,3 +112,22 @@ def test_events_are_plain_lines(tmp_path):
     )
     assert (tmp_path / lines[1]["path"]).read_bytes() == b"png"
     assert len(heard) == 52 and len(lines) < 6
+
+
+def test_a_model_that_was_fetched_is_not_written_again(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    made = {"sums": np.arange(SMALL, dtype=np.float64), "iteration": np.array(3)}
+    stored = checkpoints.store(made)
+    fetched = dict(checkpoints.fetch(stored))
+    Path(stored.path).unlink()  # nothing reads or writes it below, or it would be back
+    assert checkpoints.store(fetched | {"iteration": np.array(int(fetched["iteration"]))}) == stored
+    assert not Path(stored.path).exists()
+    for other in (
+        {"iteration": np.array(4)},
+        {"iteration": np.array(3.0)},
+        {"sums": fetched["sums"].copy()},
+        {"more": np.array(1)},
+    ):
+        checkpoints.store(fetched | other)
+        assert len(list(tmp_path.glob("model-*.npz"))) == 1
+        next(tmp_path.glob("model-*.npz")).unlink()
