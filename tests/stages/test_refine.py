@@ -14,80 +14,50 @@ from scipy import ndimage
 
 from dspa.data.errors import InputError
 from dspa.dataflow.checkpoint import store
-from dspa.dataflow.events import Events
 from dspa.dataflow.runner import PROCESS, InlineRunner
-from dspa.geometry.band import band
-from dspa.geometry.rotation import matrix_from_rotvec, random_rotations
+from dspa.geometry.rotation import matrix_from_rotvec
 from dspa.geometry.symmetry import symmetric_angle, symmetry_operators
 from dspa.io.particles import read_particles, write_particles
 from dspa.io.star import find_block, read_star
 from dspa.io.volumes import Volume, read_images, read_volume, write_image_stack, write_volume
-from dspa.ops.images.transform import band_to_images, shift_phases
 from dspa.ops.maps.fsc import fsc, resolution_shell
 from dspa.ops.sums.backproject import accumulator
 from dspa.ops.sums.fixed import exact_value
-from dspa.ops.sums.project import prepare_volume, project
-from dspa.stages.particles.chunks import ImageSpec, image_spec, with_state
+from dspa.stages.particles.chunks import ImageSpec
 from dspa.stages.refine.candidates import ViewsLeft
-from dspa.stages.refine.halves import assign_half_sets, first_state, half_chunks
+from dspa.stages.refine.halves import assign_half_sets
 from dspa.stages.refine.model import Figures, Reached
 from dspa.stages.refine.plan import (
     choose_fineness,
     converged,
-    plan_iteration,
     sums_bytes,
     worker_bytes,
 )
 from dspa.stages.refine.reduction import Refinement
-from dspa.stages.refine.stage import STAGE, RefineParams, run
+from dspa.stages.refine.stage import STAGE, RefineParams
 from dspa.stages.refine.start import (
     check_memory,
-    first_model,
     make_settings,
     resample,
 )
-from dspa.stages.stage import Context
 from tests.stages.stack_table import write_stack_table
-
-BOX, PIXEL, COUNT = 24, 4.0, 160
-
-
-def phantom():
-    """Blobs of D2 symmetry in a box of 24."""
-    rng = np.random.default_rng(2)
-    points = rng.normal(size=(9, 3))
-    points *= (rng.uniform(1.5, 8.0, 9) / np.linalg.norm(points, axis=1))[:, None]
-    everywhere = np.einsum("gij,nj->gni", symmetry_operators("D2"), points).reshape(-1, 3)
-    axis = np.arange(BOX) - BOX // 2
-    profile = np.exp(-((axis - everywhere[..., None]) ** 2) / (2 * 1.1**2))
-    x, y, z = np.moveaxis(profile, 1, 0)
-    return np.einsum("nz,ny,nx->zyx", z, y, x, optimize=True).astype(np.float32)
+from tests.stages.tiny_refinement import (
+    BOX,
+    COUNT,
+    PARAMS,
+    PIXEL,
+    bits,
+    first_pass,
+    make_tiny,
+    refine,
+    result_of,
+)
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """A folder with particles (one of them broken), the map they come from, and the truth."""
-    folder = tmp_path_factory.mktemp("tiny")
-    density, rng = phantom(), np.random.default_rng(3)
-    around = band(BOX, 11)
-    poses, shift = random_rotations(COUNT, seed=4), rng.uniform(-1.0, 1.0, (COUNT, 2))
-    clean = project(prepare_volume(density, 11), poses, around)
-    images = band_to_images(clean * np.conj(shift_phases(around, shift)), around)
-    images = images + 1.5 * images.std() * rng.standard_normal(images.shape)
-    images[7] = np.nan
-    write_stack_table(folder, images, pixel_size=PIXEL)
-    write_volume(folder / "truth.mrc", density, pixel_size=PIXEL)
-    return folder, density, poses, shift * PIXEL
-
-
-PARAMS = RefineParams(symmetry="D2", iterations=2, initial_lowpass=24.0)
-
-
-def refine(tiny, runner, folder, params=PARAMS, listeners=()):
-    folder.mkdir(exist_ok=True)
-    context = Context(folder, runner, Events(folder, listeners), seed=1)
-    inputs = {"particles": tiny[0] / "particles.zarr", "volume": tiny[0] / "truth.mrc"}
-    return run(context, inputs, params)
+    return make_tiny(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")
@@ -99,13 +69,6 @@ def reference(tiny, tmp_path_factory):
         tiny, InlineRunner(folder / "runner"), folder / "job", PARAMS, (events.append,)
     )
     return outputs, events
-
-
-def bits(outputs):
-    names = ("volume", "half1", "half2", "mask", "volume_sharpened")
-    maps = [read_volume(outputs[name]).density.tobytes() for name in names]
-    table = read_particles(outputs["particles"])
-    return maps + [table[name].values.tobytes() for name in ("pose", "shift", "half_set")]
 
 
 def test_it_comes_to_the_truth_and_says_so_truly(tiny, reference):
@@ -128,10 +91,6 @@ def test_it_comes_to_the_truth_and_says_so_truly(tiny, reference):
     reached = [figure["unjudged_resolution"] or np.inf for figure in figures]
     assert reached[-1] <= reached[0]
     assert all(figure["limited"] < 0.01 for figure in figures)
-
-
-def result_of(events):
-    return next(event for event in events if event["kind"] == "result")
 
 
 def test_what_is_there_gets_a_resolution(reference):
@@ -328,23 +287,6 @@ def test_maps_that_do_not_fit_are_refused_with_a_resolution_that_does():
     check_memory(settings, need, chunk=64)
     with pytest.raises(InputError, match=r"out to 2.02 A need .*--max-resolution [23]\.[0-9],"):
         check_memory(settings, need * 3 // 4, chunk=64)
-
-
-def first_pass(tiny, **options):
-    """The first iteration, its model and its chunks."""
-    particles = read_particles(tiny[0] / "particles.zarr")
-    spec = image_spec(particles)
-    settings = make_settings(
-        spec, symmetry="D2", initial_lowpass=12.0, max_shift=0.0, seed=1, local=True,
-        image_scale=True, groups=1, **options,
-    )  # fmt: skip
-    halves = assign_half_sets(particles, 1, existing=False)
-    chunks = with_state(
-        half_chunks(particles, spec, halves, seed=1), first_state(particles, halves)
-    )
-    first = {"noise": np.full(spec.radius + 1, 0.5), "strongest": 1e9}
-    model = first_model(settings, tiny[1][None], noise=first, mask=None)
-    return Refinement(plan_iteration(settings, 1, model.reached)), model, chunks
 
 
 def test_views_left_grow_fewer_and_hold_the_one_that_is_found(tiny):

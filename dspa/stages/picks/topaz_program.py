@@ -5,39 +5,22 @@ Topaz and the PyTorch below it are never imported: they may live in an environme
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import signal
-import subprocess
 import sys
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dspa.data.errors import InputError
+from dspa.dataflow.program import run_program
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
 VARIABLE = "DSPA_TOPAZ"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-# Lines kept to say why topaz failed.
-KEPT = 200
 SEEDED = "dspa: topaz is seeded"
-# Linux kills the program when the thread that waits for it dies, even by SIGKILL; elsewhere only
-# an orderly end of the job does.
-_GUARD = """
-import ctypes, os, signal, sys
-try:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-except (AttributeError, OSError):
-    pass
-if os.getppid() != int(sys.argv[1]):
-    sys.exit("the job has gone")
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 # Topaz has no seed of its own. Its interpreter imports this first: generators that nobody seeds
 # follow from ours.
 _SEED = """
@@ -126,51 +109,19 @@ class Topaz:
         RuntimeError
             If something killed it.
         """
-        last: deque[str] = deque(maxlen=KEPT)
-        with self._started(arguments, folder, seed) as process:
-            assert process.stdout is not None
-            for line in process.stdout:
-                text = line.rstrip()
-                if text:
-                    last.append(text)
-                    if told is not None:
-                        told(text)
-            status = process.wait()
-        if status < 0:
-            name = signal.Signals(-status).name
-            raise RuntimeError(
-                f"topaz {arguments[0]} was killed ({name}), perhaps for want of memory"
-            )
-        if status > 0:
-            why = last[-1].lstrip("# ") if last else "it said nothing"
-            raise InputError(f"topaz {arguments[0]} failed with status {status}: {why}")
-
-    @contextlib.contextmanager
-    def _started(
-        self, arguments: Sequence[str], folder: Path, seed: int | None
-    ) -> Iterator[subprocess.Popen[str]]:
-        guard = [sys.executable, "-I", "-S", "-c", _GUARD, str(os.getpid())]
-        process = subprocess.Popen(
-            [*guard, self.path, *arguments],
-            cwd=folder,
-            env=self._environment(folder, seed),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            start_new_session=True,
+        made = run_program(
+            [self.path, *arguments],
+            folder=folder,
+            environment=self._environment(folder, seed),
+            told=told,
         )
-        try:
-            with process:
-                try:
-                    yield process
-                except BaseException:
-                    _kill(process)
-                    raise
-        finally:
-            _kill(process)
+        if made.signal:
+            raise RuntimeError(
+                f"topaz {arguments[0]} was killed ({made.signal}), perhaps for want of memory"
+            )
+        if made.status > 0:
+            why = made.lines[-1].lstrip("# ") if made.lines else "it said nothing"
+            raise InputError(f"topaz {arguments[0]} failed with status {made.status}: {why}")
 
     def _environment(self, folder: Path, seed: int | None) -> dict[str, str]:
         environment = os.environ | {"PYTHONUNBUFFERED": "1"}
@@ -183,11 +134,3 @@ class Topaz:
             before = environment.get("PYTHONPATH")
             environment["PYTHONPATH"] = os.pathsep.join([str(place), *([before] if before else [])])
         return environment
-
-
-def _kill(process: subprocess.Popen[str]) -> None:
-    """Kill the program and what it started, if it still runs."""
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()

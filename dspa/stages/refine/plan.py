@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from dspa.ops.poses.sphere import Level, SphereLattice
     from dspa.stages.particles.chunks import ImageSpec
+    from dspa.stages.refine.external import External
 
 LOCAL_ORDER = 4  # from 3.8 degrees on, searches may be local
 GLOBAL_EVERY = 4
@@ -98,6 +99,8 @@ class Settings:
         Number of maps.
     pose_prior : PosePrior, optional
         Of a local refinement, which looks at nothing but the part inside the given mask.
+    external : External, optional
+        The program that makes references, instead of a Wiener filter.
     """
 
     spec: ImageSpec
@@ -111,6 +114,7 @@ class Settings:
     exhaustive: bool = False
     classes: int = 1
     pose_prior: PosePrior | None = None
+    external: External | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dspa.data.counts import counted
@@ -30,6 +31,7 @@ from dspa.stages.particles.copies import particle_copies
 from dspa.stages.particles.lead import leading
 from dspa.stages.refine.candidates import show_candidates
 from dspa.stages.refine.course import advance, finish, iterate, reason_to_stop
+from dspa.stages.refine.external import PREFIX, External, find_command
 from dspa.stages.refine.halves import assign_half_sets, divide_images, half_chunks
 from dspa.stages.refine.model import MapModel
 from dspa.stages.refine.plan import Settings, worker_bytes
@@ -45,7 +47,6 @@ from dspa.stages.stage import Context, Input, Stage, check, check_symmetry, para
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     import numpy as np
     import xarray as xr
@@ -57,6 +58,8 @@ LEAD_PARTICLE = 700  # bytes of each in the process that leads: CTF and state
 # Volumes of the box in the process that leads: those of a model and of the one before it (7 each),
 # and what pictures and the maps that are written are made of.
 LEAD_VOLUMES = 17
+
+WIENER = "wiener"
 
 StartingMaps = tuple["NDArray[np.float32]", "NDArray[np.float32] | None"]
 
@@ -90,10 +93,23 @@ class RefineParams:
         choices=("bounded", "exhaustive"),
     )  # fmt: skip
     image_scale: bool = param(True, "fit the contrast of every image")
+    regulariser: str = param(
+        WIENER,
+        "how references are filtered: wiener, or external:COMMAND for a program that takes "
+        "RELION's external_reconstruct STAR",
+    )
+    external_minutes: float = param(
+        120.0, "longest time of an external regulariser for a half map",
+        unit="min", minimum=0.01, maximum=10000.0,
+    )  # fmt: skip
 
     def together(self) -> None:
-        """Refuse a symmetry that is no point group."""
+        """Refuse a symmetry that is no point group, and a regulariser that is none."""
         check_symmetry(self.symmetry)
+        if self.regulariser != WIENER and not self.regulariser.startswith(PREFIX):
+            raise InputError(
+                f"--regulariser is {self.regulariser!r}; use {WIENER} or {PREFIX}COMMAND"
+            )
 
 
 def run(context: Context, inputs: Mapping[str, Any], params: RefineParams) -> dict[str, Path]:
@@ -112,6 +128,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: RefineParams) -> di
     """
     check(params)
     particles, spec, settings = _prepare(inputs, params, seed=context.seed)
+    settings = replace(settings, external=_external(params, context.folder))
     check_memory(settings, context.runner.memory)
     # What cannot be divided is refused at once.
     halves = assign_half_sets(particles, context.seed, existing=params.half_sets)
@@ -126,12 +143,21 @@ def run(context: Context, inputs: Mapping[str, Any], params: RefineParams) -> di
     model, state = MapModel.read(result.model), advance(state, result.rows)
     stopped = reason_to_stop(model, params.iterations)
     context.events.message(f"stopped: {stopped}")
-    # What judges the halves hardly drops any pose, whatever the search does.
-    bounded = replace(settings, exhaustive=False)
+    # What judges the halves hardly drops any pose, whatever the search does, and needs no
+    # references after it.
+    bounded = replace(settings, exhaustive=False, external=None)
     reason = judge_refinement(context, chunks, bounded, model, state)
     show_candidates(context, chunks, settings, model, state)
     end = (model, result.rows, state)
     return finish(context, particles, settings, end, valid=valid, why=(reason, stopped))
+
+
+def _external(params: RefineParams, folder: Path) -> External | None:
+    """Find the program that makes references, if there is one."""
+    if not params.regulariser.startswith(PREFIX):
+        return None
+    command = find_command(params.regulariser.removeprefix(PREFIX))
+    return External(command, str((folder / "external").absolute()), params.external_minutes)
 
 
 def _spec(particles: xr.Dataset, params: RefineParams) -> ImageSpec:
@@ -217,6 +243,7 @@ def plan(inputs: Mapping[str, Any], params: RefineParams) -> dict[str, Any]:
 def _admit(inputs: Mapping[str, Any], params: RefineParams) -> None:
     """Refuse particles, a starting map and a mask of which nothing can come."""
     _, spec, _ = _prepare(inputs, params, seed=0)
+    _external(params, Path())
     read_starting(inputs["volume"], inputs.get("mask"), spec, Events())
 
 
