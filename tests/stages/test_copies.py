@@ -7,14 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from dspa.data import schema
 from dspa.data.errors import InputError
+from dspa.geometry.band import band
 from dspa.io.micrographs import read_micrographs
 from dspa.io.particles import read_particles, write_particles
 from dspa.io.star import Block, write_star
 from dspa.io.volumes import write_image_stack
-from dspa.ops.images.prints import alike, image_prints
+from dspa.ops.images.prints import alike, image_prints, moved_copies, spectrum_prints
+from dspa.ops.images.transform import images_to_band
+from dspa.ops.maps.mask import soft_sphere
 from dspa.stages.imports.micrographs import MICROGRAPHS_STAGE
 from dspa.stages.imports.particles import PARTICLES_STAGE
 from dspa.stages.particles.copies import (
@@ -23,7 +27,6 @@ from dspa.stages.particles.copies import (
     particle_copies,
     with_pixels,
 )
-from dspa.stages.particles.noise import fingerprints
 from dspa.stages.refine.halves import assign_half_sets
 from tests.stages.desk import Desk
 
@@ -315,13 +318,35 @@ def test_picks_at_one_place_are_told(desk: Desk) -> None:
 
 def test_images_of_the_same_pixels_are_copies_whatever_their_names():
     rng = np.random.default_rng(0)
-    power = rng.uniform(0.5, 1.5, (9, 20)).astype(np.float32)
-    power[7] = power[2] * np.float32(1.0 + 1e-7)  # as rounding leaves it
-    power[[4, 5]] = 0.0  # set aside: nothing is known of them
+    images = rng.standard_normal((9, 200)) + 1j * rng.standard_normal((9, 200))
+    images[7] = -1.3 * images[2].astype(np.complex64)
+    images[7] += 1e-4 * rng.standard_normal(200)  # as half precision leaves it
+    images[[4, 5]] = 0.0  # set aside: nothing is known of them
     valid = np.arange(9) != 4
     valid[5] = False
-    groups = with_pixels(np.arange(9), fingerprints(power), valid)
+    prints = image_prints(images.astype(np.complex64))
+    groups = with_pixels(np.arange(9), prints, valid)
     assert groups[7] == groups[2]
     assert np.unique(groups).size == 8
     linked = np.array([0, 1, 2, 3, 4, 5, 6, 7, 0])
-    assert with_pixels(linked, fingerprints(power), valid)[8] == groups[0]
+    assert with_pixels(linked, prints, valid)[8] == groups[0]
+
+
+def test_images_that_were_moved_are_known_by_their_spectra():
+    rng = np.random.default_rng(1)
+    wide = rng.standard_normal((300, 60, 60))
+    ball = soft_sphere(48, 20.0, pixel_size=1.0, edge=4.0)[24]
+    around = band(48, 23)
+
+    def prints(images):
+        cut = images[:, 6:54, 6:54] * ball
+        return spectrum_prints(images_to_band(cut.astype(np.float32), around), around)
+
+    others = prints(wide)
+    assert not len(moved_copies(others))
+    again = prints(-1.4 * ndimage.shift(wide[:40], (0.0, 2.5, -1.3), order=3))
+    pairs = moved_copies(np.concatenate([others, again]))
+    assert np.array_equal(pairs, np.stack([np.arange(40), np.arange(300, 340)], axis=1))
+    view = np.exp(-((np.indices((60, 60)) - 30) ** 2).sum(axis=0) / 50)
+    same_view = prints(wide + 1.5 * view / view.std())
+    assert not len(moved_copies(same_view))

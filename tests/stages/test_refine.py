@@ -134,6 +134,19 @@ def test_what_is_not_there_gets_none(tiny, tmp_path, kind):
     assert str(general.columns["dspaNoResolution"][0]) == result["reason"]
 
 
+def test_given_half_sets_that_share_moved_images_are_refused(tiny, tmp_path):
+    images = np.random.default_rng(5).standard_normal((80, BOX, BOX))
+    moved = ndimage.shift(images, (0.0, 0.5, 0.3), order=3, mode="grid-wrap")
+    write_stack_table(tmp_path, np.concatenate([images, 1.2 * moved]), pixel_size=PIXEL)
+    table = read_particles(tmp_path / "particles.zarr")
+    halves = np.repeat(np.array([1, 2], np.int8), 80)
+    write_particles(table.assign(half_set=("particle", halves)), tmp_path / "particles.zarr")
+    write_volume(tmp_path / "truth.mrc", tiny[1], pixel_size=PIXEL)
+    given = replace(PARAMS, half_sets=True)
+    with pytest.raises(InputError, match=r"(7\d|80) images are in both half sets"):
+        refine((tmp_path,), InlineRunner(tmp_path / "r"), tmp_path / "job", given)
+
+
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_any_number_of_workers_gives_the_same_bits(tiny, reference, make_runner, tmp_path, workers):
     outputs = refine(tiny, make_runner(workers), tmp_path / "job")

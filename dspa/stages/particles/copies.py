@@ -17,11 +17,10 @@ from scipy.sparse.csgraph import connected_components
 from dspa.data.counts import counted
 from dspa.io.coordinates import place_of_uid
 from dspa.io.names import plain_name
+from dspa.ops.images.prints import alike
 from dspa.ops.picks.duplicates import closer_than
 from dspa.stages.particles.duplicates import DISTANCE, true_positions
 from dspa.stages.particles.exposures import NEAR, exposure_numbers
-
-SAME_PRINT = 1e-6  # relative difference below which images are one: less than rounding parts others
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,7 +107,10 @@ def particle_copies(particles: xr.Dataset) -> NDArray[np.int64]:
 
 
 def with_pixels(
-    groups: NDArray[np.int64], prints: NDArray[np.float64], valid: NDArray[np.bool_]
+    groups: NDArray[np.int64],
+    prints: NDArray[np.int16],
+    valid: NDArray[np.bool_],
+    moved: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]:
     """Join groups of copies whose images are the same, whatever their names: (n,) label.
 
@@ -116,17 +118,15 @@ def with_pixels(
     ----------
     groups : (n,) int64
         As `particle_copies` returns it.
-    prints : (n, 3) float64
-        From `dspa.stages.particles.noise.fingerprints`.
+    prints : (n, 8) int16
+        From `dspa.ops.images.prints.image_prints`.
     valid : (n,) bool
         Images that can be compared.
+    moved : (pairs, 2) int64, optional
+        Copies that were moved, from `dspa.stages.particles.twins.find_moved`.
     """
-    rows = np.flatnonzero(valid)
-    rows = rows[np.argsort(prints[rows, 0], kind="stable")]
-    one, other = prints[rows[:-1]], prints[rows[1:]]
-    same = (np.abs(one - other) <= SAME_PRINT * np.abs(one)).all(axis=1)
-    pairs = np.column_stack([rows[:-1][same], rows[1:][same]])
-    return joined(len(groups), [_to_first(groups), pairs])
+    pairs = [_to_first(groups), alike(prints, valid)]
+    return joined(len(groups), pairs if moved is None else [*pairs, moved])
 
 
 def joined(count: int, pairs: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.ops.images.noise import image_power, smooth_spectrum
+from dspa.ops.images.prints import image_prints
 from dspa.ops.sums.fixed import add_exact, exact, exact_value
 
 if TYPE_CHECKING:
@@ -15,13 +16,6 @@ if TYPE_CHECKING:
 
     from dspa.dataflow.reduction import Model, Rows, Sums
     from dspa.stages.particles.chunks import ImageSpec, ParticleBatch
-
-
-def fingerprints(power: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Reduce the spectra (n, shells) of images to numbers that only copies share: (n, 3)."""
-    shell = np.arange(power.shape[1], dtype=np.float64)
-    moments = np.stack([np.ones_like(shell), shell, shell**2], axis=1)
-    return np.asarray(power.astype(np.float64) @ moments, np.float64)
 
 
 # Powers of images are counted in bins of a 128th of an octave, over 32 octaves about 1.
@@ -90,7 +84,7 @@ class BackgroundNoise:
         add_exact(sums["power"], batch.power[batch.valid].sum(axis=0, dtype=np.float64))
         add_exact(sums["count"], batch.valid.sum())
         sums["histogram"] += power_counts(image_power(batch.power[batch.valid]))
-        return {"valid": batch.valid, "print": fingerprints(batch.power)}
+        return {"valid": batch.valid, "print": image_prints(batch.images)}
 
     def finish(self, sums: Sums) -> Model:
         """Return ``noise``, ``power`` (radius + 1,) per coefficient, ``count``, ``strongest``.

@@ -22,6 +22,7 @@ from dspa.stages.particles.copies import (
 from dspa.stages.particles.duplicates import DISTANCE
 from dspa.stages.particles.noise import BackgroundNoise
 from dspa.stages.particles.optics import shift_in_particle
+from dspa.stages.particles.twins import find_moved
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,7 +80,11 @@ def divide_images(
     chunks = half_chunks(particles, spec, halves, seed=context.seed)
     noise = context.runner.run(BackgroundNoise(spec), chunks, {}, name="noise000")
     valid = noise.rows["valid"]
-    groups = with_pixels(particle_copies(particles), noise.rows["print"], valid)
+    prints = noise.rows["print"]
+    moved = find_moved(context, chunks, spec, valid)
+    groups = with_pixels(particle_copies(particles), prints, valid, moved)
+    if existing:
+        _refuse_shared(with_pixels(image_copies(particles), prints, valid, moved), halves)
     halves = assign_half_sets(
         particles, context.seed, existing=existing, groups=groups, events=context.events
     )
@@ -218,16 +223,21 @@ def _check_halves(
     events: Events | None,
 ) -> None:
     """Refuse given half sets that share images; tell if they share particles."""
-    shared = in_both(image_copies(particles), halves)
-    if shared:
-        raise InputError(
-            f"--half-sets: {counted(shared, 'image is', 'images are')} in both half sets, so that "
-            "their noise is too; leave the option out to have them assigned"
-        )
+    _refuse_shared(image_copies(particles), halves)
     near = in_both(groups, halves)
     if near and events is not None:
         events.warning(
             f"{counted(near, 'particle')} closer than {DISTANCE:g} A to one in the other half "
             "set, so that the resolution is too good; leave --half-sets out, or use "
             "remove-duplicates first"
+        )
+
+
+def _refuse_shared(groups: NDArray[np.int64], halves: NDArray[np.int8]) -> None:
+    """Refuse given half sets of which both hold an image."""
+    shared = in_both(groups, halves)
+    if shared:
+        raise InputError(
+            f"--half-sets: {counted(shared, 'image is', 'images are')} in both half sets, so that "
+            "their noise is too; leave the option out to have them assigned"
         )
