@@ -24,6 +24,7 @@ from distributed.deploy.spec import close_clusters
 from distributed.system import MEMORY_LIMIT
 
 from dspa.data.errors import InputError
+from dspa.dataflow.placement import KEPT
 from dspa.dataflow.scratch import scratch_folder
 from dspa.dataflow.yaml_file import read_yaml
 from dspa.device import CUDA, DEVICE_VARIABLE
@@ -56,7 +57,7 @@ THREADS["distributed.nanny.environ.NUMBA_NUM_THREADS"] = 1
 # Dask's nanny has glibc return memory at every free, so that every NumPy temporary faults its pages
 # in again: 2.5 s of ab initio steps took 7.8 s. Keep up to this many bytes instead.
 MALLOC = {
-    f"distributed.nanny.pre-spawn-environ.{name}": 256 << 20
+    f"distributed.nanny.pre-spawn-environ.{name}": KEPT
     for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
 }
 # Times that a cluster is started whose workers die meanwhile.

@@ -25,7 +25,7 @@ from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.dataflow.checkpoint import Checkpoints, Stored, load, store
 from dspa.dataflow.events import Events
-from dspa.dataflow.placement import host, one_thread
+from dspa.dataflow.placement import host, keep_freed_memory, one_thread
 from dspa.dataflow.reduction import Again, InShares
 from dspa.device import memory_budget
 
@@ -293,6 +293,7 @@ class InlineRunner:
         folder = Path(self.folder) / "checkpoints"
         self._checkpoints = Checkpoints(folder, told=self.events.warning)
         self._memory = memory_budget()
+        keep_freed_memory()
 
     @property
     def checkpoints(self) -> Checkpoints:
