@@ -86,8 +86,14 @@ bench-refine: $(VENV)/.dev
 wheel: $(VENV)/.dev
 	$(BIN)/python -m build --wheel
 
-constraints: $(VENV)/.dev
-	@{ sed -n '/^#/p' constraints.txt; $(PIP) freeze --exclude-editable | grep -v ' @ '; } > constraints.new
+# All extras at once, so that each of them can be installed beside the others; nothing is installed.
+constraints: | $(BIN)/python
+	@mkdir -p build
+	$(PIP) install -q --dry-run --ignore-installed --report build/resolved.json '.[cuda,dev,docs]'
+	@{ sed -n '/^#/p' constraints.txt; $(BIN)/python -c "import json; \
+	  found = [each['metadata'] for each in json.load(open('build/resolved.json'))['install']]; \
+	  print(*sorted((f\"{m['name']}=={m['version']}\" for m in found if m['name'] != 'dspa'), key=str.lower), sep='\n')"; \
+	} > constraints.new
 	@mv constraints.new constraints.txt
 
 clean:

@@ -19,7 +19,7 @@ import array_api_compat.numpy as plain
 import numpy as np
 
 from dspa.dataflow import cache
-from dspa.device import launcher
+from dspa.device import launcher, readiness
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 # Methods of arrays that CuPy has, too; of the rest the code shall not make use.
@@ -202,6 +202,7 @@ class Card:
         )
         monkeypatch.setenv("DSPA_DEVICE", "cuda")
         monkeypatch.setattr(sys.modules["dspa.device.namespace"], "_cupy", lambda: cupy)
+        monkeypatch.setattr(readiness, "require_gpus", lambda: (readiness.Gpu(self.memory),))
         monkeypatch.setitem(sys.modules, "dspa.device.cuda", SimpleNamespace(run=self.run))
         cache.device_cache.cache_clear()
 

@@ -23,11 +23,12 @@ from distributed import Client, LocalCluster, Security
 from distributed.deploy.spec import close_clusters
 from distributed.system import MEMORY_LIMIT
 
+from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.dataflow.placement import KEPT
 from dspa.dataflow.scratch import scratch_folder
 from dspa.dataflow.yaml_file import read_yaml
-from dspa.device import CUDA, DEVICE_VARIABLE
+from dspa.device import CUDA, DEVICE_VARIABLE, readiness
 from dspa.device.cgroup import memory_limit
 
 if TYPE_CHECKING:
@@ -257,8 +258,17 @@ class _Folder:
 
 
 def _cuda(name: str, workers: int | None, options: Mapping[str, Any]) -> Cluster:
-    if importlib.util.find_spec("dask_cuda") is None or importlib.util.find_spec("cupy") is None:
-        raise InputError(f"--cluster {name} needs CuPy and dask-cuda: pip install 'dspa[cuda]'")
+    if importlib.util.find_spec("dask_cuda") is None:
+        raise InputError(f"--cluster {name}: dask-cuda is not installed: {readiness.INSTALL}")
+    try:
+        gpus = readiness.require_gpus()
+    except readiness.NoGpu as error:
+        raise InputError(f"--cluster {name}: {error}; or use --cluster local") from error
+    if workers is not None and workers > len(gpus):
+        raise InputError(
+            f"--cluster {name}: {counted(len(gpus), 'GPU')} can be used here, and a "
+            f"worker needs one; use cuda:{len(gpus)}"
+        )
 
     def start() -> tuple[Client, tuple[Any, ...]]:
         """Start a worker for every GPU of this machine."""
@@ -280,8 +290,8 @@ def _cuda(name: str, workers: int | None, options: Mapping[str, Any]) -> Cluster
                 cluster = LocalCUDACluster(**chosen)
         except Exception as error:
             raise InputError(
-                f"--cluster {name} found no usable NVIDIA GPU ({type(error).__name__}: {error}); "
-                "use --cluster local, or check the driver with nvidia-smi"
+                f"--cluster {name}: the workers of the GPUs do not start "
+                f"({type(error).__name__}: {error}); use --cluster local, or check nvidia-smi"
             ) from error
         return Client(cluster, set_as_default=False), (cluster,)
 

@@ -23,7 +23,7 @@ from distributed.comm import get_address_host
 
 from dspa.dataflow import resident
 from dspa.dataflow.checkpoint import Stored, load
-from dspa.dataflow.placement import one_thread
+from dspa.dataflow.placement import one_thread, require_device
 from dspa.dataflow.resident import LostSums, pieces_of
 from dspa.dataflow.runner import Part, Plan, add_chunk, finish_part
 from dspa.dataflow.worker_setup import size_cache
@@ -268,6 +268,7 @@ def _bound(bind: _Bind) -> Bound:
     """Bind once per pass and process; only the last one stays."""
     if bind.turn not in _BOUND:
         _BOUND.clear()
+        require_device()
         reduction: Reduction = pickle.loads(bind.reduction)
         _BOUND[bind.turn] = reduction.bind(load(bind.model), bind.items)
     return _BOUND[bind.turn]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,8 @@ import numba
 import numpy as np
 import threadpoolctl
 
-from dspa.device import to_host
+from dspa.data.errors import InputError
+from dspa.device import CUDA, DEVICE_VARIABLE, readiness, to_host, worker_device
 
 KEPT = 256 << 20  # bytes that a process which computes keeps for its next arrays
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -64,6 +66,18 @@ def one_thread() -> Iterator[None]:
             yield
     finally:
         numba.set_num_threads(threads)
+
+
+def require_device() -> None:
+    """Refuse, in one sentence, a GPU that this process is to compute on and cannot."""
+    try:
+        if worker_device() == CUDA:
+            readiness.require_gpus()
+    except (ValueError, readiness.NoGpu) as error:
+        raise InputError(
+            f"{DEVICE_VARIABLE}={os.environ[DEVICE_VARIABLE]} in the environment: {error}; "
+            "unset it to compute on CPUs"
+        ) from error
 
 
 @lru_cache(maxsize=1)

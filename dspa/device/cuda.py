@@ -10,9 +10,16 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import cuda
+
+if not hasattr(np, "row_stack"):  # gone in NumPy 2.5, and numba-cuda 0.30 asks for it
+    setattr(np, "row_stack", np.vstack)  # noqa: B010 - ruff would rename the attribute
+
+from numba import config, cuda
 
 from dspa.device.namespace import is_cuda
+
+# A warning for each launch of few blocks, which are right where there are few items.
+config.CUDA_LOW_OCCUPANCY_WARNINGS = 0
 
 if TYPE_CHECKING:
     from collections.abc import Callable

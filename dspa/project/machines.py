@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dspa.data.counts import counted
 from dspa.dataflow.checkpoint import Checkpoints
 from dspa.dataflow.runner import InlineRunner
+from dspa.device import DEVICE_VARIABLE
 
 if TYPE_CHECKING:
     import asyncio
@@ -44,6 +46,10 @@ class Machines:
     _forward: _Forward | None = None
 
     def __post_init__(self) -> None:
+        if os.environ.get(DEVICE_VARIABLE) and re.match("inline|local", self.spelling):
+            from dspa.dataflow.placement import require_device  # loads much
+
+            require_device()
         # Dask takes a third of a second to load; a job that spreads no work should not pay it.
         # What it would find wrong is refused before a job has its number.
         if self.spelling != "inline" and not re.fullmatch(r"local(:[1-9]\d{0,2})?", self.spelling):

@@ -26,6 +26,7 @@ from dspa.dataflow.checkpoint import Checkpoints
 from dspa.dataflow.cluster import connect
 from dspa.dataflow.dask_runner import DaskRunner, chunks_per_task
 from dspa.dataflow.events import Events
+from dspa.device import readiness
 
 HERE = Path(__file__).parent
 
@@ -267,6 +268,8 @@ def test_workers_of_a_cuda_cluster_compute_on_their_gpus(monkeypatch):
         seen.append(dask.config.get(name))
 
     monkeypatch.setattr(cluster_module.importlib.util, "find_spec", lambda _: True)
+    gpus = (readiness.Gpu(1 << 36),)
+    monkeypatch.setattr(readiness, "require_gpus", lambda: gpus)
     monkeypatch.setitem(sys.modules, "dask_cuda", SimpleNamespace(LocalCUDACluster=start))
     monkeypatch.setattr(cluster_module, "Client", lambda *_, **__: "client")
     assert connect("cuda:1").client == "client"
