@@ -39,7 +39,7 @@ from dspa.stages.refine.stage import RefineParams, run
 from dspa.stages.stage import Context
 
 BOX, PIXEL, LOWPASS, ITERATIONS = 32, 4.0, 30.0, 3
-SNR = 0.2  # of images of particles
+SNR, COUNT = 0.2, 100  # of images of particles; images of a set
 FIELDS = ("kind", "seed", "images", "symmetry", "resolution", "seconds", "reason")
 
 
@@ -115,7 +115,7 @@ def noise(
 def _noise(kind: str, symmetry: str = "C1", strength: float = 0.5) -> Callable[[int], Set]:
     def make(seed: int) -> Set:
         rng = np.random.default_rng([seed, 1])
-        images = noise(kind, 150, rng, strength=strength)
+        images = noise(kind, COUNT, rng, strength=strength)
         return Set(images, molecule(seed, symmetry), symmetry=symmetry)
 
     return make
@@ -126,7 +126,7 @@ def _wrong(true: str, given: str) -> Callable[[int], Set]:
 
     def make(seed: int) -> Set:
         rng = np.random.default_rng([seed, 2])
-        images = particles(molecule(seed, true), 150, snr=SNR, rng=rng)
+        images = particles(molecule(seed, true), COUNT, snr=SNR, rng=rng)
         return Set(images, molecule(seed + 1000, given), symmetry=given)
 
     return make
@@ -134,13 +134,13 @@ def _wrong(true: str, given: str) -> Callable[[int], Set]:
 
 def _doubled(seed: int) -> Set:
     """Noise, each image twice."""
-    images = noise("white", 75, np.random.default_rng([seed, 3]))
+    images = noise("white", COUNT // 2, np.random.default_rng([seed, 3]))
     return Set(np.concatenate([images, images]), molecule(seed))
 
 
 def _changed(seed: int) -> Set:
     """Noise, each image twice: once more scaled and rounded to half precision."""
-    images = noise("white", 75, np.random.default_rng([seed, 4]))
+    images = noise("white", COUNT // 2, np.random.default_rng([seed, 4]))
     return Set(np.concatenate([images, (1.3 * images).astype(np.float16)]), molecule(seed))
 
 
@@ -153,9 +153,9 @@ def _few(seed: int) -> Set:
 def _leak(seed: int) -> Set:
     """Noise that both half sets share: the second holds the images of the first, moved a little."""
     rng = np.random.default_rng([seed, 6])
-    images = noise("white", 75, rng)
+    images = noise("white", COUNT // 2, rng)
     moved = ndimage.shift(images, (0.0, 0.5, 0.3), order=3, mode="grid-wrap")
-    halves = np.repeat([1, 2], 75)
+    halves = np.repeat([1, 2], COUNT // 2)
     return Set(np.concatenate([images, moved]), molecule(seed), halves=halves)
 
 
@@ -165,7 +165,7 @@ def _true(symmetry: str) -> Callable[[int], Set]:
     def make(seed: int) -> Set:
         rng = np.random.default_rng([seed, 7])
         density = molecule(seed, symmetry)
-        return Set(particles(density, 150, snr=SNR, rng=rng), density, symmetry=symmetry)
+        return Set(particles(density, COUNT, snr=SNR, rng=rng), density, symmetry=symmetry)
 
     return make
 

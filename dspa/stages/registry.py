@@ -197,6 +197,11 @@ ENTRIES = (
         ("mask",),
     ),
     Entry(
+        "bfactor-line",
+        "refine.bfactor_line",
+        "measure how the resolution rises with the number of particles",
+    ),
+    Entry(
         "local-resolution",
         "refine.local",
         "measure the resolution about each voxel of half maps, and filter the map to it",
