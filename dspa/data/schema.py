@@ -179,6 +179,10 @@ _MICROGRAPH_VARIABLES: dict[str, Variable] = {
     "contrast_sign": Variable(("micrograph",), "int8", "", "-1: particles dark"),
     "dose": Variable(("micrograph",), "float64", "e/A^2", "total dose"),
     "frames": Variable(("micrograph",), "int32", "", "frames of the movie"),
+    "motion": Variable(("micrograph",), "float64", "A", "way of the whole frame, frame to frame"),
+    "local_motion": Variable(
+        ("micrograph",), "float64", "A", "largest displacement beyond the whole frame's"
+    ),
     "stage_position": Variable(("micrograph", "xy"), "float64", "m", "stage, from EPU"),
     "beam_shift": Variable(("micrograph", "xy"), "float64", "1", "beam shift, from EPU"),
     **_optics("micrographs"),

@@ -324,14 +324,15 @@ def write(
     shape : (sections, rows, columns)
     pixel_size : float
         A, the same along every axis.
-    dtype : {"float32", "float16"}
-        Mode 2 or 12.
+    dtype : {"float32", "float16", "int16"}
+        Mode 2, 12 or 1.
     stack : bool
         Image stack (space group 0) rather than a volume.
     origin : (x, y, z) float
         Where the middle of the first voxel lies, A.
     """
-    kind = np.dtype({"float32": "<f4", "float16": "<f2"}[dtype])
+    mode, name = {"float32": (2, "<f4"), "float16": (12, "<f2"), "int16": (1, "<i2")}[dtype]
+    kind = np.dtype(name)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     statistics = Statistics()
@@ -350,7 +351,6 @@ def write(
         if written != shape[0]:
             raise ValueError(f"{written} sections for a file of {shape}")
         stream.seek(0)
-        mode = 2 if kind.itemsize == 4 else 12
         raw = _header_bytes(shape, mode, pixel_size, statistics, stack=stack, origin=origin)
         stream.write(raw)
 

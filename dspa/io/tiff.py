@@ -14,7 +14,7 @@ import tifffile
 from dspa.data.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -136,8 +136,71 @@ def read_tiff_sum(path: Path) -> NDArray[np.float32]:
         return total
 
 
-def _decode_events(tiff: tifffile.TiffFile, page: Any) -> NDArray[Any]:
-    """Decode the electrons of one EER frame to counts per physical pixel.
+def tiff_frames(
+    path: Path, *, first: int, last: int, group: int = 1, upsampling: int = 1
+) -> Iterator[NDArray[Any]]:
+    """Read the frames of a TIFF or EER movie one by one, rows as stored.
+
+    Parameters
+    ----------
+    path : path
+    first, last : int
+        Numbers of the first frame, from 0, and of the one after the last; of EER movies of groups.
+    group : int
+        Frames of an EER movie that are added up to one.
+    upsampling : int
+        1, 2 or 4: pixels of an EER movie, along an edge, in a physical one.
+
+    Yields
+    ------
+    (y, x) array
+        Of the file's dtype; uint16 for groups of EER frames.
+    """
+    with _opened(path) as tiff:
+        pages = _frames(path, tiff)
+        if int(pages[0].compression) not in _EER_COMPRESSIONS:
+            for page in pages[first:last]:
+                yield page.asarray(maxworkers=1)
+            return
+        for number in range(first, last):
+            total: NDArray[Any] | None = None
+            for page in pages[number * group : (number + 1) * group]:
+                frame = _decode_events(tiff, page, upsampling)
+                total = frame.astype(np.uint16) if total is None else total + frame
+            assert total is not None
+            yield total
+
+
+def write_tiff_movie(
+    path: str | Path, frames: Iterable[NDArray[np.uint16]], *, pixel_size: float
+) -> None:
+    """Write a movie as cameras do: LZW, bytes, the top row first.
+
+    Parameters
+    ----------
+    path : path
+    frames : iterable of (y, x) uint16
+        Counts, rows as in MRC files; beyond 255 they are cut off.
+    pixel_size : float
+        A.
+    """
+    per_centimetre = 1e8 / pixel_size
+    with tifffile.TiffWriter(path) as tiff:
+        for frame in frames:
+            stored = np.minimum(frame, 255).astype(np.uint8)
+            tiff.write(
+                np.ascontiguousarray(stored[::-1]),
+                photometric="minisblack",
+                compression="lzw",
+                resolution=(per_centimetre, per_centimetre),
+                resolutionunit="CENTIMETER",
+                metadata=None,
+                contiguous=False,
+            )
+
+
+def _decode_events(tiff: tifffile.TiffFile, page: Any, upsampling: int = 1) -> NDArray[Any]:
+    """Decode the electrons of one EER frame to counts per pixel.
 
     Electrons are runs of empty pixels and a sub-pixel position, of 8 + 4 bits (65000), 7 + 4 bits
     (65001), or as tags 65007 to 65009 say (65002).
@@ -151,7 +214,19 @@ def _decode_events(tiff: tifffile.TiffFile, page: Any) -> NDArray[Any]:
         for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)
     ]
     shape = (int(page.imagelength), int(page.imagewidth))
-    return np.asarray(imagecodecs.eer_decode(b"".join(pieces), shape, skip, across, down))
+    data = b"".join(pieces)
+    if upsampling == 1:
+        return np.asarray(imagecodecs.eer_decode(data, shape, skip, across, down))
+    # The codec places electrons as finely as they are told: a quarter of a pixel, mostly.
+    fine = (shape[0] << down, shape[1] << across)
+    counts = imagecodecs.eer_decode(data, fine, skip, across, down, superres=True)
+    over = (1 << down) // upsampling
+    if over < 1:
+        raise ValueError(f"electrons are told to a {1 << down}th of a pixel, not {upsampling}th")
+    if over == 1:
+        return np.asarray(counts)
+    parts = counts.reshape(fine[0] // over, over, fine[1] // over, over)
+    return np.asarray(parts.sum(axis=(1, 3), dtype=np.uint8))
 
 
 def _read_at(tiff: tifffile.TiffFile, offset: int, count: int) -> bytes:

@@ -73,12 +73,20 @@ ENTRIES = (
         takes=False,
     ),
     Entry(
+        "simulate movies",
+        "simulation.movies",
+        "make movies with known motion",
+        ("movies",),
+        takes=False,
+    ),
+    Entry(
         "simulate particles",
         "simulation.particles",
         "make a particle stack with known truth",
         ("particles",),
         takes=False,
     ),
+    Entry("motion", "motion.stage", "correct movies for motion", ("micrographs",)),
     Entry(
         "ctf", "exposures.ctf", "estimate defocus and astigmatism of micrographs", ("micrographs",)
     ),

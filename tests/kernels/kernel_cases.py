@@ -11,7 +11,7 @@ import numpy as np
 from dspa.device.launcher import Kernel
 from dspa.geometry.band import band
 from dspa.geometry.rotation import random_rotations
-from dspa.kernels import blend, insert, insert2d, score, slice2d, slice3d, symmetrise
+from dspa.kernels import agree, blend, follow, insert, insert2d, score, slice2d, slice3d, symmetrise
 from dspa.ops.poses.score import split
 from dspa.ops.sums.project import frames_of, interleaved
 
@@ -201,7 +201,70 @@ class Blend:
         return np.concatenate([self.out, self.power[..., None]], axis=2)
 
 
-EVERY = (Slice3D, Insert, Symmetrise, Slice2D, Score, Insert2D, Blend)
+class _Agree:
+    """Three patches of four frames, seven rows and five columns."""
+
+    def __init__(self):
+        self.bands, self.along, self.down = (
+            noise(3, 4, *size, seed=seed) for size, seed in (((7, 5), 20), ((5,), 21), ((7,), 22))
+        )
+        self.turns = [_pairs(each) for each in (self.bands, self.along, self.down)]
+        self.total = agree.total_reference(self.bands, self.along, self.down)
+
+
+def _pairs(values):
+    return values.view(np.float32).reshape(*values.shape, 2)
+
+
+class AgreeTotal(_Agree):
+    kernel: Kernel = agree.TOTAL
+    items = 21
+
+    def __init__(self, cuda=False):
+        super().__init__()
+        self.out = np.zeros((3, 7, 5, 2), np.float32)
+        self.arrays = (*self.turns, self.out)
+        self.reference = np.stack([self.total.real, self.total.imag], axis=-1)
+
+    def result(self):
+        return self.out
+
+
+class AgreeSlope(_Agree):
+    kernel: Kernel = agree.SLOPE
+    items = 21
+
+    def __init__(self, cuda=False):
+        super().__init__()
+        pull, kx = np.abs(noise(7, 5, seed=23)), np.arange(5, dtype=np.float32)
+        self.out = np.zeros((3, 7, 4, 2), np.float32)
+        self.arrays = (*self.turns, _pairs(self.total.astype(np.complex64)), pull, kx, self.out)
+        self.reference = agree.slope_reference(
+            self.bands, self.along, self.down, self.total, pull, kx
+        )
+
+    def result(self):
+        return self.out
+
+
+class Follow:
+    kernel: Kernel = follow.FOLLOW
+    items = 21
+
+    def __init__(self, cuda=False):
+        rng = np.random.default_rng(24)
+        frame = rng.standard_normal((21, 37)).astype(np.float32)
+        path = (3 * rng.standard_normal((21, 2, 4))).astype(np.float32)  # over the edges too
+        factor = np.array([1.0, -0.5], np.float32)
+        self.out = np.zeros((2, 21, 37), np.float32)
+        self.arrays = (frame, path, factor, np.zeros_like(frame), self.out)
+        self.reference = factor[:, None, None] * follow.reference(frame, path)
+
+    def result(self):
+        return self.out
+
+
+EVERY = (Slice3D, Insert, Symmetrise, Slice2D, Score, Insert2D, Blend, AgreeTotal, AgreeSlope, Follow)
 CASES = {case.kernel.name: case for case in EVERY}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,15 @@ T = TypeVar("T")
 
 # Working copies of a micrograph that a task holds at once, float32: for estimates of memory.
 COPIES = 6
+
+
+class Named(Protocol):
+    """A task that can be told by its name."""
+
+    @property
+    def name(self) -> str:
+        """Of the micrograph."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -227,14 +236,15 @@ def contained(function: Callable[[], T]) -> T | str:
 
 
 def report_failures(
-    context: Context, tasks: Sequence[MicrographTask], results: Sequence[object], *, what: str
+    context: Context, tasks: Sequence[Named], results: Sequence[object], *, what: str
 ) -> None:
     """Warn of micrographs that were set aside; raise if none is left.
 
     Parameters
     ----------
     context : Context
-    tasks : sequence of MicrographTask
+    tasks : sequence
+        Of micrographs or movies.
     results : sequence
         A sentence where a micrograph failed.
     what : str

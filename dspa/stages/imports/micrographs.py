@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 MM = 1e7  # mm to A
 _CTF = ("defocus_u", "defocus_v", "defocus_angle", "phase_shift", "ctf_resolution", "ctf_score")
+GAIN = "gain.mrc"  # beside movies.zarr
 _LISTED = 10
 _FEW = 16
 
@@ -106,6 +107,7 @@ class MovieParams(Params):
         "for EER movies and .gain files.",
         choices=("auto", "multiply", "divide"),
     )
+    sum: bool = param(True, "Sum the frames as they are; dspa motion needs no such sums.")
 
 
 @dataclass(frozen=True)
@@ -176,10 +178,15 @@ def run_movies(
     table = _import(context, params, kind="movies")
     movies = [str(path) for path in table["path"].values]
     gain = None if reference is None else settle_gain(context, reference, movies)
+    if gain is not None:  # for `dspa motion`, as it is applied
+        write_image_stack(context.folder / GAIN, gain[None], pixel_size=float("nan"))
+        table.attrs["gain"] = GAIN
     _write(context, table, "movies")
-    context.events.message("frames are summed as they are; no motion is corrected")
+    if not params.sum:
+        return {"movies": context.folder / "movies.zarr"}
+    context.events.message("frames are summed as they are; dspa motion corrects their motion")
     (context.folder / "micrographs").mkdir()
-    names = _unique_names(table["path"].values)
+    names = unique_names(table["path"].values)
     size = table["pixel_size"].values[table["optics"].values]
     work = [
         (str(path), context.folder / "micrographs" / f"{name}.mrc", float(pixel))
@@ -373,7 +380,13 @@ def _sum_movie(gain: NDArray[np.float32] | None, work: tuple[str, Path, float]) 
     return ""
 
 
-def _unique_names(paths: NDArray[Any]) -> list[str]:
+def unique_names(paths: NDArray[Any]) -> list[str]:
+    """Return a name for what is made of each file, numbered where files share one.
+
+    Parameters
+    ----------
+    paths : (m,) text
+    """
     stems = [Path(str(p)).stem for p in paths]
     if len(set(stems)) == len(stems):
         return stems

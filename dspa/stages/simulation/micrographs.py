@@ -111,7 +111,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
     (context.folder / "micrographs").mkdir(exist_ok=True)
     session = _Session(
         folder=context.folder,
-        scene=_scene(params),
+        scene=make_micrograph_scene(params),
         shape=(params.height, params.width),
         count=params.particles,
         separation=params.separation or 0.9 * diameter,
@@ -132,7 +132,13 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
     return outputs | {"truth_volume": volume}
 
 
-def _scene(params: Params) -> Scene:
+def make_micrograph_scene(params: Params) -> Scene:
+    """Turn parameters as typed into the scene of a micrograph.
+
+    Parameters
+    ----------
+    params : Params
+    """
     low, high = sorted((math.radians(params.min_phase_shift), math.radians(params.max_phase_shift)))
     return make_scene(
         params,
@@ -197,15 +203,24 @@ def _write_tables(
     write_micrographs(blind, folder / "micrographs.zarr")
     write_micrographs(blind, folder / "micrographs.star")
     write_micrographs(truth, folder / "micrographs_truth.star")
-    particles = _particles(session, exposures, names)
+    particles = particle_table(exposures, names, scene=session.scene)
     write_particles(particles, folder / "particles_truth.zarr")
     write_particles(particles, folder / "particles_truth.star")
     return {"micrographs": folder / "micrographs.zarr", "truth": folder / "particles_truth.zarr"}
 
 
-def _particles(session: _Session, exposures: Sequence[Exposure], names: NDArray[Any]) -> xr.Dataset:
-    """Make the table of all true particles, in micrograph order."""
-    scene = session.scene
+def particle_table(
+    exposures: Sequence[Exposure], names: NDArray[Any], *, scene: Scene
+) -> xr.Dataset:
+    """Make the table of all true particles, in micrograph order.
+
+    Parameters
+    ----------
+    exposures : sequence of Exposure
+    names : (m,) text
+        Of the micrographs.
+    scene : Scene
+    """
     counts = [len(e.coordinates) for e in exposures]
     total = sum(counts)
     coordinates = np.concatenate([e.coordinates for e in exposures]) * scene.pixel_size
