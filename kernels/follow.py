@@ -13,10 +13,10 @@ repeats, as its transform does.
 
 Shapes
 ------
-frame  : (rows, columns) float32
-path   : (rows, 2, terms) float32   polynomials in u of the displacement x, y
-factor : (r,) float32
-moved  : (rows, columns) float32   s: written
+frames : (f, rows, columns) float32   some frames, so that sums are fetched once for all of them
+path   : (f, rows, 2, terms) float32   polynomials in u of the displacement x, y
+factor : (f, r) float32
+moved  : (rows, columns) float32   s of the last frame: written
 out    : (r, rows, columns) float32   added to; items are rows
 """
 
@@ -59,65 +59,75 @@ def spline(f: Any) -> Any:
 
 
 @portable
+def read(  # noqa: PLR0917
+    item: Any, first: Any, last: Any, u: Any, frame: Any, path: Any, moved: Any
+) -> None:
+    """Read the pixels first to last of one row of a frame where the specimen went."""
+    rows, columns = frame.shape
+    dx, dy, power = np.float32(0.0), np.float32(0.0), np.float32(1.0)
+    for j in range(path.shape[1]):
+        dx += path[0, j] * power
+        dy += path[1, j] * power
+        power *= u
+    ix, iy = below(dx), below(dy)
+    a0, a1, a2, a3 = spline(dx - np.float32(ix))
+    b0, b1, b2, b3 = spline(dy - np.float32(iy))
+    left, top = ix - 1, item + iy - 1
+    if top >= 0 and top + 4 <= rows and first + left >= 0 and last + left + 3 <= columns:
+        for x in range(first, last):
+            c = x + left
+            moved[item, x] = (
+                b0 * (a0 * frame[top, c] + a1 * frame[top, c + 1]
+                      + a2 * frame[top, c + 2] + a3 * frame[top, c + 3])
+                + b1 * (a0 * frame[top + 1, c] + a1 * frame[top + 1, c + 1]
+                        + a2 * frame[top + 1, c + 2] + a3 * frame[top + 1, c + 3])
+                + b2 * (a0 * frame[top + 2, c] + a1 * frame[top + 2, c + 1]
+                        + a2 * frame[top + 2, c + 2] + a3 * frame[top + 2, c + 3])
+                + b3 * (a0 * frame[top + 3, c] + a1 * frame[top + 3, c + 1]
+                        + a2 * frame[top + 3, c + 2] + a3 * frame[top + 3, c + 3])
+            )  # fmt: skip
+    else:
+        r0, r1 = wrapped(top, rows), wrapped(top + 1, rows)
+        r2, r3 = wrapped(top + 2, rows), wrapped(top + 3, rows)
+        for x in range(first, last):
+            c0, c1 = wrapped(x + left, columns), wrapped(x + left + 1, columns)
+            c2, c3 = wrapped(x + left + 2, columns), wrapped(x + left + 3, columns)
+            moved[item, x] = (
+                b0 * (a0 * frame[r0, c0] + a1 * frame[r0, c1]
+                      + a2 * frame[r0, c2] + a3 * frame[r0, c3])
+                + b1 * (a0 * frame[r1, c0] + a1 * frame[r1, c1]
+                        + a2 * frame[r1, c2] + a3 * frame[r1, c3])
+                + b2 * (a0 * frame[r2, c0] + a1 * frame[r2, c1]
+                        + a2 * frame[r2, c2] + a3 * frame[r2, c3])
+                + b3 * (a0 * frame[r3, c0] + a1 * frame[r3, c1]
+                        + a2 * frame[r3, c2] + a3 * frame[r3, c3])
+            )  # fmt: skip
+
+
+@portable
 def body(  # noqa: PLR0917
     item: Any,
     lane: Any,
     lanes: Any,
-    frame: Any,
+    frames: Any,
     path: Any,
     factor: Any,
     moved: Any,
     out: Any,
 ) -> None:
     """Read one row; this lane takes every ``lanes``-th tile of it."""
-    rows, columns = frame.shape
+    columns = frames.shape[2]
     for tile in range(lane, (columns + TILE - 1) // TILE, lanes):
         first = tile * TILE
         last = min(first + TILE, columns)
         middle = np.float32(first) + np.float32(0.5 * (TILE - 1))
         u = middle / np.float32(columns) - np.float32(0.5)
-        dx, dy, power = np.float32(0.0), np.float32(0.0), np.float32(1.0)
-        for j in range(path.shape[2]):
-            dx += path[item, 0, j] * power
-            dy += path[item, 1, j] * power
-            power *= u
-        ix, iy = below(dx), below(dy)
-        a0, a1, a2, a3 = spline(dx - np.float32(ix))
-        b0, b1, b2, b3 = spline(dy - np.float32(iy))
-        left, top = ix - 1, item + iy - 1
-        if top >= 0 and top + 4 <= rows and first + left >= 0 and last + left + 3 <= columns:
-            for x in range(first, last):
-                c = x + left
-                moved[item, x] = (
-                    b0 * (a0 * frame[top, c] + a1 * frame[top, c + 1]
-                          + a2 * frame[top, c + 2] + a3 * frame[top, c + 3])
-                    + b1 * (a0 * frame[top + 1, c] + a1 * frame[top + 1, c + 1]
-                            + a2 * frame[top + 1, c + 2] + a3 * frame[top + 1, c + 3])
-                    + b2 * (a0 * frame[top + 2, c] + a1 * frame[top + 2, c + 1]
-                            + a2 * frame[top + 2, c + 2] + a3 * frame[top + 2, c + 3])
-                    + b3 * (a0 * frame[top + 3, c] + a1 * frame[top + 3, c + 1]
-                            + a2 * frame[top + 3, c + 2] + a3 * frame[top + 3, c + 3])
-                )  # fmt: skip
-        else:
-            r0, r1 = wrapped(top, rows), wrapped(top + 1, rows)
-            r2, r3 = wrapped(top + 2, rows), wrapped(top + 3, rows)
-            for x in range(first, last):
-                c0, c1 = wrapped(x + left, columns), wrapped(x + left + 1, columns)
-                c2, c3 = wrapped(x + left + 2, columns), wrapped(x + left + 3, columns)
-                moved[item, x] = (
-                    b0 * (a0 * frame[r0, c0] + a1 * frame[r0, c1]
-                          + a2 * frame[r0, c2] + a3 * frame[r0, c3])
-                    + b1 * (a0 * frame[r1, c0] + a1 * frame[r1, c1]
-                            + a2 * frame[r1, c2] + a3 * frame[r1, c3])
-                    + b2 * (a0 * frame[r2, c0] + a1 * frame[r2, c1]
-                            + a2 * frame[r2, c2] + a3 * frame[r2, c3])
-                    + b3 * (a0 * frame[r3, c0] + a1 * frame[r3, c1]
-                            + a2 * frame[r3, c2] + a3 * frame[r3, c3])
-                )  # fmt: skip
-        for r in range(factor.shape[0]):
-            weight = factor[r]
-            for x in range(first, last):
-                out[r, item, x] += weight * moved[item, x]
+        for f in range(frames.shape[0]):
+            read(item, first, last, u, frames[f], path[f, item], moved)
+            for r in range(factor.shape[1]):
+                weight = factor[f, r]
+                for x in range(first, last):
+                    out[r, item, x] += weight * moved[item, x]
 
 
 def loop(items: int, *arrays: Any) -> None:  # noqa: D103

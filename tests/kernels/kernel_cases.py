@@ -253,18 +253,21 @@ class Follow:
 
     def __init__(self, cuda=False):
         rng = np.random.default_rng(24)
-        frame = rng.standard_normal((21, 37)).astype(np.float32)
-        path = (3 * rng.standard_normal((21, 2, 4))).astype(np.float32)  # over the edges too
-        factor = np.array([1.0, -0.5], np.float32)
+        frames = rng.standard_normal((3, 21, 37)).astype(np.float32)
+        path = (3 * rng.standard_normal((3, 21, 2, 4))).astype(np.float32)  # over the edges too
+        factor = rng.standard_normal((3, 2)).astype(np.float32)
         self.out = np.zeros((2, 21, 37), np.float32)
-        self.arrays = (frame, path, factor, np.zeros_like(frame), self.out)
-        self.reference = factor[:, None, None] * follow.reference(frame, path)
+        self.arrays = (frames, path, factor, np.zeros((21, 37), np.float32), self.out)
+        read = [follow.reference(*each) for each in zip(frames, path, strict=True)]
+        self.reference = np.einsum("fr,fyx->ryx", factor, read)
 
     def result(self):
         return self.out
 
 
-EVERY = (Slice3D, Insert, Symmetrise, Slice2D, Score, Insert2D, Blend, AgreeTotal, AgreeSlope, Follow)
+EVERY = (
+    Slice3D, Insert, Symmetrise, Slice2D, Score, Insert2D, Blend, AgreeTotal, AgreeSlope, Follow,
+)  # fmt: skip
 CASES = {case.kernel.name: case for case in EVERY}
 
 

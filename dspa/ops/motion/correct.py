@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dspa.ops.motion.trajectory import Trajectory
 
 _GRID = 16  # places along an edge, at which the blur is measured
+_BLOCK = 4  # frames that are added together
 _LEAST = 0.05  # of the transfer that is divided out
 
 
@@ -37,7 +38,7 @@ def add_frames(
     Parameters
     ----------
     frames : iterable of (y, x) float32
-        All of the trajectory.
+        All of the trajectory; they may share their memory.
     trajectory : Trajectory
     factors : (frames, r) float64
         What each frame adds to each of r sums.
@@ -49,25 +50,43 @@ def add_frames(
     (1 or 2, r, y, x) float32
     """
     sums: Any = None
+    block: Any = None
     moved: Any = None
+    parts = 2 if halves else 1
+    held: list[list[int]] = [[] for _ in range(parts)]
     for number, frame in enumerate(frames):
         xp = namespace(frame)
         if sums is None:
             shape = tuple(int(n) for n in frame.shape)
-            sums = xp.zeros((2 if halves else 1, factors.shape[1], *shape), dtype=xp.float32)
+            sums = xp.zeros((parts, factors.shape[1], *shape), dtype=xp.float32)
+            block = xp.empty((parts, _BLOCK, *shape), dtype=xp.float32)
             moved = xp.empty(shape, dtype=xp.float32)
-        path = trajectory.path(number).astype(np.float32)
-        row = factors[number].astype(np.float32)
-        launch(
-            FOLLOW,
-            int(frame.shape[0]),
-            frame,
-            like(path, reference=frame),
-            like(row, reference=frame),
-            moved,
-            sums[number % 2 if halves else 0],
-        )
+        part = number % parts
+        block[part, len(held[part])] = frame
+        held[part].append(number)
+        if len(held[part]) == _BLOCK:
+            _add(block[part], held[part], trajectory, factors, moved=moved, sums=sums[part])
+            held[part] = []
+    for part, left in enumerate(held):
+        if left:
+            some = block[part, : len(left)]
+            _add(some, left, trajectory, factors, moved=moved, sums=sums[part])
     return sums
+
+
+def _add(
+    frames: Any,
+    numbers: list[int],
+    trajectory: Trajectory,
+    factors: NDArray[np.float64],
+    *,
+    moved: Any,
+    sums: Any,
+) -> None:
+    paths = np.stack([trajectory.path(number) for number in numbers]).astype(np.float32)
+    rows = factors[numbers].astype(np.float32)
+    tables = [like(each, reference=frames) for each in (paths, rows)]
+    launch(FOLLOW, int(frames.shape[1]), frames, *tables, moved, sums)
 
 
 def finish(
@@ -94,25 +113,34 @@ def finish(
     """
     xp = namespace(sums)
     rows, columns = (int(n) for n in sums.shape[-2:])
+    size = pixel_size * columns / shape[1], pixel_size * rows / shape[0]
     made: Any = None
-    radius = None
+    place: Any = None
     for number in range(1 if filters is None else int(sums.shape[0])):
         part = crop(fft(sums).rfft2(sums[number]), (rows, columns), shape)
         if filters is not None:
-            if radius is None:
-                size = pixel_size * columns / shape[1], pixel_size * rows / shape[0]
-                radius = _radius(shape, size)
-            curve = np.interp(radius, filters.frequency, filters.curves[number])
-            part = part * like(curve.astype(np.float32), reference=sums)
-        made = part if made is None else made + part
-    made = made / crop(transfer, (rows, columns), shape)
-    scale = np.float32(shape[0] * shape[1] / (rows * columns))
-    return xp.astype(fft(sums).irfft2(made, s=shape) * scale, xp.float32, copy=False)
+            if place is None:
+                place = like(_places(shape, size, filters.frequency), reference=sums)
+            part *= xp.take(like(filters.curves[number].astype(np.float32), reference=sums), place)
+        if made is None:
+            made = part
+        else:
+            made += part
+    made /= crop(transfer, (rows, columns), shape)
+    image = fft(sums).irfft2(made, s=shape)
+    image *= np.float32(shape[0] * shape[1] / (rows * columns))
+    return xp.astype(image, xp.float32, copy=False)
 
 
-def _radius(shape: tuple[int, int], size: tuple[float, float]) -> NDArray[np.float64]:
-    ky = np.fft.fftfreq(shape[0], size[1])[:, None]
-    return np.hypot(ky, np.fft.rfftfreq(shape[1], size[0]))
+def _places(
+    shape: tuple[int, int], size: tuple[float, float], frequency: NDArray[np.float64]
+) -> NDArray[np.int32]:
+    """Return which entry of a table over frequency is closest to each coefficient."""
+    ky = np.fft.fftfreq(shape[0], size[1]).astype(np.float32)[:, None]
+    kx = np.fft.rfftfreq(shape[1], size[0]).astype(np.float32)
+    radius = np.sqrt(ky * ky + kx * kx)
+    radius *= np.float32(1.0 / frequency[1])
+    return np.minimum(np.rint(radius), len(frequency) - 1).astype(np.int32)
 
 
 def crop(transform: Any, old: tuple[int, int], new: tuple[int, int]) -> Any:

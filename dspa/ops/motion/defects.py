@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.ndimage import maximum_filter, uniform_filter
+from scipy.ndimage import uniform_filter
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 _SIGMA = 6.0  # standard deviations of a pixel from those around it
 _AROUND = 9  # pixels along an edge
 _CHOICES, _REACHES = 8, (4, 16, 64)
-_MOST = 0.02  # of all pixels; more are a specimen's
+_MOST = 0.01  # of all pixels; more are a specimen's
+_EVERY = 7  # which pixels the spread is measured at
 
 
 def odd_pixels(total: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -31,17 +32,25 @@ def odd_pixels(total: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[
     -------
     (y, x) bool
     """
-    good = np.where(known, np.float32(0.0), total)
-    share = uniform_filter((~known).astype(np.float32), _AROUND, mode="mirror")
-    mean = uniform_filter(good, _AROUND, mode="mirror") / np.maximum(share, 1e-3)
-    rest = np.where(known, np.float32(0.0), total - mean)
-    spread = 1.4826 * float(np.median(np.abs(rest[~known]))) if not known.all() else 0.0
-    found = np.abs(rest) > _SIGMA * max(spread, 1e-6)
-    # A very bright pixel raises the mean of its neighbours: they are looked at without it.
-    found &= np.abs(rest) > 0.5 * maximum_filter(np.abs(rest), _AROUND, mode="mirror")
-    if found.mean() > _MOST:
-        return known
-    return known | found
+    bad = known.copy()
+    good = np.where(known, np.float32(0.0), total) if known.any() else total
+    mean = uniform_filter(good, _AROUND, mode="mirror")
+    if known.any():
+        share = uniform_filter((~known).astype(np.float32), _AROUND, mode="mirror")
+        mean /= np.maximum(share, np.float32(1e-3))
+    rest = np.abs(good - mean)
+    rest[known] = 0.0
+    some = rest.reshape(-1)[::_EVERY]
+    spread = 1.4826 * float(np.median(some[some > 0])) if (some > 0).any() else 0.0
+    far = np.argwhere(rest > _SIGMA * max(spread, 1e-6))
+    if len(far) > _MOST * total.size:
+        return bad
+    # A very bright pixel raises the mean of its neighbours, which are no worse for it.
+    reach = _AROUND // 2
+    for y, x in far.tolist():
+        around = rest[max(y - reach, 0) : y + reach + 1, max(x - reach, 0) : x + reach + 1]
+        bad[y, x] |= rest[y, x] > 0.5 * around.max()
+    return bad
 
 
 class Filler:

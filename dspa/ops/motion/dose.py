@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _A, _B, _C = 0.245, -1.665, 2.81
 # Damage of a dose against that at 300 kV: 200 kV as in the paper, 100 kV by the stopping power.
 _VOLTAGES, _FACTORS = (100.0, 200.0, 300.0), (0.57, 0.8, 1.0)
-_STEPS = 512  # frequencies that the filters are tabulated at
+_STEPS = 8192  # frequencies that the filters are tabulated at
 
 
 class Filters(NamedTuple):
@@ -90,7 +90,7 @@ def dose_filters(
     *,
     voltage: float,
     highest: float,
-    tolerance: float = 1e-4,
+    tolerance: float = 1e-3,
 ) -> Filters:
     """Write the weights of all frames as sums of a few curves.
 

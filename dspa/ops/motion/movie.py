@@ -1,6 +1,7 @@
-"""One movie from counts to a micrograph: bad pixels, motion, sums; frames are read three times.
+"""One movie from counts to a micrograph: bad pixels, motion, sums.
 
-Never more than one frame is held in full, besides the sums: frames are read anew for each purpose.
+Frames are kept as they are stored, a byte or two a pixel, or read anew for each purpose where that
+would be too much. As numbers to reckon with only one frame is held in full, besides the sums.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 
     Read = Callable[[], Iterator[NDArray[Any]]]
 
+RAW_BYTES = 1 << 30  # frames that are kept as they are stored
 _LOCAL = 3  # patches along an edge from which motion may vary over the frame
-_CURVES = 8  # of the dose filters, at most, for estimates of memory
+_CURVES = 5  # of the dose filters, at most, for estimates of memory
 _MOST = 6.0e4  # what float16 holds
 
 
@@ -96,17 +98,23 @@ def correct_movie(
         Pixels that are known to be bad.
     recipe : Recipe
     """
-    total, frames = _total(read)
+    total, raw = _total(read)
+    frames = len(raw)
     filler, mean = _filler(total, gain, bad)
-    patches = lay_patches(total.shape, recipe.patches)
+    rows, columns = total.shape
+
+    buffer = np.empty((rows, columns), np.float32)
 
     def whole() -> Iterator[NDArray[np.float32]]:
-        for number, raw in enumerate(read()):
-            frame = raw.astype(np.float32) if gain is None else raw * gain
-            filler.fill(frame, number)
-            yield frame
+        for number, counts in enumerate(raw.frames(read)):
+            if gain is None:
+                buffer[:] = counts
+            else:
+                np.multiply(counts, gain, out=buffer)
+            filler.fill(buffer, number)
+            yield buffer  # the same for all frames
 
-    alignment = _aligned(whole, patches, frames, mean / frames, recipe)
+    alignment = _aligned(whole, (rows, columns), frames, mean / frames, recipe)
     filters = None
     factors = np.ones((frames, 1))
     if recipe.doses:
@@ -118,20 +126,44 @@ def correct_movie(
     return Corrected(alignment, images, filler.places[:, ::-1])
 
 
-def _total(read: Read) -> tuple[NDArray[np.float32], int]:
-    total, count = None, 0
-    for raw in read():
+class _Raw:
+    """The frames of a movie as they are stored: kept if they are few or small, else read anew."""
+
+    def __init__(self) -> None:
+        self.count, self.bytes = 0, 0
+        self.kept: list[NDArray[Any]] = []
+
+    def __len__(self) -> int:
+        return self.count
+
+    def add(self, frame: NDArray[Any]) -> None:
+        """Take in the next frame."""
+        self.count += 1
+        self.bytes += frame.nbytes
+        if self.bytes > RAW_BYTES:
+            self.kept = []
+        elif len(self.kept) == self.count - 1:
+            self.kept.append(frame)
+
+    def frames(self, read: Read) -> Iterator[NDArray[Any]]:
+        """Return the frames once more."""
+        return iter(self.kept) if len(self.kept) == self.count else read()
+
+
+def _total(read: Read) -> tuple[NDArray[np.float32], _Raw]:
+    total, raw = None, _Raw()
+    for frame in read():
         if total is None:
-            total = np.zeros(raw.shape, np.float32)
-        total += raw
-        count += 1
+            total = np.zeros(frame.shape, np.float32)
+        total += frame
+        raw.add(frame)
     if total is None:
         raise ValueError("a movie without frames")
     if not np.isfinite(total).all():
         raise ValueError("the frames hold NaN or infinite values")
     if total.min() == total.max():
-        raise ValueError(f"every pixel of the movie is {float(total.flat[0]) / count:g}")
-    return total, count
+        raise ValueError(f"every pixel of the movie is {float(total.flat[0]) / len(raw):g}")
+    return total, raw
 
 
 def _filler(
@@ -148,26 +180,28 @@ def _filler(
 
 def _aligned(
     whole: Callable[[], Iterator[NDArray[np.float32]]],
-    patches: Patches,
+    shape: tuple[int, int],
     frames: int,
     mean: float,
     recipe: Recipe,
 ) -> Alignment:
     if frames == 1:
         nothing = np.zeros(1)
-        return Alignment(at_rest(patches.shape, 1), (0.0,), nothing, nothing)
+        return Alignment(at_rest(shape, 1), (0.0,), nothing, nothing)
     scale = np.float32(1.0 / max(abs(mean), 1e-6))
-    binned = [(bin_frame(frame, patches.binning) * scale).astype(np.float16) for frame in whole()]
+    first = lay_patches(shape, recipe.patches).binning
+    binned = [bin_frame(frame, first) * scale for frame in whole()]
 
-    def cut(moved: NDArray[np.float64]) -> Bands:
+    def cut(patches: Patches, moved: NDArray[np.float64]) -> Bands:
         where = reachable(moved, patches)
         values = np.empty((len(where[0]), frames, *_band_shape(patches)), np.complex64)
         for number, frame in enumerate(binned):
-            values[:, number] = cut_bands(frame.astype(np.float32), patches, where[number])
+            smaller = bin_frame(frame, patches.binning // first)
+            values[:, number] = cut_bands(smaller, patches, where[number])
         return Bands(values, where.astype(np.float64) * patches.binning, patches)
 
     bend = min(recipe.patches) >= _LOCAL and frames > 2
-    return align(cut, patches, frames=frames, bfactor=recipe.bfactor, bend=bend)
+    return align(cut, shape, recipe.patches, frames=frames, bfactor=recipe.bfactor, bend=bend)
 
 
 def _band_shape(patches: Patches) -> tuple[int, int]:
@@ -217,7 +251,8 @@ def memory(shape: tuple[int, int], frames: int, *, halves: bool) -> int:
     pixels = shape[0] * shape[1]
     patches = lay_patches(shape, (5, 5))
     bands = 25 * frames * 8 * int(np.prod(_band_shape(patches)))
-    binned = frames * pixels // patches.binning**2 * 2
+    binned = frames * pixels // patches.binning**2 * 4
+    raw = min(2 * frames * pixels, RAW_BYTES)
     searching = binned + round(1.3 * bands) + 4 * 4 * pixels
     adding = 4 * pixels * (_CURVES * (2 if halves else 1) + 9)
-    return max(searching, adding)
+    return raw + max(searching, adding)

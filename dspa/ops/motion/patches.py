@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 HIGHEST = 0.2  # cycles per pixel of the frame: coefficients that are kept
-_BIN_AT = 0.25  # highest frequency of a frame binned by two
+_BIN_AT = 0.25  # cycles per pixel, up to which a frame can be binned by two
+_LEAST = 20  # pixels of a binned patch, at least, before it is binned by two
 _TAPER = 0.06  # of a patch's edge, at each side
 _POINTS = 5  # along each edge of a patch, at which displacements are averaged
 _OVERLAP = 1.06  # edge of a patch over the distance of patches
@@ -111,7 +112,9 @@ def lay_patches(
     highest : float
         Frequency, cycles per pixel, up to which coefficients are kept.
     """
-    binning = 2 if highest <= _BIN_AT and min(shape) >= 256 else 1
+    binning = 1
+    while highest * binning <= _BIN_AT and min(shape) // counts[0] >= _LEAST * binning:
+        binning *= 2
     size = []
     for length, count in zip(shape, counts, strict=True):
         binned = length // binning

@@ -8,21 +8,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.device import fft, like, namespace, to_host
-from dspa.ops.motion.agreement import phases, total
+from dspa.ops.motion.agreement import agreement, phases, total
 from dspa.ops.motion.trajectory import Trajectory, place_terms, time_terms
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dspa.ops.motion.agreement import Agreement, Bands
+    from dspa.ops.motion.agreement import Agreement, Bands, Weigh
 
 _FINE = 2  # points of the correlation per period of the highest frequency
 _RIDGE = 1e-6
+_LONGEST = 10.0  # pixels of a step
 
 
-def whole_frames(
-    bands: Bands, trajectory: Trajectory, weight: NDArray[np.float64], *, reach: float
-) -> Trajectory:
+def whole_frames(bands: Bands, trajectory: Trajectory, weigh: Weigh, *, reach: float) -> Trajectory:
     """Correlate every whole frame with the sum of the others, once.
 
     Parameters
@@ -30,7 +29,8 @@ def whole_frames(
     bands : Bands
     trajectory : Trajectory
         So far.
-    weight : (2 ry + 1, rx + 1) float64
+    weigh : callable
+        As for `agreement`.
     reach : float
         How far from there a frame may be, pixels.
 
@@ -41,7 +41,9 @@ def whole_frames(
     """
     xp = namespace(bands.values)
     patches = bands.patches
-    along, down = phases(bands, trajectory.at(patches.points))
+    moved = trajectory.at(patches.points)
+    weight = weigh(agreement(bands, moved).powers)
+    along, down = phases(bands, moved)
     summed = total(bands, along, down)
     product = xp.zeros(bands.values.shape[1:], dtype=bands.values.dtype)
     for number in range(len(bands.values)):
@@ -90,6 +92,8 @@ def improve(found: Agreement, trajectory: Trajectory, *, bands: Bands) -> Trajec
     """
     frames = trajectory.frames
     places, times = trajectory.terms
+    if np.linalg.eigvalsh(found.curvature.sum(axis=0)).min() <= 0.0:
+        return trajectory  # frames share nothing here
     size = 2 * (frames + places * times)
     matrix, right = np.zeros((size, size)), np.zeros(size)
     # The sum moves with its frames: a patch that moves as one agrees as well as before.
@@ -111,4 +115,15 @@ def improve(found: Agreement, trajectory: Trajectory, *, bands: Bands) -> Trajec
     step = np.linalg.lstsq(matrix, right, rcond=1e-9)[0]
     whole = trajectory.whole + step[: 2 * frames].reshape(frames, 2)
     local = trajectory.local + np.moveaxis(step[2 * frames :].reshape(places, times, 2), -1, 0)
-    return replace(trajectory, whole=whole - whole[0], local=local)
+    stepped = replace(trajectory, whole=whole - whole[0], local=local)
+    points = bands.patches.points
+    longest = float(np.abs(stepped.at(points) - trajectory.at(points)).max())
+    if longest <= _LONGEST:
+        return stepped
+    # Farther than the agreement is a parabola: part of the way.
+    share = _LONGEST / longest
+    return replace(
+        trajectory,
+        whole=trajectory.whole + share * (stepped.whole - trajectory.whole),
+        local=trajectory.local + share * (stepped.local - trajectory.local),
+    )
