@@ -13,13 +13,12 @@ from dspa.data.errors import InputError
 from dspa.io.images import ParticleImages
 from dspa.io.particles import read_particles
 from dspa.ops.images.filter import low_pass
+from dspa.stages.class2d.admission import admit_particles
 from dspa.stages.class2d.select2d import (
     TRIM,
     Params,
     judge,
-    needed_evidence,
     read_classes,
-    weaker,
 )
 
 if TYPE_CHECKING:
@@ -56,6 +55,8 @@ FIGURES: dict[str, tuple[str, Callable[[float], float]]] = {
     "log_likelihood": ("log-likelihood of a particle", math.exp),
     "size": ("particles", math.exp),
     "noise": ("share that noise explains", float),
+    "structure": ("share whose structure noise explains", float),
+    "neighbour": ("density at the edge over the middle", float),
 }
 
 
@@ -131,10 +132,8 @@ class ClassSet:
         ----------
         keep : (k,) bool
         """
-        member = np.asarray(self.particles["class_index"].values, np.int64)
-        inside = (member >= 0) & keep[np.clip(member, 0, None)]
-        least = needed_evidence(self.particles, inside, TRIM)
-        return int(np.sum(inside & ~weaker(self.particles, least)))
+        found = admit_particles(self.particles, self.quality, keep, threshold=GOOD, share=TRIM)
+        return int(found.inside.sum())
 
     def members(self, number: int) -> NDArray[np.float32]:
         """Return some particles of a class, evenly spread over the table: (m, y, x), reduced.

@@ -125,6 +125,15 @@ PARTICLES = Schema(
             ("particle",), "float32", "1", "log-likelihood above what half of pure noise attains"
         ),
         "noise_probability": Variable(("particle",), "float32", "1", "of being noise"),
+        "structure_noise": Variable(
+            ("particle",), "float32", "1", "probability that noise explains the structure"
+        ),
+        "near_class": Variable(
+            ("particle",), "int32", "", "class, from 1, that resolves structure and fits; 0 none"
+        ),
+        "near_angle": Variable(("particle",), "float32", "rad", "angle in that class"),
+        "near_x": Variable(("particle",), "float32", "A", "shift along x in that class"),
+        "near_y": Variable(("particle",), "float32", "A", "shift along y in that class"),
         "ncc": Variable(("particle",), "float32", "1", "pick: shape score, -1..1"),
         "power": Variable(("particle",), "float32", "1", "pick: density score"),
         "ncc_relative": Variable(("particle",), "float32", "1", "ncc against the defocus trend"),

@@ -48,7 +48,7 @@ def bits(outputs):
     """All that a classification says, as bytes."""
     particles = read_particles(outputs["particles"])
     names = ("class_index", "pose", "shift", "posterior", "log_likelihood", "fit", "scale")
-    names += ("evidence", "noise_probability")
+    names += ("evidence", "noise_probability", "structure_noise", "near_class", "near_angle")
     return [read_images(outputs["classes"]).images.tobytes()] + [
         particles[name].values.tobytes() for name in names
     ]

@@ -98,6 +98,15 @@ def test_particles_show_more_than_noise_does(reference):
     inside = particles["class_index"].values >= 0
     assert np.mean(particles["evidence"].values[inside] > 10.0) > 0.95
     assert particles["noise_probability"].values[inside].mean() < 0.05
+    assert particles["structure_noise"].values[inside].mean() < 0.1
+    # The class that explains the structure of a particle best is its own, where it is a witness.
+    classes = find_block(read_star(reference[0]["class_table"]), "model_classes")
+    witness = classes.columns["dspaWitness"] > 0
+    near, member = (particles[n].values[inside] for n in ("near_class", "class_index"))
+    assert np.mean((near - 1 == member)[witness[member]]) > 0.7
+    assert witness[near - 1].all()
+    star = read_particles(reference[0]["particles_star"])
+    assert np.array_equal(star["near_class"].values, particles["near_class"].values)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])

@@ -12,7 +12,8 @@ from dspa.dataflow.runner import InlineRunner
 from dspa.io.particles import read_particles, write_particles
 from dspa.io.volumes import write_image_stack
 from dspa.ops.poses.evidence import noise_probability
-from dspa.stages.class2d.select2d import Params, least_evidence, run
+from dspa.stages.class2d.admission import least_evidence
+from dspa.stages.class2d.select2d import Params, run
 from dspa.stages.stage import Context
 from tests.stages.stack_table import write_stack_table
 

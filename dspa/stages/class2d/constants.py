@@ -106,6 +106,10 @@ class Constants:
     edge_width: float = 0.03
     # Least share of a class in the prior of the weighing.
     faintest: float = 1e-6
+    # Structure is what has more periods than this across the mask. Classes whose particles show
+    # less of it than this share of what is usual do not witness for particles.
+    structure_periods: float = 3.0
+    witness: float = 2.0 / 3.0
 
     # Particles that arrive later.
     # Share of the particles that no online step sees, of a set of so many at least, and how many
@@ -138,6 +142,8 @@ class Constants:
     # which a class is one of noise.
     doubtful: float = 0.1
     noise_class: float = 0.5
+    # Part of what may be given up that goes to members of classes that resolve little.
+    given_up: float = 0.25
     # Resolution in A that a search is taken to reach, and bytes of a worker that holds nothing,
     # for the memory in a plan.
     reached: float = 13.0

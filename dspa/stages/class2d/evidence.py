@@ -5,6 +5,9 @@ averages it was classified by will not do: noise that was aligned to them has le
 so that boxes of noise attain more than other noise does. About a thousand images get a control:
 noise with the spectrum, CTF, mask and fold of that image. What the controls attain is what noise
 can attain with these averages.
+
+A second weighing looks only at what is finer than a third of the mask, and only at classes that
+resolve it: a blob fits any particle, and what is in a class of blobs cannot speak for itself.
 """
 
 from __future__ import annotations
@@ -16,7 +19,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.device import like, take_rows, to_host
-from dspa.ops.images.class_quality import GOOD, judge_classes
+from dspa.ops.images.class_quality import (
+    GOOD,
+    HALF,
+    judge_classes,
+    structure_penalty,
+    structure_per_particle,
+    weighted_quantile,
+)
 from dspa.ops.images.noise import weigh_images
 from dspa.ops.poses.evidence import (
     EDGE_RADIUS,
@@ -48,6 +58,14 @@ if TYPE_CHECKING:
     from dspa.stages.stage import Context
 
 
+# What is measured of every image: evidence of all, and of structure; the same of an image of noise
+# in its place; which of the classes that resolve explains it best, and the pose there.
+MEASURED = (
+    "gain", "control", "structure", "structure_control",
+    "near_class", "near_angle", "near_x", "near_y",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, eq=False)
 class Weighing:
     """Reduction that weighs images against classes, and noise in place of some of them.
@@ -58,22 +76,30 @@ class Weighing:
         Of a pass over the coarse lattice.
     showing : (classes,) bool
         Classes that show a particle: an edge of ice is no particle for matching a class of edges.
+    resolving : (classes,) bool
+        Classes that witness for the structure of a particle (`resolving`).
     every : int
         One of so many images gets a control.
+    again : bool
+        Only the structure is weighed, with other witnesses.
     """
 
     plan: ClassPlan
     showing: NDArray[np.bool_]
+    resolving: NDArray[np.bool_]
     every: int
+    again: bool = False
 
     def bind(self, model: Model, items: int = 0) -> BoundWeighing:
         """Prepare the averages of the classes that show a particle."""
         known = ClassModel.read(model)
-        count = known.count[self.showing]
-        share = np.maximum(count / max(float(count.sum()), 1.0), tuned().faintest)
-        averages = known.references(self.plan, self.showing)
-        searchers = Searchers(averages, self.plan.lattice(), np.log(share))
-        return BoundWeighing(self, known, searchers)
+        made = []
+        for chosen in (self.showing, self.resolving):
+            count = known.count[chosen]
+            share = np.maximum(count / max(float(count.sum()), 1.0), tuned().faintest)
+            averages = known.references(self.plan, chosen)
+            made.append(Searchers(averages, self.plan.lattice(), np.log(share)))
+        return BoundWeighing(self, known, *made)
 
     def bytes_per_item(self) -> int:
         """Memory per particle: its band several times over."""
@@ -81,7 +107,7 @@ class Weighing:
 
     def bytes_of_sums(self) -> int:
         """Memory of the averages."""
-        return 64 * int(self.showing.sum()) * self.plan.spec.crop**2
+        return 64 * int(self.showing.sum() + self.resolving.sum()) * self.plan.spec.crop**2
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,13 +118,14 @@ class BoundWeighing:
     ----------
     task : Weighing
     model : ClassModel
-    searchers : Searchers
-        The averages that show a particle.
+    searchers, witnesses : Searchers
+        The averages that show a particle, and those that resolve its structure.
     """
 
     task: Weighing
     model: ClassModel
     searchers: Searchers
+    witnesses: Searchers
 
     @property
     def plan(self) -> ClassPlan:
@@ -112,20 +139,24 @@ class BoundWeighing:
     def add(self, sums: Sums, batch: ParticleBatch) -> Rows:
         """Weigh the images of a batch."""
         rows: dict[str, NDArray[Any]] = {
-            "gain": np.full(len(batch), np.nan, np.float32),
-            "control": np.full(len(batch), np.nan, np.float32),
+            name: np.full(len(batch), np.nan, np.float32) for name in MEASURED
         }
         valid = np.flatnonzero(batch.valid)
         count = batch.band.size(self.plan.radius)
         searchers = self.searchers.beside(batch.images)
+        witnesses = self.witnesses.beside(batch.images)
         for number in np.unique(batch.state["fold"][valid]).tolist():
             place = valid[batch.state["fold"][valid] == number]
             drawn = place[batch.indices[place] % self.task.every == 0]
+            both = searchers[number], witnesses[number]
             images = take_rows(batch.images[:, :count], place)
-            rows["gain"][place] = self._gain(searchers[number], batch, place, images=images)
+            self._weigh(both, batch, rows, place=place, images=images)
             if drawn.size:
+                noise: dict[str, NDArray[Any]] = {name: rows[name].copy() for name in MEASURED}
                 images = self._controls(batch, drawn, count)
-                rows["control"][drawn] = self._gain(searchers[number], batch, drawn, images=images)
+                self._weigh(both, batch, noise, place=drawn, images=images)
+                rows["control"][drawn] = noise["gain"][drawn]
+                rows["structure_control"][drawn] = noise["structure"][drawn]
         sums["weighed"] += valid.size
         return rows
 
@@ -140,16 +171,42 @@ class BoundWeighing:
         draws = np.stack([each.standard_normal((2, whole), np.float32) for each in generators])
         return draw_noise(draws, noise, spec.band(), mask=spec.crop_mask())[:, :count]
 
-    def _gain(
-        self, searcher: Searcher, batch: ParticleBatch, place: NDArray[np.int64], *, images: Any
-    ) -> NDArray[np.float64]:
-        """Log-likelihood of the classes against noise, a smooth field and an edge."""
-        count = int(images.shape[1])
+    def _weigh(
+        self,
+        searchers: tuple[Searcher, Searcher],
+        batch: ParticleBatch,
+        rows: dict[str, NDArray[Any]],
+        *,
+        place: NDArray[np.int64],
+        images: Any,
+    ) -> None:
+        """Weigh images of one fold, at ``place`` of the batch, and write what is found there."""
+        count, (searcher, witness) = int(images.shape[1]), searchers
         noise = coefficient_noise(self.model.nuisance, batch, place)[:, :count]
         transfer = take_rows(batch.ctf[:, :count], place)
         y, c2 = weigh_images(images, transfer, noise)
-        deviation = contrast_deviation(self.model.nuisance) if self.plan.image_scale else 0.0
-        found = noise_evidence(searcher, y, c2, deviation=deviation)
+        if not self.task.again:
+            rows["gain"][place] = self._gain(searcher, images, transfer, noise=noise, y=y, c2=c2)
+        fine = self.plan.spec.band().shell[:count] > first_shell(self.plan) - 1
+        seen = like(fine.astype(np.float32), reference=c2)
+        found = noise_evidence(witness, y * seen, c2 * seen, deviation=self._deviation)
+        best, lattice = found.best, witness.lattice
+        moved = lattice.shift_pixels[best.shift] * self.plan.spec.crop_pixel_size
+        rows["structure"][place] = found.log_likelihood
+        rows["near_class"][place] = np.flatnonzero(self.task.resolving)[best.member]
+        rows["near_angle"][place] = lattice.angle(best.pose)
+        rows["near_x"][place], rows["near_y"][place] = moved.T
+
+    @property
+    def _deviation(self) -> float:
+        """Of the contrast of images."""
+        return contrast_deviation(self.model.nuisance) if self.plan.image_scale else 0.0
+
+    def _gain(
+        self, searcher: Searcher, images: Any, transfer: Any, *, noise: Any, y: Any, c2: Any
+    ) -> NDArray[np.float64]:
+        """Log-likelihood of the classes against noise, a smooth field and an edge."""
+        found = noise_evidence(searcher, y, c2, deviation=self._deviation)
         scaled = transfer * like(found.scale[:, None], reference=transfer)
         rest = residual(searcher, found.best, images, scaled, radius=EDGE_RADIUS)
         seen, power = to_host(images[:, : rest.shape[1]]), to_host(noise[:, : rest.shape[1]])
@@ -207,10 +264,38 @@ def showing(known: Classification) -> NDArray[np.bool_]:
     return good if good.any() else np.ones(known.classes, bool)
 
 
+def first_shell(plan: ClassPlan) -> int:
+    """Shell from which on structure is looked for: finer than a third of the mask."""
+    shell = int(np.ceil(tuned().structure_periods * plan.spec.extent / plan.spec.mask_diameter))
+    return min(shell, plan.radius - 1)
+
+
+def resolving(known: Classification, first: int, shows: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Say which classes witness for structure: those whose particles show as much as is usual.
+
+    Parameters
+    ----------
+    known : Classification
+    first : int
+        Shell from which on structure counts.
+    shows : (classes,) bool
+        Classes that show a particle (`showing`).
+    """
+    model = known.model
+    count = model.count
+    usable = shows & (count > 0)
+    if not usable.any():
+        return shows
+    usual = weighted_quantile(model.shell[usable], count[usable], 0.5)
+    each = structure_per_particle(model.frc, count, first=first, last=max(round(usual), first + 1))
+    middle = weighted_quantile(each[usable], count[usable], 0.5)
+    return usable & (each >= tuned().witness * middle)
+
+
 def weigh(
     context: Context, known: Classification, plan: ClassPlan, chunks: Sequence[Chunk]
 ) -> Classification:
-    """Weigh particles against the averages and against noise: rows ``gain`` and ``control``.
+    """Weigh particles against the averages and against noise: rows named in ``MEASURED``.
 
     Parameters
     ----------
@@ -221,19 +306,56 @@ def weigh(
         Of the last pass.
     chunks : sequence of Chunk
     """
-    latest = context.runner.checkpoints.latest("weigh")
+    every = max(1, sum(len(chunk) for chunk in chunks) // tuned().controls)
+    weighing, shows = plan.weighing(), showing(known)
+    witnesses = resolving(known, first_shell(weighing), shows)
+    task = Weighing(weighing, shows, witnesses, every)
+    weighed = _weighed(context, known, task, chunks)
+    fewer = witnesses & ~unsound(weighed.rows, known.classes)
+    if fewer.any() and not np.array_equal(fewer, witnesses):
+        task = replace(task, resolving=fewer, again=True)
+        weighed = _weighed(context, weighed, task, chunks)
+    return weighed
+
+
+def _weighed(
+    context: Context, known: Classification, task: Weighing, chunks: Sequence[Chunk]
+) -> Classification:
+    """Run a weighing, or take what it left, and put what it measured into the rows."""
+    name = "weigh002" if task.again else "weigh001"
+    latest = context.runner.checkpoints.latest(name)
     if latest is not None:
         found = latest.rows
     else:
-        every = max(1, sum(len(chunk) for chunk in chunks) // tuned().controls)
-        reduction = Weighing(plan.weighing(), showing(known), every)
-        found = context.runner.run(reduction, chunks, known.model.arrays(), name="weigh001").rows
+        found = context.runner.run(task, chunks, known.model.arrays(), name=name).rows
     rows = dict(known.rows)
-    for name in ("gain", "control"):
-        column = np.array(rows.get(name, np.full(known.uid.size, np.nan, np.float32)))
-        column[found["item"]] = found[name]
-        rows[name] = column
+    for measured in MEASURED:
+        if task.again and measured in ("gain", "control"):
+            continue
+        column = np.array(rows.get(measured, np.full(known.uid.size, np.nan, np.float32)))
+        column[found["item"]] = found[measured]
+        rows[measured] = column
     return replace(known, rows=rows)
+
+
+def unsound(rows: Rows, classes: int) -> NDArray[np.bool_]:
+    """Say of which classes noise explains the structure of many particles: (classes,) bool.
+
+    Parameters
+    ----------
+    rows : mapping of name to (n,) array
+        As `weigh` leaves them.
+    classes : int
+    """
+    noise = judge_noise(rows).structure
+    inside = rows["class_index"] >= 0
+    member = rows["class_index"][inside]
+    count = np.bincount(member, minlength=classes)
+    share = np.bincount(member, noise[inside], classes) / np.maximum(count, 1)
+    if not count.any():
+        return np.zeros(classes, bool)
+    cost = structure_penalty(share, count.astype(np.float64), count > 0)
+    return np.asarray(cost >= HALF)
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,14 +367,15 @@ class Evidence:
     evidence : (n,) float32
         Log-likelihood of the classes against noise, a smooth field and an edge, less what half of
         the controls attain: 0 is noise. NaN for images set aside.
-    probability : (n,) float32
-        Of being noise.
+    probability, structure : (n,) float32
+        Of being noise; and that noise explains what is finer than a third of the mask.
     controls : (m,) float32
         Evidence of the images of noise.
     """
 
     evidence: NDArray[np.float32]
     probability: NDArray[np.float32]
+    structure: NDArray[np.float32]
     controls: NDArray[np.float32]
 
 
@@ -262,14 +385,22 @@ def judge_noise(rows: Mapping[str, NDArray[Any]]) -> Evidence:
     Parameters
     ----------
     rows : mapping of name to (n,) array
-        ``gain`` and ``control``, as `weigh` leaves them.
+        As `weigh` leaves them.
     """
-    control = rows["control"][np.isfinite(rows["control"])]
-    middle = np.median(control) if control.size else 0.0
-    gain = rows["gain"] - middle
-    probability = noise_probability(gain, control - middle)
+    gain, probability, control = _against(rows["gain"], rows["control"])
+    structure = _against(rows["structure"], rows["structure_control"])[1]
     return Evidence(
         gain.astype(np.float32),
         probability.astype(np.float32),
-        (control - middle).astype(np.float32),
+        structure.astype(np.float32),
+        control.astype(np.float32),
     )
+
+
+def _against(
+    gain: NDArray[Any], control: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[Any]]:
+    """Return evidence, the probability of noise, and the evidence of the controls."""
+    control = control[np.isfinite(control)]
+    middle = np.median(control) if control.size else 0.0
+    return gain - middle, noise_probability(gain - middle, control - middle), control - middle

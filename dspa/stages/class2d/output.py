@@ -64,8 +64,10 @@ class ClassTable:
         Mean gain over an empty average, per particle.
     spread : (classes,) float64
         Effective number of classes its particles are divided over.
-    noise : (classes,) float64
-        Share of its particles that noise explains.
+    noise, structure : (classes,) float64
+        Share of its particles that noise explains; whose structure it explains.
+    witness : (classes,) bool
+        Whether structure was judged by it.
     """
 
     count: NDArray[np.int64]
@@ -75,6 +77,8 @@ class ClassTable:
     log_likelihood: NDArray[np.float64]
     spread: NDArray[np.float64]
     noise: NDArray[np.float64]
+    structure: NDArray[np.float64]
+    witness: NDArray[np.bool_]
 
 
 def class_table(model: ClassModel, rows: Rows, spec: ImageSpec) -> ClassTable:
@@ -97,6 +101,8 @@ def class_table(model: ClassModel, rows: Rows, spec: ImageSpec) -> ClassTable:
         log_likelihood=mean("log_likelihood"),
         spread=mean("spread"),
         noise=mean("noise_probability"),
+        structure=mean("structure_noise"),
+        witness=np.isin(np.arange(classes), rows["near_class"]),
     )
 
 
@@ -203,6 +209,7 @@ def write_results(
     _report_set_aside(context, rows)
     judged = judge_noise(rows)
     rows |= {"evidence": judged.evidence, "noise_probability": judged.probability}
+    rows |= {"structure_noise": judged.structure}
     outputs = {
         "particles": folder / "particles.zarr",
         "particles_star": folder / "particles.star",
@@ -288,6 +295,8 @@ def assign(particles: xr.Dataset, rows: Rows, spec: ImageSpec) -> xr.Dataset:
         zero = np.zeros(len(angle))
         pose[start : start + SPAN] = matrix_from_euler(zero, zero, angle)
     shift = shift_in_image(particles, rows["shift"] * spec.crop_pixel_size)
+    near = np.nan_to_num(np.stack([rows["near_x"], rows["near_y"]], axis=1)).astype(np.float64)
+    near = shift_in_image(particles, near)
     return particles.assign(
         class_index=("particle", rows["class_index"].astype(np.int32)),
         pose=(("particle", "i", "j"), pose),
@@ -298,6 +307,11 @@ def assign(particles: xr.Dataset, rows: Rows, spec: ImageSpec) -> xr.Dataset:
         scale=("particle", rows["scale"].astype(np.float32)),
         evidence=("particle", rows["evidence"].astype(np.float32)),
         noise_probability=("particle", rows["noise_probability"].astype(np.float32)),
+        structure_noise=("particle", rows["structure_noise"].astype(np.float32)),
+        near_class=("particle", 1 + np.nan_to_num(rows["near_class"], nan=-1.0).astype(np.int32)),
+        near_angle=("particle", np.nan_to_num(rows["near_angle"]).astype(np.float32)),
+        near_x=("particle", near[:, 0].astype(np.float32)),
+        near_y=("particle", near[:, 1].astype(np.float32)),
     )
 
 
@@ -323,6 +337,8 @@ def write_table(path: Path, table: ClassTable, spec: ImageSpec) -> None:
         "dspaMeanLogLikelihood": table.log_likelihood,
         "dspaEffectiveClasses": table.spread,
         "dspaNoiseShare": table.noise,
+        "dspaStructureNoise": table.structure,
+        "dspaWitness": table.witness.astype(np.int64),
     }
     write_star(path, [Block("model_general", general, loop=False), Block("model_classes", columns)])
 

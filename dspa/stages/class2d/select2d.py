@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dspa.data.counts import counted
+from dspa.data.counts import counted, counted_of
 from dspa.data.errors import InputError
 from dspa.io.particles import read_particles, write_particles
 from dspa.io.picture import montage
 from dspa.io.star import Block, find_block, numbers, read_star, write_star
 from dspa.io.volumes import read_images, write_image_stack
-from dspa.ops.images.class_quality import GOOD, ClassQuality, judge_classes
-from dspa.stages.class2d.constants import tuned
+from dspa.ops.images.class_quality import GOOD, NEIGHBOUR, ClassQuality, judge_classes
+from dspa.stages.class2d.admission import admit_particles, moved_to_near
 from dspa.stages.class2d.output import AVERAGES, TABLE
 from dspa.stages.particles.lead import leading
 from dspa.stages.stage import Context, Input, Stage, param
@@ -26,7 +26,24 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
+    from dspa.stages.class2d.admission import Admission
 
+# What counts against a class, in words.
+_WORDS = {
+    "contrast": "no contrast of centre and rim",
+    "rim": "too much at the rim",
+    "off_centre": "off the centre",
+    "lopsided": "something at one side of the rim",
+    "strength": "too strong or too weak",
+    "resolution": "resolves nothing that others do",
+    "log_likelihood": "its particles fit badly",
+    "size": "few particles",
+    "noise": "noise explains it",
+    "structure": "noise explains its structure",
+    "neighbour": "a neighbour at the edge",
+    "none": "fewer particles than asked for",
+}
+_LISTED = 20
 TRIM = 0.04  # of the particles that are not noise: what --auto gives up to be rid of noise
 
 
@@ -83,8 +100,11 @@ class Classes:
         Particles, counted in the table of particles.
     resolution : (classes,) float64
         A; the box where it is not known.
-    log_likelihood, noise : (classes,) float64 or None
-        Mean over the particles of the class; ``noise`` of the probability of being noise.
+    log_likelihood, noise, structure : (classes,) float64 or None
+        Mean over the particles of the class; ``noise`` of the probability of being noise,
+        ``structure`` of that that noise explains their structure.
+    witness : (classes,) bool or None
+        Whether structure was judged by it.
     mask_diameter : float
         A.
     """
@@ -95,6 +115,8 @@ class Classes:
     resolution: NDArray[np.float64]
     log_likelihood: NDArray[np.float64] | None
     noise: NDArray[np.float64] | None
+    structure: NDArray[np.float64] | None
+    witness: NDArray[np.bool_] | None
     mask_diameter: float
 
 
@@ -136,6 +158,8 @@ def read_classes(path: Path, member: NDArray[np.integer[Any]]) -> Classes:
                 "rlnEstimatedResolution",
                 "dspaMeanLogLikelihood",
                 "dspaNoiseShare",
+                "dspaStructureNoise",
+                "dspaWitness",
             ):
                 if label in found.columns:
                     columns[label] = numbers(table, label, found.columns[label])
@@ -151,6 +175,8 @@ def read_classes(path: Path, member: NDArray[np.integer[Any]]) -> Classes:
         resolution=resolution,
         log_likelihood=gains,
         noise=noise,
+        structure=columns.get("dspaStructureNoise"),
+        witness=columns["dspaWitness"] > 0 if "dspaWitness" in columns else None,
         mask_diameter=mask,
     )
 
@@ -164,6 +190,8 @@ def judge(classes: Classes) -> ClassQuality:
         resolution=classes.resolution,
         log_likelihood=classes.log_likelihood,
         noise=classes.noise,
+        structure=classes.structure,
+        witness=classes.witness,
     )
 
 
@@ -256,13 +284,11 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
     particles, classes = choice.particles, choice.classes
     quality, keep = choice.quality, choice.keep
     member = np.asarray(particles["class_index"].values, np.int64)
-    good = (member >= 0) & keep[np.clip(member, 0, None)]
     trim = (TRIM if params.auto else 0.0) if params.trim is None else params.trim
-    least = needed_evidence(particles, good, trim)
-    trimmed = good & weaker(particles, least)
-    inside = good & ~trimmed
+    admission = admit_particles(particles, quality, keep, threshold=params.threshold, share=trim)
+    inside = admission.inside
     _pictures(context, classes, quality, keep)
-    outputs = _write(context.folder, particles, inside, renumber(keep))
+    outputs = _write(context.folder, particles, admission, renumber(keep))
     write_image_stack(
         context.folder / AVERAGES, classes.averages[keep], pixel_size=classes.pixel_size
     )
@@ -271,14 +297,18 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
         classes,
         quality,
         keep,
-        trimmed=np.bincount(member[trimmed], minlength=keep.size),
+        trimmed=np.bincount(member[admission.trimmed], minlength=keep.size),
+        moved=np.bincount(member[admission.moved], minlength=keep.size),
     )
-    _tell(context, particles, member < 0, good, least)
+    _tell(context, particles, member < 0, admission)
+    if params.auto:
+        _tell_classes(context, classes, quality, keep)
     context.events.emit(
         "result",
         particles=int(inside.sum()),
         rejected=int((~inside).sum()),
-        trimmed=int(trimmed.sum()),
+        trimmed=int(admission.trimmed.sum()),
+        moved=int((admission.moved & inside).sum()),
         classes=int(keep.sum()),
         of_classes=len(keep),
     )
@@ -288,82 +318,13 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
     }
 
 
-def weaker(particles: xr.Dataset, least: float) -> NDArray[np.bool_]:
-    """Say which particles have less evidence than ``least``: (n,) bool."""
-    if "evidence" not in particles or not np.isfinite(least):
-        return np.zeros(int(particles.sizes["particle"]), bool)
-    return np.asarray(particles["evidence"].values, np.float64) < least
-
-
-def needed_evidence(particles: xr.Dataset, inside: NDArray[np.bool_], share: float) -> float:
-    """Decide how much evidence a particle of a good class needs; -inf where nothing is known.
-
-    Parameters
-    ----------
-    particles : Dataset
-    inside : (n,) bool
-        Particles of good classes.
-    share : float
-        As in `least_evidence`.
-    """
-    if share <= 0.0 or "evidence" not in particles or "noise_probability" not in particles:
-        return -np.inf
-    evidence = np.asarray(particles["evidence"].values, np.float64)
-    probability = np.asarray(particles["noise_probability"].values, np.float64)
-    member = np.asarray(particles["class_index"].values, np.int64)
-    known = member >= 0
-    noise = np.bincount(member[known], probability[known]) / np.maximum(
-        np.bincount(member[known]), 1
-    )
-    # What other rejected classes show is something else, and not given up for the sake of noise.
-    lost = known & ~inside & (np.where(known, noise[member], 0.0) >= tuned().noise_class)
-    return least_evidence(evidence, probability, inside, share=share, lost=lost)
-
-
-def least_evidence(
-    evidence: NDArray[np.float64],
-    probability: NDArray[np.float64],
-    inside: NDArray[np.bool_],
-    *,
-    share: float,
-    lost: NDArray[np.bool_] | None = None,
-) -> float:
-    """Decide how much evidence a particle of a good class needs.
-
-    Parameters
-    ----------
-    evidence, probability : (n,) float64
-        Of each particle, and of its being noise.
-    inside : (n,) bool
-        Particles of good classes.
-    share : float
-        Of the particles of both that are not noise: what may be given up.
-    lost : (n,) bool, optional
-        Particles of classes that were rejected as noise; some of them may be none.
-
-    Returns
-    -------
-    least : float
-        -inf where nothing is to be gained.
-    """
-    known = inside & np.isfinite(evidence)
-    spent = 0.0 if lost is None else float(np.sum(1.0 - probability[lost]))
-    budget = share * (float(np.sum(1.0 - probability[known])) + spent) - spent
-    rows = np.flatnonzero(known & (probability >= tuned().doubtful))
-    rows = rows[np.argsort(evidence[rows], kind="stable")]
-    trimmed = int(np.searchsorted(np.cumsum(1.0 - probability[rows]), budget, side="right"))
-    if trimmed == 0:
-        return -np.inf
-    return float(np.nextafter(evidence[rows[trimmed - 1]], np.inf))
-
-
 def renumber(keep: NDArray[np.bool_]) -> NDArray[np.int32]:
     """Give the classes that are kept numbers from 0, the others -1, as in the stack written."""
     return np.where(keep, np.cumsum(keep) - 1, -1).astype(np.int32)
 
 
 def _write(
-    folder: Path, particles: xr.Dataset, inside: NDArray[np.bool_], number: NDArray[np.int32]
+    folder: Path, particles: xr.Dataset, admission: Admission, number: NDArray[np.int32]
 ) -> dict[str, Path]:
     """Write selected particles, in their new class numbers, and rejected ones."""
     outputs = {
@@ -371,35 +332,64 @@ def _write(
         "particles_star": folder / "particles.star",
         "rejected": folder / "rejected.zarr",
     }
-    member = np.append(number, np.int32(-1))[np.asarray(particles["class_index"].values)]
-    renamed = particles.assign(class_index=("particle", member))
-    chosen = np.flatnonzero(inside)
+    renamed = moved_to_near(particles, admission.moved)
+    member = np.append(number, np.int32(-1))[np.asarray(renamed["class_index"].values)]
+    renamed = renamed.assign(class_index=("particle", member))
+    chosen = np.flatnonzero(admission.inside)
     write_particles(renamed, outputs["particles"], rows=chosen)
     write_particles(renamed, outputs["particles_star"], rows=chosen)
-    write_particles(particles, outputs["rejected"], rows=np.flatnonzero(~inside))
+    write_particles(particles, outputs["rejected"], rows=np.flatnonzero(~admission.inside))
     return outputs
 
 
 def _tell(
-    context: Context,
-    particles: xr.Dataset,
-    nowhere: NDArray[np.bool_],
-    good: NDArray[np.bool_],
-    least: float,
+    context: Context, particles: xr.Dataset, nowhere: NDArray[np.bool_], admission: Admission
 ) -> None:
     """Say what was rejected and why: counts that add up to the rejected particles."""
-    lost = ~good & ~nowhere
-    trimmed = int((good & weaker(particles, least)).sum())
+    lost = ~admission.inside & ~admission.trimmed & ~admission.dropped & ~nowhere
+    trimmed, dropped = int(admission.trimmed.sum()), int(admission.dropped.sum())
     parts = [f"{int(lost.sum())} in rejected classes"]
     if lost.any() and "noise_probability" in particles:
         likely = float(np.sum(1.0 - particles["noise_probability"].values[lost], dtype=np.float64))
         parts[0] += f" (noise does not explain about {likely:.0f} of them)"
+    if dropped:
+        parts.append(f"{dropped} in classes whose structure noise explains")
     if trimmed:
-        parts.append(f"{trimmed} in kept classes with evidence below {least:.2g}")
+        parts.append(f"{trimmed} in kept classes with evidence below {admission.least:.2g}")
     if nowhere.any():
         parts.append(f"{int(nowhere.sum())} in no class")
-    total = int(lost.sum()) + trimmed + int(nowhere.sum())
+    total = int(lost.sum()) + dropped + trimmed + int(nowhere.sum())
     context.events.message(f"{counted(total, 'particle')} rejected: {', '.join(parts)}")
+    moved = int((admission.moved & admission.inside).sum())
+    if moved:
+        context.events.message(
+            f"{counted(moved, 'particle')} of classes whose structure noise explains in part now "
+            f"{'are' if moved > 1 else 'is'} in the kept class that explains "
+            f"{'them' if moved > 1 else 'it'} best"
+        )
+
+
+def _tell_classes(
+    context: Context, classes: Classes, quality: ClassQuality, keep: NDArray[np.bool_]
+) -> None:
+    """Say of each rejected class what counted most against it."""
+    filled = classes.count > 0
+    beside = filled & (quality.figures["neighbour"] > NEIGHBOUR[0])
+    if 2 * classes.count[beside].sum() > classes.count.sum():
+        context.events.warning(
+            f"{counted_of(int(beside.sum()), int(filled.sum()), 'class', verb=('has', 'have'))} "
+            "density at the edge of the mask: neighbours, which a smaller --mask-diameter of "
+            "class2d leaves out, or a particle that needs a larger one"
+        )
+    reasons = quality.reasons()
+    gone = np.flatnonzero(~keep & (classes.count > 0))
+    if gone.size:
+        told = [f"{c + 1} ({_WORDS.get(reasons[c], reasons[c])})" for c in gone[:_LISTED].tolist()]
+        more = f" and {gone.size - _LISTED} more" if gone.size > _LISTED else ""
+        words = counted(int(gone.size), "class")
+        context.events.message(
+            f"{words} rejected: {', '.join(told)}{more}; {TABLE} has all figures"
+        )
 
 
 def write_scores(
@@ -409,6 +399,7 @@ def write_scores(
     keep: NDArray[np.bool_],
     *,
     trimmed: NDArray[np.integer[Any]],
+    moved: NDArray[np.integer[Any]],
 ) -> None:
     """Write the classes that are kept, in their new numbers, and the scores of all."""
     kept = np.flatnonzero(keep)
@@ -429,12 +420,16 @@ def write_scores(
         selected["dspaMeanLogLikelihood"] = classes.log_likelihood[kept]
     if classes.noise is not None:
         selected["dspaNoiseShare"] = classes.noise[kept]
+    if classes.structure is not None:
+        selected["dspaStructureNoise"] = classes.structure[kept]
     judged: dict[str, NDArray[Any]] = {
         "dspaClassBefore": np.arange(1, keep.size + 1),
         "dspaSelected": keep.astype(np.int64),
         "dspaClassScore": quality.score,
         "dspaParticles": classes.count,
         "dspaTrimmed": trimmed,
+        "dspaMoved": moved,
+        "dspaAgainst": np.array(quality.reasons(), object),
         "rlnEstimatedResolution": classes.resolution,
     }
     for name, values in quality.figures.items():
