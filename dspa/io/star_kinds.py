@@ -229,16 +229,28 @@ def sound_rows(path: str | Path, block: Block, name: str) -> tuple[Block, int]:
     lacking : int
         Rows left out.
     """
+    good = is_sound(path, block, name)
+    if good.all():
+        return block, 0
+    columns = {label: values[good] for label, values in block.columns.items()}
+    return replace(block, columns=columns), int((~good).sum())
+
+
+def is_sound(path: str | Path, block: Block, name: str) -> NDArray[np.bool_]:
+    """Tell which rows name something, and an optics group where there are several: (n,) bool.
+
+    Parameters
+    ----------
+    path, block, name
+        As for `sound_rows`.
+    """
     bad = np.zeros(block.rows, bool)
     if name in block.columns:
         names = text(block.columns[name])
         bad |= nameless(names) | is_zeroth(names)
     if _GROUP in block.columns:
         bad |= np.isnan(numbers(path, _GROUP, block.columns[_GROUP], block.first))
-    if not bad.any():
-        return block, 0
-    columns = {label: values[~bad] for label, values in block.columns.items()}
-    return replace(block, columns=columns), int(bad.sum())
+    return ~bad
 
 
 def is_zeroth(names: NDArray[Any]) -> NDArray[np.bool_]:

@@ -24,6 +24,7 @@ from dspa.io.star import (
     write_star,
 )
 from dspa.io.star_kinds import note_of_rows, refuse_misspelt, refuse_tomograms, sound_rows
+from dspa.io.star_lines import telling_lines
 from dspa.io.star_optics import SHARED, read_optics, write_optics
 from dspa.io.tiff import turns_rows
 
@@ -91,11 +92,24 @@ def read_star_micrographs(
     """
     opened = open_star(path)
     block, label = _block(path, opened)
-    rows = block.read()
+    with telling_lines(block):
+        return _read_rows(path, opened, (block.read(), label), roots=roots, pixel_size=pixel_size)
+
+
+def _read_rows(
+    path: str | Path,
+    opened: Sequence[Block | Loop],
+    table: tuple[Block, str],
+    *,
+    roots: Sequence[str | Path],
+    pixel_size: float | None,
+) -> xr.Dataset:
+    """Read the rows of micrographs or movies."""
+    rows, label = table
     if not rows.rows:
         raise InputError(f"{path}: no micrographs in block data_{rows.name}; is the file whole?")
-    table = find_block(opened, "optics")
-    blocks = [] if table is None else [table.read()]
+    optics_table = find_block(opened, "optics")
+    blocks = [] if optics_table is None else [optics_table.read()]
     refuse_misspelt(path, [rows, *blocks], _KNOWN)
     rows, lacking = sound_rows(path, rows, label)
     note = note_of_rows(path, rows, label, kept=rows.rows, lacking=lacking)

@@ -31,15 +31,15 @@ from dspa.io.star import (
     nameless,
     numbers,
     open_star,
-    refuse_damaged,
     refuse_fractions,
     text,
 )
 from dspa.io.star_aberrations import with_aberrations
+from dspa.io.star_blocks import particle_block
 from dspa.io.star_fields import CS_COLUMN, join_parts, unsigned
 from dspa.io.star_kinds import (
+    is_sound,
     is_zeroth,
-    listed,
     note_of_rows,
     refuse_misspelt,
     refuse_numberless,
@@ -49,6 +49,7 @@ from dspa.io.star_kinds import (
     refuse_zeroth,
     sound_rows,
 )
+from dspa.io.star_lines import telling_lines
 from dspa.io.star_optics import SHARED, OpticsReader
 from dspa.io.uids import distinct, image_words, pick_words
 
@@ -148,7 +149,7 @@ def read_star_particles(
     if listing is not None:
         rows: Block | Loop = _read_listing(path, listing.read())
     else:
-        rows = _particle_block(path, opened)
+        rows = particle_block(path, opened)
     refuse_tomograms(path, opened)
     optics = find_block(opened, "optics")
     refuse_misspelt(path, [rows] if optics is None else [rows, optics], _KNOWN)
@@ -178,59 +179,40 @@ def _read_rows(
     """Read a table of particles span by span; return what to say of it."""
     path, lacking = reader.path, 0
     texts = {name.removeprefix(EXTRA) for name, kind in kinds.items() if kind == "object"}
-    for span in rows.spans(texts):
-        if not span.rows:
-            raise InputError(f"{path}: no particles in block data_{rows.name}; is the file whole?")
-        reader.note_zeroth(span)
-        kept, bad = sound_rows(path, span, "rlnImageName")
-        lacking += bad
-        if not kept.rows:
-            continue
-        kept = replace(kept, first=grown.rows)
-        refuse_particles(path, blocks, kept)
-        made = reader.read(kept)
-        for name in (name for name, kind in kinds.items() if kind != "object"):
-            made[name] = ("particle", made[name][1].astype(kinds[name]))
-        grown.append(made, kept.rows)
+    with telling_lines(rows):
+        for span in rows.spans(texts):
+            if not span.rows:
+                raise InputError(
+                    f"{path}: no particles in block data_{rows.name}; is the file whole?"
+                )
+            reader.note_zeroth(span)
+            kept, bad = sound_rows(path, span, "rlnImageName")
+            lacking += bad
+            if not kept.rows:
+                continue
+            kept = replace(kept, first=grown.rows)
+            made = _read_span(reader, blocks, rows, span=span, kept=kept)
+            for name in (name for name, kind in kinds.items() if kind != "object"):
+                made[name] = ("particle", made[name][1].astype(kinds[name]))
+            grown.append(made, kept.rows)
     note = note_of_rows(path, rows, "rlnImageName", kept=grown.rows, lacking=lacking)
     return {**note, **reader.optics.told()}
 
 
-def images_named(path: str | Path) -> bool:
-    """Tell whether a STAR file lists the images of particles, not picks alone.
+def _read_span(
+    reader: _Rows, blocks: list[Block], rows: Block | Loop, *, span: Block, kept: Block
+) -> dict[str, Any]:
+    """Read the sound rows of a span; what is wrong with one is said with its line."""
+    path = reader.path
 
-    Parameters
-    ----------
-    path : path
-    """
-    return any("rlnImageName" in block.labels for block in open_star(path))
+    def count(row: int) -> int:
+        sound = np.flatnonzero(is_sound(path, span, "rlnImageName"))
+        inside = row - 1 - kept.first
+        return span.first + int(sound[inside]) + 1 if 0 <= inside < sound.size else row
 
-
-def _particle_block(path: str | Path, blocks: list[Block | Loop]) -> Block | Loop:
-    block = find_block(blocks, "particles", "images")
-    if block is None:
-        keys = ("rlnImageName", "rlnCoordinateX")
-        fitting = [b for b in blocks if any(k in b.labels for k in keys)]
-        block = fitting[0] if fitting else None
-    if block is None:
-        refuse_tomograms(path, blocks)
-        refuse_damaged(blocks)
-        for each in blocks:
-            refuse_misspelt(path, [each], ("rlnImageName", "rlnCoordinateX", "rlnCoordinateY"))
-        if find_block(blocks, "micrographs", "movies"):
-            raise InputError(f"{path}: a STAR file of micrographs; use import micrographs")
-        names = ", ".join(f"data_{b.name} of {listed(b)}" for b in blocks[:3])
-        raise InputError(
-            f"{path}: no block of particles or coordinates, _rlnImageName or _rlnCoordinateX "
-            f"(it has {names})"
-        )
-    other = next((b for b in blocks if b is not block and "rlnImageName" in b.labels), None)
-    if other is not None and "rlnImageName" in block.labels:
-        raise InputError(
-            f"{path}: both data_{block.name} and data_{other.name} list images; write each block "
-            "to a file of its own"
-        )
-    return block
+    with telling_lines(rows, count):
+        refuse_particles(path, blocks, kept)
+        return reader.read(kept)
 
 
 def _read_listing(path: str | Path, listing: Block) -> Block:
@@ -244,7 +226,7 @@ def _read_listing(path: str | Path, listing: Block) -> Block:
     for micrograph, name, found in zip(micrographs, files, places, strict=True):
         if found is None or not found.is_file():
             raise InputError(f"{path}: the coordinate file {name} is not there; check the path")
-        block = _particle_block(found, open_star(found)).read()
+        block = particle_block(found, open_star(found)).read()
         if block.rows:
             frame = pd.DataFrame(dict(block.columns))
             frame["rlnMicrographName"] = micrograph

@@ -20,8 +20,9 @@ from dspa.io.particles import read_particles, write_particles
 from dspa.io.picks import SUFFIXES, read_picks
 from dspa.io.picture import montage
 from dspa.io.plausible import check_values, has_defocus
+from dspa.io.star_blocks import images_named
 from dspa.io.star_optics import one_for_all
-from dspa.io.star_particles import images_named, read_star_particles
+from dspa.io.star_particles import read_star_particles
 from dspa.ops.images.prints import NUMBERS
 from dspa.stages.imports.copies import (
     mark_twins,
