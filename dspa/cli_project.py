@@ -137,11 +137,9 @@ def _resume(job: str, cluster: str, project: str | None, *, force: bool) -> None
 
 def _kill(jobs: tuple[str, ...], project: str | None) -> None:
     """End running jobs with their processes and workers; they can be resumed."""
-    from dspa.project.control import kill
-    from dspa.project.lineage import find_job
+    from dspa.project.control import find_jobs, kill
 
-    found = must(find_project(project))
-    for job in [find_job(found, text) for text in jobs]:
+    for job in find_jobs(must(find_project(project)), jobs):
         kill(job, tell=lambda text: click.echo(text, err=True))
         click.echo(f"{job.name} killed; dspa resume {job.name} goes on from its last checkpoint")
 
@@ -150,10 +148,9 @@ def _delete(jobs: tuple[str, ...], project: str | None, *, yes: bool) -> None:
     """Delete jobs, with the jobs that were made from them."""
     from dspa.project import control
     from dspa.project.figures import size
-    from dspa.project.lineage import find_job
 
     found = must(find_project(project))
-    asked = list({job.number: job for job in (find_job(found, text) for text in jobs)}.values())
+    asked = control.find_jobs(found, jobs)
     more = control.dependents(found, asked)
     control.refuse_running([*asked, *more])
     for job in (*asked, *more):
@@ -169,13 +166,12 @@ def _clear(jobs: tuple[str, ...], project: str | None, *, yes: bool) -> None:
     """Free disk space: what no job needs, or the results of jobs, which resume makes again."""
     from dspa.project import control
     from dspa.project.figures import size
-    from dspa.project.lineage import find_job
 
     found = must(find_project(project))
     if not jobs:
         click.echo(f"{size(control.sweep(found))} of leftovers removed")
         return
-    asked = [find_job(found, text) for text in jobs]
+    asked = control.find_jobs(found, jobs)
     for job in asked:
         click.echo(f"  {job.folder.name:<28} {size(control.disk_use(job.folder)):>8}")
     for job in control.dependents(found, asked):

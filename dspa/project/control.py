@@ -17,7 +17,8 @@ from dspa.data.errors import InputError
 from dspa.dataflow.process import end, family, is_alive
 from dspa.io.locate import matching
 from dspa.project.lease import BEAT, SILENT, STOP, Holder, holder
-from dspa.project.lineage import refuse_cleared
+from dspa.project.lineage import find_job, refuse_cleared
+from dspa.project.ranges import spread
 from dspa.project.running import RECORDS
 
 if TYPE_CHECKING:
@@ -31,6 +32,24 @@ PATIENCE = 30.0
 UNHEARD = 4.0  # beats without a sign of life, of a process that was asked to end
 DELETED = ".deleted-"
 KEPT = (*RECORDS, "traceback.txt")
+
+
+def find_jobs(project: Project, texts: Sequence[str]) -> list[Job]:
+    """Return the jobs that words name, each once, in their order.
+
+    Parameters
+    ----------
+    project : Project
+    texts : sequence of str
+        Jobs, names, ``last``, and ranges: ``J1-3``.
+
+    Raises
+    ------
+    InputError
+        If one is no job, or none of a range is there.
+    """
+    named = (find_job(project, text) for text in spread(project, texts))
+    return list({job.number: job for job in named}.values())
 
 
 def kill(

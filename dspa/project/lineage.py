@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dspa.data.errors import InputError
 from dspa.project.job import Job
+from dspa.project.ranges import RANGE, spread
 
 if TYPE_CHECKING:
     from dspa.project.project import Project
@@ -252,10 +253,11 @@ def check_name(project: Project | None, name: str, *, own: int = 0) -> None:
     """
     if not name:
         return
-    if not re.fullmatch(r"[A-Za-z][\w-]*", name) or name == LAST or re.fullmatch(r"[Jj]\d+", name):
+    number = re.fullmatch(r"[Jj]\d+", name) or RANGE.fullmatch(name)
+    if not re.fullmatch(r"[A-Za-z][\w-]*", name) or name == LAST or number:
         raise InputError(
             f"--name {name!r} is no name for a job; use letters, digits, '-' and '_', "
-            "a letter first, and neither 'last' nor a job number"
+            "a letter first, and neither 'last' nor job numbers"
         )
     for job in _called(project, name) if project is not None else []:
         if job.number != own:
@@ -283,6 +285,7 @@ def choose(project: Project | None, item: Input, texts: Sequence[str]) -> Any:
     """
     pieces = [piece for text in texts for piece in _pieces(text)]
     if item.many:
+        pieces = spread(project, pieces)
         return tuple(given for piece in pieces for given in _several(project, item, piece))
     given = tuple(one(project, item, piece) for piece in pieces)
     if len(given) != 1:
