@@ -175,6 +175,12 @@ ENTRIES = (
         ("volume", "particles"),
     ),
     Entry(
+        "class3d",
+        "class3d.stage",
+        "sort particles whose poses are known into classes, in a mask",
+        ("volume", "particles"),
+    ),
+    Entry(
         "ctf-refine",
         "ctf_refine.stage",
         "refine defocus, astigmatism, beam tilt and other aberrations against half maps",

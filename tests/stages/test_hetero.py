@@ -99,11 +99,12 @@ def test_two_molecules_are_sorted_and_told_apart(mixture, make_runner):
 
 
 def test_the_grey_scale_of_a_map_wins_nothing(mixture, make_runner, tmp_path):
-    path, maps = mixture((60, 40))
-    expected = bits(run_stage(make_runner("inline"), path, maps, ONE))
+    path, maps = mixture((110, 70))
+    params = dataclasses.replace(ONE, batch_per_class=50)  # the first pass sees some of them
+    expected = bits(run_stage(make_runner("inline"), path, maps, params))
     louder = tmp_path / "louder.mrc"
     write_volume(louder, 8.0 * np.asarray(read_volume(maps[1]).density), pixel_size=PIXEL)
-    found = run_stage(make_runner("inline"), path, (maps[0], louder), ONE)
+    found = run_stage(make_runner("inline"), path, (maps[0], louder), params)
     assert bits(found) == expected
 
 

@@ -203,9 +203,40 @@ def _insert_space(
     numerator = xp.empty((count, f, 2), dtype=xp.float32)
     power = xp.empty((count, f), dtype=xp.float32)
     launch(BLEND, count, image, *shifts, numerator, power)
-    factor = xp.full((1,), scale, dtype=xp.float32)
     edges = np.flatnonzero(np.append(True, target[1:] != target[:-1]))
     for first, last in zip(edges, np.append(edges[1:], count), strict=True):
-        run, grid = slice(first, last), sums[int(target[first])]
-        arrays = (xp.reshape(frames[run], (-1, 1, 2, 3)), numerator[run], power[run], *k)
-        launch(INSERT, int(last - first), *arrays, factor, grid)
+        run = slice(first, last)
+        insert_slices(
+            sums[int(target[first])],
+            frames[run],
+            numerator[run],
+            power=power[run],
+            k=k,
+            scale=scale,
+        )
+
+
+def insert_slices(
+    grid: Any, frames: Any, numerator: Any, *, power: Any, k: tuple[Any, ...], scale: float
+) -> None:
+    """Add slices that are ready into the grid of a map.
+
+    Parameters
+    ----------
+    grid : (2h + 1, 2h + 1, h + 1, 3) int64
+        Added to in place.
+    frames : (items, 2, 3) float32
+        As of `dspa.ops.sums.project.frames_of`.
+    numerator : (items, f, 2) float32
+        Real and imaginary part.
+    power : (items, f) float32
+        Its weight.
+    k : ((f,), (f,)) float32
+        kx and ky of the coefficients.
+    scale : float
+        Of the sums in fixed point.
+    """
+    xp, count = namespace(frames), int(frames.shape[0])
+    factor = xp.full((1,), scale, dtype=xp.float32)
+    arrays = (xp.reshape(frames, (-1, 1, 2, 3)), numerator, power, *k)
+    launch(INSERT, count, *arrays, factor, grid)

@@ -186,12 +186,34 @@ def add_residuals(
     y, c2
         As in `search`, of unit contrast.
     """
-    batch, place = images
-    if not place.size:
+    if not images[1].size:
         return
+    cross, norm = shell_terms(searcher, cells, y=y, c2=c2, radius=plan.reach)
+    add_unexplained(partial, images, plan=plan, model=model, terms=(cross, norm), scale=scale)
+
+
+def add_unexplained(
+    partial: Sums,
+    images: tuple[ParticleBatch, NDArray[np.int64]],
+    *,
+    plan: PassPlan,
+    model: Model,
+    terms: tuple[Any, Any],
+    scale: NDArray[np.float32],
+) -> None:
+    """Add what references leave of images to the sums of the noise.
+
+    Parameters
+    ----------
+    partial, images, plan, model, scale
+        As for `add_residuals`.
+    terms : (cross, norm), each (n, shells)
+        As of `dspa.ops.poses.residual.shell_terms`, each image with its reference.
+    """
+    batch, place = images
+    cross, norm = terms
     group = batch_groups(batch, place)
     expected = image_noise(model, group)
-    cross, norm = shell_terms(searcher, cells, y=y, c2=c2, radius=plan.reach)
     contrast = scale.astype(np.float64)[:, None]
     explained = 2.0 * contrast * to_host(cross) - contrast**2 * to_host(norm)
     power, ctf = batch.power[place], batch.ctf_power[place]

@@ -17,7 +17,7 @@ shell that fits them, is held against noise by the correlation of its halves.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -134,7 +134,7 @@ def compare_classes(
         for at, one in enumerate(held)
         for other in held[at + 1 :]
     )
-    return Findings(present, pairs, _groups(held, pairs))
+    return Findings(present, pairs, linked(held, pairs))
 
 
 def _compare(
@@ -212,8 +212,34 @@ def _likeness(
     return likeness, error, np.where(own > HELD, np.clip(gain, 0.0, 2.0), 1.0)
 
 
-def _groups(held: Sequence[int], pairs: Sequence[Pair]) -> tuple[tuple[int, ...], ...]:
-    """Put maps that are not different, directly or through others, into one group."""
+class Compared(Protocol):
+    """Two of several maps."""
+
+    @property
+    def one(self) -> int:
+        """Number of the first."""
+        ...
+
+    @property
+    def other(self) -> int:
+        """Number of the second."""
+        ...
+
+    @property
+    def different(self) -> bool:
+        """Whether the two are different structures."""
+        ...
+
+
+def linked(held: Sequence[int], pairs: Sequence[Compared]) -> tuple[tuple[int, ...], ...]:
+    """Put maps that are not different, directly or through others, into one group.
+
+    Parameters
+    ----------
+    held : sequence of int
+        Maps that hold something.
+    pairs : sequence of Compared
+    """
     group = {number: number for number in held}
     for pair in pairs:
         if not pair.different:
@@ -240,8 +266,8 @@ def describe(findings: Findings, names: Sequence[str]) -> list[str]:
     empty = [names[n] for n, deviations in enumerate(findings.present) if deviations < PRESENT]
     if empty:
         said.append(
-            f"{_listed(empty)}: halves do not agree when no coefficient has a say in where it is "
-            "added up: noise, junk, or too few particles"
+            f"{names_in_a_row(empty)}: halves do not agree when no coefficient has a say in where "
+            "it is added up: noise, junk, or too few particles"
         )
     for pair in findings.pairs:
         verb = "differ" if pair.different else "are not shown to differ"
@@ -252,7 +278,7 @@ def describe(findings: Findings, names: Sequence[str]) -> list[str]:
             f"({DIFFERENT:g} or more is asked for)"
         )
     said += [
-        f"{_listed([names[n] for n in group])} are copies of one structure, "
+        f"{names_in_a_row([names[n] for n in group])} are copies of one structure, "
         "or of too few particles to tell"
         for group in findings.groups
         if len(group) > 1
@@ -265,5 +291,6 @@ def describe(findings: Findings, names: Sequence[str]) -> list[str]:
     return said
 
 
-def _listed(names: Sequence[str]) -> str:
+def names_in_a_row(names: Sequence[str]) -> str:
+    """Write names as a sentence does: a, b and c."""
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + f" and {names[-1]}"

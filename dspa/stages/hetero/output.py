@@ -53,21 +53,42 @@ def write_classes(
         ``volume_class1``, ``half1_class1``, ``half2_class1``, ``mask_class1``, ``fsc_class1`` ...
     """
     outputs: dict[str, Path] = {}
+    shells = int(min(model.reached.radius, spec.radius))
     for number, (maps, reason) in enumerate(zip(model.maps, reasons, strict=True), 1):
-        suffix = f"_class{number}"
-        written = write_maps(folder, maps, spec, suffix=suffix)
-        outputs |= {f"{name}{suffix}": path for name, path in written.items()}
-        table = folder / f"fsc{suffix}.star"
-        write_fsc(
-            table,
-            maps.curves,
-            extent=spec.extent,
-            shells=int(min(model.reached.radius, spec.radius)),
-            resolution=resolution_of(maps, spec),
-            reason=reason,
-        )
-        outputs[f"fsc{suffix}"] = table
+        outputs |= write_class(folder, maps, spec, number=number, shells=shells, reason=reason)
     return outputs
+
+
+def write_class(
+    folder: Path, maps: Maps, spec: ImageSpec, *, number: int, shells: int, reason: str
+) -> dict[str, Path]:
+    """Write maps, half maps, mask and FSC of one class.
+
+    Parameters
+    ----------
+    folder : Path
+    maps : Maps
+    spec : ImageSpec
+    number : int
+        Of the class, from 1.
+    shells : int
+        That hold data.
+    reason : str
+        Why it has no resolution, if it has none.
+    """
+    suffix = f"_class{number}"
+    written = write_maps(folder, maps, spec, suffix=suffix)
+    outputs = {f"{name}{suffix}": path for name, path in written.items()}
+    table = folder / f"fsc{suffix}.star"
+    write_fsc(
+        table,
+        maps.curves,
+        extent=spec.extent,
+        shells=shells,
+        resolution=resolution_of(maps, spec),
+        reason=reason,
+    )
+    return outputs | {f"fsc{suffix}": table}
 
 
 def write_sorted(
@@ -120,9 +141,9 @@ def write_sorted(
     return outputs
 
 
-def show_classes(events: Events, model: MapModel, spec: ImageSpec, *, title: str) -> None:
+def show_classes(events: Events, made: Sequence[Maps], spec: ImageSpec, *, title: str) -> None:
     """Emit the central slices of all maps, one row per map, and their FSC."""
-    volumes = [maps.volume for maps in model.maps]
+    volumes = [maps.volume for maps in made]
     centre = volumes[0].shape[0] // 2
     tiles, labels = [], []
     for number, volume in enumerate(volumes, 1):
@@ -134,7 +155,7 @@ def show_classes(events: Events, model: MapModel, spec: ImageSpec, *, title: str
     corrected = CURVES.index("corrected")
     curves = {
         f"class {number}": maps.curves[corrected, 1 : spec.radius + 1]
-        for number, maps in enumerate(model.maps, 1)
+        for number, maps in enumerate(made, 1)
     }
     drawn = picture.curves(
         shell / spec.extent,
@@ -151,7 +172,7 @@ def show_classes(events: Events, model: MapModel, spec: ImageSpec, *, title: str
 
 def show_sorted(
     events: Events,
-    model: MapModel,
+    made: Sequence[Maps],
     state: Mapping[str, NDArray[Any]],
     rows: Mapping[str, NDArray[Any]],
     *,
@@ -161,7 +182,7 @@ def show_sorted(
     """Emit the pictures of the end: each map, its views, how certain the classes are."""
     best = np.where(valid, state["class_index"], -1)
     total = max(int((best >= 0).sum()), 1)
-    for number, maps in enumerate(model.maps, 1):
+    for number, maps in enumerate(made, 1):
         own = best == number - 1
         share = f"{100 * own.sum() / total:.0f} % of the particles"
         events.picture(

@@ -220,14 +220,16 @@ def _march(
     def step(number: int, result: Result) -> Pass:
         model = MapModel.read(result.model)
         plan = schedule.plan(settings, number, model)
-        known = with_state(schedule.chunks(images.chunks, number), advanced(state, result.rows))
+        known = schedule.chunks(with_state(images.chunks, advanced(state, result.rows)), number)
         return Pass(Refinement(plan), known, model.searched().arrays())
 
     def report(number: int, made: Pass, result: Result) -> None:
         plan, model = cast("Refinement", made.reduction).plan, MapModel.read(result.model)
         figures = _figures(plan, model)
         context.events.emit("iteration", iteration=number, at_most=last, **figures)
-        show_classes(context.events, model, settings.spec, title=f"maps after iteration {number}")
+        show_classes(
+            context.events, model.maps, settings.spec, title=f"maps after iteration {number}"
+        )
 
     def done(result: Result) -> bool:
         return schedule.done(MapModel.read(result.model))
@@ -302,9 +304,14 @@ def _finish(
     outputs = write_classes(context.folder, model, settings.spec, reasons)
     sorted_ = (context.folder, particles, state, by_particle)
     outputs |= write_sorted(*sorted_, valid=images.valid, classes=model.classes)
-    show_classes(context.events, model, settings.spec, title="central slices of the maps")
+    show_classes(context.events, model.maps, settings.spec, title="central slices of the maps")
     show_sorted(
-        context.events, model, state, by_particle, valid=images.valid, symmetry=settings.symmetry
+        context.events,
+        model.maps,
+        state,
+        by_particle,
+        valid=images.valid,
+        symmetry=settings.symmetry,
     )
     best = state["class_index"][images.valid]
     counts = np.bincount(best[best >= 0], minlength=model.classes).tolist()

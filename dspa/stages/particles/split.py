@@ -26,7 +26,7 @@ _MOST = 100
 # By what the particles say themselves: the variable, its first value, the name of a part, and what
 # gives it.
 _SAID = {
-    "class": ("class_index", 0, "class", "sort them first (class2d, abinitio, hetero)"),
+    "class": ("class_index", 0, "class", "sort them first (class2d, abinitio, hetero, class3d)"),
     "half-set": ("half_set", 1, "half", "refine assigns them"),
     "optics": ("optics", 0, "optics", "import them with optics groups"),
 }

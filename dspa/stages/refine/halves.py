@@ -25,7 +25,7 @@ from dspa.stages.particles.optics import shift_in_particle
 from dspa.stages.particles.twins import find_moved
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import xarray as xr
     from numpy.typing import NDArray
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from dspa.dataflow.events import Events
     from dspa.stages.particles.chunks import ImageSpec, ParticleChunk
     from dspa.stages.stage import Context
+
+    Cut = Callable[[NDArray[np.int8], NDArray[np.int64]], tuple[ParticleChunk, ...]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,12 +51,15 @@ class DividedImages:
         Images that take part.
     state : dict
         What is known of every particle, as of `first_state`.
+    groups : (n,) int64
+        Labels of copies of one particle.
     """
 
     chunks: tuple[ParticleChunk, ...]
     noise: Mapping[str, NDArray[np.float64]]
     valid: NDArray[np.bool_]
     state: dict[str, NDArray[Any]]
+    groups: NDArray[np.int64]
 
 
 def divide_images(
@@ -64,6 +69,7 @@ def divide_images(
     halves: NDArray[np.int8],
     *,
     existing: bool,
+    cut: Cut | None = None,
 ) -> DividedImages:
     """Read all images once for their noise, find copies by their pixels, divide them.
 
@@ -76,8 +82,11 @@ def divide_images(
         From `assign_half_sets`, which refuses what cannot be divided before anything is read.
     existing : bool
         As for `assign_half_sets`.
+    cut : callable, optional
+        ``cut(halves, groups)`` gives the chunks, each of one half set; by default `half_chunks`.
     """
-    chunks = half_chunks(particles, spec, halves, seed=context.seed)
+    cut = cut or (lambda halves, _: half_chunks(particles, spec, halves, seed=context.seed))
+    chunks = cut(halves, particle_copies(particles))
     noise = context.runner.run(BackgroundNoise(spec), chunks, {}, name="noise000")
     valid = noise.rows["valid"]
     prints = noise.rows["print"]
@@ -88,9 +97,9 @@ def divide_images(
     halves = assign_half_sets(
         particles, context.seed, existing=existing, groups=groups, events=context.events
     )
-    chunks = half_chunks(particles, spec, halves, seed=context.seed)
+    chunks = cut(halves, groups)
     _report_images(context, valid, halves)
-    return DividedImages(chunks, noise.model, valid, first_state(particles, halves))
+    return DividedImages(chunks, noise.model, valid, first_state(particles, halves), groups)
 
 
 def assign_half_sets(

@@ -1,0 +1,1 @@
+"""Several maps of particles whose poses are known: 3D classification without alignment."""
