@@ -125,7 +125,8 @@ def set_apart(
         _, label = np.unique(groups[rows], return_inverse=True)
         rng = np.random.default_rng([seed, 0xA9A, half])
         apart[rows] = share_evenly(rng, label, APART) == 0
-    if not all((apart & (halves == half)).any() for half in (1, 2)):
+    parts = [some & (halves == half) for some in (apart, ~apart) for half in (1, 2)]
+    if not all(part.any() for part in parts):
         raise InputError(
             f"the half sets hold {int((halves == 1).sum())} and {int((halves == 2).sum())} "
             f"particles: too few different ones to keep one of {APART} apart"
