@@ -53,7 +53,7 @@ def run() -> Iterator[Row]:
         arrays = (
             split(slices), np.arange(poses, dtype=np.int32), image, start, row, phases,
             split(slices[:IMAGES]), weights[:IMAGES], np.empty((1, 2, b.count), np.float32),
-            np.zeros((1, row.size), np.float32), np.zeros((1, poses), np.float32),
+            np.zeros(row.size, np.float32), np.zeros(poses, np.float32),
         )  # fmt: skip
         seconds = best_time(lambda a=arrays, n=poses: launch(SCORE, n, *a))
         yield Row(f"score, radius {radius}, {SHIFTS} shifts (best)", work * SHIFTS / seconds,

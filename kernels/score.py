@@ -18,8 +18,8 @@ shift   : (pairs,) int32       rows of phases
 phases  : (shifts, 2, F) float32
 y, c2   : (images, 2, F), (images, F) float32   F >= f: the first f coefficients are used
 product : (rows, 2, f) float32     room to work in; item uses row ``item % rows``
-cross   : (lanes, pairs) float32   written: the share of each lane
-norm    : (lanes, items) float32   written
+cross   : (pairs,) float32     written
+norm    : (items,) float32     written
 """
 
 from __future__ import annotations
@@ -29,6 +29,12 @@ from typing import Any
 import numpy as np
 
 from dspa.device.launcher import Kernel, portable
+
+
+@portable
+def collect(sums: Any, index: Any, share: Any) -> None:
+    """Write the sum of the shares of all lanes; on a GPU the launcher has the block add them up."""
+    sums[index] = share
 
 
 @portable
@@ -67,7 +73,7 @@ def body(  # noqa: PLR0917
         for k in range(last - first):
             pr[k] = yr[k] * ar[k] - yi[k] * ai[k]
             pi[k] = yr[k] * ai[k] + yi[k] * ar[k]
-    norm[lane, item] = power
+    collect(norm, item, power)
     for pair in range(start[item], start[item + 1]):
         t = shift[pair]
         total = zero
@@ -77,7 +83,7 @@ def body(  # noqa: PLR0917
             fr, fi = phases[t, 0, first:last], phases[t, 1, first:last]
             for k in range(last - first):
                 total += pr[k] * fr[k] - pi[k] * fi[k]
-        cross[lane, pair] = total
+        collect(cross, pair, total)
 
 
 def loop(items: int, *arrays: Any) -> None:  # noqa: D103
@@ -85,7 +91,7 @@ def loop(items: int, *arrays: Any) -> None:  # noqa: D103
         body(item, 0, 1, *arrays)
 
 
-SCORE = Kernel("score", body, loop, kept=False)
+SCORE = Kernel("score", body, loop, collected=("collect",), kept=False)
 
 
 def reference(slice_: Any, *, y: Any, c2: Any, phase: Any) -> tuple[float, float]:

@@ -13,6 +13,7 @@ import importlib
 import operator
 import os
 import sys
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import array_api_compat.numpy as plain
@@ -29,7 +30,31 @@ BINARY = (
     "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor",
     "lshift", "rshift",
 )  # fmt: skip
+# What makes an array whose size the host must know before it goes on.
+SIZED = ("nonzero", "unique_inverse", "unique_values", "unique_counts", "unique_all")
 COMPARED = ("eq", "ne", "lt", "le", "gt", "ge")
+
+
+@dataclass
+class Counts:
+    """What a GPU would have been asked for.
+
+    Kernels of ours, calls of array functions (each at least one kernel of CuPy's), moments at which
+    the host waits for the device, and what crosses.
+    """
+
+    launches: int = 0
+    calls: int = 0
+    waits: int = 0
+    uploads: int = 0
+    bytes_up: int = 0
+    downloads: int = 0
+    bytes_down: int = 0
+
+    def fetch(self, values):
+        self.waits += 1
+        self.downloads += 1
+        self.bytes_down += values.nbytes
 
 
 class Array:
@@ -56,12 +81,18 @@ class Array:
 
     def get(self):
         self._card.fetched.append(self._values.shape)
+        self._card.counts.fetch(self._values)
         return self._values.copy()
 
     def __getitem__(self, index):
+        for part in index if isinstance(index, tuple) else (index,):
+            if isinstance(part, Array):
+                self._card.counts.calls += 1
+                self._card.counts.waits += part.dtype == bool
         return self._card.wrap(self._values[self._card.unwrap(index)])
 
     def __setitem__(self, index, value):
+        self._card.counts.calls += 1
         self._values[self._card.unwrap(index)] = self._card.unwrap(value)
 
     def __len__(self):
@@ -71,13 +102,16 @@ class Array:
         return self // other, self % other
 
     def __neg__(self):
+        self._card.counts.calls += 1
         return self._card.wrap(-self._values)
 
     def __invert__(self):
+        self._card.counts.calls += 1
         return self._card.wrap(~self._values)
 
     def _scalar(self, kind):
         self._card.scalars += 1
+        self._card.counts.fetch(self._values)
         return kind(self._values)
 
     def __float__(self):
@@ -98,6 +132,7 @@ class Array:
 
 def _forward(name):
     def method(self, *arguments, **options):
+        self._card.counts.calls += name not in ("reshape", "view")
         found = getattr(self._values, name)(*self._card.unwrap(arguments), **options)
         return self._card.wrap(found)
 
@@ -110,6 +145,7 @@ def _operator(name):
             other = self._card.unwrap(other)
         except TypeError:
             return NotImplemented
+        self._card.counts.calls += 1
         return self._card.wrap(getattr(self._values, name)(other))
 
     return method
@@ -117,6 +153,7 @@ def _operator(name):
 
 def _in_place(name):
     def method(self, other):
+        self._card.counts.calls += 1
         getattr(self._values, name)(self._card.unwrap(other))
         return self
 
@@ -144,6 +181,8 @@ class Namespace:
     def asarray(self, values, *, dtype=None, copy=None, order=None):
         if isinstance(values, np.ndarray | np.generic):
             self._card.sent.append(values.shape)
+            self._card.counts.uploads += 1
+            self._card.counts.bytes_up += values.nbytes
             copy = True
         elif isinstance(values, Array):
             values = values._values
@@ -167,6 +206,10 @@ class _Function:
         self._card, self._function = card, function
 
     def __call__(self, *arguments, **options):
+        name = self._function.__name__
+        sized = name in SIZED or (name == "repeat" and isinstance(arguments[1], Array))
+        self._card.counts.calls += name not in ("reshape", "empty")
+        self._card.counts.waits += sized
         arguments = self._card.unwrap(arguments)
         options = {name: self._card.unwrap(value) for name, value in options.items()}
         if "out" in options:  # no float64 on the way: many times slower on a GPU
@@ -174,10 +217,12 @@ class _Function:
         return self._card.wrap(self._function(*arguments, **options))
 
     def at(self, *arguments):
+        self._card.counts.calls += 1
         self._function.at(*self._card.unwrap(arguments))
 
     def reduceat(self, values, starts, *, axis):
         assert self._function is np.add, "CuPy reduces runs by addition only"
+        self._card.counts.calls += 1
         found = self._function.reduceat(*self._card.unwrap((values, starts)), axis=axis)
         return self._card.wrap(found)
 
@@ -192,7 +237,7 @@ class Card:
 
     def __init__(self, monkeypatch):
         """Have ``DSPA_DEVICE=cuda`` and all that asks for CuPy or a launch come here."""
-        self.memory, self.scalars = 1 << 30, 0
+        self.memory, self.scalars, self.counts = 1 << 30, 0, Counts()
         self.sent, self.fetched, self.launched = [], [], {}
         self.namespace, self._patch = Namespace(self, plain), monkeypatch
         self._simulator = importlib.import_module("dspa.device.cuda") if SIMULATED else None
@@ -229,6 +274,7 @@ class Card:
         assert all(isinstance(array, Array) for array in arrays), f"{kernel.name}: host arrays"
         loop, values = launcher.cpu_function(kernel), [array._values for array in arrays]
         assert all(array.flags.c_contiguous for array in values), kernel.name
+        self.counts.launches += 1
         self.launched.setdefault(kernel.name, set()).add(signature(values))
         if self._simulator:
             self._simulator.run(kernel, items, tuple(values), lanes=4)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dspa.device.launcher import Kernel
 
 LANES = 128  # threads of a block
+WARP = 0 if config.ENABLE_CUDASIM else 32  # threads that keep step; the simulator knows none
 
 
 def run(kernel: Kernel, items: int, arrays: tuple[Any, ...], *, lanes: int = LANES) -> None:
@@ -43,7 +44,8 @@ def run(kernel: Kernel, items: int, arrays: tuple[Any, ...], *, lanes: int = LAN
     lanes : int
         Threads of a block, a power of two, at most `LANES`.
     """
-    wrapped = tuple(cuda.as_cuda_array(a) if is_cuda(a) else a for a in arrays)
+    # Without a wait for each: CuPy and numba-cuda both work on the default stream, in order.
+    wrapped = tuple(cuda.as_cuda_array(a, sync=False) if is_cuda(a) else a for a in arrays)
     _compiled(kernel)[items, lanes](wrapped)
 
 
@@ -52,7 +54,7 @@ def entry_point(kernel: Kernel) -> Callable[..., None]:
 
     It takes the arrays as one tuple, because CUDA entry points have no variable arguments.
     """
-    body = cuda.jit(device=True, fastmath=True)(_with_atomics(kernel))
+    body = cuda.jit(device=True, fastmath=True)(_for_blocks(kernel))
 
     def entry(arrays: Any) -> None:
         body(cuda.blockIdx.x, cuda.threadIdx.x, cuda.blockDim.x, *arrays)
@@ -60,11 +62,15 @@ def entry_point(kernel: Kernel) -> Callable[..., None]:
     return entry
 
 
-def _with_atomics(kernel: Kernel) -> Callable[..., None]:
-    """Copy the body with its additions to shared arrays turned into atomic ones."""
-    if not kernel.atomic:
+def _for_blocks(kernel: Kernel) -> Callable[..., None]:
+    """Copy the body with what lanes and items share made to suit blocks of threads."""
+    if not kernel.atomic and not kernel.collected:
         return kernel.body
-    replaced = {**kernel.body.__globals__, **dict.fromkeys(kernel.atomic, _atomic_add)}
+    added, collected = (
+        dict.fromkeys(names, function)
+        for names, function in ((kernel.atomic, _atomic_add), (kernel.collected, _block_sum))
+    )
+    replaced = {**kernel.body.__globals__, **added, **collected}
     return types.FunctionType(
         kernel.body.__code__,
         replaced,
@@ -77,6 +83,27 @@ def _with_atomics(kernel: Kernel) -> Callable[..., None]:
 @cuda.jit(device=True)  # type: ignore[untyped-decorator]
 def _atomic_add(array: Any, index: Any, value: Any) -> None:
     cuda.atomic.add(array, index, np.int64(value))
+
+
+@cuda.jit(device=True)  # type: ignore[untyped-decorator]
+def _block_sum(array: Any, index: Any, share: Any) -> None:
+    """Write the sum over the threads of a block, added by halves: always in the same order."""
+    room = cuda.shared.array(LANES, np.float32)
+    lane, width = cuda.threadIdx.x, cuda.blockDim.x // 2
+    room[lane] = share
+    cuda.syncthreads()
+    while width > 0:
+        if lane < width:
+            room[lane] += room[lane + width]
+        # A warp keeps step with itself.
+        if width > WARP:
+            cuda.syncthreads()
+        else:
+            cuda.syncwarp()
+        width //= 2
+    if lane == 0:
+        array[index] = room[0]
+    cuda.syncthreads()
 
 
 @cache

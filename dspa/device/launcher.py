@@ -51,6 +51,10 @@ class Kernel:
         Names of functions ``f(array, index, value)`` in the file of the body that add to an array
         which several items share. On a GPU an atomic addition of int64 takes their place: sums of
         integers do not depend on the order, so the result keeps its bits.
+    collected : tuple of str
+        Names of functions ``f(array, index, share)`` in the file of the body that write what the
+        lanes of an item add up to, called by all lanes alike. On a GPU the block adds the shares in
+        a fixed order, in shared memory.
     kept : bool
         Whether numba keeps the compiled loop on disk. A body that numba does not inline is compiled
         anew when its loop is read back, and may then vectorise its sums otherwise: the process that
@@ -61,6 +65,7 @@ class Kernel:
     body: Callable[..., None]
     loop: Callable[..., None]
     atomic: tuple[str, ...] = field(default=())
+    collected: tuple[str, ...] = field(default=())
     kept: bool = True
 
 

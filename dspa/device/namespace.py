@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import importlib
 import os
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from dspa.device.cgroup import memory_left
 CPU = "cpu"
 CUDA = "cuda"
 DEVICE_VARIABLE = "DSPA_DEVICE"  # in the environment of a worker
+TABLES = 64  # that stay on a device
 
 
 def namespace(*arrays: Any) -> Any:
@@ -89,6 +92,35 @@ def like(array: Any, *, reference: Any) -> Any:
         return to_host(array)
     xp = namespace(reference)
     return xp.asarray(array)
+
+
+def table(values: np.ndarray[Any, Any], *, reference: Any, dtype: Any = None) -> Any:
+    """Bring a table that never changes to where an array lives; it is sent once and stays there.
+
+    Parameters
+    ----------
+    values : array
+        On the host. Two that are the same memory are the same table.
+    reference : array
+        Says where to.
+    dtype : dtype, optional
+        Of the result; that of the values if left out.
+    """
+    if is_host(reference):
+        return values.astype(dtype or values.dtype, copy=False)
+    place = (values.__array_interface__["data"][0], values.shape, values.strides, values.dtype.str)
+    return _sent(_Table(place, values), np.dtype(dtype or values.dtype), namespace(reference))
+
+
+@dataclass(frozen=True)
+class _Table:
+    place: tuple[Any, ...]
+    values: np.ndarray[Any, Any] = field(compare=False)  # held, so that its memory stays its own
+
+
+@lru_cache(maxsize=TABLES)
+def _sent(table: _Table, dtype: Any, xp: Any) -> Any:
+    return xp.asarray(table.values.astype(dtype, copy=False))
 
 
 def worker_device() -> str:

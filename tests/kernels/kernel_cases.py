@@ -124,9 +124,8 @@ class Score:
         slices = noise(3, count, seed=12)
         pose = np.array([2, 0, 1, 1, 0], np.int32)
         y, c2 = noise(2, BAND.count, seed=9), np.abs(noise(2, BAND.count, seed=10))
-        lanes = 4 if cuda else 1
-        self.cross = np.zeros((lanes, SHIFT.size), np.float32)
-        self.norm = np.zeros((lanes, self.items), np.float32)
+        self.cross = np.zeros(SHIFT.size, np.float32)
+        self.norm = np.zeros(self.items, np.float32)
         room = np.zeros((self.items if cuda else 1, 2, count), np.float32)
         self.arrays = (
             split(slices), pose, IMAGE, START, SHIFT, split(PHASES), split(y), c2, room,
@@ -143,7 +142,7 @@ class Score:
                 )
 
     def result(self):
-        return np.concatenate([self.cross.sum(axis=0), self.norm.sum(axis=0)])
+        return np.concatenate([self.cross, self.norm])
 
 
 class Insert2D:

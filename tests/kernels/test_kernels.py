@@ -78,3 +78,6 @@ def test_ptx_compiles_in_single_precision(cuda, name, capability):
     assert f".target sm_{capability[0]}{capability[1]}" in ptx
     slow = re.findall(r"\b(?:fma|mul|add|sub|div)\.(?:rn\.)?f64", ptx)
     assert not slow, f"{len(slow)} double-precision operations"
+    # Arrays of a thread's own lie in memory off the chip.
+    assert not re.search(r"\.local\b", ptx)
+    assert (".shared" in ptx) == bool(case.kernel.collected)

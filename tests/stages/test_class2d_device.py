@@ -26,83 +26,49 @@ from dspa.kernels.slice2d import SLICE2D
 from dspa.ops.poses.evidence import EDGE_RADIUS
 from dspa.ops.sums.fixed import exact_value
 from dspa.stages.class2d import stage as class2d
-from dspa.stages.class2d.constants import FOLDS, tuned, tuned_to
-from dspa.stages.class2d.evidence import Weighing
-from dspa.stages.class2d.inputs import draw_folds, fold_chunks
-from dspa.stages.class2d.model import ClassModel
-from dspa.stages.class2d.plan import Params, Settings, Turnover
+from dspa.stages.class2d.constants import FOLDS
 from dspa.stages.class2d.reduction import Class2D
 from dspa.stages.em import expectation
-from dspa.stages.em.contrast import tally_contrast
-from dspa.stages.particles.chunks import image_spec, join_chunks
-from dspa.stages.particles.noise import BackgroundNoise
 from dspa.stages.stage import Context
 from tests.kernels.kernel_cases import CASES
-from tests.stages.portraits import portraits
-from tests.stages.portraits import table as write_table
+from tests.stages.device_passes import (
+    CLASSES,
+    STEPS,
+    class2d_runs,
+    class2d_steps,
+    class2d_table,
+    weighing_of,
+)
 from tests.stand_in import SIMULATED, Card, signature
 
-COUNT, CLASSES, GROUPS, BATCH = 10 if SIMULATED else 160, 4, 2, 64
+COUNT, BATCH = 10 if SIMULATED else 160, 64
 # Scores are sums of about a thousand terms; four threads add them up in another order.
 WITHIN = 1e-4 if SIMULATED else 1e-5
-PARAMS = Params(classes=CLASSES, online_iterations=2, batch_per_class=COUNT // CLASSES, anneal=1)
-ONLINE = 2 * tuned().steps_each
-STEPS = {"random": 0, "soft": 1, "candidates": ONLINE, "last": ONLINE + 1}
 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
     """A table of particles, one of them broken."""
-    images, _, ctf = portraits(COUNT, 5)
-    images[7] = np.nan
-    return write_table(tmp_path_factory.mktemp("device2d"), images, ctf)
+    return class2d_table(tmp_path_factory.mktemp("device2d"), COUNT)
 
 
 @pytest.fixture(scope="module")
 def runs(table):
     """Runs of chunks of one fold each."""
-    particles = read_particles(table)
-    rng = np.random.default_rng(0)
-    state = {"fold": draw_folds(rng, COUNT), "group": rng.integers(0, GROUPS, COUNT)}
-    spec = image_spec(particles, max_resolution=9.0)
-    chunks = fold_chunks(particles, spec, np.arange(COUNT), seed=0, state=state, size=24)
-    return join_chunks(chunks, stride=FOLDS)
+    return class2d_runs(table, count=COUNT)
 
 
 @pytest.fixture(scope="module")
 def steps(runs):
     """Plan, model that it meets, and what the CPU makes of it, for every kind of step."""
-    spec = runs[0].parts[0].spec
-    noise = BackgroundNoise(spec).bind({})
-    spectrum = noise.finish(reduce_chunks(noise, runs, BATCH).sums)["noise"]
-    model = ClassModel.begin(spectrum).arrays()
-    made = {}
-    for name, number in STEPS.items():
-        params = replace(PARAMS, max_shift=2.0 * spec.crop_pixel_size)
-        settings = Settings(params, spec, COUNT, CLASSES, groups=GROUPS)
-        turnover = Turnover(slots=2 * (number > 0), next_slots=2)
-        plan = settings.plan(ClassModel.read(model) if number else None, number)
-        plan = replace(plan, classes=CLASSES, turnover=turnover)
-        bound = Class2D(plan).bind(model)
-        part = reduce_chunks(bound, runs, BATCH)
-        made[name] = plan, model, part
-        # Pairs are made between passes, on the host; of four classes they would leave two views.
-        with tuned_to(pairs=False):
-            model = dict(bound.finish({name: a.copy() for name, a in part.sums.items()}))
-        # Two groups that differ and two classes to be halved, whatever so few images say.
-        model["slots"] = np.array([0, 1, -1, -1], np.int32)
-        model["nuisance.noise_ratio"] = np.stack([np.full(spec.radius + 1, r) for r in (0.9, 1.1)])
-    return made
+    return class2d_steps(runs, count=COUNT, batch=BATCH)
 
 
 @pytest.fixture(scope="module")
 def weighing(steps, runs):
     """Images weighed on the CPU, their contrast varying."""
-    plan, model, _ = steps["last"]
-    contrast = np.random.default_rng(0).normal(1.0, 0.3, 4000).astype(np.float32)
-    norm = np.full(contrast.size, 500.0, np.float32)
-    varied = {**model, "nuisance.contrast": tally_contrast(norm * (2.0 * contrast - 1.0), norm)}
-    bound = Weighing(plan.weighing(), np.arange(CLASSES) > 0, 3).bind(varied)
+    reduction, model = weighing_of(steps)
+    bound = reduction.bind(model)
     return bound, reduce_chunks(bound, runs, BATCH)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dspa.device import namespace
+from dspa.device import namespace, table
 from dspa.ops.images.transform import images_to_band
 
 if TYPE_CHECKING:
@@ -54,14 +54,12 @@ def shell_mean(values: Any, band: Band) -> Any:
     mean : (..., radius + 1) float32
         Mean of shells 0..radius; shell 0 is not in the band and is 0.
     """
-    xp = namespace(values)
-    return values @ xp.asarray(shell_membership(band)[: values.shape[-1]])
+    return values @ table(shell_membership(band)[: values.shape[-1]], reference=values)
 
 
 def spread_shells(values: Any, band: Band) -> Any:
     """Repeat per-shell values on every coefficient: (..., radius + 1) -> (..., f)."""
-    xp = namespace(values)
-    return values[..., xp.asarray(band.shell)]
+    return values[..., table(band.shell, reference=values)]
 
 
 def image_power(power: NDArray[np.float32]) -> NDArray[np.float64]:

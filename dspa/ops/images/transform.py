@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dspa.device import fft, like, namespace
+from dspa.device import fft, like, namespace, table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -123,8 +123,8 @@ def shift_phases(band: Band, shifts: Any, *, count: int | None = None) -> Any:
     """
     xp = namespace(shifts)
     limit = band.count if count is None else count
-    kx = like(band.kx[:limit].astype(np.float64) / band.box, reference=shifts)
-    ky = like(band.ky[:limit].astype(np.float64) / band.box, reference=shifts)
+    kx = table(band.kx[:limit], reference=shifts, dtype=np.float64) / band.box
+    ky = table(band.ky[:limit], reference=shifts, dtype=np.float64) / band.box
     t = xp.astype(shifts, xp.float64, copy=False)
     turns = t[..., 0:1] * kx + t[..., 1:2] * ky
     # Whole turns are taken off in float64, so that float32 sines keep their accuracy far away.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dspa.device import is_host, like, namespace
+from dspa.device import is_host, like, namespace, table
 from dspa.device.launcher import launch
 from dspa.kernels.score import SCORE
 from dspa.kernels.slice2d import SLICE2D
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dspa.ops.poses.cells import Candidates
 
 SLICE_BYTES = 48 << 20  # slices held at a time
-LANES = 128  # at least as many as the launcher gives an item on a GPU
+ROOM_BYTES = 256 << 20  # of products, of which every item on a GPU has a row
 
 
 def split(values: Any) -> Any:
@@ -63,8 +63,8 @@ def cut_slices(grids: Any, member: Any, frames: Any, *, band: Band, count: int) 
         grids,
         xp.astype(like(member, reference=grids), xp.int32, copy=False),
         frames,
-        like(band.kx[:count].astype(np.float32), reference=grids),
-        like(band.ky[:count].astype(np.float32), reference=grids),
+        table(band.kx[:count], reference=grids, dtype=np.float32),
+        table(band.ky[:count], reference=grids, dtype=np.float32),
         slices,
     )
     return slices
@@ -140,23 +140,15 @@ def _score_runs(
 ) -> tuple[Any, Any]:
     """Cross term and norm of every cell; run i has slice ``pose[i]`` and image ``image[i]``."""
     xp, runs = namespace(y), int(pose.shape[0])
+    cross = xp.zeros(int(row.shape[0]), dtype=xp.float32)
+    norm = xp.zeros(runs, dtype=xp.float32)
+    pose = xp.astype(pose, xp.int32)
     # On a CPU items come one by one and share a row of scratch; on a GPU each has its own.
-    lanes, rows = (1, 1) if is_host(y) else (LANES, max(1, runs))
-    cross = xp.zeros((lanes, int(row.shape[0])), dtype=xp.float32)
-    norm = xp.zeros((lanes, runs), dtype=xp.float32)
-    launch(
-        SCORE,
-        runs,
-        slices,
-        xp.astype(pose, xp.int32),
-        image,
-        start,
-        row,
-        phases,
-        y,
-        c2,
-        xp.empty((rows, 2, slices.shape[2]), dtype=xp.float32),
-        cross,
-        norm,
-    )
-    return xp.sum(cross, axis=0), xp.repeat(xp.sum(norm, axis=0), start[1:] - start[:-1])
+    some = max(1, min(runs, ROOM_BYTES // (8 * int(slices.shape[2]))))
+    rows, step = (1, max(1, runs)) if is_host(y) else (some, some)
+    room = xp.empty((rows, 2, slices.shape[2]), dtype=xp.float32)
+    for first in range(0, runs, step):
+        last = min(first + step, runs)
+        which = pose[first:last], image[first:last], start[first : last + 1], row
+        launch(SCORE, last - first, slices, *which, phases, y, c2, room, cross, norm[first:last])
+    return cross, xp.repeat(norm, start[1:] - start[:-1])

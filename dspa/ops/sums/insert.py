@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dspa.device import is_host, like, namespace
+from dspa.device import is_host, like, namespace, table
 from dspa.device.launcher import launch
 from dspa.geometry.band import part_of_band
 from dspa.kernels.blend import BLEND
@@ -81,7 +81,7 @@ def insert_candidates(
         c2,
     )
     image = like(cells.image[lead], reference=y)
-    k = (like(line[:f].astype(np.float32), reference=y) for line in (band.kx, band.ky))
+    k = (table(line[:f], reference=y, dtype=np.float32) for line in (band.kx, band.ky))
     if sums.ndim == 4:
         items = (like(target[lead], reference=y), where, image)
         _insert_plane(sums, items, shifts, (*k,), scale)

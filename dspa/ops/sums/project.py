@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dspa.device import fft, is_host, like, namespace
+from dspa.device import fft, is_host, like, namespace, table
 from dspa.device.launcher import launch
 from dspa.kernels.slice3d import SLICE3D
 from dspa.ops.sums.grid import slabs
@@ -221,7 +221,7 @@ def project(reference: Reference, rotations: Any, band: Band, *, count: int | No
     frames = frames_of(rotations, padding=reference.padding)
     xp = namespace(reference.values)
     out = xp.empty((frames.shape[0], 2, limit), dtype=xp.float32)
-    kx, ky = (like(k[:limit].astype(np.float32), reference=out) for k in (band.kx, band.ky))
+    kx, ky = (table(k[:limit], reference=out, dtype=np.float32) for k in (band.kx, band.ky))
     member = xp.zeros(frames.shape[0], dtype=xp.int32)
     arrays = (reference.grid[None], member, like(frames, reference=out), kx, ky)
     launch(SLICE3D, frames.shape[0], *arrays, out)
