@@ -7,7 +7,7 @@ from dspa.geometry.symmetry import symmetric_angle, symmetry_operators
 from dspa.ops.images.transform import shift_phases
 from dspa.ops.poses.bank import profiled
 from dspa.ops.poses.bound import by_bound
-from dspa.ops.poses.cells import Candidates
+from dspa.ops.poses.cells import Candidates, share_room
 from dspa.ops.poses.marginal import marginal_sums
 from dspa.ops.poses.peak import climb, find_peaks
 from dspa.ops.poses.pose_grid import TURNS, random_grid, step_of_order
@@ -350,3 +350,16 @@ def test_no_more_poses_go_on_than_asked():
 
 def lattice_shifts(searcher):
     return searcher.lattice.coarse_shifts().size
+
+
+def test_no_image_loses_its_best_cell_to_ties_of_others():
+    """Images that fit nothing tie in all their cells; the room is shared between them."""
+    image = np.repeat(np.arange(4, dtype=np.int32), [50, 50, 3, 50])
+    behind = np.zeros(image.size, np.float32)
+    behind[100:103] = (-0.5, 0.0, -0.1)
+    kept, dropped = share_room(image, behind, 40)
+    counts = np.bincount(image[kept], minlength=4)
+    assert counts.tolist() == [13, 13, 1, 13]
+    assert 101 in kept
+    assert np.all(np.diff(kept) > 0)
+    assert kept.size + dropped.size == image.size

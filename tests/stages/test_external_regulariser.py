@@ -17,6 +17,8 @@ from dspa.ops.maps.fsc import fsc
 from dspa.ops.sums.backproject import accumulator
 from dspa.stages.refine.external import External, find_command
 from dspa.stages.refine.model import MapModel
+from dspa.stages.refine.reduction import Refinement
+from dspa.stages.refine.regularise import LOCAL
 from dspa.stages.refine.stage import STAGE
 from tests.stages.tiny_refinement import PARAMS, bits, first_pass, make_tiny, refine
 
@@ -145,7 +147,7 @@ def test_what_cannot_be_run_is_refused_before_a_job_begins(tiny, tmp_path):
     ):
         with pytest.raises(InputError, match=says):
             STAGE.admit(inputs, replace(PARAMS, regulariser=option))
-    with pytest.raises(InputError, match="use wiener"):
+    with pytest.raises(InputError, match="use wiener, local"):
         replace(PARAMS, regulariser="blush").together()
 
 
@@ -172,3 +174,16 @@ def test_relion_as_a_regulariser_gives_the_references_that_we_make(tiny, made, t
     model = one_pass(tiny, InlineRunner(tmp_path), program)
     for half in (0, 1):
         assert fsc(model.reference[half, 0], made[0].reference[half, 0])[1:9].min() > 0.97
+
+
+def test_a_local_filter_changes_references_and_nothing_that_is_measured(tiny, tmp_path):
+    task, model, chunks = first_pass(tiny)
+    settings = replace(task.plan.settings, regulariser=LOCAL)
+    task = Refinement(replace(task.plan, settings=settings))
+    made = InlineRunner(tmp_path / "r").run(task, chunks, model.arrays(), name="it001").model
+    local, own = MapModel.read(made), one_pass(tiny, InlineRunner(tmp_path / "s"))
+    assert np.array_equal(local.maps[0].half, own.maps[0].half)
+    assert np.array_equal(local.maps[0].volume, own.maps[0].volume)
+    for half in (0, 1):
+        assert not np.array_equal(local.reference[half], own.reference[half])
+        assert fsc(local.reference[half, 0], own.reference[half, 0])[1:5].min() > 0.9

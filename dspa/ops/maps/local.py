@@ -235,7 +235,9 @@ def copies_in_window(
     place = np.stack(np.meshgrid(axis, axis, axis, indexing="ij")[::-1]).astype(np.float32)
     radius = np.linspace(0.0, 1.5 * window, _KNOTS)
     reach = _middles(6.0 / window)
-    shared = np.sinc(2.0 * np.outer(radius, reach)) @ (reach**2 * _transform(window, reach) ** 2)
+    shared = np.sinc(2.0 * np.outer(radius, reach)) @ (
+        reach**2 * window_transform(window, reach) ** 2
+    )
     shared = np.maximum(shared / shared[0], 0.0)
     copies = np.ones((grid,) * 3, np.float32)
     for operator in symmetry_operators(symmetry):
@@ -324,7 +326,7 @@ def filter_locally(
     box = density.shape[0]
     extent = box * pixel_size
     spectrum = fft.rfftn(density.astype(np.float32, copy=False))
-    radius = _radius(box)
+    radius = grid_radius(box)
     last = max(float(frequency.max()), coarsest * (1.0 + 1e-6))
     cuts = np.linspace(coarsest, last, members)
     place = np.clip((frequency - cuts[0]) / (cuts[1] - cuts[0]), 0.0, members - 1.0)
@@ -406,14 +408,22 @@ def _windowed(
     part = fft.rfftn(product)[np.ix_(rows, rows, np.arange(keep + 1))]
     radius = _radius_of(rows, keep) / np.float32(extent)
     knots = np.linspace(0.0, float(radius.max()), _KNOTS)
-    part *= np.interp(radius, knots, _transform(window, knots)).astype(np.float32)
+    part *= np.interp(radius, knots, window_transform(window, knots)).astype(np.float32)
     out = np.zeros((grid, grid, grid // 2 + 1), np.complex64)
     out[np.ix_(rows, rows)] = np.pad(part, ((0, 0), (0, 0), (0, grid // 2 - keep)))
     return np.asarray(fft.irfftn(out, s=(grid,) * 3), np.float32)
 
 
-def _transform(window: float, frequency: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Transform of the window at frequencies in cycles per A, 1 at 0."""
+def window_transform(window: float, frequency: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the transform of the window, 1 at 0.
+
+    Parameters
+    ----------
+    window : float
+        Width at half height, A.
+    frequency : (k,) float64
+        Cycles per A.
+    """
     radius = _middles(0.75 * window)
     weight = radius**2 * window_profile(radius, window)
     return np.asarray(np.sinc(2.0 * np.outer(frequency, radius)) @ (weight / weight.sum()))
@@ -427,7 +437,7 @@ def _covariance(frequency: NDArray[np.float64], width: float, window: float) -> 
     """
     radius = _middles(1.5 * window)
     reach = _middles(6.0 / window)
-    own = reach**2 * _transform(window, reach) ** 2
+    own = reach**2 * window_transform(window, reach) ** 2
     overlap = np.sinc(2.0 * np.outer(radius, reach)) @ own
     weight = radius**2 * np.maximum(overlap, 0.0)
     # Of white noise the correlation at distance 0 with which everything is compared is 1.
@@ -448,8 +458,13 @@ def _middles(end: float) -> NDArray[np.float64]:
     return np.asarray((np.arange(_KNOTS) + 0.5) * end / _KNOTS)
 
 
-def _radius(box: int) -> NDArray[np.float32]:
-    """|k| in Fourier pixels on the grid of ``rfftn``."""
+def grid_radius(box: int) -> NDArray[np.float32]:
+    """Return |k| in Fourier pixels on the grid of ``rfftn``, (n, n, n // 2 + 1).
+
+    Parameters
+    ----------
+    box : int
+    """
     return _radius_of(np.rint(np.fft.fftfreq(box) * box), box // 2)
 
 

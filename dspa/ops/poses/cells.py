@@ -139,7 +139,22 @@ def share_room(image: Any, behind: Any, room: int | None) -> tuple[Any, Any]:
         return slice(None), image[:0]
     xp = namespace(image)
     order = xp.argsort(-behind, stable=True)
+    if bool(behind[order[room - 1]] == behind[order[room]]):
+        # Of cells that tie there, as many of each image: none loses its best.
+        order = order[xp.argsort(_places(image[order]), stable=True)]
+        order = order[xp.argsort(-behind[order], stable=True)]
     return xp.sort(order[:room]), image[order[room:]]
+
+
+def _places(image: Any) -> Any:
+    """Count how often the image of each cell came before: (pairs,) int64."""
+    xp = namespace(image)
+    order = xp.argsort(image, stable=True)
+    start = run_starts(image[order])
+    first = xp.repeat(start[:-1], start[1:] - start[:-1])
+    place = xp.empty(int(image.shape[0]), dtype=xp.int64)
+    place[order] = xp.astype(xp.arange(int(image.shape[0])) - first, xp.int64)
+    return place
 
 
 def best_poses(cells: Candidates, scores: Any, most: int) -> Any:

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dspa.geometry.symmetry import symmetry_operators
-from dspa.io.external_reconstruct import Known
 from dspa.ops.maps.mask import radii, soft_dilation, soft_sphere
 from dspa.ops.maps.resolution import Resolution, measure_resolution, particle_region
 from dspa.ops.maps.sharpen import low_pass
 from dspa.ops.sums.backproject import Accumulator, accumulator, symmetrise
 from dspa.ops.sums.fixed import as_float, exact_value
-from dspa.ops.sums.reconstruct import reconstruct, shell_prior
+from dspa.ops.sums.reconstruct import reconstruct
 from dspa.stages.em.blend import blend_sums
 from dspa.stages.em.noise import next_noise
 from dspa.stages.refine.model import Figures, MapModel, Maps, Reached
+from dspa.stages.refine.regularise import regularised
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -146,7 +146,7 @@ def _solve_one(
     shell = min(resolution.shell, float(plan.insert_radius))
     fsc = usable(resolution)
     mask, diameter = reference_mask(plan, half.mean(axis=0), shell, given=given)
-    reference = references(plan, sums, fsc, mask=mask, given=given)
+    reference = references(plan, sums, fsc, mask=mask, region=resolution.mask, given=given)
     both = sums.pop(0)
     both.sums[...] += sums.pop().sums  # in place: a third grid need not fit
     volume = reconstruct(both, fsc=whole(fsc), radius=plan.insert_radius)
@@ -185,30 +185,16 @@ def references(
     fsc: NDArray[np.float64],
     *,
     mask: NDArray[np.float32],
+    region: NDArray[np.float32],
     given: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Filter each half by itself, join below the initial low-pass, mask: (2, n, n, n) float32."""
-    external = plan.settings.external
-    if external is None:
-        made = np.stack([reconstruct(each, fsc=fsc, radius=plan.insert_radius) for each in maps])
-    else:
-        made = np.stack(
-            [
-                external.reconstruct(
-                    each,
-                    Known(
-                        shell_prior(each, fsc=fsc),
-                        fsc,
-                        plan.spec.crop_pixel_size,
-                        plan.spec.mask_diameter,
-                        given,
-                    ),
-                    iteration=plan.iteration,
-                    half=half,
-                )
-                for half, each in enumerate(maps, 1)
-            ]
-        )
+    made = np.stack(
+        [
+            regularised(plan, each, fsc, half=half, region=region, given=given)
+            for half, each in enumerate(maps, 1)
+        ]
+    )
     low = low_shells(0.5 * (made[0] - made[1]), plan.settings.initial_radius)
     made[0] -= low
     made[1] += low

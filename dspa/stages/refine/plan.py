@@ -100,7 +100,9 @@ class Settings:
     pose_prior : PosePrior, optional
         Of a local refinement, which looks at nothing but the part inside the given mask.
     external : External, optional
-        The program that makes references, instead of a Wiener filter.
+        The program that makes references.
+    regulariser : str
+        How they are filtered without one, as in `dspa.stages.refine.regularise`.
     """
 
     spec: ImageSpec
@@ -115,6 +117,7 @@ class Settings:
     classes: int = 1
     pose_prior: PosePrior | None = None
     external: External | None = None
+    regulariser: str = "wiener"
 
 
 @dataclass(frozen=True)

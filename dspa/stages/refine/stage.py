@@ -36,6 +36,7 @@ from dspa.stages.refine.halves import assign_half_sets, divide_images, half_chun
 from dspa.stages.refine.model import MapModel
 from dspa.stages.refine.plan import Settings, worker_bytes
 from dspa.stages.refine.reference import read_starting, starting_maps
+from dspa.stages.refine.regularise import LOCAL, WIENER
 from dspa.stages.refine.start import (
     check_memory,
     first_model,
@@ -58,8 +59,6 @@ LEAD_PARTICLE = 700  # bytes of each in the process that leads: CTF and state
 # Volumes of the box in the process that leads: those of a model and of the one before it (7 each),
 # and what pictures and the maps that are written are made of.
 LEAD_VOLUMES = 17
-
-WIENER = "wiener"
 
 StartingMaps = tuple["NDArray[np.float32]", "NDArray[np.float32] | None"]
 
@@ -95,8 +94,8 @@ class RefineParams:
     image_scale: bool = param(True, "fit the contrast of every image")
     regulariser: str = param(
         WIENER,
-        "how references are filtered: wiener, or external:COMMAND for a program that takes "
-        "RELION's external_reconstruct STAR",
+        "how references are filtered: wiener, shell by shell; local, weaker where a half map has "
+        "little signal; or external:COMMAND, a program for RELION's external_reconstruct",
     )
     external_minutes: float = param(
         120.0, "longest time of an external regulariser for a half map",
@@ -106,9 +105,10 @@ class RefineParams:
     def together(self) -> None:
         """Refuse a symmetry that is no point group, and a regulariser that is none."""
         check_symmetry(self.symmetry)
-        if self.regulariser != WIENER and not self.regulariser.startswith(PREFIX):
+        known = self.regulariser in (WIENER, LOCAL)
+        if not known and not self.regulariser.startswith(PREFIX):
             raise InputError(
-                f"--regulariser is {self.regulariser!r}; use {WIENER} or {PREFIX}COMMAND"
+                f"--regulariser is {self.regulariser!r}; use {WIENER}, {LOCAL} or {PREFIX}COMMAND"
             )
 
 
@@ -128,7 +128,9 @@ def run(context: Context, inputs: Mapping[str, Any], params: RefineParams) -> di
     """
     check(params)
     particles, spec, settings = _prepare(inputs, params, seed=context.seed)
-    settings = replace(settings, external=_external(params, context.folder))
+    settings = replace(
+        settings, external=_external(params, context.folder), regulariser=params.regulariser
+    )
     check_memory(settings, context.runner.memory)
     # What cannot be divided is refused at once.
     halves = assign_half_sets(particles, context.seed, existing=params.half_sets)
@@ -145,7 +147,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: RefineParams) -> di
     context.events.message(f"stopped: {stopped}")
     # What judges the halves hardly drops any pose, whatever the search does, and needs no
     # references after it.
-    bounded = replace(settings, exhaustive=False, external=None)
+    bounded = replace(settings, exhaustive=False, external=None, regulariser=WIENER)
     reason = judge_refinement(context, chunks, bounded, model, state)
     show_candidates(context, chunks, settings, model, state)
     end = (model, result.rows, state)
