@@ -65,7 +65,8 @@ def local_wiener(
     known[: min(known.size, fsc.size)] = fsc[: known.size]
     out = np.zeros_like(density)
     for number, middle in enumerate(middles):
-        band = fft.irfftn(spectrum * band_response(shell, middles, number), s=density.shape)
+        passed = spectrum * band_response(shell, middles, number)
+        band = np.asarray(fft.irfftn(passed, s=density.shape), np.float32)
         weight = band_response(each, middles, number) ** 2 * power
         mean = float(weight @ known / max(float(weight.sum()), 1e-30))
         if number and mean >= LEAST:
@@ -74,7 +75,7 @@ def local_wiener(
             share = near / max(float(near[inside].mean()), 1e-30)
             # As much of the power about a voxel is noise as of that of the particle in the mean.
             signal = np.maximum(1.0 - (1.0 - mean) / np.maximum(share, 1e-6), 0.0)
-            band = band * (signal / mean)
+            band *= signal / np.float32(mean)
         out += band
     return np.asarray(out, np.float32)
 
