@@ -230,3 +230,10 @@ def test_columns_are_filled_or_told(desk: Desk) -> None:
     assert star["particles"]["rlnOpticsGroup"].tolist() == [1] * 2 * COUNT
     again = read_particles(made["particles_star"])
     assert again["uid"].values.tolist() == table["uid"].values.tolist()
+
+
+def test_a_set_that_gives_nothing_to_a_union_does_not_stop_the_next(desk: Desk) -> None:
+    first = write_set(desk.folder / "a", "s.mrcs")
+    same, other = some(first, range(5), "same"), write_set(desk.folder / "b", "t.mrcs", seed=1)
+    table, _ = _set(desk, "union", first, same, other)
+    assert table.sizes["particle"] == 2 * COUNT

@@ -67,7 +67,9 @@ def same_particles(first: xr.Dataset, other: xr.Dataset) -> Same:
     at_uid = _rows_of(keys[0], keys[1])
     at_image = np.full(keys[1].size, -1, np.int64) if expanded else _rows_of(*images)
     at_image = np.where(images[1] < 0, -1, at_image)
-    one = (at_uid >= 0) & (images[1] >= 0) & (images[0][at_uid] == images[1])
+    # A set that gave nothing to a union holds no row; -1 then stands for none, too.
+    known = np.append(images[0], -1)
+    one = (at_uid >= 0) & (images[1] >= 0) & (known[at_uid] == images[1])
     doubtful = np.flatnonzero((at_uid >= 0) & (at_image < 0) & ~one)
     strangers = np.zeros(keys[1].size, bool)
     if doubtful.size:
