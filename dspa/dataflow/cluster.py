@@ -25,10 +25,11 @@ from distributed.system import MEMORY_LIMIT
 
 from dspa.data.counts import counted
 from dspa.data.errors import InputError
+from dspa.dataflow.cuda_cluster import CPU_RESOURCE, GPU_RESOURCE, Layout, start_workers
 from dspa.dataflow.placement import KEPT
 from dspa.dataflow.scratch import scratch_folder
 from dspa.dataflow.yaml_file import read_yaml
-from dspa.device import CUDA, DEVICE_VARIABLE, readiness
+from dspa.device import readiness
 from dspa.device.cgroup import memory_limit
 
 if TYPE_CHECKING:
@@ -68,7 +69,6 @@ LOCAL_OPTIONS = ("memory_limit", "local_directory", "dashboard_address")  # of a
 _ADDRESS = re.compile(
     r"(?:tls|(?:insecure\+)?tcp)://(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})"
 )
-ON_GPU = {f"distributed.nanny.pre-spawn-environ.{DEVICE_VARIABLE}": CUDA}
 
 
 @dataclass
@@ -94,6 +94,8 @@ class Cluster:
     known_workers: int | None = None
     known_memory: int | None = None
     remote: bool = False
+    mixed: bool | None = None
+    device_memory: int | None = None
     _client: Client | None = None
     _closing: tuple[Any, ...] = field(default=())
 
@@ -120,20 +122,53 @@ class Cluster:
 
     @property
     def workers(self) -> int:
-        """Number of workers: the tasks that run at once."""
-        return self.known_workers or max(1, len(self._ask()))
+        """Number of workers: the tasks of a pass that run at once."""
+        return self.known_workers or max(1, len(self.homes(host=False)))
 
     @property
     def addresses(self) -> list[str]:
         """Where the workers are now, in a fixed order."""
         return sorted(self.client.nthreads())
 
+    def resources(self, *, host: bool) -> dict[str, int]:
+        """Return what a task asks for; nothing where all workers are alike.
+
+        Parameters
+        ----------
+        host : bool
+            Whether it computes on CPUs alone.
+        """
+        if self.mixed is None:
+            kinds = {kind for worker in self._ask().values() for kind in worker["resources"]}
+            self.mixed = {*CPU_RESOURCE, *GPU_RESOURCE} <= kinds
+        if not self.mixed:
+            return {}
+        return dict(CPU_RESOURCE if host else GPU_RESOURCE)
+
+    def homes(self, *, host: bool) -> list[str]:
+        """Where the workers are now that take such tasks, in a fixed order.
+
+        Parameters
+        ----------
+        host : bool
+            As for `resources`.
+        """
+        wanted = self.resources(host=host)
+        if not wanted:
+            return self.addresses
+        return sorted(
+            address
+            for address, worker in self._ask().items()
+            if {*wanted} <= {*worker["resources"]}
+        )
+
     @property
     def memory(self) -> int:
         """Bytes of the smallest worker."""
         if self.known_memory is not None:
             return self.known_memory
-        limits = [int(worker["memory_limit"]) for worker in self._ask().values()]
+        found, homes = self._ask(), set(self.homes(host=False))
+        limits = [int(each["memory_limit"]) for where, each in found.items() if where in homes]
         return min((limit for limit in limits if limit > 0), default=MEMORY_LIMIT)
 
     @property
@@ -171,7 +206,7 @@ def connect(spelling: str = "local", *, routes: tuple[str, ...] = ()) -> Cluster
     if kind in ("local", "cuda") and "//" not in spelling:
         workers = _count(spelling, count) if count or ":" in spelling else None
         if kind == "cuda":
-            return _cuda(spelling, workers, {})
+            return _cuda(spelling, workers, {}, routes)
         return _local(spelling, workers or CPU_COUNT, {}, routes)
     if "://" in spelling:
         return _remote(spelling, None)
@@ -230,7 +265,7 @@ def _local(name: str, workers: int, options: Mapping[str, Any], routes: tuple[st
             raise
         return Client(cluster, set_as_default=False), (cluster, _Folder(folder))
 
-    return Cluster(name, start, workers, memory)
+    return Cluster(name, start, workers, memory, mixed=False)
 
 
 def _persistent(name: str, chosen: Mapping[str, Any]) -> LocalCluster:
@@ -257,45 +292,51 @@ class _Folder:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def _cuda(name: str, workers: int | None, options: Mapping[str, Any]) -> Cluster:
+def _cuda(
+    name: str, workers: int | None, options: dict[str, Any], routes: tuple[str, ...]
+) -> Cluster:
     if importlib.util.find_spec("dask_cuda") is None:
         raise InputError(f"--cluster {name}: dask-cuda is not installed: {readiness.INSTALL}")
     try:
         gpus = readiness.require_gpus()
     except readiness.NoGpu as error:
         raise InputError(f"--cluster {name}: {error}; or use --cluster local") from error
-    if workers is not None and workers > len(gpus):
+    count = workers or len(gpus)
+    if count > len(gpus):
         raise InputError(
-            f"--cluster {name}: {counted(len(gpus), 'GPU')} can be used here, and a "
-            f"worker needs one; use cuda:{len(gpus)}"
+            f"--cluster {name}: {counted(len(gpus), 'GPU')} can be used here, and a worker needs "
+            f"one; use cuda:{len(gpus)}"
         )
+    cpus = options.pop("cpu_workers", max(1, CPU_COUNT - count))
+    if isinstance(cpus, bool) or not isinstance(cpus, int) or not 0 <= cpus <= LARGEST:
+        raise InputError(f"--cluster {name}: cpu_workers is {cpus!r}; it must be 0 to {LARGEST}")
+    layout = Layout.of(
+        count,
+        cpus,
+        memory=min(MEMORY_LIMIT, memory_limit()),
+        gpu_memory=min(gpu.memory for gpu in gpus[:count]),
+    )
 
     def start() -> tuple[Client, tuple[Any, ...]]:
-        """Start a worker for every GPU of this machine."""
-        from dask_cuda import LocalCUDACluster  # an extra, with a driver behind it
-
-        _settle(())
-        chosen = {
-            "threads_per_worker": 1,
-            "device_memory_limit": 0,  # results are host arrays; nothing to spill from the device
-            "host": "127.0.0.1",
-            "dashboard_address": "127.0.0.1:0",
-            "security": Security.temporary(),
-            "silence_logs": 50,
-        } | dict(options)
-        if workers is not None:
-            chosen["n_workers"] = workers
+        """Start a worker for every GPU of this machine, and workers beside them."""
+        _settle(routes)
+        folder = _Folder(str(scratch_folder("dspa-spill-", options.get("local_directory"))))
         try:
-            with dask.config.set(ON_GPU):  # read as its workers start
-                cluster = LocalCUDACluster(**chosen)
+            cluster = start_workers(layout, folder.path, options)
         except Exception as error:
+            folder.close()
             raise InputError(
                 f"--cluster {name}: the workers of the GPUs do not start "
                 f"({type(error).__name__}: {error}); use --cluster local, or check nvidia-smi"
             ) from error
-        return Client(cluster, set_as_default=False), (cluster,)
+        except BaseException:
+            folder.close()
+            raise
+        return Client(cluster, set_as_default=False), (cluster, folder)
 
-    return Cluster(name, start)
+    return Cluster(
+        name, start, count, layout.gpu_host, mixed=cpus > 0, device_memory=layout.gpu_memory
+    )
 
 
 def check_address(address: str) -> str:
@@ -350,7 +391,7 @@ def _from_file(path: Path, routes: tuple[str, ...]) -> Cluster:
         return _local(name, count, options, routes)
     if kind == "cuda":
         workers = _workers(name, options, 1) if "workers" in options else None
-        return _cuda(name, workers, options)
+        return _cuda(name, workers, options, routes)
     if kind == "tls":
         keys = ("ca_file", "certificate", "key", "address")
         _refuse_others(name, options, keys)

@@ -23,7 +23,8 @@ from distributed.comm import get_address_host
 
 from dspa.dataflow import resident
 from dspa.dataflow.checkpoint import Stored, load
-from dspa.dataflow.placement import one_thread, require_device
+from dspa.dataflow.placement import device_room, one_thread, require_device
+from dspa.dataflow.reduction import is_of_host
 from dspa.dataflow.resident import LostSums, pieces_of
 from dspa.dataflow.runner import Part, Plan, add_chunk, finish_part
 from dspa.dataflow.worker_setup import size_cache
@@ -144,7 +145,8 @@ class Pass:
         """Have chunks added, and note where they went."""
         if not chunks:
             return
-        homes, client = self.cluster.addresses, self.cluster.client
+        client, host = self.cluster.client, is_of_host(self.plan.reduction)
+        homes, resources = self.cluster.homes(host=host), self.cluster.resources(host=host)
         group, futures = self.group, list[Future]()
         # A chunk prefers the worker that it went to in other passes, which may have it cached.
         for place in range(max(1, len(homes))):
@@ -159,6 +161,7 @@ class Pass:
                 pure=False,
                 workers=homes[place : place + 1] or None,
                 allow_other_workers=bool(homes),
+                resources=resources or None,
             )
         self.receipts += futures
         for receipt in client.gather(futures):
@@ -282,7 +285,7 @@ def _add_chunks(task: _ChunkTask) -> _Receipt:
     resident.forget(known, turn)
     numbers = tuple(int(chunk.number) for chunk in chunks)
     start = time.perf_counter()
-    with one_thread():
+    with one_thread(), device_room():
         bound = _bound(task.bind)
         held = resident.take(turn, lambda: Part(bound.start()))
         for chunk in chunks:
@@ -327,5 +330,5 @@ def _is_held(turn: str, name: str, chunks: Sequence[int]) -> bool:
 def _finish(last: _Last, *after: Any) -> tuple[Stored, Stored]:
     """Make the model from the sums of all chunks, which are here."""
     held = resident.claim(last.bind.turn, last.name, last.chunks)
-    with one_thread():
+    with one_thread(), device_room():
         return finish_part(_bound(last.bind), held.part, last.folder)

@@ -22,6 +22,7 @@ from dspa.dataflow.cluster import Cluster, adopt
 from dspa.dataflow.dask_pass import Pass
 from dspa.dataflow.events import Events
 from dspa.dataflow.placement import host, one_thread
+from dspa.dataflow.reduction import is_of_host
 from dspa.dataflow.resident import LostSums
 from dspa.dataflow.runner import (
     Plan,
@@ -112,7 +113,8 @@ class DaskRunner:
         """
         self._listen()
         begun = time.perf_counter()
-        plan = make_plan(reduction, chunks, name=name, memory=self.memory)
+        device = None if is_of_host(reduction) else self.cluster.device_memory
+        plan = make_plan(reduction, chunks, name=name, memory=self.memory, device=device)
         stored = self._checkpoints.store(model)
         self._watch = watch = _Watch(len(plan.chunks), name, self.events)
 
@@ -161,9 +163,14 @@ class DaskRunner:
         blob = cloudpickle.dumps(function, protocol=5)
         carried: Any = blob
         if len(blob) > LARGE_FUNCTION:
-            carried = client.submit(bytes, blob, key=("function-" + turn, 0), pure=False)
+            asked = self.cluster.resources(host=True) or None
+            key = ("function-" + turn, 0)
+            carried = client.submit(bytes, blob, key=key, pure=False, resources=asked)
+        resources = self.cluster.resources(host=True) or None
         futures: dict[Future, int] = {
-            client.submit(_apply, carried, item, key=("map-" + turn, number), pure=False): number
+            client.submit(
+                _apply, carried, item, key=("map-" + turn, number), pure=False, resources=resources
+            ): number
             for number, item in enumerate(items)
         }
         results: list[Any] = [None] * len(items)

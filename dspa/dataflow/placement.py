@@ -7,6 +7,7 @@ import ctypes
 import dataclasses
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -17,7 +18,15 @@ import numpy as np
 import threadpoolctl
 
 from dspa.data.errors import InputError
-from dspa.device import CUDA, DEVICE_VARIABLE, readiness, to_host, worker_device
+from dspa.dataflow.cache import device_cache
+from dspa.device import (
+    CUDA,
+    DEVICE_VARIABLE,
+    readiness,
+    release_memory,
+    to_host,
+    worker_device,
+)
 
 KEPT = 256 << 20  # bytes that a process which computes keeps for its next arrays
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -53,6 +62,24 @@ def _same(old: Any, new: Any) -> bool:
     if isinstance(old, list | tuple):
         return all(_same(a, b) for a, b in zip(old, new, strict=True))
     return old is new
+
+
+class DeviceFull(RuntimeError):
+    """A GPU had no memory left for a batch."""
+
+
+@contextmanager
+def device_room() -> Iterator[None]:
+    """Raise `DeviceFull` where CuPy finds no memory, and give back what is kept on the device."""
+    try:
+        yield
+    except MemoryError as error:
+        if worker_device() != CUDA:
+            raise
+        traceback.clear_frames(error.__traceback__)  # which hold arrays
+        device_cache(CUDA).clear()
+        release_memory()
+        raise DeviceFull(f"{error}") from None
 
 
 @contextmanager

@@ -83,6 +83,24 @@ class InShares(Protocol):
         ...
 
 
+@runtime_checkable
+class OnHost(Protocol):
+    """A reduction that computes on CPUs wherever its worker is, and says so.
+
+    Where there are workers for CPUs beside those for GPUs, it goes to the former.
+    """
+
+    @property
+    def on_host(self) -> bool:
+        """Whether all of it is computed on CPUs."""
+        ...
+
+
+def is_of_host(reduction: Reduction) -> bool:
+    """Tell whether a reduction computes on CPUs alone."""
+    return isinstance(reduction, OnHost) and reduction.on_host
+
+
 class Bound(Protocol):
     """A reduction with its model: start, add, finish. It does not change while it works."""
 

@@ -25,9 +25,16 @@ from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.dataflow.checkpoint import Checkpoints, Stored, load, store
 from dspa.dataflow.events import Events
-from dspa.dataflow.placement import host, keep_freed_memory, one_thread
+from dspa.dataflow.placement import (
+    DeviceFull,
+    device_room,
+    host,
+    keep_freed_memory,
+    one_thread,
+)
 from dspa.dataflow.reduction import Again, InShares
 from dspa.device import memory_budget
+from dspa.device.namespace import POOL_SHARE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -41,6 +48,7 @@ ITEM = "item"  # among rows: which item of the set each is
 # floating point within a batch follows from it, and so do the bits of the result.
 BATCH_BYTES = 256 * 2**20
 
+ATTEMPTS = 3  # at a share of a pass: as it is, with more room for sums, with smaller batches
 PROCESS = 380 << 20  # bytes of a worker that holds nothing
 
 T = TypeVar("T")
@@ -148,7 +156,14 @@ class Plan:
         }
 
 
-def make_plan(reduction: Reduction, chunks: Sequence[Chunk], *, name: str, memory: int) -> Plan:
+def make_plan(
+    reduction: Reduction,
+    chunks: Sequence[Chunk],
+    *,
+    name: str,
+    memory: int,
+    device: int | None = None,
+) -> Plan:
     """Fix batches and order, or refuse with the numbers.
 
     Parameters
@@ -161,6 +176,8 @@ def make_plan(reduction: Reduction, chunks: Sequence[Chunk], *, name: str, memor
         Name of the pass, for messages.
     memory : int
         Bytes that one worker may use; can refuse the plan but never changes it.
+    device : int, optional
+        Bytes of the GPU of a worker, if it computes on one.
     """
     if not chunks:
         raise InputError(f"{name}: there is nothing to work on (no chunks)")
@@ -177,6 +194,11 @@ def make_plan(reduction: Reduction, chunks: Sequence[Chunk], *, name: str, memor
             f"it sums up and {batch * per_item / 2**30:.2f} for {counted(batch, 'item')} at once, "
             f"and has {memory / 2**30:.2f} GiB; use fewer workers (--cluster local:N) or a smaller "
             "box"
+        )
+    if device is not None and sums + batch * per_item > POOL_SHARE * device:
+        raise InputError(
+            f"{name}: a pass needs {(sums + batch * per_item) / 2**30:.2f} GiB of the memory of a "
+            f"GPU, which has {device / 2**30:.2f} GiB; use --cluster local or a smaller box"
         )
     return Plan(reduction, tuple(chunks), batch, name)
 
@@ -233,22 +255,35 @@ def make_shares(
     """
     reduction = plan.reduction
     made: list[tuple[Stored, Stored]] = []
+    whole = plan.batch
     shares = reduction.shares(plan.chunks) if isinstance(reduction, InShares) else [plan.chunks]
     for chunks in shares:
         if made and isinstance(reduction, InShares):
             reduction = reduction.follow(made[-1][0])
-        for _ in range(2):
+        for _ in range(ATTEMPTS):
             try:
                 made.append(make(replace(plan, reduction=reduction, chunks=tuple(chunks))))
                 break
             except Again as more:
                 reduction = more.reduction
+            except DeviceFull as full:
+                plan = _halved(plan, whole, full)
         else:
             raise RuntimeError(f"{plan.name}: sums overflow again with the room they asked for")
     model, rows = made[-1]
     if len(made) > 1:
         rows = store(join_rows([load(each) for _, each in made]), folder, prefix="rows")
     return model, rows
+
+
+def _halved(plan: Plan, whole: int, full: DeviceFull) -> Plan:
+    """Take half as many images at once, the first time that a GPU is full."""
+    if plan.batch < whole or whole == 1:
+        raise InputError(
+            f"{plan.name}: the memory of a GPU does not hold {counted(plan.batch, 'item')} at once "
+            f"({full}); end other programs there (nvidia-smi), or use --cluster local"
+        ) from full
+    return replace(plan, batch=whole // 2)
 
 
 def join_rows(rows: Sequence[Rows]) -> dict[str, NDArray[Any]]:
@@ -330,7 +365,7 @@ class InlineRunner:
 
         def make(share: Plan) -> tuple[Stored, Stored]:
             """Run one share of a pass here: its model and its rows, as stored."""
-            with one_thread():
+            with one_thread(), device_room():
                 bound = travel(share.reduction).bind(load(stored), share.items)
                 part, before = Part(bound.start()), self._dumped(bound)
                 for chunk in share.chunks:

@@ -7,6 +7,7 @@ from distributed.cli import dask_worker
 
 from dspa.data.errors import InputError
 from dspa.dataflow.cluster import MALLOC, SETTINGS, THREADS, check_address
+from dspa.dataflow.placement import require_device
 
 
 def serve(
@@ -34,6 +35,7 @@ def serve(
     ca_file, certificate, key : str, optional
         PEM files for ``tls://``.
     """
+    require_device()
     plain = check_address(address)
     if plain.startswith("tls://") and not (ca_file and certificate and key):
         raise InputError(f"{address} needs --ca-file, --certificate and --key")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ CPU = "cpu"
 CUDA = "cuda"
 DEVICE_VARIABLE = "DSPA_DEVICE"  # in the environment of a worker
 TABLES = 64  # that stay on a device
+POOL_SHARE = 0.92  # of the memory of a device; the rest is for kernels and libraries
 
 
 def namespace(*arrays: Any) -> Any:
@@ -182,13 +183,22 @@ def memory_budget(*, device: str = CPU) -> int:
     return min(_available_memory(), memory_left())
 
 
+def release_memory() -> None:
+    """Give memory of the device back that CuPy holds and no array uses."""
+    _cupy().get_default_memory_pool().free_all_blocks()
+
+
+@cache
 def _cupy() -> Any:
     try:
-        return importlib.import_module("cupy")
+        cupy = importlib.import_module("cupy")
     except ImportError as error:
         raise RuntimeError(
             "the device 'cuda' needs CuPy: install dspa with its extra, pip install 'dspa[cuda]'"
         ) from error
+    # A limit that raises where the driver would fail, in whoever asks next.
+    cupy.get_default_memory_pool().set_limit(fraction=POOL_SHARE)
+    return cupy
 
 
 def _available_memory() -> int:

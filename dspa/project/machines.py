@@ -151,6 +151,8 @@ class LazyRunner:
             self.machines.tell(self.events)
             self._runner = DaskRunner(cluster, self.folder, self.events, self._checkpoints)
             size = f"{counted(cluster.workers, 'worker')} of {cluster.memory / 2**30:.1f} GiB"
+            if cluster.device_memory:
+                size += f", with a GPU of {cluster.device_memory / 2**30:.1f} GiB each"
             self.events.emit("cluster", text=f"{size}; dashboard {cluster.dashboard}")
         return self._runner
 

@@ -13,6 +13,7 @@ import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import dask
 import numpy as np
@@ -266,6 +267,7 @@ def test_workers_of_a_cuda_cluster_compute_on_their_gpus(monkeypatch):
 
     def start(**_):  # dask-cuda and a GPU are not here
         seen.append(dask.config.get(name))
+        return mock.MagicMock()
 
     monkeypatch.setattr(cluster_module.importlib.util, "find_spec", lambda _: True)
     gpus = (readiness.Gpu(1 << 36),)

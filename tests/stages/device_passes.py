@@ -159,4 +159,5 @@ def weighing_of(steps):
     contrast = np.random.default_rng(0).normal(1.0, 0.3, 4000).astype(np.float32)
     norm = np.full(contrast.size, 500.0, np.float32)
     varied = {**model, "nuisance.contrast": tally_contrast(norm * (2.0 * contrast - 1.0), norm)}
-    return Weighing(plan.weighing(), np.arange(CLASSES) > 0, 3), varied
+    showing = np.arange(CLASSES) > 0
+    return Weighing(plan.weighing(), showing, showing, 3), varied

@@ -64,6 +64,11 @@ class BackgroundNoise:
 
     spec: ImageSpec
 
+    @property
+    def on_host(self) -> bool:
+        """Yes: it reads pixels, and nothing of what it makes is kept on a device."""
+        return True
+
     def bind(self, model: Model, items: int = 0) -> BackgroundNoise:
         """Return itself: nothing is known yet."""
         return self
