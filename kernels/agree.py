@@ -37,7 +37,7 @@ def total_body(  # noqa: PLR0917
         total[p, y, x, 1] = np.float32(0.0)
     for i in range(bands.shape[1]):
         c, s = down[p, i, y, 0], down[p, i, y, 1]
-        for x in range(lane, bands.shape[3], lanes):
+        for x in range(np.uint32(lane), np.uint32(bands.shape[3]), np.uint32(lanes)):
             u, v = along[p, i, x, 0], along[p, i, x, 1]
             cosine, sine = c * u - s * v, c * v + s * u
             a, b = bands[p, i, y, x, 0], bands[p, i, y, x, 1]
@@ -64,7 +64,7 @@ def slope_body(  # noqa: PLR0917
     for i in range(lane, bands.shape[1], lanes):
         c, s = down[p, i, y, 0], down[p, i, y, 1]
         level, lever = np.float32(0.0), np.float32(0.0)
-        for x in range(bands.shape[3]):
+        for x in range(np.uint32(bands.shape[3])):
             u, v = along[p, i, x, 0], along[p, i, x, 1]
             cosine, sine = c * u - s * v, c * v + s * u
             a, b = bands[p, i, y, x, 0], bands[p, i, y, x, 1]

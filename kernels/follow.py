@@ -1,6 +1,6 @@
 r"""Frames read where the specimen went, and added to several sums.
 
-Formula, for a pixel (x, y) of the sums, with u = x' / columns - 1/2 of the middle x' of the 16
+Formula, for a pixel (x, y) of the sums, with u = x' / columns - 1/2 of the middle x' of the 32
 pixels it is in:
 
     d_c  = sum_j path(y, c, j) u^j,         c = x, y
@@ -28,7 +28,7 @@ import numpy as np
 
 from dspa.device.launcher import Kernel, portable
 
-TILE = 16  # pixels of a row that move together
+TILE = 32  # pixels of a row that move together
 
 
 @portable
@@ -74,17 +74,20 @@ def read(  # noqa: PLR0917
     b0, b1, b2, b3 = spline(dy - np.float32(iy))
     left, top = ix - 1, item + iy - 1
     if top >= 0 and top + 4 <= rows and first + left >= 0 and last + left + 3 <= columns:
-        for x in range(first, last):
-            c = x + left
-            moved[item, x] = (
-                b0 * (a0 * frame[top, c] + a1 * frame[top, c + 1]
-                      + a2 * frame[top, c + 2] + a3 * frame[top, c + 3])
-                + b1 * (a0 * frame[top + 1, c] + a1 * frame[top + 1, c + 1]
-                        + a2 * frame[top + 1, c + 2] + a3 * frame[top + 1, c + 3])
-                + b2 * (a0 * frame[top + 2, c] + a1 * frame[top + 2, c + 1]
-                        + a2 * frame[top + 2, c + 2] + a3 * frame[top + 2, c + 3])
-                + b3 * (a0 * frame[top + 3, c] + a1 * frame[top + 3, c + 1]
-                        + a2 * frame[top + 3, c + 2] + a3 * frame[top + 3, c + 3])
+        # Unsigned, or every index would be asked whether it counts from the end.
+        start, into, above = np.uint32(first + left), np.uint32(first), np.uint32(top)
+        one, two, three = np.uint32(1), np.uint32(2), np.uint32(3)
+        for i in range(np.uint32(last - first)):
+            c = start + np.uint32(i)
+            moved[item, into + np.uint32(i)] = (
+                b0 * (a0 * frame[above, c] + a1 * frame[above, c + one]
+                      + a2 * frame[above, c + two] + a3 * frame[above, c + three])
+                + b1 * (a0 * frame[above + one, c] + a1 * frame[above + one, c + one]
+                        + a2 * frame[above + one, c + two] + a3 * frame[above + one, c + three])
+                + b2 * (a0 * frame[above + two, c] + a1 * frame[above + two, c + one]
+                        + a2 * frame[above + two, c + two] + a3 * frame[above + two, c + three])
+                + b3 * (a0 * frame[above + three, c] + a1 * frame[above + three, c + one]
+                        + a2 * frame[above + three, c + two] + a3 * frame[above + three, c + three])
             )  # fmt: skip
     else:
         r0, r1 = wrapped(top, rows), wrapped(top + 1, rows)
@@ -115,18 +118,21 @@ def body(  # noqa: PLR0917
     moved: Any,
     out: Any,
 ) -> None:
-    """Read one row; this lane takes every ``lanes``-th tile of it."""
+    """Read one row of all frames; this lane takes every ``lanes``-th tile of it."""
     columns = frames.shape[2]
-    for tile in range(lane, (columns + TILE - 1) // TILE, lanes):
-        first = tile * TILE
-        last = min(first + TILE, columns)
-        middle = np.float32(first) + np.float32(0.5 * (TILE - 1))
-        u = middle / np.float32(columns) - np.float32(0.5)
-        for f in range(frames.shape[0]):
-            read(item, first, last, u, frames[f], path[f, item], moved)
+    for f in range(frames.shape[0]):
+        # Views are made once a row: they cost more than a tile.
+        frame, row = frames[f], path[f, item]
+        for tile in range(lane, (columns + TILE - 1) // TILE, lanes):
+            first = tile * TILE
+            last = min(first + TILE, columns)
+            middle = np.float32(first) + np.float32(0.5 * (TILE - 1))
+            u = middle / np.float32(columns) - np.float32(0.5)
+            read(item, first, last, u, frame, row, moved)
             for r in range(factor.shape[1]):
                 weight = factor[f, r]
-                for x in range(first, last):
+                for i in range(np.uint32(last - first)):
+                    x = np.uint32(first) + np.uint32(i)
                     out[r, item, x] += weight * moved[item, x]
 
 

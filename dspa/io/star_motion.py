@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dspa.io.star import Block, write_star
+from dspa.data.errors import InputError
+from dspa.io.star import Block, find_block, numbers, read_star, write_star
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -117,3 +118,38 @@ def write_motion(path: str | Path, motion: MotionFile) -> None:
         hot = {"rlnCoordinateX": motion.hot[:, 0], "rlnCoordinateY": motion.hot[:, 1]}
         blocks.append(Block("hot_pixels", hot))
     write_star(path, blocks)
+
+
+def read_displacements(path: str | Path, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Read where points went, of a micrograph that RELION or dspa corrected.
+
+    Parameters
+    ----------
+    path : path
+        STAR file of the micrograph.
+    points : (p, 2) float64
+        x, y in pixels of the unbinned frame.
+
+    Returns
+    -------
+    (frames, p, 2) float64
+        Pixels; of the frames that were used.
+    """
+    blocks = read_star(path)
+    general, shifts = find_block(blocks, "general"), find_block(blocks, "global_shift")
+    if general is None or shifts is None:
+        raise InputError(f"{path}: no motion of a micrograph (data_general and data_global_shift)")
+    size = [float(general.columns[f"rlnImageSize{axis}"][0]) for axis in "XY"]
+    labels = [f"rlnMicrographShift{axis}" for axis in "XY"]
+    whole = np.stack([numbers(path, each, shifts.columns[each]) for each in labels], axis=1)
+    whole = whole[whole[:, 0] != NOT_OBSERVED]
+    moved = np.repeat(-whole[:, None], len(points), axis=1)
+    model = find_block(blocks, "local_motion_model")
+    if model is not None:
+        label = "rlnMotionModelCoeff"
+        factors = numbers(path, label, model.columns[label]).reshape(2, 6, 3)
+        x, y = (points[:, n] / size[n] - 0.5 for n in range(2))
+        places = np.stack([np.ones_like(x), x, x * x, y, y * y, x * y])
+        times = np.arange(len(whole))[:, None] ** np.arange(1, 4)
+        moved -= np.einsum("dab,tb,ap->tpd", factors, times, places)
+    return np.asarray(moved)

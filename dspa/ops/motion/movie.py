@@ -190,14 +190,16 @@ def _aligned(
         return Alignment(at_rest(shape, 1), (0.0,), nothing, nothing)
     scale = np.float32(1.0 / max(abs(mean), 1e-6))
     first = lay_patches(shape, recipe.patches).binning
-    binned = [bin_frame(frame, first) * scale for frame in whole()]
+    binned = {first: [bin_frame(frame, first) * scale for frame in whole()]}
 
     def cut(patches: Patches, moved: NDArray[np.float64]) -> Bands:
         where = reachable(moved, patches)
         values = np.empty((len(where[0]), frames, *_band_shape(patches)), np.complex64)
-        for number, frame in enumerate(binned):
-            smaller = bin_frame(frame, patches.binning // first)
-            values[:, number] = cut_bands(smaller, patches, where[number])
+        if patches.binning not in binned:
+            smaller = patches.binning // first
+            binned[patches.binning] = [bin_frame(frame, smaller) for frame in binned[first]]
+        for number, frame in enumerate(binned[patches.binning]):
+            values[:, number] = cut_bands(frame, patches, where[number])
         return Bands(values, where.astype(np.float64) * patches.binning, patches)
 
     bend = min(recipe.patches) >= _LOCAL and frames > 2
@@ -251,7 +253,7 @@ def memory(shape: tuple[int, int], frames: int, *, halves: bool) -> int:
     pixels = shape[0] * shape[1]
     patches = lay_patches(shape, (5, 5))
     bands = 25 * frames * 8 * int(np.prod(_band_shape(patches)))
-    binned = frames * pixels // patches.binning**2 * 4
+    binned = round(1.25 * frames * pixels / patches.binning**2 * 4)
     raw = min(2 * frames * pixels, RAW_BYTES)
     searching = binned + round(1.3 * bands) + 4 * 4 * pixels
     adding = 4 * pixels * (_CURVES * (2 if halves else 1) + 9)
