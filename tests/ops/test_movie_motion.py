@@ -226,4 +226,4 @@ def test_patches_cover_frames_of_any_shape():
 
 
 def test_memory_of_a_large_movie_is_bounded():
-    assert memory((4096, 4096), 40, halves=False) < 2.5 * 2**30
+    assert memory((4096, 4096), 40, halves=False) < 3 * 2**30
