@@ -7,7 +7,14 @@ import pytest
 
 from dspa.ops.mixture.evidence import deviations, gain
 from dspa.ops.mixture.grouping import group, principal_places
-from dspa.ops.mixture.overlap import Overlap, class_weights, coordinates, overlap, reliability
+from dspa.ops.mixture.overlap import (
+    Overlap,
+    class_weights,
+    coordinates,
+    freed,
+    overlap,
+    reliability,
+)
 
 
 @pytest.fixture
@@ -57,6 +64,19 @@ def test_coordinates_are_the_mean_of_their_posterior(rng):
     # A posterior mean has no error that goes with it; its spread is what the image tells.
     assert np.abs(((draw - found) * found).mean(axis=0)).max() < 0.02
     assert np.allclose(found.var(axis=0), reliability(seen)[0], atol=0.03)
+
+
+def test_what_errors_explain_speaks_for_no_map(rng):
+    maps, errors = rng.standard_normal((2, 9)), rng.standard_normal((3, 9))
+    deviation = np.array([0.5, 2.0, 1.0])
+    data = rng.standard_normal((50, 9))
+    both = np.concatenate([maps, errors])
+    seen = Overlap(data @ both.T, np.broadcast_to(both @ both.T, (50, 5, 5)))
+    found = freed(seen, 2, 0.5 / deviation**2)
+    # White noise of variance 1/2 and the errors' covariance, as one Gaussian.
+    inverse = np.linalg.inv(np.eye(9) + 2.0 * (errors.T * deviation**2) @ errors)
+    assert np.allclose(found.cross, data @ inverse @ maps.T)
+    assert np.allclose(found.gram[0], maps @ inverse @ maps.T)
 
 
 def test_unseen_images_gain_by_classes_only_if_there_are_classes(rng):

@@ -64,6 +64,30 @@ def overlap(y: Any, c2: Any, slices: Any) -> Overlap:
     return Overlap(np.asarray(to_host(cross), np.float64), np.asarray(to_host(gram), np.float64))
 
 
+def freed(seen: Overlap, maps: int, least: NDArray[np.float64]) -> Overlap:
+    """Take out of the overlaps with some maps what further ones explain as well.
+
+    The further maps have coefficients of their own in every image, of which a normal distribution
+    about 0 is known; these are integrated out.
+
+    Parameters
+    ----------
+    seen : Overlap
+        Of both.
+    maps : int
+        So many come first; the others are the further ones.
+    least : (q,) float64
+        1 / (2 variance) of the coefficient of each further map.
+    """
+    cross, gram = seen.cross[:, :maps], seen.gram[:, :maps, :maps]
+    between = seen.gram[:, :maps, maps:]
+    free = seen.gram[:, maps:, maps:] + np.diag(least)
+    solved = np.linalg.solve(free, np.swapaxes(between, 1, 2))  # (n, q, maps)
+    return Overlap(
+        cross - np.einsum("nqk,nq->nk", solved, seen.cross[:, maps:]), gram - between @ solved
+    )
+
+
 class Weights(NamedTuple):
     """How images belong to maps.
 

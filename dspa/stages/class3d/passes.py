@@ -11,13 +11,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from dspa.dataflow.checkpoint import load
 from dspa.dataflow.reduction import Again
 from dspa.device import like, namespace, take_rows, to_device, to_host, worker_device
 from dspa.ops.images.noise import shell_mean, weigh_images
 from dspa.ops.images.transform import shift_phases
-from dspa.ops.mixture.overlap import class_weights, coordinates, overlap, reliability
+from dspa.ops.mixture.overlap import (
+    class_weights,
+    coordinates,
+    freed,
+    overlap,
+    reliability,
+)
 from dspa.ops.sums import grid
 from dspa.ops.sums.fixed import (
     add_exact,
@@ -31,7 +38,7 @@ from dspa.ops.sums.fixed import (
 from dspa.ops.sums.insert import insert_slices
 from dspa.ops.sums.project import frames_of, prepare_volume, project
 from dspa.stages.class3d.model import Figures, SplitModel
-from dspa.stages.class3d.plan import FIT, SORT, SPREAD, TRIAL, WHOLE
+from dspa.stages.class3d.plan import ERRORS, FIT, SORT, SPREAD, TRIAL, TURN, WHOLE
 from dspa.stages.class3d.solve import next_parts, settle, solve_components, solve_whole
 from dspa.stages.em.noise import (
     add_unexplained,
@@ -226,11 +233,36 @@ class BoundSorting:
         inner = seen.y[:, :count] - xp.conj(shared) * seen.c2[:, :count]
         return xp.concat([inner, seen.y[:, count:]], axis=1)
 
-    def _compared(self, seen: _Seen, left: Any, poses: NDArray[np.float64]) -> Overlap:
-        """Compare what is left of images with the parts at poses."""
+    def _compared(
+        self, seen: _Seen, left: Any, poses: NDArray[np.float64], *, beside: Any = None
+    ) -> Overlap:
+        """Compare what is left of images with the parts at poses; what lies beside may vary."""
         count = seen.batch.band.size(self.plan.radius)
         slices = self._slices(seen, self.references[1:], poses)
-        return overlap(left[:, :count], seen.c2[:, :count], slices)
+        if beside is None:
+            return overlap(left[:, :count], seen.c2[:, :count], slices)
+        both = namespace(left).concat([slices, beside], axis=1)
+        found = overlap(left[:, :count], seen.c2[:, :count], both)
+        return freed(found, self.plan.maps, 0.5 / np.array(ERRORS) ** 2)
+
+    def _errors(self, seen: _Seen) -> Any:
+        """Slices by which the consensus differs for small errors of pose and contrast: (n, 6, f).
+
+        For a turn by a radian about x, y and z of the image, a shift by a pixel along x and y, and
+        the contrast.
+        """
+        band, count = seen.batch.band, seen.batch.band.size(self.plan.radius)
+        plain = self._slices(seen, self.references[:1], seen.poses)[:, 0]
+        made = []
+        for axis in range(3):
+            turn = Rotation.from_rotvec(TURN * np.eye(3)[axis]).as_matrix()
+            turned = self._slices(seen, self.references[:1], turn @ seen.poses)[:, 0]
+            made.append((turned - plain) / TURN)
+        xp = namespace(plain)
+        for line in (band.kx, band.ky):
+            step = (2.0j * np.pi / band.box * line[:count]).astype(np.complex64)
+            made.append(plain * like(step, reference=plain))
+        return xp.stack([*made, plain], axis=1)
 
     def _of_others(self, seen: _Seen, left: Any) -> Overlap:
         """Compare what is left of images with the parts, less what they put there themselves."""
@@ -312,9 +344,11 @@ class BoundSorting:
 
     def _trial(self, sums: Sums, seen: _Seen) -> Rows:
         """Compare images with the classes at their poses, and at those of others."""
-        left = self._residual(seen)
-        own = self._compared(seen, left, seen.poses)
-        other = self._compared(seen, left, seen.batch.state["other_pose"][seen.rows])
+        left, errors = self._residual(seen), self._errors(seen)
+        own, other = (
+            self._compared(seen, left, poses, beside=errors)
+            for poses in (seen.poses, seen.batch.state["other_pose"][seen.rows])
+        )
         add_exact(sums["figures"], Figures(seen.rows.size))
         return {
             "cross": own.cross, "gram": own.gram,

@@ -20,7 +20,10 @@ OF_MAP = 36
 # Of the box, while maps are made of sums: a transform and a density with its filters (6), half
 # maps, masks and what their FSC is measured on.
 SOLVING_VOLUMES, PART_VOLUMES, MEASURING_VOLUMES = 8, 5, 22
-BEYOND = 8  # shells that are added up beyond those that are compared, at least
+# Errors that images have in any case: of turns (rad), shifts (pixels) and contrast; and the turn
+# that a slope is taken over.
+ERRORS, TURN = (0.1, 0.1, 0.1, 3.0, 3.0, 0.3), 0.01
+BEYOND = 6  # shells that are added up beyond those that are compared, at least
 AHEAD = 1.15, 2.0  # times the shell that differences are known to, and shells more: compared next
 FLOOR = (0.1, 0.1)  # least filter of differences in the first passes: none vanish by chance
 
@@ -117,8 +120,8 @@ class Plan:
         """Working memory of an image."""
         band = self.spec.band()
         count = band.size(max(self.radius, self.insert_radius))
-        twice = 2 if self.kind == TRIAL else 1
-        return COEFFICIENT * band.count + OF_MAP * count * (self.maps * twice + 1)
+        maps = 2 * self.maps + 3 * len(ERRORS) if self.kind == TRIAL else self.maps
+        return COEFFICIENT * band.count + OF_MAP * count * (maps + 1)
 
     def bytes_of_sums(self) -> int:
         """Memory of a worker throughout the pass, or at its end."""
@@ -183,7 +186,7 @@ def sort_plan(
     factor, more = AHEAD
     radius = int(np.clip(round(factor * known + more), first, last))
     floor = FLOOR[iteration - 1] if iteration <= len(FLOOR) else 0.0
-    insert = min(last, max(radius + BEYOND, round(1.5 * radius)))
+    insert = min(last, max(radius + BEYOND, round(1.25 * radius)))
     return Plan(
         settings, SORT, iteration, radius, insert if adds else 0, settings.classes,
         share=share, floor=floor, adds=adds,

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from dspa.stages.particles.chunks import ImageSpec, ParticleChunk
     from dspa.stages.stage import Context
 
-ROUNDS = 6  # power iterations
+ROUNDS = 4  # power iterations
 SPREAD_IMAGES = 20_000  # images that components are made of, at most
 # Where differences may be if no mask says it: around what the consensus shows above this share of
 # its top density, 1 out to near, 0 from far (A).
