@@ -19,8 +19,9 @@ from dspa.ops.maps.sharpen import filter_shells, low_pass
 from dspa.stages.class3d.passes import Sorting
 from dspa.stages.class3d.plan import whole_plan
 from dspa.stages.class3d.solve import KNOWN, agreement
+from dspa.stages.class3d.start import LEAST as AGREEING
 from dspa.stages.class3d.start import empty_model, particle_mask
-from dspa.stages.hetero.output import write_class
+from dspa.stages.hetero.output import resolution_of, write_class
 from dspa.stages.particles.chunks import with_state
 from dspa.stages.refine.halves import half_chunks
 from dspa.stages.refine.model import Maps
@@ -207,6 +208,8 @@ def write_all(
             reasons[number - 1] = "hardly any particle is in it"
         else:
             found = difference_of(maps, consensus, spec, within=within, lowpass=lowpass)
+            if resolution_of(maps, spec) > spec.extent / AGREEING:
+                reasons[number - 1] = "its half maps do not agree"
         outputs |= write_class(
             folder, maps, spec, number=number, shells=spec.radius, reason=reasons[number - 1]
         )

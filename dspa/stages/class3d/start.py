@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 ROUNDS = 4  # power iterations
 SPREAD_IMAGES = 20_000  # images that components are made of, at most
+LEAST = 2.0  # shells that the halves of a map agree in, if they do
 # Where differences may be if no mask says it: around what the consensus shows above this share of
 # its top density, 1 out to near, 0 from far (A).
 LEVEL, NEAR, FAR = 0.1, 10.0, 20.0
@@ -96,8 +97,8 @@ def make_consensus(
     -------
     model : SplitModel
         Without classes.
-    resolution : float
-        Of the consensus, A.
+    known : float
+        Shell to which the halves of the consensus agree.
     """
     spec = settings.spec
     empty = empty_model(settings, first_nuisance(images.noise, settings.classes), solvent)
@@ -114,10 +115,16 @@ def make_consensus(
         mask=mask if focus is None else focus,
         power=np.asarray(made["power"]),
     )
-    resolution = spec.extent / max(shell, 1e-3)
-    context.events.message(
-        f"the consensus of all particles is known to {resolution:.1f} A, at the poses they have"
-    )
+    if shell < LEAST:
+        context.events.warning(
+            "the half maps of the consensus of all particles do not agree: the poses are not those "
+            "of these particles, or there is nothing but noise"
+        )
+    else:
+        context.events.message(
+            f"the consensus of all particles is known to {spec.extent / shell:.1f} A, at the poses "
+            "they have"
+        )
     return model, shell
 
 
