@@ -249,3 +249,20 @@ def test_the_level_of_maps_is_no_agreement(tmp_path, rng):
         write_volume(tmp_path / f"half{number}.mrc", half.density + 100.0, pixel_size=PIXEL)
     raised, _, _ = process(tmp_path, inputs)
     assert masked_curve(raised) == pytest.approx(curve, abs=1e-3)
+
+
+@pytest.mark.parametrize(("cut", "told"), [(10.0, "the filter's figure"), (0.0, "")])
+def test_maps_that_a_filter_cut_off_are_not_given_its_figure_in_silence(tmp_path, rng, cut, told):
+    folder = make_halves(tmp_path, rng, BOX)
+    if cut:
+        for number in (1, 2):
+            path = folder / f"half{number}.mrc"
+            spectrum = np.fft.fftn(read_volume(path).density)
+            k = np.fft.fftfreq(BOX, PIXEL)
+            shell = np.sqrt(sum(x**2 for x in np.meshgrid(k, k, k, indexing="ij")))
+            kept = np.fft.ifftn(np.where(shell <= 1.0 / cut, spectrum, 0.0)).real
+            write_volume(path, kept.astype(np.float32), pixel_size=PIXEL)
+    inputs = {"volume": (folder / "half1.mrc", folder / "half2.mrc"), "mask": None, "model": None}
+    said = process(folder, inputs)[2]
+    assert ("cut off" in " ".join(said)) == bool(cut)
+    assert told in " ".join(said)

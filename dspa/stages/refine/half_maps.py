@@ -43,6 +43,8 @@ COARSEST = 2.0  # resolutions across the particle, below which nothing in it is 
 def tell_cut(events: Events, measured: Resolution, *, extent: float) -> None:
     """Warn where half maps were cut off before the last shell that their voxels hold.
 
+    Where they still agree there, the figure is that of the filter and not of the maps.
+
     Parameters
     ----------
     events : Events
@@ -51,9 +53,13 @@ def tell_cut(events: Events, measured: Resolution, *, extent: float) -> None:
         Edge of the box, A.
     """
     if measured.last < (measured.curves.shape[1] - 1) - 1:
+        cut = f"{extent / measured.last:.1f} A"
+        meant = "nothing finer is measured"
+        if measured.shell > measured.last - 1:
+            meant = f"they agree up to there, so that {cut} is the filter's figure and not theirs"
         events.warning(
-            f"the half maps are cut off at {extent / measured.last:.1f} A, by a filter or where "
-            "they were reconstructed to: nothing finer is measured; give unfiltered half maps"
+            f"the half maps are cut off at {cut}, by a filter or where "
+            f"they were reconstructed to: {meant}; give unfiltered half maps"
         )
 
 
