@@ -217,16 +217,12 @@ def _decode_events(tiff: tifffile.TiffFile, page: Any, upsampling: int = 1) -> N
     data = b"".join(pieces)
     if upsampling == 1:
         return np.asarray(imagecodecs.eer_decode(data, shape, skip, across, down))
-    # The codec places electrons as finely as they are told: a quarter of a pixel, mostly.
-    fine = (shape[0] << down, shape[1] << across)
-    counts = imagecodecs.eer_decode(data, fine, skip, across, down, superres=True)
-    over = (1 << down) // upsampling
-    if over < 1:
-        raise ValueError(f"electrons are told to a {1 << down}th of a pixel, not {upsampling}th")
-    if over == 1:
-        return np.asarray(counts)
-    parts = counts.reshape(fine[0] // over, over, fine[1] // over, over)
-    return np.asarray(parts.sum(axis=(1, 3), dtype=np.uint8))
+    # The codec takes how often a pixel is halved, no more often than positions are told.
+    halved = upsampling.bit_length() - 1
+    if halved > min(across, down):
+        raise ValueError(f"electrons are told to 1/{1 << down} of a pixel, not 1/{upsampling}")
+    fine = (shape[0] * upsampling, shape[1] * upsampling)
+    return np.asarray(imagecodecs.eer_decode(data, fine, skip, across, down, superres=halved))
 
 
 def _read_at(tiff: tifffile.TiffFile, offset: int, count: int) -> bytes:
