@@ -33,7 +33,9 @@ class Params:
     )
     first_frame: int = param(1, "First frame that is used.", minimum=1, maximum=1000000)
     last_frame: int = param(0, "Last frame that is used (0: all).", minimum=0, maximum=1000000)
-    gain: str | None = param(None, "Gain reference (MRC, TIFF, Falcon .gain or DM4).")
+    gain: str | None = param(
+        None, "Gain reference, instead of that of the import (MRC, TIFF, Falcon .gain)."
+    )
     gain_rotate: int = param(
         0, "Quarter turns of the gain reference, clockwise, before the flip.", minimum=0, maximum=3
     )
