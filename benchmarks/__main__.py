@@ -1,4 +1,4 @@
-"""Run the benchmarks, or compare two runs."""
+"""Run the benchmarks, or compare two runs; ``gpu_check`` has a command line of its own."""
 
 from __future__ import annotations
 
@@ -86,6 +86,8 @@ def compare(old: Path, new: Path) -> None:
 
 def main() -> int:
     """Parse the command line and run."""
+    if sys.argv[1:2] == ["gpu_check"]:
+        return importlib.import_module("benchmarks.gpu_check.parent").main(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", help=f"some of: {', '.join(names())}")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")

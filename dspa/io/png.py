@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Any
 
-import imagecodecs
 import numpy as np
 
 from dspa.data.errors import InputError
@@ -57,6 +56,8 @@ def read_png(path: Path) -> NDArray[Any]:
     -------
     image : (y, x) uint8 or uint16
     """
+    import imagecodecs  # large, and for few files
+
     data = path.read_bytes()
     shape = _check(path, len(data), data[:33])
     try:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import imagecodecs
 import numpy as np
 import tifffile
 
@@ -215,6 +214,8 @@ def _decode_events(tiff: tifffile.TiffFile, page: Any, upsampling: int = 1) -> N
     ]
     shape = (int(page.imagelength), int(page.imagewidth))
     data = b"".join(pieces)
+    import imagecodecs  # large, and for few files
+
     if upsampling == 1:
         return np.asarray(imagecodecs.eer_decode(data, shape, skip, across, down))
     # The codec takes how often a pixel is halved, no more often than positions are told.

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from dspa.dataflow.placement import host
 from dspa.dataflow.runner import InlineRunner, reduce_chunks
 from dspa.geometry.band import band
 from dspa.geometry.rotation import random_rotations
@@ -104,7 +105,7 @@ def volume_passes(particles, folder, *, batch=32, max_resolution=15.0):
         bound = step.bind(model)
         if name:
             made[name] = step, model, chunks
-        model = bound.finish(reduce_chunks(bound, chunks, batch).sums)
+        model = bound.finish(host(reduce_chunks(bound, chunks, batch).sums))
     return made
 
 
@@ -146,7 +147,8 @@ def class2d_steps(runs, *, count, batch):
         made[name] = plan, model, part
         # Pairs are made between passes, on the host; of four classes they would leave two views.
         with tuned_to(pairs=False):
-            model = dict(bound.finish({name: a.copy() for name, a in part.sums.items()}))
+            sums = {name: np.array(values) for name, values in host(part.sums).items()}
+            model = dict(bound.finish(sums))
         # Two groups that differ and two classes to be halved, whatever so few images say.
         model["slots"] = np.array([0, 1, -1, -1], np.int32)
         model["nuisance.noise_ratio"] = np.stack([np.full(spec.radius + 1, r) for r in (0.9, 1.1)])

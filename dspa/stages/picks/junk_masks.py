@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import imagecodecs
 import numpy as np
 
 from dspa.io.png import read_png
@@ -28,6 +27,8 @@ def mask_path(folder: Path, micrograph: int) -> Path:
 
 def write_junk(folder: Path, micrograph: int, junk: NDArray[np.bool_]) -> None:
     """Write the mask (y, x) of one micrograph into a job's folder; a task each."""
+    import imagecodecs  # large, and for few files
+
     path = mask_path(folder, micrograph)
     path.parent.mkdir(exist_ok=True)
     grey = np.ascontiguousarray(junk, np.uint8) * np.uint8(255)
