@@ -47,6 +47,7 @@ MOST_SIZES = 16
 FEWEST_SIZES = 3
 WILSON = 10.0  # A: coarser than this amplitudes follow the shape of the particle
 AT_END = 1.0  # shells before the last in which the pixels, not the particles, limit
+APART = 0.03  # of two resolutions of the same particles, beyond which it is told
 MORE = (2, 4, 10)  # times as many particles
 
 
@@ -132,7 +133,20 @@ def run(context: Context, inputs: Mapping[str, Any], params: LineParams) -> dict
         "parts would come out worse, and the line steeper"
     )
     result = _march(context, spec, parts, symmetry, mask=mask.astype(np.float32))
+    refined = halves[0].pixel_size * len(measured.mask) / max(measured.shell, 1e-3)
+    _tell_refined(context, spec, result, refined)
     return _report(context, spec, parts, params, result)
+
+
+def _tell_refined(context: Context, spec: ImageSpec, result: Result, refined: float) -> None:
+    """Say if the refinement, which adds images up by their posterior, came out otherwise."""
+    most = int(np.argmax(result.model["count"]))
+    whole = spec.extent / max(float(result.model["shell"][most]), 1e-3)
+    if abs(whole / refined - 1.0) > APART:
+        context.events.message(
+            f"added up at their best poses all particles come to {whole:.2f} A, where the half "
+            f"maps of the refinement agree to {refined:.2f} A; the line is of the former"
+        )
 
 
 def _particles(inputs: Mapping[str, Any], params: LineParams) -> tuple[xr.Dataset, ImageSpec]:
