@@ -32,6 +32,7 @@ from dspa.ops.images.filter import low_pass
 from dspa.ops.poses.bound import Pruning
 from dspa.ops.poses.search import Found, Searcher, search
 from dspa.stages.em import expectation
+from dspa.stages.refine import course
 from dspa.stages.refine import stage as refine
 from dspa.stages.simulation import particles as simulate
 from dspa.stages.stage import Context
@@ -158,7 +159,7 @@ def watched(symmetry: str, made: tuple[Path, Path], folder: Path, watch: Watch, 
     folder.mkdir(parents=True)
     context = Context(folder, InlineRunner(folder / "runner"), Events(folder), seed=SEED)
     params = refine.RefineParams(symmetry=symmetry, iterations=most, global_only=True)
-    plan = refine.plan_iteration
+    plan = course.plan_iteration
 
     def planned(*arguments: Any) -> Any:
         watch.begin()
@@ -166,7 +167,7 @@ def watched(symmetry: str, made: tuple[Path, Path], folder: Path, watch: Watch, 
 
     with (
         mock.patch.object(expectation, "search", watch),
-        mock.patch.object(refine, "plan_iteration", planned),
+        mock.patch.object(course, "plan_iteration", planned),
         mock.patch.object(refine, "judge_refinement", lambda *_: ""),
     ):
         refine.run(context, {"particles": made[0], "volume": made[1]}, params)

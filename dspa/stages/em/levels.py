@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 COARSE_ORDER = 2  # 15 degrees
+# Steps of shift, in wavelengths of the finest shell that a level sees.
+COARSE, FINE = 0.38, 0.16
 
 
 def angular_order(radius: float, diameter: float) -> int:
@@ -47,8 +49,9 @@ def lay_levels(
     box : int
         Pixels.
     """
-    edge, fine = 0.38 * box / coarse, 0.3 * box / radius
-    halvings = max(0, int(np.ceil(np.log2(edge / fine) - 1e-6)))
+    fine = FINE * box / radius
+    halvings = int(np.clip(np.round(np.log2(COARSE * box / coarse / fine)), 0, len(kept) - 1))
+    edge = fine * 2**halvings
     levels = []
     for number, poses in enumerate(kept):
         seen = round(coarse * (radius / coarse) ** (number / (len(kept) - 1)))

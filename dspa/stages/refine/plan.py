@@ -34,14 +34,14 @@ GLOBAL_EVERY = 4
 KEPT = (40, 20)  # most poses that go on from the first and second level
 FEWEST, MOST = 12, 40  # most poses of a posterior, where it is narrow and where it is broad
 BROAD = 30.0  # effective poses of a posterior beyond which a step is finer than images can tell
-NARROW = 5.0  # effective poses up to which a local search loses nothing
+NARROW = 9.0  # effective poses up to which a local search loses nothing
 # Of the box, in a worker. While it searches: the references of both halves and the user's mask.
 MODEL_VOLUMES = 3
 # At the end: the same, half maps (2), spheres and gridding (3), masks (2), and the step that takes
 # the most, distances from a region: places of three axes and differences in int32, float64 squares.
 FINISH_VOLUMES = 22
 FINISHED_VOLUMES = 7  # of each further map: half maps, references, whole, two masks
-SEEN = 8.5  # coarse radius, in resolution elements across the particle
+SEEN = 7.0  # coarse radius, in resolution elements across the particle
 # Logarithm of the odds against a cell that what judges the halves drops. It hardly drops any by the
 # shells it judges: noise would choose the cells, and agree with itself.
 BLIND_ODDS = 40.0
