@@ -130,7 +130,7 @@ def test_tab_completes_stages_options_choices_and_jobs(capsys, tmp_path, monkeyp
     for stage in ("ctf", "pick blob", "extract"):
         project.new_job(Record(number=0, stage=stage, state="completed"))
     monkeypatch.chdir(tmp_path)
-    assert complete(capsys, monkeypatch, "class") == {"class2d"}
+    assert complete(capsys, monkeypatch, "class") == {"class2d", "class3d"}
     assert complete(capsys, monkeypatch, "import", "p") == {"particles"}
     assert "--classes" in complete(capsys, monkeypatch, "class2d", "--cl")
     assert complete(capsys, monkeypatch, "export", "--to", "a") == {"autopick"}

@@ -95,7 +95,7 @@ def test_chosen_classes_become_a_command(project):
 
 def test_averages_are_shown_to_the_resolution_that_is_known(rng):
     averages = rng.normal(size=(2, 16, 16)).astype("f4")
-    classes = Classes(averages, 2.0, np.array([5, 5]), np.array([8.0, 32.0]), None, None, 28.8)
+    classes = Classes(averages, 2.0, np.array([5, 5]), np.array([8.0, 32.0]), *[None] * 4, 28.8)
     shown = filtered(classes)
     assert (
         np.abs(np.fft.rfft2(shown[0])[8]).max() < 1e-4 < np.abs(np.fft.rfft2(averages[0])[8]).max()

@@ -148,7 +148,7 @@ def test_the_class_table_has_plain_names(tmp_path):
     assert found.index.name == "class" and found.index.tolist() == [1, 2, 3]
     assert found.columns.tolist() == [
         "image", "share", "resolution", "particles", "posterior", "fit", "log_likelihood",
-        "effective_classes", "noise_share",
+        "effective_classes", "noise_share", "structure_noise", "witness",
     ]  # fmt: skip
     columns = {"dspaClassBefore": [1], "rlnCtfB3DFactor": [2.0], "mine": [3]}
     write_star(

@@ -204,7 +204,8 @@ frc iteration nuisance.background nuisance.contrast nuisance.noise nuisance.nois
 nuisance.noise_moments nuisance.noise_ratio nuisance.noise_sums onto.counts onto.sums poor.counts
 poor.sums prior seeded shell slots statistics.counts statistics.sums total.cells_scored
 total.effective_classes total.images total.log_likelihood total.searches_limited"""
-ROWS = "angle class_index control fit gain log_likelihood posterior scale shift spread valid"
+ROWS = """angle class_index control fit gain log_likelihood near_angle near_class near_x near_y
+posterior scale shift spread structure structure_control valid"""
 
 
 def test_earlier_layouts_are_refused_and_the_layout_names_what_is_kept(before, tmp_path):
@@ -212,12 +213,12 @@ def test_earlier_layouts_are_refused_and_the_layout_names_what_is_kept(before, t
     known = load_classification(path)
     names = sorted(known.model.arrays())
     # What goes on needs all of this: raise LAYOUT where this list changes.
-    assert (names, sorted(known.rows), LAYOUT) == (MODEL.split(), ROWS.split(), 5)
+    assert (names, sorted(known.rows), LAYOUT) == (MODEL.split(), ROWS.split(), 6)
     with np.load(path) as archive:
         arrays = {name: archive[name] for name in archive.files}
     head = json.loads(str(arrays["head"])) | {"layout": LAYOUT - 1}
     np.savez(tmp_path / "old.npz", **arrays | {"head": np.array(json.dumps(head))})
-    with pytest.raises(InputError, match=r"old\.npz: layout 4 is not 5"):
+    with pytest.raises(InputError, match=r"old\.npz: layout 5 is not 6"):
         load_classification(tmp_path / "old.npz")
 
 

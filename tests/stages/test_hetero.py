@@ -78,11 +78,11 @@ def bits(outputs):
 
 
 def test_two_molecules_are_sorted_and_told_apart(mixture, make_runner):
-    path, maps = mixture((180, 120))
+    path, maps = mixture((270, 180))
     runner = make_runner("inline")
     outputs = run_stage(runner, path, maps)
     done = read_particles(outputs["particles"])
-    truth = (done["uid"].values >= 180).astype(int)
+    truth = (done["uid"].values >= 270).astype(int)
     assert (done["class_index"].values == truth).mean() > 0.95
     for number, path in enumerate(maps, 1):
         made = np.asarray(read_volume(outputs[f"volume_class{number}"]).density, np.float64)
@@ -90,10 +90,10 @@ def test_two_molecules_are_sorted_and_told_apart(mixture, make_runner):
         right = align(made, own.astype(np.float64), radius=6, mirror="forbid").score
         assert right > 0.9 > 0.75 > align(made, other.astype(np.float64), radius=6).score
         assert read_particles(outputs[f"particles_class{number}"]).sizes["particle"] in range(
-            100, 200
+            150, 300
         )
     posterior = np.load(outputs["class_posteriors"])
-    assert posterior.shape == (300, 2)
+    assert posterior.shape == (450, 2)
     assert np.allclose(posterior.sum(axis=1), 1.0, atol=1e-5)
     assert "2 different structures" in told(runner)
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from dspa.stages.class2d.plan import ClassPlan, Sums
 
 FILE = "classification.npz"
-LAYOUT = 5  # raised with every change of what a model or its rows hold
+LAYOUT = 6  # raised with every change of what a model or its rows hold
 _MODEL, _ROWS = "model.", "rows."
 NOTHING = Statistics(np.zeros((FOLDS, 0, 3, 2, 3), np.float32), np.zeros((FOLDS, 0)))
 

@@ -1,7 +1,7 @@
 """Particle subtraction: what a map shows outside a mask, taken off the images.
 
 Each image loses the projection of its own half map, so that the halves stay independent. See
-``docs/method/subtraction.md``.
+``docs/method/focus.md``.
 """
 
 from __future__ import annotations
