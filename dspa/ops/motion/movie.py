@@ -106,6 +106,7 @@ def correct_movie(
     buffer = np.empty((rows, columns), np.float32)
 
     def whole() -> Iterator[NDArray[np.float32]]:
+        """Frames with gain and bad pixels settled, one after the other in one buffer."""
         for number, counts in enumerate(raw.frames(read)):
             if gain is None:
                 buffer[:] = counts
@@ -193,6 +194,7 @@ def _aligned(
     binned = {first: [bin_frame(frame, first) * scale for frame in whole()]}
 
     def cut(patches: Patches, moved: NDArray[np.float64]) -> Bands:
+        """Bands of patches, cut where they are known to have moved to (pixels)."""
         where = reachable(moved, patches)
         values = np.empty((len(where[0]), frames, *_band_shape(patches)), np.complex64)
         if patches.binning not in binned:

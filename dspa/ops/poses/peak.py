@@ -128,6 +128,7 @@ def climb(
     weight = c2[:, :count]
 
     def score(poses: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Log-likelihoods (n,) of poses (n, 3, 3) at the shifts of the best cells."""
         frames = like((poses[:, :2] * lattice.padding).astype(np.float32), reference=y)
         slices = cut_slices(
             searcher.grids[searcher.last], member, frames, band=lattice.band, count=count

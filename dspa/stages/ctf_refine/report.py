@@ -238,6 +238,7 @@ def report(context: Context, before: xr.Dataset, now: xr.Dataset, found: Found) 
 
 def _write(path: Path, rows: Sequence[Row]) -> None:
     def write(stream: IO[bytes]) -> None:
+        """Write the table as CSV."""
         text = io.TextIOWrapper(stream, "utf-8", newline="")
         table = csv.writer(text)
         table.writerow(

@@ -224,6 +224,7 @@ def _march(
         return Pass(Refinement(plan), known, model.searched().arrays())
 
     def report(number: int, made: Pass, result: Result) -> None:
+        """Tell the figures of an iteration and show its maps."""
         plan, model = cast("Refinement", made.reduction).plan, MapModel.read(result.model)
         figures = _figures(plan, model)
         context.events.emit("iteration", iteration=number, at_most=last, **figures)

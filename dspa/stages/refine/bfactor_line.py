@@ -260,6 +260,7 @@ def _march(
     shells = spec.crop // 2 + 1
 
     def begin() -> tuple[int, Result]:
+        """Measure the noise on all images, once."""
         everything = tuple(
             replace(chunk, number=number)
             for number, chunk in enumerate(
@@ -275,6 +276,7 @@ def _march(
         return 0, Result(known | nothing | {"mask": mask}, {})
 
     def step(number: int, result: Result) -> Pass:
+        """Add the next part to those before, or begin another drawing."""
         anew = parts.size[number - 1] == 0
         task = Added(spec, symmetry, bool(anew))
         model = dict(result.model)
@@ -283,6 +285,7 @@ def _march(
         return Pass(task, parts.chunks[number - 1], model)
 
     def report(number: int, made: Pass, result: Result) -> None:
+        """Tell how many particles were added up, and the resolution they reach."""
         count, shell = (float(result.model[name][-1]) for name in ("count", "shell"))
         context.events.emit(
             "iteration",

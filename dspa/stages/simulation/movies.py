@@ -71,6 +71,7 @@ class _Session:
         return self.params.height, self.params.width
 
     def camera(self) -> Camera:
+        """Draw the camera of the session: gain, dead columns, hot pixels."""
         return draw_camera(
             self.shape,
             electrons=self.params.dose_per_frame * self.params.pixel_size**2,
