@@ -91,7 +91,7 @@ def loop(items: int, *arrays: Any) -> None:  # noqa: D103
         body(item, 0, 1, *arrays)
 
 
-SCORE = Kernel("score", body, loop, collected=("collect",), kept=False)
+SCORE = Kernel("score", body, loop, collected=("collect",))
 
 
 def reference(slice_: Any, *, y: Any, c2: Any, phase: Any) -> tuple[float, float]:

@@ -30,8 +30,13 @@ FAST_MATH = {"reassoc", "contract", "arcp", "nsz", "afn"}
 
 
 def portable(function: Function) -> Function:
-    """Mark a function that compiled code calls, on the CPU and on a GPU; plain Python may too."""
-    marked: Function = register_jitable(function)
+    """Mark a function that compiled code calls, on the CPU and on a GPU; plain Python may too.
+
+    It is inlined wherever it is called. Where numba does not, the process that compiles runs the
+    function as it was compiled by itself, and one that finds the loop on disk runs the copy in
+    there, which may add up in another order: their bits would differ.
+    """
+    marked: Function = register_jitable(forceinline=True)(function)
     return marked
 
 
@@ -55,10 +60,6 @@ class Kernel:
         Names of functions ``f(array, index, share)`` in the file of the body that write what the
         lanes of an item add up to, called by all lanes alike. On a GPU the block adds the shares in
         a fixed order, in shared memory.
-    kept : bool
-        Whether numba keeps the compiled loop on disk. A body that numba does not inline is compiled
-        anew when its loop is read back, and may then vectorise its sums otherwise: the process that
-        compiled would not give the bits of those that read. Such a kernel is compiled by each.
     """
 
     name: str
@@ -66,7 +67,6 @@ class Kernel:
     loop: Callable[..., None]
     atomic: tuple[str, ...] = field(default=())
     collected: tuple[str, ...] = field(default=())
-    kept: bool = True
 
 
 def launch(kernel: Kernel, items: int, *arrays: Any) -> None:
@@ -94,7 +94,7 @@ def cpu_function(kernel: Kernel) -> Callable[..., None]:
     options: Mapping[str, Any] = {"nogil": True, "fastmath": FAST_MATH, "error_model": "numpy"}
     compiled: Callable[..., None]
     try:
-        compiled = njit(cache=kernel.kept, **options)(kernel.loop)
+        compiled = njit(cache=True, **options)(kernel.loop)
     except RuntimeError:  # nowhere to write: a read-only installation without a home
         compiled = njit(**options)(kernel.loop)
     return compiled

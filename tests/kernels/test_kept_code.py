@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 SCRIPT = """
 import hashlib
+import sys
 import numpy as np
+from dspa.device.launcher import launch
 from dspa.geometry.band import band
 from dspa.geometry.symmetry import symmetry_operators
 from dspa.ops.poses.cells import Candidates
@@ -45,6 +48,11 @@ for dims, lattice in ((2, plane), (3, sphere)):
         frames=lambda pose: lattice.frames(last, pose), phases=phases, row=row, y=planes, c2=c2,
         band=members, scale=2.0**30,
     )
+sys.path.insert(0, sys.argv[1])
+for case in __import__("kernel_cases").EVERY:
+    made = case()
+    launch(made.kernel, made.items, *made.arrays)
+    found.append(made.result())
 print([hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest() for values in found])
 """
 
@@ -53,7 +61,10 @@ def test_compiled_and_kept_code_give_the_same_bits(tmp_path):
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
     printed = [
         subprocess.run(
-            [sys.executable, "-c", SCRIPT], env=environment, check=True, capture_output=True
+            [sys.executable, "-c", SCRIPT, str(Path(__file__).parent)],
+            env=environment,
+            check=True,
+            capture_output=True,
         ).stdout
         for _ in range(2)
     ]
