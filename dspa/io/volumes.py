@@ -86,6 +86,23 @@ def read_volume(path: str | Path, *, pixel_size: float | None = None) -> Volume:
     return Volume(density, size, size_known=not unset, origin=header.origin)
 
 
+def check_cubic(path: str | Path, volume: Volume) -> None:
+    """Refuse a map that is no cube.
+
+    Parameters
+    ----------
+    path : path
+        For the message.
+    volume : Volume
+    """
+    z, y, x = volume.density.shape
+    if not x == y == z:
+        raise InputError(
+            f"{path}: {x} x {y} x {z} voxels; give a cubic map (dspa volume --box {max(x, y, z)} "
+            "makes one)"
+        )
+
+
 def _edge(header: mrc.MrcHeader, pixel_size: float | None) -> float:
     if pixel_size is not None:
         return pixel_size

@@ -127,6 +127,39 @@ def test_a_gain_that_lies_otherwise_is_refused_with_what_helps(
     np.testing.assert_allclose(_sum(outputs), frames.sum(0) * gain, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("grain", "slope", "said"),
+    [
+        (0.03, 0.0, "m.mrc are not those of this gain as it lies; --gain-rotate 0 --gain-flip x"),
+        (0.0, 0.2, "m.mrc more even, in their slopes alone"),
+        (0.0, 0.0, ""),
+    ],
+)
+def test_a_gain_that_helps_is_held_against_its_other_orientations(
+    grain: float, slope: float, said: str, tmp_path: Path, run: Callable[..., dict[str, Any]]
+) -> None:
+    """The vignette, which lies alike either way, outweighs what does not."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]] / SHAPE[0] - (SHAPE[0] - 1) / 2 / SHAPE[0]
+    gain = (1 + 1.6 * (x * x + y * y)) * (1 + slope * x + grain * rng.normal(size=SHAPE))
+    _mrc(tmp_path / "m.mrc", rng.poisson(2000 / gain))
+    _mrc(tmp_path / "right.mrc", gain)
+    _mrc(tmp_path / "turned.mrc", gain[:, ::-1])
+    assert "--gain" not in run(MOVIES_STAGE, files="m.mrc", gain="right.mrc")["said"]
+    try:
+        told = run(MOVIES_STAGE, files="m.mrc", gain="turned.mrc")["said"]
+        assert not grain
+    except InputError as error:
+        told = str(error)
+        assert grain
+    assert said in told
+    assert said or "--gain" not in told
+    # A slope of the specimen beyond that of the camera does not speak against a gain.
+    if grain:
+        _mrc(tmp_path / "m.mrc", rng.poisson(2000 * (1 - 0.5 * x) * (1 + y * y) / gain))
+        run(MOVIES_STAGE, files="m.mrc", gain="right.mrc")
+
+
 def test_frames_that_are_corrected_already_refuse_a_gain(
     tmp_path: Path, run: Callable[..., dict[str, Any]]
 ) -> None:

@@ -149,6 +149,8 @@ def test_what_does_not_fit_is_refused_before_a_job_begins(tmp_path: Path) -> Non
         ("inverted", Volume(-BLOB, PIXEL), None, "inverted.mrc: the density is darker"),
         ("empty", Volume(0 * BLOB, PIXEL), None, "empty.mrc: the map is empty"),
         ("masked", Volume(BLOB, PIXEL), Volume(9 * MASK, PIXEL), "mask.mrc: values from 0 to 9"),
+        ("slab", Volume(BLOB[:20], PIXEL), None, "slab.mrc: 32 x 32 x 20 voxels; give a cubic map"),
+        ("cut", Volume(BLOB, PIXEL), Volume(MASK[:, 2:], PIXEL), "mask.mrc: 32 x 30 x 32 voxels"),
     ):
         write_volume(tmp_path / f"{name}.mrc", map_.density, pixel_size=map_.pixel_size)
         given |= {"volume": tmp_path / f"{name}.mrc", "mask": None}

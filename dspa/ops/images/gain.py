@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, uniform_filter
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 _CLIP = 6.0  # standard deviations; hot and dead pixels are beyond
 _ROUNDS = 3
 _REACHES, _FEWEST, _BLOCK = (1, 2, 4), 3, 1 << 15
+_WINDOW, _TILE, _PARTS = 5, 8, 8  # pixels; pixels; along an edge
 
 
 def turned_gain(gain: NDArray[np.float32], *, rotate: int, flip: str) -> NDArray[np.float32]:
@@ -133,6 +134,60 @@ def unevenness_error(total: NDArray[np.float32], gain: NDArray[np.float32]) -> f
     good = _usual(gain) & (gain > 0)
     spread = float(gain[good].std() / gain[good].mean()) if good.any() else 0.0
     return 2.0 * spread * float(np.sqrt(unevenness(total) / total.size))
+
+
+def deviations(
+    total: NDArray[np.float32], gain: NDArray[np.float32], *, fine: bool
+) -> NDArray[np.float64]:
+    """Return how far each pixel of a sum of frames, times a gain reference, is off the mean.
+
+    Parameters
+    ----------
+    total, gain : (y, x) float32
+    fine : bool
+        Off the mean of the pixels around it: what changes slowly, as the specimen does, goes.
+
+    Returns
+    -------
+    (y, x) float64
+        Relative to the mean; 0 where hot or dead.
+    """
+    good = _usual(total) & (gain > 0) & _usual(gain)
+    even = np.where(good, total.astype(np.float64) * gain, 0.0)
+    mean = even.sum() / max(int(good.sum()), 1)
+    around: NDArray[np.float64] | float = mean
+    if fine:
+        share = uniform_filter(good.astype(np.float64), _WINDOW)
+        around = uniform_filter(even, _WINDOW) / np.maximum(share, 0.5 / _WINDOW**2)
+    return np.where(good, even - around, 0.0) / (mean or 1.0)
+
+
+def evidence_for_other(
+    given: NDArray[np.float64], other: NDArray[np.float64], *, fine: bool
+) -> float:
+    """Return by how many standard errors another gain evens the frames out better than the given.
+
+    The difference of the squares has a mean below 0 if the given gain is the right one, and 0 if
+    neither has to do with the frames. Its standard error is that of sums over parts, so that
+    neighbours, and columns and rows of one camera, are not taken as independent.
+
+    Parameters
+    ----------
+    given, other : (y, x) float64
+        As of `deviations`.
+    fine : bool
+        As there.
+    """
+    gained = given**2 - other**2
+    rows, columns = gained.shape
+    sides = (_TILE, _TILE) if fine else (max(rows // _PARTS, 1), max(columns // _PARTS, 1))
+    tiles = np.add.reduceat(gained, np.arange(0, rows, sides[0]), axis=0)
+    tiles = np.add.reduceat(tiles, np.arange(0, columns, sides[1]), axis=1)
+    parts = [tiles.ravel(), *((gained.sum(axis=0), gained.sum(axis=1)) if fine else ())]
+    error = max(
+        float(part.std(ddof=1)) * part.size**0.5 if part.size > 1 else 0.0 for part in parts
+    )
+    return float(gained.sum()) / error if error > 0 else 0.0
 
 
 def _usual(image: NDArray[np.float32]) -> NDArray[np.bool_]:

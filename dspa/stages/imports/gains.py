@@ -15,6 +15,8 @@ from dspa.io.micrographs import SUFFIXES, micrograph_info, read_micrograph_image
 from dspa.io.tiff import read_tiff_sum, tiff_shape, turns_rows
 from dspa.ops.images.gain import (
     binned_gain,
+    deviations,
+    evidence_for_other,
     inverse_gain,
     turned_gain,
     unevenness,
@@ -34,6 +36,7 @@ MOST_DEAD = 0.05  # of the pixels of a gain; cameras have less than 1 in 1,000
 MOVIES = 2  # summed to hold the gain against
 _RAISE = 1e-3  # of the unevenness; less is nothing
 _SIGMA = 4.0
+_CERTAIN = 5.0  # standard errors by which another orientation is the better one
 # The eight orientations, those without a rotation first.
 _ORIENTATIONS = (
     (0, "none"), (0, "y"), (0, "x"), (2, "none"), (1, "none"), (3, "none"), (1, "y"), (3, "y"),
@@ -122,7 +125,8 @@ def settle_gain(context: Context, gain: Gain, movies: Sequence[str]) -> NDArray[
     Raises
     ------
     InputError
-        If the frames vary more with the gain than without it; the message says what lowers it.
+        If the frames vary more with the gain than without it, or another orientation evens them
+        out better than noise explains; the message says what does.
     """
     if np.ptp(gain.stored) == 0:
         context.events.warning(
@@ -156,12 +160,14 @@ def settle_gain(context: Context, gain: Gain, movies: Sequence[str]) -> NDArray[
     assert factor is not None
     without = unevenness(total)
     bound = max(_RAISE * without, _SIGMA * unevenness_error(total, factor))
-    if found[use] > without + bound:
+    if found[use] > without + bound and not _known_by_pixels(total, factor):
         raise InputError(
             f"{gain.path}: the frames of {movie} are "
             f"{_percent(100 * (np.sqrt(found[use] / without) - 1))} % more uneven with this gain "
             f"than without; {_remedy(gain, movie, total, without - bound)}"
         )
+    if np.ptp(gain.stored) > 0:
+        _compare(context, gain, _Given(movie, total, factor, use), uses)
     if use == "divide" and gain.use == "auto":
         context.events.message(f"frames are divided by {gain.path}, which evens them out")
     return factor
@@ -214,12 +220,65 @@ def _remedy(gain: Gain, movie: str, total: NDArray[np.float32], bound: float) ->
             "in no orientation do they become more even: leave --gain out if the frames are "
             "corrected already, or give the gain of this session"
         )
-    use, rotate, flip = best
-    # All that it takes: who gives these options alone has the whole answer.
+    return f"{_words(gain, *best)} makes them more even"
+
+
+def _known_by_pixels(total: NDArray[np.float32], factor: NDArray[np.float32]) -> bool:
+    """Tell whether a gain evens out the pixels, whatever the slopes of the specimen."""
+    without = deviations(total, np.ones_like(factor), fine=True)
+    return evidence_for_other(without, deviations(total, factor, fine=True), fine=True) > _CERTAIN
+
+
+@dataclass(frozen=True, eq=False)
+class _Given:
+    """Frames that are summed, and the factor that the options make of the gain."""
+
+    movie: str
+    total: NDArray[np.float32]
+    factor: NDArray[np.float32]
+    use: str
+
+
+def _compare(context: Context, gain: Gain, given: _Given, uses: Sequence[str]) -> None:
+    """Refuse an orientation if the pixels speak for another one, and warn if only the slopes do.
+
+    The specimen has slopes too, so that these alone may be chance; it knows nothing of pixels.
+    """
+    mine = (given.use, gain.rotate, gain.flip)
+    others = [each for each in _options() if each[0] in uses and each != mine]
+    for fine in (True, False):
+        here = deviations(given.total, given.factor, fine=fine)
+        better, undecided = {}, []
+        for use, rotate, flip in others:
+            turned = gain.factor(given.movie, rotate=rotate, flip=flip, use=use)
+            factor = _fitting(turned, given.total)
+            if factor is None:
+                continue
+            there = deviations(given.total, factor, fine=fine)
+            sigma = evidence_for_other(here, there, fine=fine)
+            if sigma > _CERTAIN:
+                better[float((there**2).sum())] = (use, rotate, flip)
+            if sigma > -_CERTAIN:
+                undecided.append((use, rotate, flip))
+        others = undecided
+        if not better:
+            continue
+        words = _words(gain, *better[min(better)])
+        if fine:
+            raise InputError(
+                f"{gain.path}: the pixels of {given.movie} are not those of this gain as it lies; "
+                f"{words} makes them more even"
+            )
+        context.events.warning(
+            f"{gain.path}: {words} makes the frames of {given.movie} more even, in their slopes "
+            "alone, which may be those of the specimen; check how the gain lies"
+        )
+
+
+def _words(gain: Gain, use: str, rotate: int, flip: str) -> str:
+    """Return all the options that it takes: who gives these alone has the whole answer."""
     words = f"--gain-rotate {rotate} --gain-flip {flip}"
-    if use == "divide" or gain.use == "divide":
-        words += f" --gain-use {use}"
-    return f"{words} makes them more even"
+    return words + (f" --gain-use {use}" if use == "divide" or gain.use == "divide" else "")
 
 
 def _options() -> Iterator[tuple[str, int, str]]:

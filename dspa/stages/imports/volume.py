@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dspa.data.errors import InputError
 from dspa.io.picture import volume_slices
 from dspa.io.plausible import check_voxel_size
-from dspa.io.volumes import read_volume, write_volume
+from dspa.io.volumes import check_cubic, read_volume, write_volume
 from dspa.ops.images.normalise import is_flat
 from dspa.stages.stage import Context, Stage, param
 
@@ -42,11 +42,8 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
         )
     check_voxel_size(params.file, volume.pixel_size, given=params.pixel_size is not None)
     density = -volume.density if params.invert else volume.density
+    check_cubic(params.file, volume)
     shape = density.shape
-    if len(set(shape)) != 1:
-        raise InputError(
-            f"{params.file}: {shape[2]} x {shape[1]} x {shape[0]} voxels; give a cubic map"
-        )
     if is_flat(volume.density):
         raise InputError(f"{params.file}: every voxel is {float(volume.density.flat[0]):g}")
     target = context.folder / "volume.mrc"

@@ -16,7 +16,7 @@ from dspa.geometry.grid import healpix_order, unit_directions
 from dspa.geometry.rotation import matrix_from_euler
 from dspa.io.micrographs import read_micrographs
 from dspa.io.picture import montage
-from dspa.io.volumes import read_images, read_volume
+from dspa.io.volumes import check_cubic, read_images, read_volume
 from dspa.ops.images.transform import band_to_images, resize_volume
 from dspa.ops.picks.candidates import Candidates, PickRules
 from dspa.ops.picks.template_search import TEMPLATE_RIM, pick_templates
@@ -115,6 +115,7 @@ def _class_templates(path: Path, chosen: tuple[int, ...]) -> _Templates:
 def _volume_templates(path: Path, params: Params) -> _Templates:
     """Project a map along views spread over its asymmetric unit; in-plane turns come later."""
     volume = read_volume(path)
+    check_cubic(path, volume)
     if not volume.size_known:
         raise InputError(
             f"{path}: the header says 1 A per voxel, which programs write that do not know it; "

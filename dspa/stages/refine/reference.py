@@ -12,7 +12,7 @@ import numpy as np
 
 from dspa.data.errors import InputError
 from dspa.io.plausible import other_sizes
-from dspa.io.volumes import read_volume
+from dspa.io.volumes import check_cubic, read_volume
 from dspa.ops.images.normalise import is_flat
 from dspa.ops.images.transform import resize_volume
 from dspa.ops.maps.mask import radii
@@ -114,6 +114,7 @@ def read_fitting(path: str | Path, *, box: int, pixel_size: float, events: Event
     events : Events
     """
     volume = read_volume(path)
+    check_cubic(path, volume)
     size = volume.pixel_size
     if not volume.size_known and abs(pixel_size - size) > SAME_SIZE * pixel_size:
         raise InputError(
@@ -296,11 +297,9 @@ def smoothed(volume: Volume, *, clip: bool = False) -> tuple[NDArray[np.float32]
     clip : bool
         To 0..1 before.
     """
-    edge = max(volume.density.shape)
+    edge = volume.density.shape[0]
     density = volume.density.clip(0.0, 1.0) if clip else volume.density
     size = volume.pixel_size
-    if len(set(density.shape)) != 1:
-        density = resample(volume, box=edge, pixel_size=size)
     smooth = np.asarray(low_pass(density, max(SMOOTH, 2.0 * size), pixel_size=size), np.float32)
     if edge <= COARSE:
         return smooth, size

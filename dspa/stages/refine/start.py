@@ -72,6 +72,7 @@ def resample(volume: Volume, *, box: int, pixel_size: float) -> NDArray[np.float
     Parameters
     ----------
     volume : Volume
+        A cube.
     box : int
         Voxels of the result.
     pixel_size : float
@@ -83,13 +84,6 @@ def resample(volume: Volume, *, box: int, pixel_size: float) -> NDArray[np.float
         Low-passed before it is made coarser; zero beyond the map.
     """
     density = np.asarray(volume.density, np.float32)
-    if len(set(density.shape)) != 1:
-        edge = max(density.shape)
-        cube = np.zeros((edge,) * 3, np.float32)
-        corner = [edge // 2 - n // 2 for n in density.shape]
-        window = tuple(slice(c, c + n) for c, n in zip(corner, density.shape, strict=True))
-        cube[window] = density
-        density = cube
     ratio = pixel_size / volume.pixel_size
     old = density.shape[0]
     if old == box and abs(ratio - 1.0) < 1e-4:

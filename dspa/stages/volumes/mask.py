@@ -12,7 +12,7 @@ from dspa.data.errors import InputError
 from dspa.io.model import read_model
 from dspa.io.overlay import mask_over_slices
 from dspa.io.rendering import volume_rendering
-from dspa.io.volumes import Volume, write_volume
+from dspa.io.volumes import Volume, check_cubic, write_volume
 from dspa.ops.maps.mask import largest_component, soft_cylinder, soft_dilation, soft_sphere
 from dspa.ops.maps.region import (
     DENSITY,
@@ -28,7 +28,7 @@ from dspa.ops.maps.sharpen import low_pass
 from dspa.stages.refine.model_fsc import check_in_box, onto_map
 from dspa.stages.refine.reference import check_contrast
 from dspa.stages.stage import Context, Input, Stage, check, param
-from dspa.stages.volumes.reading import check_cubic, is_mask, read_map
+from dspa.stages.volumes.reading import is_mask, read_map
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -46,23 +46,6 @@ def read_map(path: Path) -> Volume:
     return volume
 
 
-def check_cubic(path: Path, volume: Volume) -> None:
-    """Refuse a map that is no cube.
-
-    Parameters
-    ----------
-    path : Path
-        For the message.
-    volume : Volume
-    """
-    z, y, x = volume.density.shape
-    if not x == y == z:
-        raise InputError(
-            f"{path}: {x} x {y} x {z} voxels; give a cubic map (dspa volume --box {max(x, y, z)} "
-            "makes one)"
-        )
-
-
 def is_mask(density: NDArray[np.float32]) -> bool:
     """Tell whether a map is a mask: from 0 to 1, and 1 in many places.
 

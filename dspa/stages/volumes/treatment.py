@@ -10,13 +10,13 @@ from scipy.spatial.transform import Rotation
 
 from dspa.data.errors import InputError
 from dspa.geometry.symmetry import symmetry_operators
-from dspa.io.volumes import Volume
+from dspa.io.volumes import Volume, check_cubic
 from dspa.ops.maps.align import align
 from dspa.ops.maps.motion import Motion, half_space, regrid, turned
 from dspa.ops.maps.sharpen import high_pass, low_pass
 from dspa.stages.refine.reference import check_mask_values
 from dspa.stages.refine.start import find_axes, resample, symmetric_mean
-from dspa.stages.volumes.reading import check_cubic, read_map
+from dspa.stages.volumes.reading import read_map
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

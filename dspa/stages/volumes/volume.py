@@ -12,12 +12,12 @@ from dspa.data.errors import InputError
 from dspa.dataflow.events import Events
 from dspa.io.picture import volume_slices
 from dspa.io.rendering import volume_rendering
-from dspa.io.volumes import Volume, write_volume
+from dspa.io.volumes import Volume, check_cubic, write_volume
 from dspa.ops.images.normalise import is_flat
 from dspa.ops.maps.motion import regrid
 from dspa.ops.maps.region import automatic_level
 from dspa.stages.stage import Context, Input, Stage, check, check_symmetry, param
-from dspa.stages.volumes.reading import check_cubic, is_mask, read_map
+from dspa.stages.volumes.reading import is_mask, read_map
 from dspa.stages.volumes.treatment import (
     Others,
     check_grids,
