@@ -6,7 +6,7 @@ around it (the transpose of slicing).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ class Accumulator:
     sums: Any
     box: int
     radius: int
-    padding: int
+    padding: int = 2
 
     @property
     def half(self) -> int:
@@ -69,23 +69,22 @@ def accumulator(box: int, radius: int, *, padding: int = 2, reference: Any = Non
     return Accumulator(sums, box, radius, padding)
 
 
-def symmetrise(source: Accumulator, operators: Any) -> Accumulator:
-    """Sum an accumulator over the operators of a point group.
+def symmetrise(grid: Any, operators: Any) -> Any:
+    """Add up the sums of slices over the operators of a point group.
 
     Parameters
     ----------
-    source : Accumulator
-        Left as it is.
+    grid : (2h + 1, 2h + 1, h + 1, 3) float32
+        As of `Accumulator`; left as it is.
     operators : (g, 3, 3) float
         All operators R of the group, the identity among them; x' = R x.
 
     Returns
     -------
-    Accumulator
-        ``sum_R source(R k)``, read by trilinear interpolation.
+    (2h + 1, 2h + 1, h + 1, 3) float32
+        ``sum_R grid(R k)``, read by trilinear interpolation.
     """
     matrices = np.ascontiguousarray(operators, np.float32)
-    grid = source.sums
     xp = namespace(grid)
     out = xp.zeros_like(grid)
     # The plane x = 0 is made whole while it is read; a copy of the grid would be as large as it.
@@ -101,7 +100,7 @@ def symmetrise(source: Accumulator, operators: Any) -> Accumulator:
     grid[:, :, :1, ...] = halves
     # The plane x = 0 is whole now, while readers of an accumulator expect halves that add up.
     out[:, :, 0] *= 0.5
-    return replace(source, sums=out)
+    return out
 
 
 def shell_weights(source: Accumulator) -> np.ndarray[Any, Any]:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from dspa.dataflow.reduction import Again
 from dspa.device import like, take_rows
 from dspa.geometry.rotation import item_rotations
 from dspa.geometry.symmetry import symmetry_operators
@@ -36,10 +35,7 @@ from dspa.ops.sums.fixed import (
     as_float,
     exact,
     exact_value,
-    expected_total,
-    fixed_point_scale,
     largest_entries,
-    overflows,
 )
 from dspa.ops.sums.insert import insert_candidates, insert_marginal, insert_posterior, unmoved
 from dspa.ops.sums.project import frames_of
@@ -49,6 +45,7 @@ from dspa.stages.abinitio.schedule import Act
 from dspa.stages.em.blend import blend
 from dspa.stages.em.memory import COEFFICIENT, INSERTED, image_bytes, points, search_bytes
 from dspa.stages.em.noise import coefficient_noise
+from dspa.stages.em.scale import check_room, scale_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -120,7 +117,7 @@ class AbInitioStep:
     def bind(self, model: Model, items: int = 1 << 20) -> BoundStep:
         """Slice the volumes for this step."""
         plan, known = self.plan, FirstMaps.read(model)
-        scale = fixed_point_scale(self.total or expected_total(items, known.noise))
+        scale = scale_of(self.total, items, known.noise)
         if plan.act is Act.START:
             return BoundStep(plan, known, scale, RandomPoses(plan, scale))
         levels = plan.levels
@@ -236,9 +233,8 @@ class BoundStep:
     def finish(self, sums: Sums) -> Model:
         """Blend the sums into those so far and make the next volumes."""
         model, plan = self.model, self.plan
-        figures, total = exact_value(sums["figures"]), float(exact_value(sums["largest"]))
-        if overflows(total, self.scale):
-            raise Again(AbInitioStep(plan, total))
+        check_room(AbInitioStep(plan), sums, self.scale)
+        figures = exact_value(sums["figures"])
         images = max(1.0, float(figures[0]))
         fresh = grid.zeros((plan.settings.classes,), self.half, dims=3)
         if "sums" in sums:
@@ -246,7 +242,8 @@ class BoundStep:
             fresh /= np.float32(images)
             group = symmetry_operators(plan.settings.symmetry)
             if len(group) > 1:
-                fresh = np.stack([symmetric(plan, own, group) for own in fresh])
+                fresh = np.stack([symmetrise(own, group) for own in fresh])
+                fresh /= np.float32(len(group))
         share = exact_value(sums["occupancy"]) / images
         if plan.act not in (Act.START, Act.FINAL):
             known = grid.widen(model.sums, self.half, dims=3)
@@ -401,14 +398,6 @@ def volumes(plan: StepPlan, sums: NDArray[np.float32]) -> NDArray[np.float32]:
         raw = reconstruct(source, epsilon=EPSILON, radius=plan.sums_radius)
         made.append(polish(raw, radius=plan.radius, negative=settings.negative, mask=mask))
     return np.stack(made)
-
-
-def symmetric(
-    plan: StepPlan, sums: NDArray[np.float32], operators: NDArray[np.float64]
-) -> NDArray[np.float32]:
-    """Average the grid of a class over rotations, ``sums(R k)``."""
-    source = Accumulator(sums, plan.settings.spec.crop, plan.sums_radius, PADDING)
-    return np.asarray(symmetrise(source, operators).sums / np.float32(len(operators)), np.float32)
 
 
 def recentre(

@@ -14,7 +14,6 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from dspa.dataflow.checkpoint import load
-from dspa.dataflow.reduction import Again
 from dspa.device import like, namespace, take_rows, to_device, to_host, worker_device
 from dspa.ops.images.noise import shell_mean, weigh_images
 from dspa.ops.images.transform import shift_phases
@@ -26,20 +25,13 @@ from dspa.ops.mixture.overlap import (
     reliability,
 )
 from dspa.ops.sums import grid
-from dspa.ops.sums.fixed import (
-    add_exact,
-    exact,
-    exact_value,
-    expected_total,
-    fixed_point_scale,
-    largest_entries,
-    overflows,
-)
+from dspa.ops.sums.fixed import add_exact, exact, exact_value, largest_entries
 from dspa.ops.sums.insert import insert_slices
 from dspa.ops.sums.project import frames_of, prepare_volume, project
 from dspa.stages.class3d.model import Figures, SplitModel
 from dspa.stages.class3d.plan import ERRORS, FIT, SORT, SPREAD, TRIAL, TURN, WHOLE
 from dspa.stages.class3d.solve import next_parts, settle, solve_components, solve_whole
+from dspa.stages.em.halves import OfHalf
 from dspa.stages.em.noise import (
     add_unexplained,
     coefficient_noise,
@@ -47,51 +39,34 @@ from dspa.stages.em.noise import (
     least_noise,
     next_noise,
 )
-from dspa.stages.refine.reduction import by_half, class_prior
+from dspa.stages.em.scale import check_room, scale_of
+from dspa.stages.refine.reduction import class_prior
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from dspa.dataflow.checkpoint import Stored
     from dspa.dataflow.reduction import Model, Rows, Sums
     from dspa.ops.mixture.overlap import Overlap
     from dspa.ops.sums.project import Reference
     from dspa.stages.class3d.plan import Plan
-    from dspa.stages.particles.chunks import ParticleBatch, ParticleChunk
+    from dspa.stages.particles.chunks import ParticleBatch
 
 FAINT = 1e-3  # posterior below which an image adds nothing to a class worth its time
 STRONG = 4.0  # times what an image adds, by the weight it has along a component
 
 
 @dataclass(frozen=True, eq=False)
-class Sorting:
+class Sorting(OfHalf):
     """Reduction of one pass.
 
     Attributes
     ----------
     plan : Plan
-    half : int
-        1 or 2: the half set whose images it takes.
-    total : float
-        What the largest entries of the images add up to, if a pass has measured it.
-    before : Stored, optional
-        What the first half left.
     """
 
     plan: Plan
-    half: int = 1
-    total: float = 0.0
-    before: Stored | None = None
-
-    def shares(self, chunks: Sequence[ParticleChunk]) -> list[list[ParticleChunk]]:
-        """Divide chunks by half set; each holds images of one."""
-        return by_half(chunks)
-
-    def follow(self, before: Stored) -> Sorting:
-        """Return the reduction of the second half."""
-        return Sorting(self.plan, 2, before=before)
 
     def bind(self, model: Model, items: int = 1 << 20) -> BoundSorting:
         """Make consensus and parts of the half ready, where this worker computes."""
@@ -106,8 +81,8 @@ class Sorting:
         references = tuple(
             prepare_volume(to_device(each, device=device), plan.radius) for each in maps
         )
-        total = self.total or STRONG * expected_total(items, least_noise(nuisance))
-        return BoundSorting(self, known, references, fixed_point_scale(total))
+        scale = scale_of(self.total, items, least_noise(nuisance), strong=STRONG)
+        return BoundSorting(self, known, references, scale)
 
     def bytes_per_item(self) -> int:
         """Memory per image."""
@@ -397,9 +372,7 @@ class BoundSorting:
     def finish(self, sums: Sums) -> Model:
         """Leave what is known of the first half; with the second, make the next model."""
         task, plan = self.task, self.plan
-        total = float(exact_value(sums["largest"]))
-        if plan.adds and overflows(total, self.scale):
-            raise Again(replace(task, total=total))
+        check_room(task, sums, self.scale)
         if plan.kind == TRIAL or (plan.kind == SPREAD and not plan.adds):
             return {}  # the rows are what is asked for
         if plan.kind == FIT:

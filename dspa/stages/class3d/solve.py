@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.fft
 
-from dspa.geometry.symmetry import symmetry_operators
 from dspa.ops.maps.fsc import resolution_shell, shell_sums
 from dspa.ops.maps.resolution import measure_resolution
 from dspa.ops.maps.sharpen import filter_shells
-from dspa.ops.sums.backproject import Accumulator, accumulator, symmetrise
-from dspa.ops.sums.fixed import as_float, exact_value
+from dspa.ops.sums.backproject import Accumulator
+from dspa.ops.sums.fixed import exact_value
 from dspa.ops.sums.reconstruct import reconstruct
 from dspa.stages.class3d.model import Figures
 from dspa.stages.class3d.plan import WHOLE
+from dspa.stages.em.halves import half_grids
 from dspa.stages.refine.maps import usable, whole
 
 if TYPE_CHECKING:
@@ -57,17 +57,8 @@ def settle(plan: Plan, sums: Sums, scale: float) -> dict[str, NDArray[Any]]:
     numbers = {name: exact_value(places) for name, places in sums.items() if name != "map"}
     if not plan.adds:
         return numbers
-    given = sums.pop("map", None)
-    if given is None:
-        empty = accumulator(plan.spec.crop, plan.insert_radius).sums
-        grids = np.zeros((plan.maps, *empty.shape), empty.dtype)
-    else:
-        grids = as_float(given, scale)
-        del given
-    operators = symmetry_operators(plan.settings.symmetry)
-    if len(operators) > 1:
-        for each in grids:
-            each[...] = symmetrise(_accumulator(plan, each), operators).sums
+    symmetry = plan.settings.symmetry
+    grids = half_grids(sums, scale, maps=plan.maps, radius=plan.insert_radius, symmetry=symmetry)
     guard = 1e-3 if plan.kind == WHOLE else GUARD
     half = [reconstruct(_accumulator(plan, each), epsilon=guard) for each in grids]
     made = numbers | {"half": np.stack(half)}
@@ -75,7 +66,7 @@ def settle(plan: Plan, sums: Sums, scale: float) -> dict[str, NDArray[Any]]:
 
 
 def _accumulator(plan: Plan, grid: NDArray[np.float32]) -> Accumulator:
-    return Accumulator(grid, plan.spec.crop, plan.insert_radius, padding=2)
+    return Accumulator(grid, plan.spec.crop, plan.insert_radius)
 
 
 def solve_whole(

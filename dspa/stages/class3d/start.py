@@ -23,8 +23,8 @@ from dspa.stages.class3d.model import SplitModel
 from dspa.stages.class3d.passes import Sorting
 from dspa.stages.class3d.plan import fit_plan, spread_plan, whole_plan
 from dspa.stages.em.contrast import contrast_deviation, tally_contrast
+from dspa.stages.em.halves import by_half
 from dspa.stages.particles.chunks import minibatch, with_state
-from dspa.stages.refine.reduction import by_half
 from dspa.stages.refine.start import first_nuisance
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from dspa.ops.ctf.defocus_fit import defocus_likelihood
 from dspa.ops.ctf.model import wavelength
 from dspa.ops.images.transform import band_to_images, images_to_band
 from dspa.ops.sums.fixed import add_exact, exact, exact_value
-from dspa.stages.ctf_refine.views import HALVES, Scope, View, Viewer
+from dspa.stages.ctf_refine.views import Scope, View, Viewer
+from dspa.stages.em.halves import HALVES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -13,6 +13,7 @@ from dspa.io.particles import read_particles
 from dspa.ops.ctf.model import CTF, ctf_argument, ctf_envelope, ctf_values, odd_phase
 from dspa.ops.images.transform import shift_phases
 from dspa.ops.sums.project import Reference, prepare_volume, project
+from dspa.stages.em.halves import HALVES
 from dspa.stages.particles.chunks import particle_chunks
 from dspa.stages.particles.optics import ctf_arguments, shift_in_particle
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from dspa.geometry.band import Band
     from dspa.stages.particles.chunks import ImageSpec, ParticleBatch, ParticleChunk
 
-HALVES = (1, 2)
 # What the state of a chunk calls the fields of the CTF now, and of that the maps were made with.
 _NOW, _THEN = "now:", "then:"
 FLOATS = 64  # float32 for each coefficient of an image, at the worst moment

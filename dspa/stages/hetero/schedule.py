@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from dspa.stages.em.halves import HALVES, by_half
 from dspa.stages.particles.chunks import minibatch
 from dspa.stages.refine.plan import converged, plan_iteration
-from dspa.stages.refine.reduction import HALVES, by_half
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,51 +6,43 @@ it, as in a refinement, so that a worker never holds what is added to both.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dspa.dataflow.checkpoint import load
-from dspa.dataflow.reduction import Again
 from dspa.device import like, take_rows
-from dspa.geometry.symmetry import symmetry_operators
 from dspa.ops.images.noise import weigh_images
 from dspa.ops.images.transform import shift_phases
 from dspa.ops.maps.resolution import measure_resolution
 from dspa.ops.poses.cells import Candidates
 from dspa.ops.poses.score import split
 from dspa.ops.sums import grid
-from dspa.ops.sums.backproject import Accumulator, symmetrise
+from dspa.ops.sums.backproject import Accumulator
 from dspa.ops.sums.fixed import (
     add_exact,
-    as_float,
     exact,
     exact_value,
-    expected_total,
-    fixed_point_scale,
     largest_entries,
-    overflows,
 )
 from dspa.ops.sums.insert import insert_candidates, unmoved
 from dspa.ops.sums.project import frames_of
 from dspa.ops.sums.reconstruct import reconstruct
+from dspa.stages.em.halves import OfHalf, half_grids
 from dspa.stages.em.noise import coefficient_noise, least_noise
+from dspa.stages.em.scale import check_room, scale_of
 from dspa.stages.refine.plan import FINISH_VOLUMES, sums_bytes
-from dspa.stages.refine.reduction import by_half
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
-    from dspa.dataflow.checkpoint import Stored
     from dspa.dataflow.reduction import Model, Rows, Sums
-    from dspa.stages.particles.chunks import ImageSpec, ParticleBatch, ParticleChunk
+    from dspa.stages.particles.chunks import ImageSpec, ParticleBatch
 
 
 @dataclass(frozen=True, eq=False)
-class Added:
+class Added(OfHalf):
     """Reduction of one pass (see ``dspa.dataflow.reduction``).
 
     The model has ``noise`` and ``strongest`` (`dspa.stages.particles.noise.BackgroundNoise`),
@@ -63,33 +55,15 @@ class Added:
     symmetry : str
     anew : bool
         Begin with empty sums.
-    half : int
-        1 or 2: the half set whose images it takes.
-    total : float
-        What the largest entries of the images add up to, if a pass has measured it.
-    before : Stored, optional
-        What the first half left.
     """
 
     spec: ImageSpec
     symmetry: str
     anew: bool
-    half: int = 1
-    total: float = 0.0
-    before: Stored | None = None
-
-    def shares(self, chunks: Sequence[ParticleChunk]) -> list[list[ParticleChunk]]:
-        """Divide chunks by half set; each holds images of one."""
-        return by_half(chunks)
-
-    def follow(self, before: Stored) -> Added:
-        """Return the reduction of the second half."""
-        return replace(self, half=2, total=0.0, before=before)
 
     def bind(self, model: Model, items: int = 1 << 20) -> BoundAdded:
         """Choose the scale of the sums."""
-        scale = fixed_point_scale(self.total or expected_total(items, least_noise(model)))
-        return BoundAdded(self, model, scale)
+        return BoundAdded(self, model, scale_of(self.total, items, least_noise(model)))
 
     def bytes_per_item(self) -> int:
         """Memory per image."""
@@ -164,9 +138,7 @@ class BoundAdded:
     def finish(self, sums: Sums) -> Model:
         """Add what is new to what was there; with the second half, measure the resolution."""
         task = self.task
-        total = float(exact_value(sums["largest"]))
-        if overflows(total, self.scale):
-            raise Again(replace(task, total=total))
+        check_room(task, sums, self.scale)
         own = self._own(sums)
         if task.before is None:
             return {"map": own, "count": exact_value(sums["count"])}
@@ -194,14 +166,8 @@ class BoundAdded:
 
     def _own(self, sums: Sums) -> NDArray[np.float32]:
         """Return the sums of the half so far, symmetrised."""
-        spec, operators = self.task.spec, symmetry_operators(self.task.symmetry)
-        if "map" in sums:
-            own = as_float(sums.pop("map"), self.scale)[0]
-            if len(operators) > 1:
-                source = Accumulator(own, spec.crop, spec.radius, padding=2)
-                own = np.asarray(symmetrise(source, operators).sums)
-        else:
-            own = grid.zeros((), 2 * spec.radius + 1, dims=3)
+        radius, symmetry = self.task.spec.radius, self.task.symmetry
+        (own,) = half_grids(sums, self.scale, maps=1, radius=radius, symmetry=symmetry)
         if not self.task.anew:
             own = own + self.model["map"][self.task.half - 1]
         return np.asarray(own, np.float32)
@@ -209,5 +175,5 @@ class BoundAdded:
     def _map(self, sums: NDArray[np.float32]) -> NDArray[np.float32]:
         """Divide sums by their weights: an unfiltered half map."""
         spec = self.task.spec
-        made = reconstruct(Accumulator(sums, spec.crop, spec.radius, padding=2))
+        made = reconstruct(Accumulator(sums, spec.crop, spec.radius))
         return np.asarray(made, np.float32)

@@ -11,9 +11,10 @@ import numpy as np
 from dspa.device import to_host
 from dspa.io import picture
 from dspa.ops.poses.search import search
+from dspa.stages.em.halves import by_half
 from dspa.stages.particles.chunks import minibatch, with_state
 from dspa.stages.refine.plan import plan_iteration
-from dspa.stages.refine.reduction import Refinement, by_half
+from dspa.stages.refine.reduction import Refinement
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from dspa.geometry.symmetry import symmetry_operators
 from dspa.ops.maps.mask import radii, soft_dilation, soft_sphere
 from dspa.ops.maps.resolution import Resolution, measure_resolution, particle_region
 from dspa.ops.maps.sharpen import low_pass
-from dspa.ops.sums.backproject import Accumulator, accumulator, symmetrise
-from dspa.ops.sums.fixed import as_float, exact_value
+from dspa.ops.sums.backproject import Accumulator
+from dspa.ops.sums.fixed import exact_value
 from dspa.ops.sums.reconstruct import reconstruct
 from dspa.stages.em.blend import blend_sums
+from dspa.stages.em.halves import half_grids
 from dspa.stages.em.noise import next_noise
 from dspa.stages.refine.model import Figures, MapModel, Maps, Reached
 from dspa.stages.refine.regularise import regularised
@@ -56,18 +56,11 @@ def settle(plan: Plan, sums: Sums, scale: float) -> dict[str, NDArray[Any]]:
         unfiltered half maps; what `dspa.stages.em.noise` and `dspa.stages.em.contrast` sum up;
         ``occupancy``; ``figures``.
     """
-    given = sums.pop("map", None)
-    if given is None:
-        empty = accumulator(plan.spec.crop, plan.insert_radius).sums
-        grids = np.zeros((plan.settings.classes, *empty.shape), empty.dtype)
-    else:
-        grids = as_float(given, scale)
-        del given
-    operators = symmetry_operators(plan.settings.symmetry)
-    if len(operators) > 1:
-        for grid in grids:
-            grid[...] = symmetrise(_accumulator(plan, grid), operators).sums
-    half = [reconstruct(_accumulator(plan, grid), radius=plan.insert_radius) for grid in grids]
+    settings, radius = plan.settings, plan.insert_radius
+    grids = half_grids(
+        sums, scale, maps=settings.classes, radius=radius, symmetry=settings.symmetry
+    )
+    half = [reconstruct(_accumulator(plan, grid), radius=radius) for grid in grids]
     return {name: exact_value(places) for name, places in sums.items()} | {
         "map": grids,
         "half": np.stack(half),
@@ -155,7 +148,7 @@ def _solve_one(
 
 
 def _accumulator(plan: Plan, grid: NDArray[np.float32]) -> Accumulator:
-    return Accumulator(grid, plan.spec.crop, plan.insert_radius, padding=2)
+    return Accumulator(grid, plan.spec.crop, plan.insert_radius)
 
 
 def usable(resolution: Resolution) -> NDArray[np.float64]:

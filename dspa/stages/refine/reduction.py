@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.dataflow.checkpoint import load
-from dspa.dataflow.reduction import Again
 from dspa.device import like, take_rows
 from dspa.geometry.symmetry import symmetric_angle, symmetry_operators
 from dspa.ops.images.noise import weigh_images
@@ -27,81 +26,42 @@ from dspa.ops.poses.posterior import map_posterior
 from dspa.ops.poses.search import Searchers
 from dspa.ops.poses.sphere import SphereLattice
 from dspa.ops.sums import grid
-from dspa.ops.sums.fixed import (
-    add_exact,
-    exact,
-    exact_value,
-    expected_total,
-    fixed_point_scale,
-    overflows,
-)
+from dspa.ops.sums.fixed import add_exact, exact
 from dspa.ops.sums.insert import insert_posterior
 from dspa.stages.em.contrast import empty_contrast
 from dspa.stages.em.expectation import expect
-from dspa.stages.em.noise import (
-    coefficient_noise,
-    empty_noise,
-    least_noise,
-)
+from dspa.stages.em.halves import OfHalf
+from dspa.stages.em.noise import coefficient_noise, empty_noise, least_noise
+from dspa.stages.em.scale import check_room, scale_of
 from dspa.stages.refine.maps import settle, solve
 from dspa.stages.refine.model import Figures, MapModel
 from dspa.stages.refine.plan import image_memory, pass_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
-    from dspa.dataflow.checkpoint import Stored
     from dspa.dataflow.reduction import Model, Rows, Sums
     from dspa.ops.poses.blind import Share
     from dspa.ops.poses.cells import Candidates
     from dspa.ops.poses.posterior import Posterior
     from dspa.ops.poses.search import Searcher
     from dspa.stages.em.expectation import Expectation
-    from dspa.stages.particles.chunks import ParticleBatch, ParticleChunk
+    from dspa.stages.particles.chunks import ParticleBatch
     from dspa.stages.refine.plan import Plan
 
-HALVES = (1, 2)
 LEAST_SHARE = 0.1  # of an even share of the images: the least that a map expects
 
 
-def by_half(chunks: Sequence[ParticleChunk]) -> list[list[ParticleChunk]]:
-    """Divide chunks by half set; each holds images of one."""
-    shares: dict[int, list[ParticleChunk]] = {half: [] for half in HALVES}
-    for chunk in chunks:
-        (half,) = np.unique(chunk.state["half_set"])
-        shares[int(half)].append(chunk)
-    return list(shares.values())
-
-
 @dataclass(frozen=True, eq=False)
-class Refinement:
+class Refinement(OfHalf):
     """Reduction of one iteration (see ``dspa.dataflow.reduction``).
 
     Attributes
     ----------
     plan : Plan
-    half : int
-        1 or 2: the half set whose images it takes.
-    total : float
-        What the largest entries of the images add up to, if a pass has measured it.
-    before : Stored, optional
-        What the first half left.
     """
 
     plan: Plan
-    half: int = 1
-    total: float = 0.0
-    before: Stored | None = None
-
-    def shares(self, chunks: Sequence[ParticleChunk]) -> list[list[ParticleChunk]]:
-        """Divide chunks by half set; each holds images of one."""
-        return by_half(chunks)
-
-    def follow(self, before: Stored) -> Refinement:
-        """Return the reduction of the second half."""
-        return Refinement(self.plan, 2, before=before)
 
     def bind(self, model: Model, items: int = 1 << 20) -> BoundRefinement:
         """Make the reference of the half ready."""
@@ -125,8 +85,7 @@ class Refinement:
         )
         most = (known.classes * level.poses for level in plan.levels)
         pruning = by_bound(most, odds=plan.odds, whole=plan.whole(lattice), cells=plan.cells)
-        noise = least_noise(own)
-        scale = fixed_point_scale(self.total or expected_total(items, noise))
+        scale = scale_of(self.total, items, least_noise(own))
         return BoundRefinement(self, known, lattice, searchers, pruning, scale)
 
     def bytes_per_item(self) -> int:
@@ -334,9 +293,7 @@ class BoundRefinement:
     def finish(self, sums: Sums) -> Model:
         """Leave what is known of the first half; with the second, make the next references."""
         task, plan = self.task, self.plan
-        total = float(exact_value(sums["largest"]))
-        if overflows(total, self.scale):
-            raise Again(replace(task, total=total))
+        check_room(task, sums, self.scale)
         self.searchers.forget()
         own = settle(plan, sums, self.scale)
         if task.before is None:

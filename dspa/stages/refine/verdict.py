@@ -23,11 +23,12 @@ from dspa.ops.maps.chance import beyond_noise
 from dspa.ops.maps.resolution import Resolution
 from dspa.ops.maps.sharpen import filter_shells
 from dspa.ops.sums.project import prepare_volume, project
+from dspa.stages.em.halves import by_half
 from dspa.stages.particles.chunks import minibatch, with_state
 from dspa.stages.refine.half_maps import judge_halves
 from dspa.stages.refine.model import MapModel
 from dspa.stages.refine.plan import SEEN, plan_iteration
-from dspa.stages.refine.reduction import Refinement, by_half
+from dspa.stages.refine.reduction import Refinement
 from dspa.stages.refine.rehearsal import Rehearsal
 
 if TYPE_CHECKING:
