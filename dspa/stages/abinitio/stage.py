@@ -32,6 +32,7 @@ from dspa.stages.abinitio.schedule import Act, Settings, plan_step
 from dspa.stages.abinitio.starts import choose_start, tell_copies
 from dspa.stages.em.march import Pass, march
 from dspa.stages.em.memory import batch_bytes, check_fits, kept_bands
+from dspa.stages.em.parameters import mask_diameter, max_shift
 from dspa.stages.particles.chunks import CHUNK, image_spec, particle_chunks
 from dspa.stages.particles.copies import warn_expanded
 from dspa.stages.particles.lead import leading
@@ -62,10 +63,7 @@ class AbInitioParams:
         1, "number of maps; more than one also catches junk", minimum=1, maximum=20
     )
     symmetry: str = param("C1", "point group of the particle: C1, C4, D7, T, O, I ...")
-    mask_diameter: float = param(
-        0.0, "diameter of the circular mask on the images; 0: nine tenths of the box",
-        unit="A", minimum=0.0, maximum=5000.0,
-    )  # fmt: skip
+    mask_diameter: float = mask_diameter()
     initial_resolution: float = param(
         35.0, "resolution of the first steps", unit="A", minimum=5.0, maximum=200.0
     )
@@ -86,10 +84,7 @@ class AbInitioParams:
     class_similarity: float = param(
         0.1, "how much the maps are alike at the start", minimum=0.0, maximum=1.0
     )
-    max_shift: float = param(
-        0.0, "largest shift against the centre of the box; 0: 7 % of the mask's diameter",
-        unit="A", minimum=0.0, maximum=1000.0,
-    )  # fmt: skip
+    max_shift: float = max_shift("7 % of the mask's diameter")
 
     def together(self) -> None:
         """Refuse a symmetry that is no point group."""

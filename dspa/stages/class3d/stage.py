@@ -28,6 +28,7 @@ from dspa.stages.class3d.start import first_classes, fit_images, make_consensus
 from dspa.stages.class3d.trial import try_classes
 from dspa.stages.em.memory import check_fits, kept_bands
 from dspa.stages.em.noise import noise_groups
+from dspa.stages.em.parameters import image_scale, mask_diameter
 from dspa.stages.focus.region import read_region
 from dspa.stages.hetero.output import resolution_of, write_sorted
 from dspa.stages.hetero.schedule import Schedule
@@ -65,10 +66,7 @@ class Class3DParams:
         20.0, "resolution of the first classes", unit="A", minimum=5.0, maximum=200.0
     )
     symmetry: str = param("C1", "point group of all classes: C1, C4, D7, T, O, I ...")
-    mask_diameter: float = param(
-        0.0, "diameter of the circular mask on the images; 0: nine tenths of the box",
-        unit="A", minimum=0.0, maximum=5000.0,
-    )  # fmt: skip
+    mask_diameter: float = mask_diameter()
     iterations: int = param(
         20, "most iterations before the last two, which are over all particles",
         minimum=1, maximum=200,
@@ -77,7 +75,7 @@ class Class3DParams:
         1000, "particles per class in the first iteration; later ones take more, then all",
         minimum=50, maximum=1_000_000,
     )  # fmt: skip
-    image_scale: bool = param(True, "fit the contrast of every image")
+    image_scale: bool = image_scale()
 
     def together(self) -> None:
         """Refuse a symmetry that is no point group."""

@@ -34,6 +34,7 @@ from dspa.stages.ctf_refine.passes import Aberrations, Focus, Scale, Slope
 from dspa.stages.ctf_refine.report import Found, report
 from dspa.stages.ctf_refine.views import Scope, make_chunks, read_posed, usable
 from dspa.stages.em.noise import mask_power
+from dspa.stages.em.parameters import mask_diameter
 from dspa.stages.particles.chunks import image_spec
 from dspa.stages.particles.lead import leading
 from dspa.stages.particles.optics import ctf_arguments
@@ -83,10 +84,7 @@ class CtfRefineParams:
         0.0, "fine end of what is compared; 0: the resolution of the half maps",
         unit="A", minimum=0.0, maximum=100.0,
     )  # fmt: skip
-    mask_diameter: float = param(
-        0.0, "diameter of the circular mask on the images; 0: nine tenths of the box",
-        unit="A", minimum=0.0, maximum=5000.0,
-    )  # fmt: skip
+    mask_diameter: float = mask_diameter()
     iterations: int = param(
         2, "rounds: one term is judged better when the others are right", minimum=1, maximum=20
     )

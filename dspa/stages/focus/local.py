@@ -22,6 +22,7 @@ from dspa.geometry.rotation import angle_between
 from dspa.stages.ctf_refine.views import read_posed, usable
 from dspa.stages.em.memory import kept_bands
 from dspa.stages.em.noise import noise_groups
+from dspa.stages.em.parameters import image_scale, mask_diameter, max_resolution
 from dspa.stages.focus.region import centre_of, read_region
 from dspa.stages.focus.start import moved, moved_maps, near_model, near_state, whole_state
 from dspa.stages.particles.chunks import CHUNK, image_spec
@@ -73,16 +74,10 @@ class LocalParams:
         30.0, "coarser than this the references of the halves share their average",
         unit="A", minimum=5.0, maximum=200.0,
     )  # fmt: skip
-    mask_diameter: float = param(
-        0.0, "diameter of the circular mask on the images; 0: nine tenths of the box",
-        unit="A", minimum=0.0, maximum=5000.0,
-    )  # fmt: skip
-    max_resolution: float = param(
-        0.0, "finest resolution to go to; 0: as far as the pixels allow",
-        unit="A", minimum=0.0, maximum=100.0,
-    )  # fmt: skip
+    mask_diameter: float = mask_diameter()
+    max_resolution: float = max_resolution()
     iterations: int = param(20, "most iterations", minimum=1, maximum=200)
-    image_scale: bool = param(True, "fit the contrast of every image")
+    image_scale: bool = image_scale()
 
 
 @dataclass(frozen=True, eq=False)

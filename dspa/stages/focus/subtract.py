@@ -27,6 +27,7 @@ from dspa.ops.maps.motion import regrid
 from dspa.ops.maps.sharpen import filter_shells
 from dspa.stages.ctf_refine.passes import Scale
 from dspa.stages.ctf_refine.views import Scope, make_chunks, read_posed, usable
+from dspa.stages.em.parameters import mask_diameter
 from dspa.stages.focus.frames import Cut, cut_around, cut_table, image_shifts
 from dspa.stages.focus.region import centre_of, read_region
 from dspa.stages.focus.removal import Portion, Removal, subtract_portion
@@ -63,10 +64,7 @@ class SubtractParams:
     box: int = param(
         0, "cut images to this box; 0: leave them as they are", unit="px", minimum=0, maximum=16384
     )
-    mask_diameter: float = param(
-        0.0, "diameter of the circle outside which is background; 0: nine tenths of the box",
-        unit="A", minimum=0.0, maximum=5000.0,
-    )  # fmt: skip
+    mask_diameter: float = mask_diameter("diameter of the circle outside which is background")
     dtype: str = param("float16", "how images are stored", choices=("float16", "float32"))
 
     def together(self) -> None:

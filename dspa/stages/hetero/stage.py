@@ -22,6 +22,7 @@ from dspa.io.particles import read_particles
 from dspa.stages.em.march import Pass, march
 from dspa.stages.em.memory import kept_bands
 from dspa.stages.em.noise import noise_groups
+from dspa.stages.em.parameters import image_scale, mask_diameter, max_resolution, max_shift
 from dspa.stages.hetero.distinct import PRESENT, compare_classes, describe
 from dspa.stages.hetero.output import (
     resolution_of,
@@ -77,25 +78,16 @@ class HeteroParams:
         30.0, "low-pass of the first references; the halves share nothing beyond",
         unit="A", minimum=5.0, maximum=200.0,
     )  # fmt: skip
-    mask_diameter: float = param(
-        0.0, "diameter of the circular mask on the images; 0: nine tenths of the box",
-        unit="A", minimum=0.0, maximum=5000.0,
-    )  # fmt: skip
-    max_resolution: float = param(
-        0.0, "finest resolution to go to; 0: as far as the pixels, or a box of 128, allow",
-        unit="A", minimum=0.0, maximum=100.0,
-    )  # fmt: skip
-    max_shift: float = param(
-        0.0, "largest shift against the centre of the box; 0: a tenth of the box",
-        unit="A", minimum=0.0, maximum=1000.0,
-    )  # fmt: skip
+    mask_diameter: float = mask_diameter()
+    max_resolution: float = max_resolution("as far as the pixels, or a box of 128, allow")
+    max_shift: float = max_shift()
     iterations: int = param(20, "most iterations over all particles", minimum=1, maximum=200)
     batch_per_class: int = param(
         1000, "particles per map in the first iteration; later ones take more, then all",
         minimum=50, maximum=1_000_000,
     )  # fmt: skip
     half_sets: bool = param(False, "keep the half sets the particles have")
-    image_scale: bool = param(True, "fit the contrast of every image")
+    image_scale: bool = image_scale()
 
     def together(self) -> None:
         """Refuse a symmetry that is no point group."""

@@ -24,6 +24,7 @@ from dspa.ops.maps.bfactor_line import SURE, Line, fit_line
 from dspa.stages.ctf_refine.views import read_posed, usable
 from dspa.stages.em.march import Pass, march
 from dspa.stages.em.memory import batch_bytes, kept_bands
+from dspa.stages.em.parameters import mask_diameter
 from dspa.stages.particles.chunks import image_spec, particle_chunks
 from dspa.stages.particles.lead import leading
 from dspa.stages.particles.noise import BackgroundNoise
@@ -67,10 +68,7 @@ class LineParams:
         0.0, "resolution to say the number of particles for; 0: none",
         unit="A", minimum=0.0, maximum=100.0,
     )  # fmt: skip
-    mask_diameter: float = param(
-        0.0, "diameter of the circle outside which is background; 0: nine tenths of the box",
-        unit="A", minimum=0.0, maximum=5000.0,
-    )  # fmt: skip
+    mask_diameter: float = mask_diameter("diameter of the circle outside which is background")
     symmetry: str = param("", SYMMETRY_HELP)
 
     def together(self) -> None:

@@ -16,6 +16,7 @@ from dspa.io.volumes import read_volume, write_volume
 from dspa.ops.maps.directional import ANISOTROPIC, FEWEST, DirectionalFSC, directional_fsc
 from dspa.ops.maps.fsc import TRUTH, resolution_shell
 from dspa.ops.maps.resolution import measure_resolution
+from dspa.stages.em.parameters import mask_diameter
 from dspa.stages.refine.half_maps import tell, tell_cut
 from dspa.stages.refine.model_fsc import compare_with_model
 from dspa.stages.refine.output import draw_fsc, write_fsc
@@ -46,10 +47,7 @@ class FSCParams:
     )
     assembly: str = param("1", "biological assembly of the model to build; empty for none")
     align: bool = param(False, "find the motion that takes the model onto the map")
-    mask_diameter: float = param(
-        0.0, "diameter of the spherical mask; 0: the whole box",
-        unit="A", minimum=0.0, maximum=5000.0,
-    )  # fmt: skip
+    mask_diameter: float = mask_diameter("diameter of the spherical mask", "the whole box")
     symmetry: str = param("", SYMMETRY_HELP)
 
     def together(self) -> None:

@@ -15,6 +15,7 @@ from dspa.io.volumes import Volume, read_volume, write_volume
 from dspa.ops.maps.fsc import resolution_shell
 from dspa.ops.maps.postprocess import SharpenedMap, sharpen_map
 from dspa.ops.maps.resolution import Resolution, measure_resolution
+from dspa.stages.em.parameters import mask_diameter
 from dspa.stages.refine.half_maps import (
     judge_halves,
     reason_beside,
@@ -63,10 +64,7 @@ class PostprocessParams:
         0.0, "low-pass; 0: where the corrected FSC falls below 0.143",
         unit="A", minimum=0.0, maximum=100.0,
     )  # fmt: skip
-    mask_diameter: float = param(
-        0.0, "diameter of the spherical mask; 0: the whole box",
-        unit="A", minimum=0.0, maximum=5000.0,
-    )  # fmt: skip
+    mask_diameter: float = mask_diameter("diameter of the spherical mask", "the whole box")
     symmetry: str = param("", SYMMETRY_HELP)
 
     def together(self) -> None:

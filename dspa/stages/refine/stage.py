@@ -24,6 +24,7 @@ from dspa.io.particles import read_particles
 from dspa.stages.em.levels import angular_order
 from dspa.stages.em.memory import kept_bands
 from dspa.stages.em.noise import noise_groups
+from dspa.stages.em.parameters import image_scale, mask_diameter, max_resolution, max_shift
 from dspa.stages.particles.chunks import (
     image_spec,
 )
@@ -72,18 +73,9 @@ class RefineParams:
         30.0, "low-pass of the first reference; the halves share nothing beyond",
         unit="A", minimum=5.0, maximum=200.0,
     )  # fmt: skip
-    mask_diameter: float = param(
-        0.0, "diameter of the circular mask on the images; 0: nine tenths of the box",
-        unit="A", minimum=0.0, maximum=5000.0,
-    )  # fmt: skip
-    max_resolution: float = param(
-        0.0, "finest resolution to go to; 0: as far as the pixels allow",
-        unit="A", minimum=0.0, maximum=100.0,
-    )  # fmt: skip
-    max_shift: float = param(
-        0.0, "largest shift against the centre of the box; 0: a tenth of the box",
-        unit="A", minimum=0.0, maximum=1000.0,
-    )  # fmt: skip
+    mask_diameter: float = mask_diameter()
+    max_resolution: float = max_resolution()
+    max_shift: float = max_shift()
     iterations: int = param(20, "most iterations", minimum=1, maximum=200)
     half_sets: bool = param(False, "keep the half sets the particles have")
     global_only: bool = param(False, "search all poses in every iteration, never locally")
@@ -91,7 +83,7 @@ class RefineParams:
         "bounded", "drop poses by the bound, or score all of them: slow, to check the bound",
         choices=("bounded", "exhaustive"),
     )  # fmt: skip
-    image_scale: bool = param(True, "fit the contrast of every image")
+    image_scale: bool = image_scale()
     regulariser: str = param(
         WIENER,
         "how references are filtered: wiener, shell by shell; local, weaker where a half map has "

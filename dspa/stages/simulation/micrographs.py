@@ -22,6 +22,7 @@ from dspa.ops.ctf.surface import extent_of, surface_range
 from dspa.ops.simulate.images import particle_diameter
 from dspa.ops.simulate.scene import Exposure, Scene, expose
 from dspa.stages.simulation.scene import (
+    SceneParams,
     ctf_columns,
     make_scene,
     optics_columns,
@@ -40,11 +41,9 @@ _MEAN, _SPREAD = 400.0, 20.0  # counts of a pixel, and their standard deviation
 
 
 @dataclass(frozen=True)
-class Params:
+class Params(SceneParams):
     """Parameters of ``simulate micrographs``, in the units people type."""
 
-    model: str = param("", "atomic model, PDB or mmCIF (.gz too); the built-in D7 phantom if empty")
-    assembly: str = param("1", "biological assembly of the model to build; empty for none")
     micrographs: int = param(24, "number of micrographs", minimum=1, maximum=100000)
     width: int = param(1024, "columns of a micrograph", unit="px", minimum=64, maximum=16384)
     height: int = param(1024, "rows of a micrograph", unit="px", minimum=64, maximum=16384)
@@ -52,20 +51,7 @@ class Params:
     separation: float = param(
         0.0, "least distance of particles; 0: 0.9 diameters", unit="A", minimum=0.0, maximum=100000
     )
-    pixel_size: float = param(2.0, "pixel size", unit="A", minimum=0.1, maximum=20.0)
-    snr: float = param(0.05, "signal-to-noise ratio of a pixel", minimum=1e-6, maximum=1e6)
-    voltage: float = param(300.0, "acceleration voltage", unit="kV", minimum=50, maximum=1000)
-    cs: float = param(2.7, "spherical aberration", unit="mm", minimum=0, maximum=20)
-    amplitude_contrast: float = param(0.1, "amplitude contrast", minimum=0, maximum=0.99)
-    min_defocus: float = param(10000.0, "smallest defocus", unit="A", minimum=0, maximum=100000)
-    max_defocus: float = param(25000.0, "largest defocus", unit="A", minimum=0, maximum=100000)
-    astigmatism: float = param(400.0, "largest astigmatism", unit="A", minimum=0, maximum=20000)
-    bfactor: float = param(60.0, "envelope of the particles", unit="A^2", minimum=0, maximum=1000)
-    views: str = param("random", "preferred view", choices=("random", "top", "side"))
-    thon: float = param(0.35, "share of the noise seen through the CTF", minimum=0, maximum=1)
-    colour: float = param(0.3, "share of the rest that falls with frequency", minimum=0, maximum=1)
     ice: float = param(0.5, "spread of the background, in noise deviations", minimum=0, maximum=20)
-    junk: float = param(0.05, "junk, as a fraction of the particles", minimum=0, maximum=10)
     contamination: int = param(2, "blobs of contamination in each", minimum=0, maximum=200)
     edge: float = param(0.1, "probability of the support film's edge", minimum=0, maximum=1)
     tilt: float = param(0.0, "tilt of the specimen", unit="deg", minimum=-60, maximum=60)

@@ -17,6 +17,7 @@ from dspa.ops.ctf.astigmatism import astigmatic, astigmatism_of
 from dspa.ops.simulate.images import particle_diameter
 from dspa.ops.simulate.scene import Portraits, Scene, portray
 from dspa.stages.simulation.scene import (
+    SceneParams,
     ctf_columns,
     make_scene,
     optics_columns,
@@ -37,26 +38,13 @@ _STACK = 1000  # images of one stack, written by one task
 
 
 @dataclass(frozen=True)
-class Params:
+class Params(SceneParams):
     """Parameters of ``simulate particles``, in the units people type."""
 
-    model: str = param("", "atomic model, PDB or mmCIF (.gz too); the built-in D7 phantom if empty")
-    assembly: str = param("1", "biological assembly of the model to build; empty for none")
     particles: int = param(2000, "number of images", minimum=1, maximum=100000000)
     box: int = param(0, "edge of the images; 0: 1.5 diameters", unit="px", minimum=0, maximum=4096)
     pixel_size: float = param(3.0, "pixel size", unit="A", minimum=0.1, maximum=20.0)
-    snr: float = param(0.05, "signal-to-noise ratio of a pixel", minimum=1e-6, maximum=1e6)
     shift: float = param(3.0, "spread of the particles' shifts", unit="A", minimum=0, maximum=100)
-    voltage: float = param(300.0, "acceleration voltage", unit="kV", minimum=50, maximum=1000)
-    cs: float = param(2.7, "spherical aberration", unit="mm", minimum=0, maximum=20)
-    amplitude_contrast: float = param(0.1, "amplitude contrast", minimum=0, maximum=0.99)
-    min_defocus: float = param(10000.0, "smallest defocus", unit="A", minimum=0, maximum=100000)
-    max_defocus: float = param(25000.0, "largest defocus", unit="A", minimum=0, maximum=100000)
-    astigmatism: float = param(400.0, "largest astigmatism", unit="A", minimum=0, maximum=20000)
-    bfactor: float = param(60.0, "envelope of the particles", unit="A^2", minimum=0, maximum=1000)
-    views: str = param("random", "preferred view", choices=("random", "top", "side"))
-    thon: float = param(0.35, "share of the noise seen through the CTF", minimum=0, maximum=1)
-    colour: float = param(0.3, "share of the rest that falls with frequency", minimum=0, maximum=1)
     junk: float = param(0.0, "share of the images that are junk", minimum=0, maximum=1)
     per_micrograph: int = param(
         0, "particles that share a micrograph's CTF, at heights of their own; 0: none do",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from dspa.io.volumes import read_volume
 from dspa.ops.simulate.images import particle_diameter
 from dspa.ops.simulate.phantom import model_density, phantom_atoms
 from dspa.ops.simulate.scene import Scene, Views, signal_scale
+from dspa.stages.stage import param
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,91 +25,33 @@ if TYPE_CHECKING:
 _MARGIN = 12.0  # A of nothing around the molecule
 
 
-class Conditions(Protocol):
-    """The parameters that both stages have, as people type them."""
+@dataclass(frozen=True)
+class SceneParams:
+    """The parameters that all simulations have, in the units people type."""
 
-    @property
-    def model(self) -> str:
-        """Atomic model file; empty for the phantom."""
-        ...
-
-    @property
-    def assembly(self) -> str:
-        """Biological assembly."""
-        ...
-
-    @property
-    def pixel_size(self) -> float:
-        """A."""
-        ...
-
-    @property
-    def snr(self) -> float:
-        """Signal-to-noise ratio of a pixel."""
-        ...
-
-    @property
-    def voltage(self) -> float:
-        """Acceleration voltage, kV."""
-        ...
-
-    @property
-    def cs(self) -> float:
-        """Spherical aberration, mm."""
-        ...
-
-    @property
-    def amplitude_contrast(self) -> float:
-        """Fraction."""
-        ...
-
-    @property
-    def min_defocus(self) -> float:
-        """A."""
-        ...
-
-    @property
-    def max_defocus(self) -> float:
-        """A."""
-        ...
-
-    @property
-    def astigmatism(self) -> float:
-        """A."""
-        ...
-
-    @property
-    def bfactor(self) -> float:
-        """A^2."""
-        ...
-
-    @property
-    def views(self) -> str:
-        """Preferred view."""
-        ...
-
-    @property
-    def thon(self) -> float:
-        """Share of the noise."""
-        ...
-
-    @property
-    def colour(self) -> float:
-        """Share of the noise."""
-        ...
-
-    @property
-    def junk(self) -> float:
-        """Fraction."""
-        ...
+    model: str = param("", "atomic model, PDB or mmCIF (.gz too); the built-in D7 phantom if empty")
+    assembly: str = param("1", "biological assembly of the model to build; empty for none")
+    pixel_size: float = param(2.0, "pixel size", unit="A", minimum=0.1, maximum=20.0)
+    snr: float = param(0.05, "signal-to-noise ratio of a pixel", minimum=1e-6, maximum=1e6)
+    voltage: float = param(300.0, "acceleration voltage", unit="kV", minimum=50, maximum=1000)
+    cs: float = param(2.7, "spherical aberration", unit="mm", minimum=0, maximum=20)
+    amplitude_contrast: float = param(0.1, "amplitude contrast", minimum=0, maximum=0.99)
+    min_defocus: float = param(10000.0, "smallest defocus", unit="A", minimum=0, maximum=100000)
+    max_defocus: float = param(25000.0, "largest defocus", unit="A", minimum=0, maximum=100000)
+    astigmatism: float = param(400.0, "largest astigmatism", unit="A", minimum=0, maximum=20000)
+    bfactor: float = param(60.0, "envelope of the particles", unit="A^2", minimum=0, maximum=1000)
+    views: str = param("random", "preferred view", choices=("random", "top", "side"))
+    thon: float = param(0.35, "share of the noise seen through the CTF", minimum=0, maximum=1)
+    colour: float = param(0.3, "share of the rest that falls with frequency", minimum=0, maximum=1)
+    junk: float = param(0.05, "junk, as a fraction of the particles", minimum=0, maximum=10)
 
 
-def true_density(params: Conditions) -> NDArray[np.float32]:
+def true_density(params: SceneParams) -> NDArray[np.float32]:
     """Make the density of the model, or of the phantom, in an even box that just holds it.
 
     Parameters
     ----------
-    params : Conditions
+    params : SceneParams
         Of a simulating stage.
 
     Returns
@@ -121,12 +65,12 @@ def true_density(params: Conditions) -> NDArray[np.float32]:
     return model_density(atoms, box=box, pixel_size=params.pixel_size)
 
 
-def make_scene(params: Conditions, **rest: Any) -> Scene:
+def make_scene(params: SceneParams, **rest: Any) -> Scene:
     """Turn parameters as typed into the scene, in house units.
 
     Parameters
     ----------
-    params : Conditions
+    params : SceneParams
         Of a simulating stage.
     **rest : Any
         Fields of `Scene` that only one of the stages has.
@@ -162,7 +106,7 @@ def scaled_density(path: Path, scene: Scene) -> NDArray[np.float32]:
     path : Path
         ``volume.mrc`` of this job.
     scene : Scene
-        Conditions.
+        SceneParams.
     """
     density = read_volume(path).density
     diameter = particle_diameter(density, pixel_size=scene.pixel_size)
@@ -189,7 +133,7 @@ def optics_columns(scene: Scene) -> dict[str, list[Any]]:
     Parameters
     ----------
     scene : Scene
-        Conditions.
+        SceneParams.
     """
     return {
         "optics_name": ["simulated"],
@@ -206,7 +150,7 @@ def scene_tables(scene: Scene) -> dict[str, Any]:
     Parameters
     ----------
     scene : Scene
-        Conditions.
+        SceneParams.
     """
     made: dict[str, Any] = {}
     if any(scene.beam_tilt):
