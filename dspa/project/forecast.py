@@ -16,6 +16,9 @@ TASKS = {
     "it": "iteration",
     "noise": "noise spectrum",
     "weigh": "weighing particles against noise",
+    "reweigh": "weighing particles against noise again",
+    "compare": "comparing new particles with the classes",
+    "unseen": "judging the particles that are kept apart",
     "final": "assigning all particles",
     "blind": "adding up where other coefficients put images",
     "views": "finding views again",
@@ -30,7 +33,7 @@ TASKS = {
     "simulate": "simulating",
     "bands": "correlating bands in windows",
 }
-_ONCE = frozenset({"noise", "weigh", "final"})
+_ONCE = frozenset({"noise", "weigh", "reweigh", "compare", "unseen", "final"})
 _NAME = re.compile(r"(?:start(\d+)-)?([^\d]*)(\d*)")
 RECENT = 3  # iterations from which the next are judged
 SOONEST = 5.0  # seconds after which a guess is worth telling

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from dspa.dataflow.resident import (
     take,
 )
 from dspa.dataflow.runner import InlineRunner, Part, join_rows, make_plan, reduce_chunks
+from dspa.stages.em.march import Pass, once
 
 
 @settings(max_examples=30, deadline=None)
@@ -50,7 +52,8 @@ def test_any_order_and_any_parts_give_the_same_bits(order, owner):
 def test_rows_come_in_the_order_of_the_items(tmp_path):
     chunks = [toy.ToyChunk(number) for number in (0, 2, 5)]
     start = {"volume": np.zeros(512, np.float32)}
-    rows = InlineRunner(tmp_path).run(toy.ToyReduction(), chunks, start, name="it1").rows
+    runner = InlineRunner(tmp_path)
+    rows = runner.run(toy.ToyReduction(), chunks, start, name="it1").rows
     assert np.array_equal(rows["item"], np.concatenate([c.items for c in chunks]))
     assert np.all(np.diff(rows["item"]) > 0)
 
@@ -60,6 +63,15 @@ def test_rows_come_in_the_order_of_the_items(tmp_path):
 
     with pytest.raises(ValueError, match=r"41 .*42 items"):
         join_rows(reduce_chunks(Short(512, np.zeros(512)), chunks, 42).rows)
+
+    # A pass that stands by itself is not made again when its job goes on; others are no part of it.
+    alone, context = Pass(toy.ToyReduction(), chunks, start), SimpleNamespace(runner=runner)
+    made = [
+        once(context, one, name)
+        for one, name in ((alone, "weigh"), (Pass(None, (), {}), "weigh"), (alone, "reweigh"))
+    ]
+    for other in made:
+        assert np.array_equal(other.rows["value"], rows["value"])
 
 
 class Tight(toy.ToyReduction):

@@ -54,7 +54,8 @@ def test_a_job_that_goes_on_forgets_the_pause():
 @pytest.mark.parametrize(
     ("name", "words"),
     [("it003", "iteration 3"), ("noise000", "noise spectrum"), ("start2-0013", "start 2, step 13"),
-     ("weigh001", "weighing particles against noise"), ("epoch 4", "epoch 4"), ("", "progress")],
+     ("reweigh001", "weighing particles against noise again"),
+      ("epoch 4", "epoch 4"), ("", "progress")],
 )  # fmt: skip
 def test_tasks_have_names_people_know(name, words):
     assert task_words(name) == words

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dspa.ops.maps.mask import cosine_edge
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -155,7 +157,7 @@ def edge_density(images: NDArray[np.float64], radius: float) -> NDArray[np.float
     axis = np.arange(box) - box // 2
     x, y = np.meshgrid(axis, axis)
     distance, direction = np.hypot(x, y), np.arctan2(y, x)
-    soft = 0.5 - 0.5 * np.cos(np.pi * np.clip((radius - distance) / EDGE, 0.0, 1.0))
+    soft = cosine_edge(distance, radius - EDGE, radius)
     ring = (distance >= RING * radius) & (soft > 0.3)
     if not ring.any():
         return np.zeros(len(images))

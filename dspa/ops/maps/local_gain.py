@@ -16,6 +16,7 @@ from scipy import fft
 
 from dspa.ops.maps.fsc import shell_sums
 from dspa.ops.maps.local import grid_radius, window_transform
+from dspa.ops.maps.mask import cosine_edge
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -108,8 +109,7 @@ def band_response(
         Of the band: the first takes all that is coarser, the last all that is finer.
     """
     place = np.interp(shell, middles, np.arange(middles.size, dtype=np.float64))
-    away = np.minimum(np.abs(place - number), 1.0)
-    return np.asarray(0.5 + 0.5 * np.cos(np.pi * away), np.float32)
+    return cosine_edge(np.abs(place - number), 0.0, 1.0)
 
 
 def _windowed(

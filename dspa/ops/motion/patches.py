@@ -15,6 +15,7 @@ import numpy as np
 import scipy.fft
 
 from dspa.device import fft, like, namespace
+from dspa.ops.maps.mask import cosine_edge
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -196,6 +197,6 @@ def _window(rows: int, columns: int) -> NDArray[np.float32]:
     edges = []
     for length in (rows, columns):
         width = max(2, round(_TAPER * length))
-        ramp = 0.5 - 0.5 * np.cos(np.pi * (np.arange(width) + 0.5) / width)
-        edges.append(np.concatenate([ramp, np.ones(length - 2 * width), ramp[::-1]]))
+        outside = width - 0.5 - np.minimum(np.arange(length), np.arange(length)[::-1])
+        edges.append(cosine_edge(outside, 0.0, width))
     return np.asarray(edges[0][:, None] * edges[1], np.float32)

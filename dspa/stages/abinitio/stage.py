@@ -30,7 +30,7 @@ from dspa.stages.abinitio.output import (
 from dspa.stages.abinitio.reduction import AbInitioStep
 from dspa.stages.abinitio.schedule import Act, Settings, plan_step
 from dspa.stages.abinitio.starts import choose_start, tell_copies
-from dspa.stages.em.march import Pass, march
+from dspa.stages.em.march import Pass, march, once
 from dspa.stages.em.memory import batch_bytes, check_fits, kept_bands
 from dspa.stages.em.parameters import mask_diameter, max_shift
 from dspa.stages.particles.chunks import CHUNK, image_spec, particle_chunks
@@ -288,7 +288,7 @@ def _report(context: Context, plan: StepPlan, model: FirstMaps) -> None:
         compared_to=resolution,
         log_likelihood=evidence,
         ess=spread,
-        images=int(images),
+        particles=int(images),
         occupancy=np.round(model.occupancy, 3),
     )
     if plan.iteration % SHOW_EVERY == 0 or plan.iteration == settings.steps:
@@ -311,12 +311,7 @@ def _finish(
     context.events.message("assigning all particles")
     plan = plan_step(settings, settings.steps + 1)
     chunks = particle_chunks(particles, settings.spec, seed=settings.seed)
-    found = context.runner.checkpoints.latest("final")
-    if found is None:
-        step = AbInitioStep(plan)
-        result = context.runner.run(step, chunks, model.arrays(), name="final001")
-    else:
-        result = Result(found.model, found.rows)
+    result = once(context, Pass(AbInitioStep(plan), chunks, model.arrays()), "final")
     model, rows = FirstMaps.read(result.model), result.rows
     outputs = write_volumes(context.folder, model.density, settings.spec)
     outputs |= write_particle_results(context.folder, particles, rows)

@@ -42,6 +42,7 @@ from dspa.ops.poses.search import Searchers
 from dspa.stages.class2d.constants import tuned
 from dspa.stages.class2d.model import ClassModel
 from dspa.stages.em.contrast import contrast_deviation
+from dspa.stages.em.march import Pass, once
 from dspa.stages.em.noise import coefficient_noise
 from dspa.stages.particles.images import prepare_images
 
@@ -322,12 +323,8 @@ def _weighed(
     context: Context, known: Classification, task: Weighing, chunks: Sequence[Chunk]
 ) -> Classification:
     """Run a weighing, or take what it left, and put what it measured into the rows."""
-    name = "weigh002" if task.again else "weigh001"
-    latest = context.runner.checkpoints.latest(name)
-    if latest is not None:
-        found = latest.rows
-    else:
-        found = context.runner.run(task, chunks, known.model.arrays(), name=name).rows
+    name = "reweigh" if task.again else "weigh"
+    found = once(context, Pass(task, chunks, known.model.arrays()), name).rows
     rows = dict(known.rows)
     for measured in MEASURED:
         if task.again and measured in ("gain", "control"):

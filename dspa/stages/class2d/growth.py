@@ -26,6 +26,7 @@ from dspa.stages.class2d.march import Onto, march, nothing_to_see
 from dspa.stages.class2d.model import Classification, ClassModel
 from dspa.stages.class2d.plan import Settings, Workload, workload
 from dspa.stages.class2d.reduction import Class2D
+from dspa.stages.em.march import Pass, once
 from dspa.stages.em.noise import noise_groups
 from dspa.stages.particles.copies import as_first_copy, particle_copies
 
@@ -204,7 +205,7 @@ def grow(
     founding, images = Founding(0, new, 0.0), 0
     everything = growth.everything and new.size < uid.size
     if new.size:
-        seen = look(context, known, growth.settings, chunks(new), name="look001")
+        seen = look(context, known, growth.settings, chunks(new), name="compare")
         images = int(seen["valid"].sum())
         if not images and not everything:
             raise nothing_to_see(chunks(new))
@@ -240,13 +241,8 @@ def look(
     name: str,
 ) -> dict[str, NDArray[Any]]:
     """Compare particles with the averages as they are: rows in the order of the particles."""
-    latest = context.runner.checkpoints.latest(name.rstrip("0123456789"))
-    if latest is not None:
-        rows = latest.rows
-    else:
-        plan = settings.look(known.model, classes=known.classes)
-        rows = context.runner.run(Class2D(plan), chunks, known.model.arrays(), name=name).rows
-    return dict(rows)
+    task = Class2D(settings.look(known.model, classes=known.classes))
+    return dict(once(context, Pass(task, chunks, known.model.arrays()), name).rows)
 
 
 def expect(
@@ -304,7 +300,7 @@ def judge_unseen(
     """
     if not chunks:
         return known
-    rows = look(context, known, settings, chunks, name="unseen001")
+    rows = look(context, known, settings, chunks, name="unseen")
     fits = known.unseen.copy()
     fits[rows["item"]] = np.where(rows["valid"], rows[MEASURE], np.nan)
     return replace(known, unseen=fits)

@@ -72,3 +72,19 @@ def march(
         )
         report(number, made, result)
     return result
+
+
+def once(context: Context, made: Pass, name: str) -> Result:
+    """Make a pass that stands by itself, or take what it left before the job was resumed.
+
+    Parameters
+    ----------
+    context : Context
+    made : Pass
+    name : str
+        Of the checkpoint, without its number.
+    """
+    found = context.runner.checkpoints.latest(name)
+    if found is not None:
+        return Result(found.model, found.rows)
+    return context.runner.run(made.reduction, made.chunks, made.model, name=f"{name}001")

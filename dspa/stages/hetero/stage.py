@@ -254,6 +254,7 @@ def _figures(plan: Plan, model: MapModel) -> dict[str, Any]:
     """Collect the figures of an iteration."""
     mean, spec = Figures(*model.figures), plan.spec
     return {
+        "particles": int(mean.images),
         "resolutions": listed([resolution_of(maps, spec) for maps in model.maps], "A"),
         "classes_hold": listed(100 * occupancy(model), "%"),
         "changed": mean.changed,

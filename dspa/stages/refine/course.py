@@ -109,6 +109,7 @@ def _figures(plan: Plan, model: MapModel) -> dict[str, Any]:
     apart = shell >= plan.settings.initial_radius + MARGIN
     search = "exhaustive" if plan.settings.exhaustive else "global"
     return {
+        "particles": int(mean.images),
         "unjudged_resolution": extent / shell if apart else None,
         "search": "local" if plan.local else search,
         "candidates_per_image": mean.candidates,

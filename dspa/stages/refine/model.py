@@ -44,8 +44,9 @@ class Figures(NamedTuple):
     changed: float = 0.0
 
     def mean(self) -> Figures:
-        """Return what falls to an image."""
-        return Figures(*np.asarray(self) / max(self.images, 1.0))
+        """Return what falls to an image, and the number of images as it is."""
+        mean = Figures(*np.asarray(self) / max(self.images, 1.0))
+        return mean._replace(images=self.images)
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class MapModel(NamedArrays):
         As `dspa.stages.refine.plan.converged` reads it.
     reached : Reached
     figures : (10,) float64
-        Means over images: `Figures`.
+        Of an image in the mean, and the number of images: `Figures`.
     nuisance : mapping of name to (2, ...) array
         Noise and contrast of each half set, as `dspa.stages.em.noise` keeps them, and
         ``occupancy`` (2, k), the share of its images that each map has.
