@@ -30,12 +30,14 @@ from dspa.dataflow.runner import (
     make_plan,
     make_shares,
     new_run_id,
+    open_journal,
 )
 from dspa.device.cgroup import kill_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from dspa.dataflow.journal import Journal, Keep
     from dspa.dataflow.reduction import Chunk, Model, Reduction
 
 T = TypeVar("T")
@@ -144,7 +146,14 @@ class DaskRunner:
         self.events.emit("pass", name=name, seconds=taken, busy=watch.seconds, workers=workers)
         return Result(self._checkpoints.fetch(new), load(rows))
 
-    def map(self, function: Callable[[S], T], items: Iterable[S], *, name: str = "map") -> list[T]:
+    def map(
+        self,
+        function: Callable[[S], T],
+        items: Iterable[S],
+        *,
+        name: str = "map",
+        keep: Keep[S] | None = None,
+    ) -> list[T]:
         """Apply a picklable function to every item, in order.
 
         Parameters
@@ -155,10 +164,16 @@ class DaskRunner:
             Small picklable handles.
         name : str
             Name for progress and messages.
+        keep : Keep, optional
+            Which results outlive a job that is killed.
         """
-        items = list(items)
-        if not items:
-            return []
+        journal = open_journal(self, items, name=name, keep=keep)
+        if journal.missing:
+            self._make_missing(function, journal, name)
+        return journal.results
+
+    def _make_missing(self, function: Callable[[Any], Any], journal: Journal, name: str) -> None:
+        """Make what is not known of the items of a map, a task each."""
         client, turn = self.cluster.client, self._turn(name)
         blob = cloudpickle.dumps(function, protocol=5)
         carried: Any = blob
@@ -169,24 +184,27 @@ class DaskRunner:
         resources = self.cluster.resources(host=True) or None
         futures: dict[Future, int] = {
             client.submit(
-                _apply, carried, item, key=("map-" + turn, number), pure=False, resources=resources
+                _apply,
+                carried,
+                journal.items[number],
+                key=("map-" + turn, number),
+                pure=False,
+                resources=resources,
             ): number
-            for number, item in enumerate(items)
+            for number in journal.missing
         }
-        results: list[Any] = [None] * len(items)
         # Results are fetched as they come and forgotten where they were made: workers hold none.
         try:
             for batch in as_completed(list(futures), loop=client.loop).batches():
                 for future, result in zip(batch, client.gather(batch), strict=True):
-                    results[futures.pop(future)] = result
-                    done = len(items) - len(futures)
-                    self.events.emit("progress", task=name, done=done, total=len(items))
+                    journal.add(futures.pop(future), result)
+                    done, total = journal.done, len(journal.items)
+                    self.events.emit("progress", task=name, done=done, total=total)
         except KilledWorker as error:
             raise RuntimeError(self._obituary(name)) from error
         finally:
             client.cancel(list(futures))
         self._tell_of_kills()
-        return results
 
     def close(self) -> None:
         """Stop listening; the cluster belongs to whoever made it."""

@@ -25,6 +25,7 @@ from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.dataflow.checkpoint import Checkpoints, Stored, load, store
 from dspa.dataflow.events import Events
+from dspa.dataflow.journal import Journal
 from dspa.dataflow.placement import (
     DeviceFull,
     device_room,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from dspa.dataflow.journal import Keep
     from dspa.dataflow.reduction import Bound, Chunk, Model, Reduction, Rows, Sums
 
 ITEM = "item"  # among rows: which item of the set each is
@@ -74,6 +76,8 @@ class Result:
 class Runner(Protocol):
     """Spreads work: the only thing stages know of the machines they run on."""
 
+    events: Events
+
     @property
     def checkpoints(self) -> Checkpoints:
         """Checkpoints of the job, written by `run`."""
@@ -95,8 +99,15 @@ class Runner(Protocol):
         """Make one pass over the chunks and checkpoint it under ``name``."""
         ...
 
-    def map(self, function: Callable[[S], T], items: Iterable[S], *, name: str = "map") -> list[T]:
-        """Apply a picklable function to every item; results in order."""
+    def map(
+        self,
+        function: Callable[[S], T],
+        items: Iterable[S],
+        *,
+        name: str = "map",
+        keep: Keep[S] | None = None,
+    ) -> list[T]:
+        """Apply a picklable function to every item; results in order, kept ones among them."""
         ...
 
     def close(self) -> None:
@@ -154,6 +165,23 @@ class Plan:
             "items": self.items,
             "batch": self.batch,
         }
+
+
+def open_journal(runner: Runner, items: Iterable[S], *, name: str, keep: Keep[S] | None) -> Journal:
+    """Open what is known of the items of a map, and tell how many need not be made.
+
+    Parameters
+    ----------
+    runner : Runner
+    items : iterable
+    name : str
+        Of the map.
+    keep : Keep, optional
+    """
+    journal = Journal(runner.checkpoints.folder / f"{name}.jsonl", keep, list(items))
+    if journal.done:
+        runner.events.message(f"{journal.done} of {len(journal.items)} were done before")
+    return journal
 
 
 def make_plan(
@@ -381,7 +409,14 @@ class InlineRunner:
         self._checkpoints.record(name, new, rows, **plan.about())
         return Result(self._checkpoints.fetch(new), load(rows))
 
-    def map(self, function: Callable[[S], T], items: Iterable[S], *, name: str = "map") -> list[T]:
+    def map(
+        self,
+        function: Callable[[S], T],
+        items: Iterable[S],
+        *,
+        name: str = "map",
+        keep: Keep[S] | None = None,
+    ) -> list[T]:
         """Apply a picklable function to every item, in order.
 
         Parameters
@@ -392,15 +427,16 @@ class InlineRunner:
             Small picklable handles.
         name : str
             Name for progress and messages.
+        keep : Keep, optional
+            Which results outlive a job that is killed.
         """
-        items = list(items)
-        results = []
+        journal = open_journal(self, items, name=name, keep=keep)
         with one_thread():
             carried = travel(function)
-            for number, item in enumerate(items):
-                results.append(travel(host(carried(travel(item)))))
-                self.events.emit("progress", task=name, done=number + 1, total=len(items))
-        return results
+            for number in list(journal.missing):
+                journal.add(number, travel(host(carried(travel(journal.items[number])))))
+                self.events.emit("progress", task=name, done=journal.done, total=len(journal.items))
+        return journal.results
 
     def _dumped(self, bound: Bound) -> bytes:
         """Pickle a reduction, to compare it later; nothing unless strict."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from dspa.dataflow.cluster import Cluster
     from dspa.dataflow.events import Event, Events
+    from dspa.dataflow.journal import Keep
     from dspa.dataflow.reduction import Chunk, Model, Reduction
     from dspa.dataflow.runner import Result, Runner
 
@@ -134,9 +135,16 @@ class LazyRunner:
         """Make one pass over the chunks and checkpoint it."""
         return self._started().run(reduction, chunks, model, name=name)
 
-    def map(self, function: Callable[[S], T], items: Iterable[S], *, name: str = "map") -> list[T]:
+    def map(
+        self,
+        function: Callable[[S], T],
+        items: Iterable[S],
+        *,
+        name: str = "map",
+        keep: Keep[S] | None = None,
+    ) -> list[T]:
         """Apply a picklable function to every item, in order."""
-        return self._started().map(function, items, name=name)
+        return self._started().map(function, items, name=name, keep=keep)
 
     def close(self) -> None:
         """Give back the runner; the machines stay for the next job."""

@@ -57,11 +57,12 @@ def rehearse(stage: Stage, inputs: Resolved, params: Any) -> dict[str, Any]:
             warnings.append(str(event.get("text", "")))
 
     with tempfile.TemporaryDirectory(prefix="dspa-plan-") as folder:
-        runner = _Rehearsal(Path(folder))
+        events = Events(None, (heard,))
+        runner = _Rehearsal(Path(folder), events)
         if stage.warns:  # whose plan tells the memory, of workers that may be elsewhere
             runner.memory = sys.maxsize
         try:
-            stage.run(Context(Path(folder), runner, Events(None, (heard,))), given, params)
+            stage.run(Context(Path(folder), runner, events), given, params)
         except _Enough:
             pass
         except InputError as error:
@@ -101,6 +102,7 @@ class _Rehearsal:
     """A runner that runs nothing."""
 
     folder: Path
+    events: Events
     workers: int = 1
     memory: int = field(default_factory=memory_budget)
 
@@ -113,7 +115,9 @@ class _Rehearsal:
         """Stop here."""
         raise _Enough
 
-    def map(self, function: Any, items: Iterable[Any], *, name: str = "map") -> list[Any]:
+    def map(
+        self, function: Any, items: Iterable[Any], *, name: str = "map", keep: Any = None
+    ) -> list[Any]:
         """Stop here, if there is anything to do."""
         if list(items):
             raise _Enough

@@ -419,7 +419,7 @@ def _deaf() -> None:
 
 
 def _has_checkpoints(folder: Path) -> bool:
-    return any((folder / "checkpoints").glob("*.json"))
+    return any((folder / "checkpoints").glob("*.json*"))
 
 
 def _empty(folder: Path) -> None:

@@ -11,9 +11,9 @@ import numpy as np
 
 from dspa.data.errors import InputError
 from dspa.io.micrographs import read_micrographs, write_micrographs
-from dspa.ops.ctf.estimation import DefocusSearch, Microscope
+from dspa.ops.ctf.estimation import CTFFit, DefocusSearch, Microscope
 from dspa.ops.ctf.ice_ring import ice_ring
-from dspa.ops.ctf.local import Kind, fit_local, local_tile
+from dspa.ops.ctf.local import Kind, LocalFit, fit_local, local_tile
 from dspa.ops.ctf.search import fit_ctf
 from dspa.ops.ctf.spectrum import patch_spectra, tile_size
 from dspa.ops.ctf.surface import extent_of, surface_range
@@ -28,6 +28,7 @@ from dspa.stages.exposures.tasks import (
     COPIES,
     MicrographTask,
     contained,
+    keep_results,
     micrograph_tasks,
     report_failures,
     warn_of_rows,
@@ -162,7 +163,8 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     tasks = micrograph_tasks(table, limit=params.micrographs)
     (context.folder / "ctf").mkdir(exist_ok=True)
     settings = _Settings(context.folder, params)
-    results = context.runner.map(partial(_estimate, settings), tasks, name="ctf")
+    keep = keep_results(params, Estimate, CTFFit, LocalFit)
+    results = context.runner.map(partial(_estimate, settings), tasks, name="ctf", keep=keep)
     report_failures(context, tasks, results, what="ctf")
     done = [
         (task, found)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
 from dspa.data.counts import counted
 from dspa.data.errors import InputError
+from dspa.dataflow.journal import Keep
 from dspa.io.micrographs import micrograph_info, read_micrograph_image, rows_turned
 from dspa.io.tiff import turns_rows
 from dspa.ops.ctf.model import CTF
@@ -225,6 +229,26 @@ def local_surfaces(micrographs: xr.Dataset) -> NDArray[np.float64]:
     if "defocus_surface" not in micrographs:
         return np.zeros((int(micrographs.sizes["micrograph"]), TERMS))
     return np.nan_to_num(np.asarray(micrographs["defocus_surface"].values, np.float64))
+
+
+def keep_results(params: Any, *types: type) -> Keep[Any]:
+    """Keep what is found on each micrograph, so that a killed job goes on from there.
+
+    Parameters
+    ----------
+    params : dataclass
+        What results depend on besides the micrograph.
+    *types : type
+        Dataclasses that a result consists of, its own first.
+    """
+    return Keep(partial(_mark, params), types)
+
+
+def _mark(params: Any, task: Any) -> str:
+    """Tell micrographs and parameters apart; OSError where the file cannot be seen."""
+    stat = Path(task.path).stat()
+    said = repr((params, task, stat.st_size, stat.st_mtime_ns))
+    return hashlib.sha256(said.encode()).hexdigest()
 
 
 def contained(function: Callable[[], T]) -> T | str:

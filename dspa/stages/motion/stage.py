@@ -14,7 +14,12 @@ from dspa.io.defects import read_defects
 from dspa.io.micrographs import micrograph_info, read_micrographs, rows_turned
 from dspa.io.volumes import write_image_stack
 from dspa.ops.motion.movie import memory
-from dspa.stages.exposures.tasks import contained, micrograph_tasks, report_failures
+from dspa.stages.exposures.tasks import (
+    contained,
+    keep_results,
+    micrograph_tasks,
+    report_failures,
+)
 from dspa.stages.imports.gains import read_gain, settle_gain
 from dspa.stages.imports.micrographs import unique_names
 from dspa.stages.motion.params import Params
@@ -43,7 +48,8 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     )
     for name in ("micrographs", "motion"):
         (context.folder / name).mkdir(exist_ok=True)
-    results = context.runner.map(partial(correct, settings), tasks, name="motion")
+    keep = keep_results((params, settings.gain, settings.bad), Figures)
+    results = context.runner.map(partial(correct, settings), tasks, name="motion", keep=keep)
     report_failures(context, tasks, results, what="motion")
     done = [
         (task, found)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dspa.data.atomic import write_atomically
 from dspa.data.errors import InputError
 from dspa.io.micrographs import micrograph_info
 from dspa.io.movies import EER, open_movie
@@ -193,11 +190,6 @@ def correct(settings: Settings, task: MovieTask) -> Figures | str:
 
 
 def _correct(settings: Settings, task: MovieTask) -> Figures:
-    mark = _mark(settings, task)
-    done = settings.folder / "motion" / f"{task.stem}.json"
-    known = _known(done, mark)
-    if known is not None:
-        return known
     source = look_at(task, settings.params)
     gain = _plane(settings.gain, source.movie, "gain reference")
     bad = _plane(settings.bad, source.movie, "defect map")
@@ -209,26 +201,7 @@ def _correct(settings: Settings, task: MovieTask) -> Figures:
     figures = _figures(made, motion)
     picture = _picture(task, made, figures, recipe.pixel_size)
     (settings.folder / "motion" / f"{task.stem}.png").write_bytes(picture)
-    text = json.dumps({"mark": mark} | asdict(figures))
-    write_atomically(done, lambda stream: stream.write(text.encode()))
     return figures
-
-
-def _mark(settings: Settings, task: MovieTask) -> str:
-    """Tell movies and parameters apart: what was made of the same is not made again."""
-    stat = Path(task.path).stat()
-    said = repr((task, settings, stat.st_size, stat.st_mtime_ns))
-    return hashlib.sha256(said.encode()).hexdigest()
-
-
-def _known(done: Path, mark: str) -> Figures | None:
-    try:
-        found = json.loads(done.read_text())
-    except (OSError, ValueError):
-        return None
-    if not isinstance(found, dict) or found.pop("mark", "") != mark:
-        return None
-    return Figures(**found | {"whole": tuple((x, y) for x, y in found["whole"])})
 
 
 def _plane(path: str, movie: Movie, what: str) -> NDArray[np.float32] | None:

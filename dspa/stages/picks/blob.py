@@ -98,6 +98,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
         micrographs,
         micrograph_tasks(micrographs, limit=params.micrographs),
         search=partial(_search, params),
+        params=params,
         low_pass=params.low_pass,
         diameter=params.max_diameter,
         stage="pick blob",

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dspa.data.counts import counted
 from dspa.ops.picks.candidates import Candidates
 from dspa.ops.picks.search_image import SearchImage, search_image
-from dspa.stages.exposures.tasks import MicrographTask, contained, report_failures
+from dspa.stages.exposures.tasks import (
+    MicrographTask,
+    contained,
+    keep_results,
+    report_failures,
+)
 from dspa.stages.picks.inspect import scores, suggested
 from dspa.stages.picks.junk_masks import write_junk
 from dspa.stages.picks.tables import picks_table, show_candidates, show_scores, write_picks
@@ -30,6 +35,7 @@ def pick_micrographs(
     tasks: Sequence[MicrographTask],
     *,
     search: Callable[[MicrographTask, SearchImage, float], Candidates],
+    params: Any,
     low_pass: float,
     diameter: float,
     stage: str,
@@ -46,6 +52,8 @@ def pick_micrographs(
         Those of it that are searched.
     search : callable
         Picklable; takes the micrograph, its search image and the low-pass used (A).
+    params : dataclass
+        Of the stage.
     low_pass : float
         Asked for, A; never finer than three pixels.
     diameter : float
@@ -54,7 +62,8 @@ def pick_micrographs(
         Name of the stage, and what it searched with, for messages.
     """
     one = partial(_pick, search, low_pass, diameter, context.folder)
-    results = context.runner.map(one, tasks, name="pick")
+    keep = keep_results(params, Candidates)
+    results = context.runner.map(one, tasks, name="pick", keep=keep)
     report_failures(context, tasks, results, what=stage)
     done = [
         (task, found)

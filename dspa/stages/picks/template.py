@@ -217,6 +217,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
         micrographs,
         tasks,
         search=partial(_search, params, templates),
+        params=params,
         low_pass=params.low_pass,
         diameter=params.diameter,
         stage="pick template",
