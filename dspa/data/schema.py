@@ -97,6 +97,7 @@ PARTICLES = Schema(
         "image_index": Variable(("particle",), "int64", "", "0-based image in the stack"),
         "image_sign": Variable(("particle",), "int8", "", "-1: particles dark in the stack"),
         "twin": Variable(("particle",), "uint64", "", "uid of the first copy of the same image"),
+        "file_row": Variable(("particle",), "int64", "", "row of the file it is read from, from 1"),
         "expanded_from": Variable(
             ("particle",), "uint64", "", "uid of the particle that a symmetry copy comes from"
         ),

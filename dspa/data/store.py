@@ -21,7 +21,7 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from dspa.data.counts import counted
-from dspa.data.errors import InputError
+from dspa.data.errors import InputError, plainly
 from dspa.data.growing import Growing, laid_down
 from dspa.data.places import project_above, relative_inside
 from dspa.data.schema import EXTRA, is_text, validate
@@ -105,9 +105,8 @@ def open(path: str | Path, *, lazy: bool = False) -> xr.Dataset:
     except InputError:
         raise
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
         raise InputError(
-            f"{path}: damaged dataset ({reason}); run the job that made it again"
+            f"{path}: damaged dataset ({plainly(error)}); run the job that made it again"
         ) from error
     named = disk.attrs.pop(_ARRAYS, [])
     if not isinstance(named, list):

@@ -20,7 +20,7 @@ import lz4.block
 import numpy as np
 
 from dspa.data.atomic import write_atomically
-from dspa.data.errors import InputError
+from dspa.data.errors import InputError, plainly
 from dspa.io.locate import regular
 
 if TYPE_CHECKING:
@@ -92,8 +92,7 @@ def open_cs(path: str | Path, folder: Path | None = None) -> dict[str, NDArray[A
     except InputError:
         raise
     except Exception as error:
-        reason = " ".join((getattr(error, "strerror", None) or str(error)).split())[:120]
-        raise InputError(f"{path}: damaged .cs file ({reason}); export it again") from error
+        raise InputError(f"{path}: damaged .cs file ({plainly(error)}); export it again") from error
     if "uid" not in fields or fields["uid"].dtype != np.uint64 or fields["uid"].ndim != 1:
         raise InputError(f"{path}: no field uid; not a cryoSPARC dataset")
     return fields

@@ -30,9 +30,21 @@ class Joined:
     Parameters
     ----------
     paths : sequence of path
-        The rows are those of the file with images that is no passthrough; the others add fields.
+        The rows are those of the file that is no passthrough, of several the one with images; the
+        others add fields.
     folder : path, optional
         As of `open_cs`.
+
+    Attributes
+    ----------
+    count : int
+        Particles.
+    first : path
+        The file that the rows are of.
+    rows : (count,) int64
+        Which of them.
+    left_out : list of str
+        Phrases: rows of which file are not among them, and why.
 
     Raises
     ------
@@ -43,26 +55,45 @@ class Joined:
 
     def __init__(self, paths: Sequence[str | Path], folder: Path | None = None) -> None:
         # What a job wrote itself counts more than what passed through it.
-        ordered = sorted(paths, key=_passes_through)
-        read = [(path, open_cs(path, folder)) for path in ordered]
-        read.sort(key=lambda each: not set(_IMAGES) <= set(each[1]))
+        read = [(path, open_cs(path, folder)) for path in paths]
+        read.sort(key=lambda each: (_passes_through(each[0]), not set(_IMAGES) <= set(each[1])))
         first, fields = read[0]
-        self.count = len(fields["uid"])
+        uid = fields["uid"][:]
+        placed, kept = [], np.ones(len(uid), bool)
+        self.left_out: list[str] = []
+        for path, more in read[1:]:
+            rows, known = _rows(path, more["uid"][:], uid)
+            # Without images a particle is of no use; without other fields it may be.
+            images = bool(set(_IMAGES) & (set(more) - set(fields)))
+            if not known.all() and not (images and (kept & known).any()):
+                raise _foreign(path, known, first)
+            placed.append((path, more, rows))
+            kept &= known
+            for lacking, held, other in (
+                (known.size - known.sum(), first, path),
+                (len(more["uid"]) - known.sum(), path, first),
+            ):
+                if lacking:
+                    of = counted(known.size if held is first else len(more["uid"]), "row")
+                    self.left_out.append(f"{lacking} of {of} of {held} that {other} does not hold")
+        self.first, self.count = first, int(kept.sum())
+        self.rows = np.flatnonzero(kept)
+        chosen = None if kept.all() else self.rows
         # Values, and the row of each particle in them; None where they are in the same order.
         self._fields: dict[str, tuple[Any, NDArray[np.int64] | None]] = {
-            name: (values, None) for name, values in fields.items()
+            name: (values, chosen) for name, values in fields.items()
         }
         source = dict.fromkeys(fields, first)
-        for path, more in read[1:]:
-            rows = _rows(path, more["uid"][:], first, fields["uid"][:])
+        for path, more, there in placed:
+            rows = chosen if there is None else there if chosen is None else there[chosen]
             for name, values in more.items():
                 before = source.setdefault(name, path)
                 if before is path:
                     self._fields[name] = (values, rows)
                 elif _passes_through(before) == _passes_through(path):
                     for part in self._parts():
-                        one, other = self._part(name, part), _taken(values, rows, part)
-                        _compare(name, one, other, before, path)
+                        mine, theirs = self._part(name, part), _taken(values, rows, part)
+                        _compare(name, mine, theirs, before, path)
         _check(first, self._fields, alone=len(read) == 1)
 
     def labels(self) -> dict[str, str]:
@@ -116,24 +147,26 @@ def _compare(
 
 
 def _rows(
-    path: str | Path, there: NDArray[np.uint64], first: str | Path, wanted: NDArray[np.uint64]
-) -> NDArray[np.int64] | None:
-    """Return the row of each wanted uid; None if all are in the order wanted."""
-    if np.array_equal(there, wanted) and np.unique(there).size == there.size:
-        return None
-    order = np.argsort(there, kind="stable")
-    if len(np.unique(there)) != len(there):
+    path: str | Path, there: NDArray[np.uint64], wanted: NDArray[np.uint64]
+) -> tuple[NDArray[np.int64] | None, NDArray[np.bool_]]:
+    """Return the row of each wanted uid, None if all are in their order, and which are there."""
+    if np.unique(there).size != there.size:
         raise InputError(f"{path}: has a uid twice, so it cannot be joined; export it again")
+    if np.array_equal(there, wanted):
+        return None, np.ones(len(wanted), np.bool_)
+    if not len(there):
+        return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), np.bool_)
+    order = np.argsort(there, kind="stable")
     at = np.searchsorted(there[order], wanted)
-    rows = order[np.minimum(at, len(there) - 1)] if len(there) else np.zeros(len(wanted), np.int64)
-    known = (there[rows] == wanted) if len(there) else np.zeros(len(wanted), np.bool_)
-    if not known.all():
-        raise InputError(
-            f"{path} holds {int(known.sum())} of the {counted(len(wanted), 'particle')} of "
-            f"{first}; give the particles and the passthrough file of one job, or import sets one "
-            "at a time"
-        )
-    return np.asarray(rows, np.int64)
+    rows = order[np.minimum(at, len(there) - 1)]
+    return np.asarray(rows, np.int64), there[rows] == wanted
+
+
+def _foreign(path: str | Path, known: NDArray[np.bool_], first: str | Path) -> InputError:
+    return InputError(
+        f"{path} holds {int(known.sum())} of the {counted(known.size, 'particle')} of {first}; "
+        "give the particles and the passthrough file of one job, or import sets one at a time"
+    )
 
 
 # Fields that only files of other things have.

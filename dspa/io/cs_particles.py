@@ -16,12 +16,14 @@ import pandas as pd
 
 from dspa.data.counts import counted
 from dspa.data.errors import InputError
-from dspa.data.growing import Growing, Numbering
+from dspa.data.growing import Growing
 from dspa.data.schema import EXTRA
 from dspa.geometry.rotation import matrix_from_euler, matrix_from_rotvec
 from dspa.io.coordinates import place_variables
 from dspa.io.cs_join import Joined
+from dspa.io.cs_tables import Tables, exact
 from dspa.io.locate import locate_all
+from dspa.io.plausible import unset_as_nan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-MM = 1e7  # mm to A
 # Symmetry copies: the particle they come from, and the operator.
 SOURCE, COPY = "sym_expand/src_uid", "sym_expand/idx"
 _PLACE = ("location/center_x_frac", "location/center_y_frac")
@@ -67,6 +68,7 @@ def read_cs_particles(
     roots: Sequence[str | Path] = (),
     orientation: Orientation | None = None,
     folder: Path | None = None,
+    numbered: bool = False,
 ) -> xr.Dataset:
     """Read particles from the ``.cs`` file, or files, of a job.
 
@@ -80,11 +82,15 @@ def read_cs_particles(
     orientation : Orientation, optional
     folder : path, optional
         Where columns are laid down on disk, as of `Growing`; by default they are in memory.
+    numbered : bool
+        With ``file_row``, the row of each in the file that gives the rows, which ``attrs["file"]``
+        names.
 
     Returns
     -------
     Dataset
-        Particles; ``attrs["set_aside"]`` says in a phrase what was not taken up.
+        Particles; ``attrs["set_aside"]`` says in a phrase what was not taken up, and
+        ``attrs["doubts"]`` in a sentence what was read otherwise than it is written.
     """
     joined = Joined([path, *more], folder)
     if not joined.count:
@@ -97,6 +103,8 @@ def read_cs_particles(
                 if name != "uid":
                     label = f"{EXTRA}cs:{name}:{labels[name]}"
                     made[label] = ("particle", decoded(path, values))
+            if numbered:
+                made["file_row"] = joined.rows[grown.rows : grown.rows + len(fields["uid"])] + 1
             grown.append(made, len(fields["uid"]))
         common = tables.finish()
         if "stack_name" in common:
@@ -111,8 +119,11 @@ def read_cs_particles(
         )
         if _PLACE[0] in labels and "location/micrograph_shape" not in labels:
             notes.append("the coordinates, which need location/micrograph_shape")
+        notes = [*joined.left_out, *notes]
         note = {"set_aside": " and ".join(notes)} if notes else {}
-        return grown.finish(common, **note)
+        if numbered:
+            note["file"] = str(joined.first)
+        return grown.finish(common, **note, **tables.told(str(joined.first)))
 
 
 def decoded(path: str | Path, values: NDArray[Any]) -> NDArray[Any]:
@@ -163,58 +174,29 @@ def interpret_rows(
     tables : Tables
         Of the rows before, to which those of these rows are added.
     """
-    reader = _Fields(path, fields, orientation)
+    reader = _Fields(path, fields, orientation, tables)
     variables: dict[str, Any] = {"uid": fields["uid"], "optics": reader.optics(tables)}
     variables |= reader.images(tables)
     variables |= reader.ctf()
     variables |= reader.alignment()
     variables |= reader.picks()
     variables |= reader.expansion()
-    size = np.concatenate([_exact(part["micrograph"]) for part in tables.optics])
+    tables.rows += reader.count
+    size = np.concatenate([exact(part["micrograph"]) for part in tables.optics])
     return variables | reader.location(tables, size[variables["optics"]])
-
-
-class Tables:
-    """What rows have in common, in the order in which it comes."""
-
-    def __init__(self) -> None:
-        self.groups, self.stacks, self.micrographs = Numbering(), Numbering(), Numbering()
-        self.optics: list[pd.DataFrame] = []
-        self.shapes: list[NDArray[np.float64]] = []
-
-    def finish(self) -> dict[str, Any]:
-        """Return the tables of optics groups, one for each exposure group, of stacks and names."""
-        table = pd.concat(self.optics)
-        names = [f"expGroup{g}" for g in table["group"]]
-        if len(set(names)) != len(names):
-            names = [f"{name}_{i + 1}" for i, name in enumerate(names)]
-        single = {k: _exact(table[k]) for k in table.columns}
-        made: dict[str, Any] = {
-            "optics_name": names,
-            "voltage": single["voltage"],
-            "spherical_aberration": single["cs"] * MM,
-            "amplitude_contrast": single["contrast"],
-            "pixel_size": single["pixel"],
-            "micrograph_pixel_size": single["micrograph"],
-            "box_size": table["box"].to_numpy(),
-        }
-        if self.stacks.known:
-            made["stack_name"] = [str(n).removeprefix(">") for n in self.stacks.known]
-        if self.micrographs.known:
-            made["micrograph_name"] = [str(n).removeprefix(">") for n in self.micrographs.known]
-        if self.shapes:
-            shape = np.nan_to_num(np.concatenate(self.shapes))
-            made["micrograph_shape"] = np.clip(shape, 0, 1 << 20)
-        return made
 
 
 class _Fields:
     """Reads one dataset's fields, checking their shapes."""
 
     def __init__(
-        self, path: str, fields: Mapping[str, NDArray[Any]], orientation: Orientation
+        self,
+        path: str,
+        fields: Mapping[str, NDArray[Any]],
+        orientation: Orientation,
+        tables: Tables,
     ) -> None:
-        self.path, self.fields, self.orientation = path, fields, orientation
+        self.path, self.fields, self.orientation, self.tables = path, fields, orientation, tables
         self.count = len(fields["uid"])
 
     def number(self, name: str, *shape: int) -> NDArray[np.float64] | None:
@@ -256,11 +238,11 @@ class _Fields:
         frame = pd.DataFrame(
             {
                 "group": np.zeros(self.count, np.int64) if group is None else group,
-                "voltage": self._size("ctf/accel_kv"),
+                "voltage": self._known("ctf/accel_kv"),
                 "cs": self.or_nan("ctf/cs_mm"),
                 "contrast": self.or_nan("ctf/amp_contrast"),
-                "pixel": self._size("blob/psize_A"),
-                "micrograph": self._size("location/micrograph_psize_A"),
+                "pixel": self._known("blob/psize_A"),
+                "micrograph": self._known("location/micrograph_psize_A"),
                 "box": self._box(),
             }
         )
@@ -268,10 +250,9 @@ class _Fields:
         tables.optics.append(frame.iloc[new])
         return index
 
-    def _size(self, name: str) -> NDArray[np.float64]:
-        """Return a pixel size or a voltage, NaN where it is none."""
-        values = self.or_nan(name)
-        return np.where(values > 0, values, np.nan)
+    def _known(self, name: str) -> NDArray[np.float64]:
+        """Return a field, NaN where it is 0: never set."""
+        return unset_as_nan(self.or_nan(name))
 
     def _box(self) -> NDArray[np.int64]:
         shape = self.number("blob/shape", 2)
@@ -345,7 +326,8 @@ class _Fields:
 
     def _best_of_classes(self, fields: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
         """Return the pose in the most probable class of several maps."""
-        of = _Fields(self.path, {**fields, "uid": self.fields["uid"]}, self.orientation)
+        both = {**fields, "uid": self.fields["uid"]}
+        of = _Fields(self.path, both, self.orientation, self.tables)
         prefix = "alignments3D_multi"
         classes = of.fields[f"{prefix}/pose"].shape[1] if self.count else 0
         pose = of.number(f"{prefix}/pose", classes, 3)
@@ -362,17 +344,16 @@ class _Fields:
         shift = of.number(f"{prefix}/shift", classes, 2)
         size = of.number(f"{prefix}/psize_A", classes)
         if shift is not None:
-            pixel = self.or_nan("blob/psize_A") if size is None else size[rows, best]
-            made["shift"] = shift[rows, best] * pixel[:, None]
+            pixel = None if size is None else size[rows, best]
+            made["shift"] = self._in_angstrom(shift[rows, best], f"{prefix}/psize_A", pixel)
         return made | (mirror(made) if self.orientation.mirrored else {})
 
     def _placed(self, prefix: str, pose: NDArray[np.float64]) -> dict[str, Any]:
         made: dict[str, Any] = {"pose": pose}
         shift = self.number(f"{prefix}/shift", 2)
         if shift is not None:
-            size = self.or_nan(f"{prefix}/psize_A")
-            size = np.where(np.isfinite(size) & (size > 0), size, self.or_nan("blob/psize_A"))
-            made["shift"] = shift * size[:, None]
+            name = f"{prefix}/psize_A"
+            made["shift"] = self._in_angstrom(shift, name, self.number(name))
         split = self.whole(f"{prefix}/split")
         if split is not None:
             made["half_set"] = np.where((split == 0) | (split == 1), split + 1, 0)
@@ -385,6 +366,17 @@ class _Fields:
         if self.orientation.mirrored:
             made |= mirror(made)
         return made
+
+    def _in_angstrom(
+        self, shift: NDArray[np.float64], field: str, size: NDArray[np.float64] | None
+    ) -> NDArray[np.float64]:
+        """Return shifts in pixels of the size in a field, where that is none of the images' own."""
+        images = self.or_nan("blob/psize_A")
+        if size is not None:
+            known = size > 0
+            self.tables.note_unsized(field, size, ~known & (shift != 0).any(axis=1))
+            images = np.where(known, size, images)
+        return shift * images[:, None]
 
     def location(self, tables: Tables, size: NDArray[np.float64]) -> dict[str, Any]:
         """Return micrographs and coordinates in A, counted down the rows, of pixels of a size."""
@@ -447,11 +439,6 @@ def _stacked(
             raise InputError(f"{path}: alignments_class_K/{name} differ in shape; export it again")
         made[f"alignments3D_multi/{name}"] = np.stack(there, axis=1)
     return made
-
-
-def _exact(values: pd.Series[Any]) -> NDArray[np.float64]:
-    """Return single precision figures as the decimal numbers that people typed."""
-    return np.array([float(str(np.float32(v))) for v in values.tolist()])
 
 
 def mirror(variables: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from dspa.data.store import extra_columns
 from dspa.geometry.rotation import rotvec_from_matrix
 from dspa.io.coordinates import pixel_coordinates
 from dspa.io.cs import write_cs
-from dspa.io.cs_particles import COPY, MM, PICKS, SOURCE, Orientation, interpret, mirror
+from dspa.io.cs_particles import COPY, PICKS, SOURCE, Orientation, interpret, mirror
+from dspa.io.cs_tables import MM
 from dspa.io.images import SHARD, stack_link
 from dspa.io.uids import image_uids
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dspa.data.errors import InputError
+from dspa.data.errors import InputError, plainly
 from dspa.io.box import read_lines
 from dspa.io.coordinates import Coordinates
 from dspa.io.star import numbers
@@ -36,7 +36,7 @@ def read_csv_picks(path: Path) -> Coordinates:
         separator = next((mark for mark in "\t," if mark in head), ";")
         rows = [row for row in csv.reader(lines, delimiter=separator, strict=True) if row]
     except csv.Error as error:
-        raise InputError(f"{path}: not a table of picks ({error})") from error
+        raise InputError(f"{path}: not a table of picks ({plainly(error)})") from error
     header = [word.strip().lower() for word in rows[0]] if rows else []
     place = {key: _find(header, names) for key, names in _columns().items()}
     if place["x"] is None or place["y"] is None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dspa.data.errors import InputError
+from dspa.data.errors import InputError, plainly
 from dspa.io.locate import regular
 from dspa.io.micrographs import SUFFIXES, read_stored_sum
 from dspa.io.tiff import turns_rows
@@ -69,5 +69,5 @@ def _lines(path: str | Path) -> list[str]:
         return file.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{path}: cannot be read ({error}); give an image or a text file"
+            f"{path}: cannot be read ({plainly(error)}); give an image or a text file"
         ) from error

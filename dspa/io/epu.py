@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from dspa.data.errors import InputError
+from dspa.data.errors import InputError, plainly
 from dspa.io.locate import regular
 
 _MAXIMUM_BYTES = 2 << 20
@@ -81,7 +81,7 @@ def read_epu(path: str | Path) -> Exposure:
     try:
         root = ElementTree.fromstring(_DECLARATION.sub("", text))
     except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise InputError(f"{path}: damaged XML ({error})") from error
+        raise InputError(f"{path}: damaged XML ({plainly(error)})") from error
     if _bare(root) != "MicroscopeImage":
         raise OtherXmlError(
             f"{path}: <{_bare(root)}>, not the <MicroscopeImage> of an EPU exposure"

@@ -30,7 +30,7 @@ import google_crc32c
 import numpy as np
 import zarr
 
-from dspa.data.errors import InputError, ShardError
+from dspa.data.errors import InputError, ShardError, plainly
 from dspa.io import mrc
 from dspa.io.record_reads import read_records
 
@@ -95,7 +95,7 @@ def store_header(path: str) -> StoreHeader:
         count, rows, columns = (int(n) for n in shape)
         dtype, grid = meta["data_type"], meta["chunk_grid"]["configuration"]["chunk_shape"]
     except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
-        raise InputError(f"{path}: not an image store ({error}); extract again") from error
+        raise InputError(f"{path}: not an image store ({plainly(error)}); extract again") from error
     sane = 0 <= count < 1 << 40 and 1 <= rows <= MAXIMUM_BOX and 1 <= columns <= MAXIMUM_BOX
     if kind != "images" or not sane or dtype not in _DTYPES or grid != [SHARD, rows, columns]:
         raise InputError(f"{path}: not an image store that dspa wrote; extract again")

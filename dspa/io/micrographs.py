@@ -61,6 +61,7 @@ def read_micrographs(path: str | Path) -> xr.Dataset:
     if source.suffix == ".star":
         table = read_star_micrographs(source)
         check_values(table, path)
+        table.attrs.pop("labels", None)
         return table
     raise InputError(f"{path}: micrographs are read from .zarr or .star files")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import gemmi
 import numpy as np
 
-from dspa.data.errors import InputError
+from dspa.data.errors import InputError, plainly
 from dspa.io.locate import regular
 from dspa.ops.simulate.phantom import Atoms
 
@@ -52,9 +52,8 @@ def read_model(path: str | Path, *, assembly: str = "1", centred: bool = True) -
     try:
         structure = gemmi.read_structure(str(source))
     except Exception as error:  # whatever the library says of a damaged file
-        reason = " ".join(str(error).split())[:120]
         raise InputError(
-            f"{path}: cannot be read as PDB or mmCIF ({reason}); check the file"
+            f"{path}: cannot be read as PDB or mmCIF ({plainly(error)}); check the file"
         ) from error
     if not len(structure) or not structure[0].count_atom_sites():
         raise InputError(f"{path}: holds no atoms; give an atomic model (PDB or mmCIF)")
@@ -72,7 +71,8 @@ def _check_inflated(source: Path) -> None:
                 if held > limit:
                     raise InputError(f"{source}: inflates to more than a model can; check the file")
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{source}: damaged gzip file ({error}); copy it again") from error
+        what = plainly(error)
+        raise InputError(f"{source}: damaged gzip file ({what}); copy it again") from error
 
 
 def _assembled(structure: gemmi.Structure, name: str, source: Path) -> gemmi.Model:
@@ -90,7 +90,7 @@ def _assembled(structure: gemmi.Structure, name: str, source: Path) -> gemmi.Mod
         return gemmi.make_assembly(known[name], model, gemmi.HowToNameCopiedChain.Dup)
     except RuntimeError as error:
         raise InputError(
-            f"{source}: assembly {name} cannot be built ({error}); use none"
+            f"{source}: assembly {name} cannot be built ({plainly(error)}); use none"
         ) from error
 
 

@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.data.atomic import write_atomically
-from dspa.data.errors import InputError
+from dspa.data.errors import InputError, plainly
 from dspa.io.locate import regular
 from dspa.io.record_reads import read_records
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+_FOREIGN = b"dspa, voxel size of another program"
 HEADER_BYTES = 1024
 MAXIMUM_EDGE = 1 << 20
 _DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2", 101: "u1"}
@@ -57,6 +58,8 @@ class MrcHeader:
         Type of the extended header, such as ``FEI1``; empty if there is none.
     own : bool
         Written by dspa, which leaves a pixel size out that it does not know.
+    foreign_size : bool
+        Its pixel size is from the header of another program.
     origin : (x, y, z) float
         Where the middle of the first voxel lies, A: ORIGIN, or NXSTART.. where that is unset.
     """
@@ -71,6 +74,7 @@ class MrcHeader:
     space_group: int
     extended: str
     own: bool = False
+    foreign_size: bool = False
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     @property
@@ -147,6 +151,7 @@ def _parse(path: str, raw: bytes, size: int) -> MrcHeader:
         space_group=space_group,
         extended=raw[104:108].decode("ascii", "replace").strip("\0 ") if extension else "",
         own=raw[224:228] == b"dspa",
+        foreign_size=raw[224:304].rstrip() == _FOREIGN,
         origin=_origin(struct.unpack(f"{order}3f", raw[196:208]), words[4:7], voxel, axes),
     )
     _check_size(header, size)
@@ -257,7 +262,8 @@ def memory_map(header: MrcHeader) -> NDArray[Any]:
             header.path, header.dtype, "r", offset=header.offset, shape=header.stored_shape
         )
     except (OSError, ValueError) as error:
-        raise InputError(f"{header.path}: cannot be mapped ({error}); copy it again") from error
+        what = plainly(error)
+        raise InputError(f"{header.path}: cannot be mapped ({what}); copy it again") from error
     return mapped
 
 
@@ -314,6 +320,7 @@ def write(
     dtype: str = "float32",
     stack: bool = False,
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    foreign_size: bool = False,
 ) -> None:
     """Write an MRC file section by section, atomically.
 
@@ -330,6 +337,8 @@ def write(
         Image stack (space group 0) rather than a volume.
     origin : (x, y, z) float
         Where the middle of the first voxel lies, A.
+    foreign_size : bool
+        The pixel size is from the header of another program, and nobody has confirmed it.
     """
     mode, name = {"float32": (2, "<f4"), "float16": (12, "<f2"), "int16": (1, "<i2")}[dtype]
     kind = np.dtype(name)
@@ -352,7 +361,7 @@ def write(
             raise ValueError(f"{written} sections for a file of {shape}")
         stream.seek(0)
         raw = _header_bytes(shape, mode, pixel_size, statistics, stack=stack, origin=origin)
-        stream.write(raw)
+        stream.write(raw[:224] + _FOREIGN.ljust(80) + raw[304:] if foreign_size else raw)
 
     write_atomically(target, write)
 

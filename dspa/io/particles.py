@@ -49,6 +49,7 @@ def read_particles(path: str | Path, *, lazy: bool = False) -> xr.Dataset:
     else:
         raise InputError(f"{path}: particles are read from .zarr, .star or .cs files")
     check_values(table, path)
+    table.attrs.pop("labels", None)
     return table
 
 

@@ -6,6 +6,7 @@ on them: the CTF is wrong, and so is every map. Limits are far outside of what i
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,6 +133,16 @@ def known_values(label: str, values: NDArray[np.float64]) -> NDArray[np.float64]
     return np.where(np.abs(values) <= _BEYOND.get(label, np.inf), values, np.nan)
 
 
+def unset_as_nan(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return voltages or sizes with NaN for 0, which programs write that do not know.
+
+    Parameters
+    ----------
+    values : (n,) float64
+    """
+    return np.where(values == 0, np.nan, values)
+
+
 def check_values(
     table: xr.Dataset, source: str | Path, *, given: Mapping[str, object] | None = None
 ) -> list[str]:
@@ -159,9 +170,7 @@ def check_values(
     in_cs = Path(source).suffix == ".cs"
     for name, quantity in _OPTICS.items():
         if name in table.variables:
-            where = quantity.field if in_cs else quantity.label
-            if name == "pixel_size" and table.attrs.get("kind") != "particles":
-                where = "rlnMicrographPixelSize"
+            where = _named(table, source, name, quantity)
             if (given or {}).get(name) is not None:
                 where = quantity.option
             _check_optics(source, where, quantity, table[name].values / quantity.scale)
@@ -202,6 +211,32 @@ def other_sizes(sizes: NDArray[np.floating[Any]], size: float) -> NDArray[np.flo
     return values[odd & np.isfinite(values)]
 
 
+def refuse_tenfold(source: str | Path, what: str, size: float, other: float, remedy: str) -> None:
+    """Refuse a pixel size that is ten times another one, or a tenth of it: A against nm.
+
+    Parameters
+    ----------
+    source : path
+        For the message.
+    what : str
+        Whose the other one is.
+    size, other : float
+        A.
+    remedy : str
+        What to do.
+
+    Raises
+    ------
+    InputError
+    """
+    for factor, times, unit in ((0.1, "a tenth of", "it"), (10.0, "ten times", what)):
+        if abs(size - factor * other) <= _OTHER_SIZE * factor * abs(other):
+            raise InputError(
+                f"{source}: {size:.4g} A per pixel, {times} the {other:.4g} A of {what}, as if "
+                f"{'it were' if unit == 'it' else 'these were'} in nm; {remedy}"
+            )
+
+
 def check_voxel_size(source: str | Path, size: float, *, given: bool) -> None:
     """Refuse the voxel size of a map that no map of a particle has.
 
@@ -233,6 +268,17 @@ def has_defocus(table: xr.Dataset) -> bool:
     """
     columns = [table[name].values for name in _DEFOCUS if name in table.variables]
     return any(bool(np.nan_to_num(values).any()) for values in columns)
+
+
+def _named(table: xr.Dataset, source: str | Path, name: str, quantity: _Quantity) -> str:
+    """Return the column that a number comes from; in words if it is of none, as of headers."""
+    words, suffix = f"the {name.replace('_', ' ')}", Path(source).suffix
+    if suffix == ".cs":
+        there = any(str(v).startswith(f"{EXTRA}cs:{quantity.field}:") for v in table.variables)
+        return quantity.field if there else words
+    if "labels" in table.attrs:
+        return str(json.loads(table.attrs["labels"]).get(name, words))
+    return quantity.label if suffix == ".star" else words
 
 
 def _check_whole(table: xr.Dataset, source: str | Path, *, in_cs: bool) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dspa.data.errors import InputError
+from dspa.data.errors import InputError, plainly
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,7 +63,7 @@ def read_png(path: Path) -> NDArray[Any]:
     try:
         image = np.asarray(imagecodecs.png_decode(data))
     except Exception as error:
-        raise InputError(f"{path}: damaged PNG file ({error}); copy it again") from error
+        raise InputError(f"{path}: damaged PNG file ({plainly(error)}); copy it again") from error
     if image.shape != shape:
         raise InputError(f"{path}: damaged PNG file; copy it again")
     return image

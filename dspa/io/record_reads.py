@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dspa.data.errors import InputError
+from dspa.data.errors import InputError, plainly
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,5 +57,5 @@ def read_records(
                         raise InputError(f"{path}: ends before its last image; copy it again")
                     wanted = wanted[got:]
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error}); copy it again") from error
+        raise InputError(f"{path}: cannot be read ({plainly(error)}); copy it again") from error
     return out

@@ -14,6 +14,7 @@ from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.io import mrc
 from dspa.io.star import Block, Loop, find_block, nameless, numbers, text
+from dspa.io.star_lines import told_lines
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -211,7 +212,7 @@ def refuse_numberless(path: str | Path, stacks: Mapping[str, Path | None]) -> No
             )
 
 
-def sound_rows(path: str | Path, block: Block, name: str) -> tuple[Block, int]:
+def sound_rows(path: str | Path, block: Block, name: str) -> tuple[Block, list[int]]:
     """Leave out rows that name nothing, or no optics group where there are several.
 
     Parameters
@@ -226,14 +227,14 @@ def sound_rows(path: str | Path, block: Block, name: str) -> tuple[Block, int]:
     Returns
     -------
     block : Block
-    lacking : int
-        Rows left out.
+    lacking : list of int
+        The rows left out, from 1.
     """
     good = is_sound(path, block, name)
     if good.all():
-        return block, 0
+        return block, []
     columns = {label: values[good] for label, values in block.columns.items()}
-    return replace(block, columns=columns), int((~good).sum())
+    return replace(block, columns=columns), (block.first + 1 + np.flatnonzero(~good)).tolist()
 
 
 def is_sound(path: str | Path, block: Block, name: str) -> NDArray[np.bool_]:
@@ -291,7 +292,7 @@ def refuse_zeroth(
 
 
 def note_of_rows(
-    path: str | Path, block: Block | Loop, name: str, *, kept: int, lacking: int
+    path: str | Path, block: Block | Loop, name: str, *, kept: int, lacking: Sequence[int]
 ) -> dict[str, str]:
     """Say of how many rows `sound_rows` left out, as the attribute ``set_aside``.
 
@@ -299,8 +300,10 @@ def note_of_rows(
     ----------
     path, block, name
         As of `sound_rows`.
-    kept, lacking : int
+    kept : int
         Rows.
+    lacking : sequence of int
+        The rows left out, from 1.
 
     Raises
     ------
@@ -309,11 +312,11 @@ def note_of_rows(
     """
     if not kept:
         raise InputError(f"{path}: every row of data_{block.name} lacks _{name} or _{_GROUP}")
-    return (
-        {"set_aside": f"{counted(lacking, 'row')} without a sound {name} or {_GROUP}"}
-        if lacking
-        else {}
-    )
+    if not len(lacking):
+        return {}
+    where = told_lines(path, block, lacking)
+    rows = counted(len(lacking), "row")
+    return {"set_aside": f"{rows} without a sound {name} or {_GROUP} ({where})"}
 
 
 def _of_rows(path: str | Path, blocks: list[Block], rows: Block, label: str) -> NDArray[np.float64]:

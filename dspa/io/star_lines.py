@@ -11,10 +11,12 @@ from dspa.data.errors import InputError
 from dspa.io.star_rows import Loop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator, Sequence
+    from pathlib import Path
 
     from dspa.io.star_rows import Block
 
+LISTED = 3
 _ROW, _TOLD = re.compile(r"\brow (\d+)\b(?! of data_)"), re.compile(r"[(]line \d+ of the file[)]$")
 
 
@@ -57,12 +59,25 @@ def line_of(rows: Block | Loop, row: int) -> int | None:
     rows : Block or Loop
     row : int
     """
-    if not isinstance(rows, Loop):
-        return None
-    labels, count, at = len(rows.labels), 0, 0
+    return lines_of(rows, [row]).get(row)
+
+
+def lines_of(rows: Block | Loop, wanted: Collection[int]) -> dict[int, int]:
+    """Return the lines of some rows of a table, from 1, by row; without those that are not known.
+
+    Parameters
+    ----------
+    rows : Block or Loop
+    wanted : collection of int
+        Rows, from 1.
+    """
+    found: dict[int, int] = {}
+    if not isinstance(rows, Loop) or not wanted:
+        return found
+    labels, count, at, last = len(rows.labels), 0, 0, max(wanted)
     with rows.segment.opened() as stream:
         if isinstance(stream, io.BytesIO):  # rewritten: its lines are not those of the file
-            return None
+            return found
         for number, line in enumerate(stream, 1):
             inside = rows.segment.begin <= at < rows.segment.end
             at += len(line)
@@ -73,6 +88,28 @@ def line_of(rows: Block | Loop, row: int) -> int | None:
                 labels -= 1
                 continue
             count += 1
-            if count == row:
-                return number
-    return None
+            if count in wanted:
+                found[count] = number
+            if count >= last:
+                break
+    return found
+
+
+def told_lines(path: str | Path, rows: Block | Loop, wanted: Sequence[int]) -> str:
+    """Say on which lines of a file some rows are: ``lines 35, 38, 40, ... of p.star``.
+
+    Parameters
+    ----------
+    path : path
+    rows : Block or Loop
+        The table.
+    wanted : sequence of int
+        Rows, from 1; where their lines are not known it is these that are said.
+    """
+    first = list(wanted[:LISTED])
+    lines = lines_of(rows, first)
+    known = len(lines) == len(first)
+    numbers = ", ".join(str(lines[row] if known else row) for row in first)
+    more = ", ..." if len(wanted) > len(first) else ""
+    noun = ("line" if known else "row") + ("s" if len(wanted) > 1 else "")
+    return f"{noun} {numbers}{more} of {path}"

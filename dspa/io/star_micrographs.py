@@ -93,26 +93,27 @@ def read_star_micrographs(
     opened = open_star(path)
     block, label = _block(path, opened)
     with telling_lines(block):
-        return _read_rows(path, opened, (block.read(), label), roots=roots, pixel_size=pixel_size)
+        return _read_rows(path, opened, (block, label), roots=roots, pixel_size=pixel_size)
 
 
 def _read_rows(
     path: str | Path,
     opened: Sequence[Block | Loop],
-    table: tuple[Block, str],
+    table: tuple[Block | Loop, str],
     *,
     roots: Sequence[str | Path],
     pixel_size: float | None,
 ) -> xr.Dataset:
     """Read the rows of micrographs or movies."""
-    rows, label = table
+    block, label = table
+    rows = block.read()
     if not rows.rows:
         raise InputError(f"{path}: no micrographs in block data_{rows.name}; is the file whole?")
     optics_table = find_block(opened, "optics")
     blocks = [] if optics_table is None else [optics_table.read()]
     refuse_misspelt(path, [rows, *blocks], _KNOWN)
     rows, lacking = sound_rows(path, rows, label)
-    note = note_of_rows(path, rows, label, kept=rows.rows, lacking=lacking)
+    note = note_of_rows(path, block, label, kept=rows.rows, lacking=lacking)
     movies = label == _MOVIE
     sizes = _MOVIE_SIZES if movies else _SIZES
     optics = read_optics(path, blocks, rows, sizes=sizes, given={"pixel_size": pixel_size})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from dspa.data.errors import InputError
 from dspa.data.growing import Numbering
 from dspa.data.schema import EXTRA
 from dspa.data.store import extra_columns
+from dspa.io.plausible import unset_as_nan
 from dspa.io.star import Block, find_block, integers, numbers, text
 
 if TYPE_CHECKING:
@@ -132,10 +134,15 @@ class OpticsReader:
         # Of values of rows that deny their group: how many, and the first with what it denies.
         self.rows = 0
         self.denials: dict[str, tuple[int, float, float]] = {}
+        self.labels: dict[str, dict[str, None]] = {name: {} for name in self.of_group}
+        for name, found in _labels(Block("optics", self.columns), sizes).items():
+            self.labels[name] |= dict.fromkeys(found)
 
     def read(self, rows: Block) -> tuple[NDArray[np.int32], frozenset[str]]:
         """Return the group of each row, and the labels that were used up."""
         own, used = _own_columns(self.path, rows, self.table, self.sizes, self.settled)
+        for name, found in _labels(rows, self.sizes).items():
+            self.labels[name] |= dict.fromkeys(found)
         group = np.zeros(rows.rows, np.int64)
         if self.table is not None:
             group = _groups(self.path, self.table, self.ids, rows)
@@ -176,13 +183,17 @@ class OpticsReader:
                 self.denials[label] = (count + apart.size, first[0], first[1])
 
     def told(self) -> dict[str, str]:
-        """Return, as the attribute ``denials``, what rows say against their optics groups."""
+        """Return as attributes: ``denials``, what rows say against their optics groups, ``labels``.
+
+        The latter are the columns that gave each number, as `dspa.io.plausible` names them.
+        """
         said = [
             f"{label} in {count} of {counted(self.rows, 'row')} is not that of the optics group "
             f"({mine:.6g} against {theirs:.6g})"
             for label, (count, mine, theirs) in self.denials.items()
         ]
-        return {"denials": "; ".join(said)} if said else {}
+        named = {name: " or ".join(labels) for name, labels in self.labels.items() if labels}
+        return {"labels": json.dumps(named)} | ({"denials": "; ".join(said)} if said else {})
 
     def _split(
         self, own: dict[str, NDArray[np.float64]], group: NDArray[np.int64]
@@ -206,7 +217,7 @@ class OpticsReader:
     ) -> None:
         """Refuse a group of which two columns of the table say different sizes."""
         for (first, a), (other, b) in combinations(labels.items(), 2):
-            apart = used[np.abs(a[used] - b[used]) > _SAME_SIZE * a[used]]
+            apart = used[np.abs(a[used] - b[used]) > _SAME_SIZE * np.abs(a[used])]
             if apart.size:
                 group = int(apart[0])
                 raise InputError(
@@ -334,7 +345,7 @@ def _group_values(
         found = np.full(length, np.nan)
         for label in labels:
             there = _numbers_or_nan(path, label, columns, length)
-            found = np.where(np.isnan(found), np.where(there > 0, there, np.nan), found)
+            found = np.where(np.isnan(found), unset_as_nan(there), found)
         values[name] = found
     return values
 
@@ -344,15 +355,14 @@ def _table_sizes(
 ) -> dict[str, NDArray[np.float64]]:
     """Return what each label of one size says of the groups, NaN where it says nothing."""
     there = Block("optics", dict(columns))
-    said = {label: _positive(path, label, there) for label in labels if label in columns}
+    said = {label: _size(path, label, there) for label in labels if label in columns}
     if said and _IMAGE in labels and set(columns) >= _MAGNIFIED:
         said[_BY_MAGNIFICATION] = _magnified(path, there)
     return said
 
 
 def _known(name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return values with NaN for a voltage of 0, which programs write that do not know."""
-    return np.where(values > 0, values, np.nan) if name == "voltage" else values
+    return unset_as_nan(values) if name == "voltage" else values
 
 
 def _numbers_or_nan(
@@ -377,7 +387,7 @@ def _own_columns(
             own[name] = _known(name, _numbers(path, label, rows) * factor)
             used.add(label)
     for name, labels in sizes.items():
-        said = {label: _positive(path, label, rows) for label in labels if label in rows.columns}
+        said = {label: _size(path, label, rows) for label in labels if label in rows.columns}
         used.update(said)
         # With a table they only check: it is the table that has the size.
         checked = bool(said) and _IMAGE in labels
@@ -388,19 +398,28 @@ def _own_columns(
     return own, used
 
 
+def _labels(rows: Block, sizes: Mapping[str, tuple[str, ...]]) -> dict[str, list[str]]:
+    """Return which columns of a table give each number."""
+    found = {name: [label] for label, name, _ in SHARED if label in rows.columns}
+    for name, labels in sizes.items():
+        found[name] = [label for label in labels if label in rows.columns]
+        if not found[name] and name == "pixel_size" and set(rows.columns) >= _MAGNIFIED:
+            found[name] = [_BY_MAGNIFICATION]
+    return found
+
+
 def _numbers(path: str | Path, label: str, rows: Block) -> NDArray[np.float64]:
     return numbers(path, label, rows.columns[label], rows.first)
 
 
-def _positive(path: str | Path, label: str, rows: Block) -> NDArray[np.float64]:
-    """Return a size, NaN where it is none."""
-    given = _numbers(path, label, rows)
-    return np.where(given > 0, given, np.nan)
+def _size(path: str | Path, label: str, rows: Block) -> NDArray[np.float64]:
+    """Return a size, NaN where it was never set; what is below 0 is named where it is used."""
+    return unset_as_nan(_numbers(path, label, rows))
 
 
 def _magnified(path: str | Path, rows: Block) -> NDArray[np.float64]:
     """Return pixel sizes as RELION 3.0 and earlier have them."""
-    detector, magnification = (_positive(path, k, rows) for k in sorted(_MAGNIFIED))
+    detector, magnification = (_size(path, k, rows) for k in sorted(_MAGNIFIED))
     return detector * 1e4 / magnification  # um at the detector -> A at the specimen
 
 
@@ -413,7 +432,7 @@ def _agreed(
     """
     (first, agreed), *others = said.items()
     for label, values in others:
-        apart = np.flatnonzero(np.abs(values - agreed) > _SAME_SIZE * agreed)
+        apart = np.flatnonzero(np.abs(values - agreed) > _SAME_SIZE * np.abs(agreed))
         if apart.size and not denied:
             row = int(apart[0])
             raise InputError(

@@ -124,6 +124,7 @@ def read_star_particles(
     pixel_size: float | None = None,
     micrograph_pixel_size: float | None = None,
     folder: Path | None = None,
+    numbered: bool = False,
 ) -> xr.Dataset:
     """Read particles or picks from a STAR file.
 
@@ -138,11 +139,13 @@ def read_star_particles(
         A; that of the coordinates, instead of the file's.
     folder : path, optional
         Where columns are laid down on disk, as of `Growing`; by default they are in memory.
+    numbered : bool
+        With ``file_row``, the row of each in the file.
 
     Returns
     -------
     Dataset
-        Particles. Without stacks if the file names no images.
+        Particles. Without stacks if the file names no images. Attributes say what to tell of them.
     """
     opened = open_star(path)
     listing = find_block(opened, "coordinate_files")
@@ -159,11 +162,13 @@ def read_star_particles(
         micrograph_pixel_size = pixel_size  # of picks there is no other
     given = {"pixel_size": pixel_size, "micrograph_pixel_size": micrograph_pixel_size}
     kinds: dict[str, str] = {}
+    numbered = numbered and listing is None
     while True:  # again where a column turns out not to be what its first rows were
         reader = _Rows(path, OpticsReader(path, blocks, sizes=SIZES, given=given))
         try:
             with Growing(folder) as grown:
-                note = _read_rows(reader, blocks, rows, kinds, grown)
+                note = _read_rows(reader, blocks, rows, kinds, grown, numbered=numbered)
+                note |= {"file": str(path)} if numbered else {}
                 return grown.finish(reader.finish(roots), **note)
         except UnlikeSpansError as found:
             kinds |= found.kinds
@@ -175,9 +180,11 @@ def _read_rows(
     rows: Block | Loop,
     kinds: Mapping[str, str],
     grown: Growing,
+    *,
+    numbered: bool,
 ) -> dict[str, str]:
     """Read a table of particles span by span; return what to say of it."""
-    path, lacking = reader.path, 0
+    path, lacking = reader.path, list[int]()
     texts = {name.removeprefix(EXTRA) for name, kind in kinds.items() if kind == "object"}
     with telling_lines(rows):
         for span in rows.spans(texts):
@@ -192,6 +199,9 @@ def _read_rows(
                 continue
             kept = replace(kept, first=grown.rows)
             made = _read_span(reader, blocks, rows, span=span, kept=kept)
+            if numbered:
+                there = np.setdiff1d(np.arange(1, span.rows + 1), np.array(bad) - span.first)
+                made["file_row"] = span.first + there
             for name in (name for name, kind in kinds.items() if kind != "object"):
                 made[name] = ("particle", made[name][1].astype(kinds[name]))
             grown.append(made, kept.rows)

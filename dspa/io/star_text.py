@@ -31,6 +31,15 @@ _WORD = re.compile(
     re.VERBOSE,
 )
 _INNER = re.compile(rb'\S"(?=\S)|"[^"\n]*\s"(?=\S)')
+# Tables whose words are not a row a line: labels begin on the line of loop_, or values are text
+# between lines with a semicolon. _FREE marks them until they are laid out.
+_LOOP_AND_LABEL = re.compile(
+    rb"\n[ \t]*(?:(data_\S*[ \t]+)(loop_)(?!\S)|(loop_)[ \t]+(?=_))", re.IGNORECASE
+)
+_FREE = b"\x1d"
+_ANY_WORD = re.compile(
+    rb"""#[^\n]*|"(?:[^"\n]|"(?=\S))*+"(?!\S)|'(?:[^'\n]|'(?=\S))*+'(?!\S)|\S+"""
+)
 _UTF8, _UTF16 = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -138,12 +147,14 @@ def _scan(
 
 
 def _is_odd(piece: bytes, *, first: bool) -> bool:
-    """Tell a piece with marks of byte order, other line ends, or text over several lines."""
+    """Tell a piece with marks of byte order, other line ends, or words that are no row a line."""
     if first and (piece.startswith(_UTF8) or piece[:2] in _UTF16):
         return True
     if b"\r" in piece and piece.count(b"\r") > piece.count(b"\r\n"):
         return True
-    return b"\n;" in piece or (piece.startswith(b";") and not first)
+    if b"\n;" in piece or (piece.startswith(b";") and not first):
+        return True
+    return _LOOP_AND_LABEL.search(b"\n" + piece) is not None
 
 
 def _pieces(
@@ -180,7 +191,27 @@ def _rewritten(path: str | Path, raw: bytes) -> bytes:
         raw = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if b"\n;" in raw:  # between lines that begin with a semicolon
         raw = _TEXT_BLOCK.sub(_as_one_word, raw)
-    return raw
+    raw = _LOOP_AND_LABEL.sub(rb"\n\1\n\2\3\n" + _FREE, b"\n" + raw)
+    return _in_rows(raw) if _FREE in raw else raw
+
+
+def _in_rows(raw: bytes) -> bytes:
+    """Lay out the marked tables of a text: a label a line, a row a line."""
+    marks = list(_MARK.finditer(raw))
+    parts = [raw[: marks[0].start()] if marks else raw]
+    for mark, following in zip(marks, [*marks[1:], None], strict=True):
+        body = raw[mark.end() : None if following is None else following.start()]
+        loop = mark["name"] is None
+        parts += [mark[0], _laid_out(body) if loop and _FREE in body else body]
+    return b"".join(parts).replace(_FREE, b"")
+
+
+def _laid_out(body: bytes) -> bytes:
+    words = [word for word in _ANY_WORD.findall(body.replace(_FREE, b" ")) if word[:1] != b"#"]
+    labels = next((i for i, word in enumerate(words) if word[:1] != b"_"), len(words))
+    width = max(labels, 1)
+    rows = (b" ".join(words[i : i + width]) for i in range(labels, len(words), width))
+    return b"\n" + b"\n".join([*words[:labels], *rows]) + b"\n"
 
 
 def _not_text(path: str | Path, at: int) -> InputError:
@@ -195,7 +226,4 @@ def _in_double_quotes(match: re.Match[bytes]) -> bytes:
 
 
 def _as_one_word(match: re.Match[bytes]) -> bytes:
-    before = match.string[match.string.rfind(b"\n", 0, match.start()) + 1 : match.start()].strip()
-    # After values it ends their row; after a label, a comment or nothing it begins one.
-    gap = b"\n" if before[:1] in (b"", b"_", b"#") else b" "
-    return gap + b'"' + b" ".join(match[1].replace(b'"', b"'").split()) + b'"'
+    return b"\n" + _FREE + b'"' + b" ".join(match[1].replace(b'"', b"'").split()) + b'"'

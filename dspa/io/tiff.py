@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tifffile
 
-from dspa.data.errors import InputError
+from dspa.data.errors import InputError, plainly
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -53,16 +53,10 @@ def _opened(path: Path) -> Iterator[tifffile.TiffFile]:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(
-            f"{path}: damaged or unknown TIFF file ({type(error).__name__}: {_line(error)})"
-        ) from error
+        raise InputError(f"{path}: damaged or unknown TIFF file ({plainly(error)})") from error
     finally:
         logger.removeHandler(complaints)
         logger.propagate = propagated
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:100]
 
 
 def _frames(path: Path, tiff: tifffile.TiffFile) -> list[Any]:

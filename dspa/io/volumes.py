@@ -34,12 +34,15 @@ class Volume:
         Whether the pixel size was set: 1 A is what programs write that do not know it.
     origin : (x, y, z) float
         Where the middle of the first voxel lies in the frame of atomic models, A.
+    size_sure : bool
+        Whether the pixel size comes from images or from an option, not from another program.
     """
 
     density: NDArray[np.float32]
     pixel_size: float
     size_known: bool = True
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    size_sure: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +86,8 @@ def read_volume(path: str | Path, *, pixel_size: float | None = None) -> Volume:
         raise InputError(f"{path}: the volume holds NaN or infinite values; make it again")
     size = _edge(header, pixel_size)
     unset = pixel_size is None and not header.own and abs(size - 1.0) < _UNSET
-    return Volume(density, size, size_known=not unset, origin=header.origin)
+    sure = pixel_size is not None or (header.own and not header.foreign_size)
+    return Volume(density, size, size_known=not unset, origin=header.origin, size_sure=sure)
 
 
 def check_cubic(path: str | Path, volume: Volume) -> None:
@@ -126,6 +130,7 @@ def write_volume(
     *,
     pixel_size: float,
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    size_sure: bool = True,
 ) -> None:
     """Write a volume as an MRC file (mode 2).
 
@@ -137,10 +142,14 @@ def write_volume(
         A.
     origin : (x, y, z) float
         Where the middle of the first voxel lies in the frame of atomic models, A.
+    size_sure : bool
+        As of `Volume`.
     """
     sections, rows, columns = density.shape
     shape = (sections, rows, columns)
-    mrc.write(path, density, shape=shape, pixel_size=pixel_size, origin=origin)
+    mrc.write(
+        path, density, shape=shape, pixel_size=pixel_size, origin=origin, foreign_size=not size_sure
+    )
 
 
 def read_images(path: str | Path) -> ImageStack:

@@ -13,7 +13,7 @@ import xarray as xr
 
 from dspa import plots
 from dspa.data import store
-from dspa.data.errors import InputError
+from dspa.data.errors import InputError, plainly
 from dspa.dataflow.arrays_file import read_arrays
 from dspa.dataflow.checkpoint import DAMAGE
 from dspa.dataflow.events import read_events
@@ -289,7 +289,7 @@ def read_classification(path: Path) -> dict[str, NDArray[Any]]:
     try:
         return read_arrays(path)
     except DAMAGE as error:
-        raise InputError(f"{path} is damaged ({error}); run its job again") from None
+        raise InputError(f"{path} is damaged ({plainly(error)}); run its job again") from None
 
 
 def read_tables(path: Path) -> dict[str, pd.DataFrame]:

@@ -163,4 +163,5 @@ def test_damaged_headers_are_a_sentence_and_nothing_more(tmp_path: Path) -> None
                                   capture_output=True, text=True, check=True)  # fmt: skip
             assert done.stderr == ""
             assert "damaged dataset" in done.stdout
+            assert "Error" not in done.stdout
         header.write_text(whole)

@@ -284,6 +284,42 @@ def test_the_two_files_of_a_job_are_joined_by_uid(tmp_path: Path) -> None:
         read_cs_particles(paths[1], tmp_path / "J6_passthrough.cs")
 
 
+def test_rows_that_a_join_leaves_out_are_counted(tmp_path: Path) -> None:
+    made, passed = _halves()
+    images = {k: v for k, v in made.items() if k.startswith("blob/")}
+    own = {k: v for k, v in made.items() if k not in images}
+    write_cs(tmp_path / "own.cs", own)
+    write_cs(
+        tmp_path / "J5_passthrough.cs",
+        {k: v[:8] for k, v in (images | {"uid": own["uid"]}).items()},
+    )
+    write_cs(tmp_path / "J6_passthrough.cs", passed)
+    names = ["own.cs", "J5_passthrough.cs", "J6_passthrough.cs"]
+    for order in (names, names[::-1]):
+        table = read_cs_particles(*(tmp_path / name for name in order), numbered=True)
+        np.testing.assert_array_equal(table["uid"], own["uid"][:8])
+        np.testing.assert_allclose(table["defocus_u"], own["ctf/df1_A"][:8])
+        assert table["file_row"].values.tolist() == [*range(1, 9)]
+        left = table.attrs["set_aside"].replace(f"{tmp_path}/", "")
+        assert left == "4 of 12 rows of own.cs that J5_passthrough.cs does not hold"
+    write_cs(tmp_path / "own.cs", {k: v[2:] for k, v in made.items()})
+    left = read_cs_particles(tmp_path / "J6_passthrough.cs", tmp_path / "own.cs").attrs["set_aside"]
+    assert "2 of 12 rows of" in left and left.endswith("own.cs does not hold")
+
+
+@pytest.mark.parametrize("size", [0.0, -1.0, np.nan])
+def test_shifts_in_pixels_of_no_size_are_told(size: float, tmp_path: Path) -> None:
+    fields = _fields()
+    fields["alignments3D/psize_A"][[2, 5]] = size
+    fields["alignments3D/shift"][5] = 0.0
+    write_cs(tmp_path / "p.cs", fields)
+    table = read_particles(tmp_path / "p.cs")
+    told = f"alignments3D/psize_A is no size in 1 row with a shift (row 3: {size:g}); blob/psize_A"
+    assert told in table.attrs["doubts"]
+    shift = fields["alignments3D/shift"][2] * fields["blob/psize_A"][2]
+    np.testing.assert_allclose(table["shift"][2], shift, rtol=1e-6)
+
+
 def test_half_of_a_job_says_what_is_missing(tmp_path: Path) -> None:
     made, passed = _halves()
     bare = {k: v for k, v in made.items() if not k.startswith("blob/")}

@@ -340,6 +340,7 @@ def test_a_damaged_image_store_is_refused(tmp_path: Path) -> None:
                 ParticleImages(table).read(np.arange(20))
             except InputError as error:
                 assert str(path) in str(error)
+                assert "Error" not in str(error) and " codec " not in str(error)
         file.write_bytes(raw)
 
 

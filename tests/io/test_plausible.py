@@ -113,6 +113,14 @@ def test_every_reader_looks(tmp_path: Path) -> None:
     write_star(tmp_path / "m.star", [Block("optics", optics), Block("micrographs", rows)])
     with pytest.raises(InputError, match=r"m.star: rlnVoltage is 300000 kV, as if it were in V"):
         read_micrographs(tmp_path / "m.star")
+    old = {"rlnImageName": np.full(1, "1@a.mrcs", object), "rlnMagnification": np.full(1, 1e4)}
+    old |= {"rlnDetectorPixelSize": np.full(1, 1e5), "rlnVoltage": np.full(1, 300.0)}
+    write_star(tmp_path / "p.star", [Block("", old)])
+    with pytest.raises(InputError, match=r"rlnDetectorPixelSize / rlnMagnification is 100000 A"):
+        read_particles(tmp_path / "p.star")
+    write_star(tmp_path / "p.star", [Block("", old | {"rlnVoltage": np.full(1, -300.0)})])
+    with pytest.raises(InputError, match=r"rlnVoltage is -300 kV, as if its sign was turned"):
+        read_particles(tmp_path / "p.star")
     rows |= {"rlnCoordinateX": np.ones(1), "rlnCoordinateY": np.ones(1)}
     write_star(tmp_path / "p.star", [Block("optics", optics), Block("particles", rows)])
     with pytest.raises(InputError, match=r"p.star: rlnVoltage is 300000 kV, as if it were in V"):

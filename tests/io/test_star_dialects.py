@@ -86,6 +86,13 @@ DIALECTS: dict[str, Callable[[str], str]] = {
     "text block in rows": lambda s: (
         s + "\ndata_notes\n\nloop_\n_a\n_b\n1\n;\nx y\n;\n2\n;\n;\n\ndata_z\n\nloop_\n_a\n;\nx\n;\n"
     ),
+    "labels on the line of loop_": lambda s: s.replace("loop_\n", "loop_ ").replace(
+        "#1\n_rlnImageName", "_rlnImageName"
+    ),
+    "all on one line": lambda s: DIALECTS["no numbers"](s).replace("\n\nloop_\n", " loop_ "),
+    "text in the rows of particles": lambda s: s.replace(
+        "000002@parts.mrcs", "\n;000002@parts.mrcs\n;\n"
+    ).replace(" 000003@parts.mrcs", "\n;\n000003@parts.mrcs\n;"),
     "value on the next line": lambda s: s + "\ndata_more\n\n_a\n 'b c'\n_d 4\n",
     "utf-8 mark": lambda s: "\ufeff" + s,
 }
@@ -228,7 +235,9 @@ def test_a_row_that_names_nothing_spares_the_others(word: str, tmp_path: Path) -
     path.write_text(PLAIN.replace("000002@parts.mrcs", word))
     table = read_particles(path)
     assert table["defocus_u"].values.tolist() == [15001, 15003, 15004]
-    assert table.attrs["set_aside"] == "1 row without a sound rlnImageName or rlnOpticsGroup"
+    assert table.attrs["set_aside"] == (
+        f"1 row without a sound rlnImageName or rlnOpticsGroup (line 20 of {path})"
+    )
     path.write_text(PLAIN.replace("mic1.mrc 000002", f"{word} 000002"))
     table = read_particles(path)
     assert table["micrograph"].values.tolist() == [0, -1, 0, 0]

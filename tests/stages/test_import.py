@@ -11,7 +11,7 @@ import pytest
 import tifffile
 
 from dspa.data.errors import InputError
-from dspa.io.cs import write_cs
+from dspa.io.cs import read_cs, write_cs
 from dspa.io.images import ParticleImages
 from dspa.io.micrographs import read_micrograph_image, read_micrographs
 from dspa.io.particles import read_particles
@@ -133,13 +133,18 @@ def test_ctf_by_name(desk: Desk, tmp_path: Path) -> None:
         _micrograph(tmp_path / f"{name}.mrc")
     names = np.array(["other/b.mrc", "other/a.tif"], object)
     columns = {"rlnMicrographName": names, "rlnDefocusU": np.array([2e4, 1e4])}
-    write_star(tmp_path / "ctf.star", [Block("micrographs", columns)])
-    outputs = desk.run(
-        import_micrographs.MICROGRAPHS_STAGE, files="*.mrc", ctf_from="ctf.star", **OPTICS
-    )
-    found = read_micrographs(outputs["micrographs"])["defocus_u"].values
-    np.testing.assert_array_equal(found, [1e4, 2e4, np.nan])
+    nan = np.nan
+    for angle, expected in (([0.0, 0.0], [1e4, 2e4, nan]), ([9.0, nan], [nan, 2e4, nan])):
+        columns["rlnDefocusAngle"] = np.array(angle)
+        write_star(tmp_path / "ctf.star", [Block("micrographs", columns)])
+        outputs = desk.run(
+            import_micrographs.MICROGRAPHS_STAGE, files="*.mrc", ctf_from="ctf.star", **OPTICS
+        )
+        found = read_micrographs(outputs["micrographs"])["defocus_u"].values
+        np.testing.assert_array_equal(found, expected)
     assert "no CTF for 1 micrograph" in desk.said("warning")
+    told = "ctf.star: the CTF of 1 of 2 rows is no number, so it is unknown: other/a.tif"
+    assert desk.said("warning").count(told) == 1
 
 
 def test_movies_are_summed_with_their_gain(desk: Desk, tmp_path: Path) -> None:
@@ -231,12 +236,15 @@ def test_cryosparc_particles(desk: Desk, tmp_path: Path) -> None:
     ("more", "complaint"),
     [
         ({"stack": "other.mrcs"}, "1 of 1 stack is not there"),
-        ({"count": 12}, "4 of 12 rows do not fit .*row 9 wants image 9 .*holds 8; copy the stack"),
+        ({"count": 12}, "4 of 12 rows do not fit .*row 9, line 23 wants image 9 .*holds 8; copy the stack"),
         (
             {"rlnImagePixelSize": np.array([2.0, 3.0] * 4)},
             r"p.star: mixed pixel sizes \(2 A in 4 rows of optics group .*; 3 A in 4 rows",
         ),
         ({"rlnVoltage": np.full(8, np.nan)}, "voltage is unknown; give --voltage"),
+        ({"rlnVoltage": np.full(8, -300.0)}, "rlnVoltage is -300 kV, as if its sign was turned"),
+        ({"rlnImagePixelSize": np.full(8, -2.0)}, "PixelSize is -2 A, as if its sign was turned"),
+        ({"rlnImagePixelSize": np.full(8, 20.0)}, "20 A per pixel, ten times the 2 A of the stac"),
     ],
 )
 def test_particles_that_cannot_be_used(
@@ -262,7 +270,7 @@ def test_one_row_without_a_voltage_spares_the_others(
     assert "that is no number: 6@" in desk.said("warning")
     values[10:30] = np.nan
     _star(tmp_path / "p.star", "s.mrcs", 40, **{label: values})
-    with pytest.raises(InputError, match=r"of 21 of 40 rows \(row 6 is the first\) is unknown"):
+    with pytest.raises(InputError, match=r"of 21 of 40 rows \(row 6, line 20 is the first\) is unknown"):
         desk.run(import_particles.PARTICLES_STAGE, file="p.star")
 
 
@@ -273,7 +281,9 @@ def test_one_row_beyond_its_stack_spares_the_others(desk: Desk, tmp_path: Path) 
     _star(tmp_path / "p.star", "s.mrcs", 40, rlnImageName=names)
     made = desk.run(import_particles.PARTICLES_STAGE, file="p.star")["particles"]
     assert read_particles(made)["image_index"].values.tolist() == [0, 1, *range(3, 40)]
-    assert "set aside 1 image with a number beyond their stack" in desk.said("warning")
+    said = desk.said("warning")
+    assert "set aside 1 image with a number beyond their stack: 99@" in said
+    assert "s.mrcs (line 17 of p.star)" in said and "row 3, line 17 wants image 99" in said
 
 
 def _cs(path: Path, count: int, **changes: Any) -> None:
@@ -284,6 +294,25 @@ def _cs(path: Path, count: int, **changes: Any) -> None:
     for name, values in changes.items():
         table[name.replace("_", "/", 1)] = values
     write_cs(path, {name: table[name] for name in table.dtype.names})
+
+
+def test_places_beside_the_micrograph_are_set_aside(desk: Desk, tmp_path: Path) -> None:
+    write_image_stack(tmp_path / "s.mrcs", _particles(40), pixel_size=2.0)
+    _cs(tmp_path / "p.cs", 40)
+    fields, x = read_cs(tmp_path / "p.cs"), np.full(40, 0.5, "f4")
+    fields |= {"location/center_x_frac": x, "location/center_y_frac": x.copy()}
+    fields |= {"location/micrograph_shape": np.full((40, 2), 99, "u4")}
+    x[4:6] = -0.25, 1.5
+    write_cs(tmp_path / "p.cs", fields)
+    stage, given = import_particles.PARTICLES_STAGE, {"file": "p.cs", "contrast": "bright"}
+    made = read_particles(desk.run(stage, **given)["particles"])
+    assert made["image_index"].values.tolist() == [i for i in range(40) if i not in (4, 5)]
+    told = "set aside 2 particles beside the micrograph: location/center_x_frac is -0.25 in row 5, "
+    assert f"{told}beyond 0 to 1 (rows 5, 6 of p.cs)" in desk.said("warning")
+    x[:] = 1.5
+    write_cs(tmp_path / "p.cs", fields)
+    with pytest.raises(InputError, match=r"is 1.5 in row 1, and beyond 0 to 1 in 40 of 40 rows"):
+        desk.run(stage, **given)
 
 
 def test_what_cs_files_name_wrongly(desk: Desk, tmp_path: Path) -> None:

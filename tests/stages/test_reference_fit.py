@@ -64,8 +64,13 @@ def test_a_pixel_size_that_was_never_set(tmp_path: Path, heard: Heard) -> None:
     none = _foreign(tmp_path / "none.mrc", BLOB, 0.0)
     with pytest.raises(InputError, match=r"no voxel size .* import volume --pixel-size"):
         read_fitting(none, box=N, pixel_size=PIXEL, events=heard.events)
-    nano = _foreign(tmp_path / "nano.mrc", BLOB, 0.1)
-    with pytest.raises(InputError, match=r"voxels of 0.1 A"):
+    for size, pixel, told in ((0.4, 4.0, "a tenth of the 4 A"), (4.0, 0.4, "ten times the 0.4 A")):
+        nano = _foreign(tmp_path / "nano.mrc", BLOB, size)
+        with pytest.raises(InputError, match=rf"nano.mrc: .*{told} of the particles, .* in nm; br"):
+            read_fitting(nano, box=N, pixel_size=pixel, events=heard.events)
+        read_fitting(nano, box=round(N * size / pixel), pixel_size=pixel, events=heard.events)
+    nano = _foreign(tmp_path / "nano.mrc", BLOB, 0.15)
+    with pytest.raises(InputError, match=r"voxels of 0.15 A"):
         read_fitting(nano, box=N, pixel_size=1.0, events=heard.events)
 
 
@@ -77,8 +82,11 @@ def test_said_once_it_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         desk.run(VOLUME_STAGE, file="one.mrc")
     made = desk.run(VOLUME_STAGE, file="one.mrc", pixel_size=1.0, invert=True)["volume"]
     volume = read_volume(made)
-    assert volume.size_known
+    assert volume.size_known and volume.size_sure
     np.testing.assert_array_equal(volume.density, -BLOB)
+    _foreign(tmp_path / "some.mrc", BLOB, 0.4)
+    made = desk.run(VOLUME_STAGE, file="some.mrc")["volume"]
+    assert read_volume(made).size_known and not read_volume(made).size_sure
 
 
 def test_the_box_of_the_particles_at_another_size_is_told(tmp_path: Path, heard: Heard) -> None:

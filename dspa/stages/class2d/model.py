@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from dspa.data.atomic import write_atomically
-from dspa.data.errors import InputError
+from dspa.data.errors import InputError, plainly
 from dspa.dataflow.arrays_file import read_arrays
 from dspa.dataflow.checkpoint import DAMAGE
 from dspa.stages.class2d.averages import References, Statistics
@@ -271,5 +271,5 @@ def load_classification(path: Path) -> Classification:
         raise
     except (*DAMAGE, TypeError) as error:
         raise InputError(
-            f"{path}: is damaged ({error}); run the class2d job that left it again"
+            f"{path}: is damaged ({plainly(error)}); run the class2d job that left it again"
         ) from error

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.data import schema
-from dspa.data.counts import counted
+from dspa.data.counts import counted, counted_of
 from dspa.data.errors import InputError
 from dspa.data.places import physical
 from dspa.io.locate import matching, spelling
@@ -45,9 +45,10 @@ if TYPE_CHECKING:
 
 MM = 1e7  # mm to A
 _CTF = ("defocus_u", "defocus_v", "defocus_angle", "phase_shift", "ctf_resolution", "ctf_score")
+_WHOLE = _CTF[:4]  # what a CTF is made of, where a file has it
 GAIN = "gain.mrc"  # beside movies.zarr
 _LISTED = 10
-_FEW = 16
+_FEW, _FEW_NAMES = 16, 3
 
 
 @dataclass(frozen=True)
@@ -222,6 +223,7 @@ def _import(context: Context, params: Params, *, kind: str) -> xr.Dataset:
         if note:
             context.events.warning(f"set aside {note}")
         tell_denials(context, table)
+        table = _whole_ctfs(context, table, params.named)
     else:
         table = _from_pattern(context, params)
     _check_presence(table, params)
@@ -278,6 +280,7 @@ def _repeated(path: str, other: str) -> str:
 def _check_values(context: Context, table: xr.Dataset, params: Params) -> None:
     given = {name: value for name, (value, _) in params.given().items()}
     _doubt(context, check_values(table, params.named, given=given))
+    table.attrs.pop("labels", None)
 
 
 def _doubt(context: Context, doubts: Sequence[str]) -> None:
@@ -329,6 +332,7 @@ def _with_ctf(context: Context, table: xr.Dataset, path: str) -> xr.Dataset:
     source = read_star_micrographs(path)
     if "defocus_u" not in source.variables:
         raise InputError(f"{path}: no _rlnDefocusU; give a STAR file with the CTF of micrographs")
+    source = _whole_ctfs(context, source, path)
     names = [str(name) for name in source["micrograph_name"].values]
     rows = np.full(table.sizes["micrograph"], -1)
     wanted = [str(name) for name in table["micrograph_name"].values]
@@ -353,6 +357,28 @@ def _with_ctf(context: Context, table: xr.Dataset, path: str) -> xr.Dataset:
             values = np.append(source[name].values, np.nan)[rows]
             table = table.assign({name: ("micrograph", values)})
     return table
+
+
+def _whole_ctfs(context: Context, table: xr.Dataset, source: str) -> xr.Dataset:
+    """Make a CTF unknown of which a number is none, as where a fit has failed; tell of it."""
+    there = [name for name in _WHOLE if name in table.variables]
+    if "defocus_u" not in there:
+        return table
+    numbers = np.array([np.isfinite(table[name].values) for name in there])
+    # A column of nothing else says nothing; without any defocus there is no CTF at all.
+    failed = ~numbers[numbers.any(axis=1) | (np.arange(len(there)) == 0)].all(axis=0)
+    if not failed.any():
+        return table
+    names = [str(name) for name in table["micrograph_name"].values[failed][:_FEW_NAMES]]
+    shown = ", ".join(names) + (", ..." if failed.sum() > len(names) else "")
+    many = counted_of(failed.sum(), failed.size, "row", verb=("is", "are"))
+    context.events.warning(f"{source}: the CTF of {many} no number, so it is unknown: {shown}")
+    unknown = {
+        name: ("micrograph", np.where(failed, np.nan, table[name].values))
+        for name in _CTF
+        if name in table.variables
+    }
+    return table.assign(unknown)
 
 
 def _same_ctf(table: xr.Dataset, first: int, second: int) -> bool:

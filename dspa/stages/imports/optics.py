@@ -11,7 +11,7 @@ import numpy as np
 from dspa.data.counts import counted, counted_of
 from dspa.data.errors import InputError
 from dspa.io.epu import Exposure, OtherXmlError, find_epu, read_epu
-from dspa.io.plausible import other_sizes
+from dspa.io.plausible import other_sizes, refuse_tenfold
 from dspa.io.star_optics import one_for_all
 
 if TYPE_CHECKING:
@@ -193,6 +193,10 @@ def _pixel_size(
         _one_size(size[table["optics"].values], f"{source}: mixed pixel sizes")
     other = other_sizes(known, float(size[0]))
     if other.size:
+        if given is None:
+            refuse_tenfold(
+                source, "the headers", float(size[0]), float(other[0]), "give --pixel-size in A"
+            )
         context.events.warning(
             f"the headers say {_counted(other)} per pixel; {size[0]:.4g} A is used"
         )
@@ -201,7 +205,7 @@ def _pixel_size(
 
 def _one_size(sizes: NDArray[np.float64], what: str) -> None:
     known = sizes[np.isfinite(sizes)]
-    if known.size and np.ptp(known) > SAME_SIZE * known.max():
+    if known.size and np.ptp(known) > SAME_SIZE * np.abs(known).max():
         raise InputError(f"{what} ({_counted(known)}); import each size as a job of its own")
 
 

@@ -31,12 +31,15 @@ from dspa.stages.imports.copies import (
     tell_shared_uids,
 )
 from dspa.stages.imports.expansion import know_expansion
+from dspa.stages.imports.lines import in_file, rows_of_file
 from dspa.stages.imports.optics import tell_denials
 from dspa.stages.imports.picks import (
     common_pixel_size,
     place_on_micrographs,
+    placed,
     scaled_by_micrographs,
     warn_of_other_size,
+    within_micrographs,
 )
 from dspa.stages.imports.stacks import on_stacks, set_aside, with_pixel_size
 from dspa.stages.particles.checks import ImageReport, examine, judge_contrast
@@ -121,7 +124,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     if known is not None and given is None and "micrograph_pixel_size" in table.variables:
         warn_of_other_size(context, table, known)
     if "image_stack" not in table.variables:
-        table = _placed(context, table)
+        table = placed(context, table)
         if micrographs:
             table = place_on_micrographs(context, table, micrographs, source=params.named)
         elif "coordinate_pixels" in table.variables:
@@ -130,15 +133,20 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
                 "--micrograph-pixel-size"
             )
         _judge_values(context, table, params)
+        table = within_micrographs(context, table, source=params.named)
         tell_repeated_picks(context, table)
         return _finish(context, table, "picks")
     if micrographs:
         table = scaled_by_micrographs(context, table, micrographs, source=params.named)
-    table = _with_optics(context, table, params)
+    with rows_of_file(table):
+        table = _with_optics(context, table, params)
     _name_unused(context, table)
     table, infos = on_stacks(context, table, params.named)
-    table = with_pixel_size(context, table, infos, params.named)
+    table = with_pixel_size(
+        context, table, infos, params.named, given=params.pixel_size is not None
+    )
     _judge_values(context, table, params)
+    table = within_micrographs(context, table, source=params.named)
     table = _without_nan(context, table)
     if params.check == "full":
         table = _look(context, table, params)
@@ -169,7 +177,7 @@ def _read(context: Context, params: Params, known_size: float | None) -> xr.Data
         corner = params.coordinate_origin == "bottom-left"
         orientation = Orientation(bottom_left=corner, mirrored=params.mirror_y)
         table = read_cs_particles(
-            *files, roots=roots, orientation=orientation, folder=context.folder
+            *files, roots=roots, orientation=orientation, folder=context.folder, numbered=True
         )
         return _rescaled(table, params)
     size = params.micrograph_pixel_size or params.pixel_size or known_size
@@ -180,6 +188,7 @@ def _read(context: Context, params: Params, known_size: float | None) -> xr.Data
             pixel_size=params.pixel_size,
             micrograph_pixel_size=params.micrograph_pixel_size,
             folder=context.folder,
+            numbered=True,
         )
         # A file of picks that names no micrograph is named after it.
         if size is None or {"micrograph", "image_stack"} & set(table.variables):
@@ -223,21 +232,9 @@ def _tell_of_rows(context: Context, table: xr.Dataset) -> None:
     note = table.attrs.pop("set_aside", "")
     if note:
         context.events.warning(f"set aside {note}")
+    for doubt in filter(None, table.attrs.pop("doubts", "").split(" | ")):
+        context.events.warning(doubt)
     tell_denials(context, table)
-
-
-def _placed(context: Context, picks: xr.Dataset) -> xr.Dataset:
-    """Set aside picks whose coordinates are no numbers."""
-    pixels = pixel_coordinates(picks)
-    if pixels is None:
-        return picks
-    good = np.isfinite(pixels).all(axis=1)
-    if not good.any():
-        raise InputError("no pick has coordinates that are numbers; check the file")
-    if good.all():
-        return picks
-    context.events.warning(f"set aside {counted((~good).sum(), 'pick')} without finite coordinates")
-    return chosen(picks, np.flatnonzero(good), context.folder)
 
 
 def _judge_values(context: Context, table: xr.Dataset, params: Params) -> None:
@@ -249,8 +246,10 @@ def _judge_values(context: Context, table: xr.Dataset, params: Params) -> None:
         "spherical_aberration": params.cs,
         "amplitude_contrast": params.amplitude_contrast,
     }
-    for doubt in check_values(table, params.named, given=given):
-        context.events.warning(f"{doubt}; check the file")
+    with rows_of_file(table):
+        doubts = check_values(table, params.named, given=given)
+    for doubt in doubts:
+        context.events.warning(f"{in_file(doubt, table)}; check the file")
 
 
 def _with_optics(context: Context, table: xr.Dataset, params: Params) -> xr.Dataset:
@@ -431,6 +430,9 @@ def _picture(context: Context, table: xr.Dataset) -> None:
 
 
 def _finish(context: Context, table: xr.Dataset, kind: str) -> Mapping[str, Path]:
+    table = table.drop_vars("file_row", errors="ignore")
+    for name in ("file", "labels"):
+        table.attrs.pop(name, None)
     write_particles(table, context.folder / f"{kind}.zarr")
     write_particles(table, context.folder / f"{kind}.star")
     count = table.sizes["particle"]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dspa.data.counts import counted
 from dspa.data.errors import InputError
+from dspa.data.schema import EXTRA
+from dspa.data.store import chosen
+from dspa.io.coordinates import pixel_coordinates
 from dspa.io.micrographs import read_micrographs
-from dspa.io.plausible import other_sizes
+from dspa.io.plausible import other_sizes, refuse_tenfold
 from dspa.stages.exposures.tasks import (
     micrograph_tasks,
     names_and_paths,
@@ -22,15 +26,20 @@ from dspa.stages.extraction.tables import (
     on_micrographs,
     with_pixel_size,
 )
+from dspa.stages.imports.lines import in_file
+from dspa.stages.imports.lines import where as where_in_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import xarray as xr
+    from numpy.typing import NDArray
 
     from dspa.stages.stage import Context
 
 LISTED = 3
+_FRACTION = re.compile(rf"{EXTRA}cs:(location/center_[xy]_frac):")
+_ROUNDED, _MOST = 1e-6, 0.5  # of a fraction in single precision; of the rows
 
 
 def common_pixel_size(path: str | Path) -> float:
@@ -95,6 +104,13 @@ def warn_of_other_size(context: Context, table: xr.Dataset, known: float) -> Non
     """
     other = other_sizes(table["micrograph_pixel_size"].values, known)
     if other.size:
+        refuse_tenfold(
+            table.attrs.get("file", "the coordinates"),
+            "the micrographs",
+            float(other[0]),
+            known,
+            f"give --micrograph-pixel-size ({known:.4g} if coordinates are pixels of these)",
+        )
         context.events.warning(
             f"the file's coordinates are in pixels of {other[0]:.4g} A, the micrographs have "
             f"{known:.4g} A: they are scaled; --micrograph-pixel-size {known:.4g} keeps the pixels"
@@ -107,6 +123,70 @@ def warn_of_other_size(context: Context, table: xr.Dataset, known: float) -> Non
                 f"micrographs have {known:.4g} A: coordinates are taken as pixels of these; "
                 f"--micrograph-pixel-size {said[0]:.4g} takes them as the file's"
             )
+
+
+def placed(context: Context, picks: xr.Dataset) -> xr.Dataset:
+    """Set aside picks whose coordinates are no numbers.
+
+    Parameters
+    ----------
+    context : Context
+    picks : Dataset
+    """
+    pixels = pixel_coordinates(picks)
+    if pixels is None:
+        return picks
+    good = np.isfinite(pixels).all(axis=1)
+    if not good.any():
+        raise InputError("no pick has coordinates that are numbers; check the file")
+    if good.all():
+        return picks
+    context.events.warning(
+        f"set aside {counted((~good).sum(), 'pick')} without finite coordinates"
+        f"{where_in_file(picks, np.asarray(~good))}"
+    )
+    return chosen(picks, np.flatnonzero(good), context.folder)
+
+
+def within_micrographs(context: Context, table: xr.Dataset, *, source: str) -> xr.Dataset:
+    """Set aside what a ``.cs`` file places beside its micrograph: fractions outside of 0 to 1.
+
+    Parameters
+    ----------
+    context : Context
+    table : Dataset
+        Particles or picks.
+    source : str
+        For messages.
+
+    Raises
+    ------
+    InputError
+        If most are: then they are no fractions.
+    """
+    out: NDArray[np.bool_] = np.zeros(table.sizes["particle"], bool)
+    told = ""
+    for name in map(str, table.variables):
+        if (match := _FRACTION.match(name)) is None:
+            continue
+        values = np.asarray(table[name].values, np.float64)
+        beyond = (values < -_ROUNDED) | (values > 1.0 + _ROUNDED)
+        if beyond.any():
+            row = int(np.argmax(beyond))
+            told = told or in_file(f"{match[1]} is {values[row]:.6g} in row {row + 1}", table)
+        out |= beyond
+    if not out.any():
+        return table
+    if out.mean() > _MOST:
+        raise InputError(
+            f"{source}: {told}, and beyond 0 to 1 in {out.sum()} of {counted(out.size, 'row')}; it "
+            "is a fraction of the micrograph: export the particles again"
+        )
+    context.events.warning(
+        f"set aside {counted(out.sum(), 'particle')} beside the micrograph: {told}, beyond 0 to 1"
+        f"{where_in_file(table, out)}"
+    )
+    return chosen(table, np.flatnonzero(~out), context.folder)
 
 
 def place_on_micrographs(
@@ -139,9 +219,10 @@ def place_on_micrographs(
                 or f"{source}: no pick lies on any of {counted(len(tasks), 'micrograph')} ({shown} "
                 "not among them); files of picks are named after their micrographs"
             )
+        lost_picks = np.asarray(where < 0, bool)
         context.events.warning(
-            f"set aside {counted((where < 0).sum(), 'pick')} on micrographs that are not there "
-            f"({shown})"
+            f"set aside {counted(lost_picks.sum(), 'pick')} on micrographs that are not there "
+            f"({shown}){where_in_file(picks, lost_picks)}"
         )
     tell_of_names(context, matches)
     rows = np.flatnonzero(where >= 0)

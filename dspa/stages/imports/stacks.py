@@ -12,8 +12,9 @@ from dspa.data.errors import InputError
 from dspa.data.store import chosen
 from dspa.io.images import StackInfo, stack_info
 from dspa.io.names import told_if_moved
-from dspa.io.plausible import other_sizes
+from dspa.io.plausible import other_sizes, refuse_tenfold
 from dspa.io.star import nameless
+from dspa.stages.imports.lines import in_file, where
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,7 +90,10 @@ def on_stacks(
         return table, infos
     row = int(np.argmax(beyond))
     path = paths[stack[row]]
-    first = f"row {row + 1} wants image {index[row] + 1} of {path}, which holds {infos[path].count}"
+    first = in_file(
+        f"row {row + 1} wants image {index[row] + 1} of {path}, which holds {infos[path].count}",
+        table,
+    )
     if _one_too_large(stack, index, counts, beyond):
         raise InputError(
             f"{named}: {first}, and no row names the first one: the numbers may all be one too "
@@ -141,7 +145,12 @@ def _one_too_large(
 
 
 def with_pixel_size(
-    context: Context, table: xr.Dataset, infos: Mapping[str, StackInfo], named: str
+    context: Context,
+    table: xr.Dataset,
+    infos: Mapping[str, StackInfo],
+    named: str,
+    *,
+    given: bool,
 ) -> xr.Dataset:
     """Settle box and pixel size: one for all; the headers serve where the file does not say.
 
@@ -153,11 +162,13 @@ def with_pixel_size(
     infos : mapping of path to StackInfo
     named : str
         The file they come from, for messages.
+    given : bool
+        The pixel size is an option's.
 
     Raises
     ------
     InputError
-        If pixel sizes are unknown or mixed.
+        If pixel sizes are unknown or mixed, or in nm.
     """
     box = next(iter(infos.values())).rows
     said = table["box_size"].values if "box_size" in table.variables else np.zeros(1)
@@ -184,10 +195,14 @@ def with_pixel_size(
         table = table.assign(pixel_size=("optics", size))
     groups = np.unique(table["optics"].values)
     used = size[groups]
-    if np.ptp(used) > 1e-3 * used.max():
+    if np.ptp(used) > 1e-3 * np.abs(used).max():
         raise InputError(_mixed(named, table, groups, size))
     other = other_sizes(headers, float(used[0]))
     if other.size:
+        if not given:
+            refuse_tenfold(
+                named, "the stacks", float(used[0]), float(other[0]), "give --pixel-size in A"
+            )
         context.events.warning(
             f"the stacks say {other[0]:.4g} A per pixel ({other.size} of {len(infos)}); "
             f"{used[0]:.4g} A is used"
@@ -235,6 +250,7 @@ def set_aside(context: Context, table: xr.Dataset, rows: NDArray[np.bool_], what
     paths = table["stack_path"].values
     names = [f"{index[i] + 1}@{paths[stack[i]]}" for i in np.flatnonzero(rows)]
     shown = ", ".join(names[:_LISTED]) + (", ..." if count > _LISTED else "")
+    shown += where(table, rows)
     context.events.warning(f"set aside {counted(count, 'image')} with {what}: {shown}")
     with (context.folder / "set_aside.txt").open("a", encoding="utf-8") as stream:
         stream.writelines(f"{name}\t{what}\n" for name in names)

@@ -47,7 +47,13 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     if is_flat(volume.density):
         raise InputError(f"{params.file}: every voxel is {float(volume.density.flat[0]):g}")
     target = context.folder / "volume.mrc"
-    write_volume(target, density, pixel_size=volume.pixel_size, origin=volume.origin)
+    write_volume(
+        target,
+        density,
+        pixel_size=volume.pixel_size,
+        origin=volume.origin,
+        size_sure=volume.size_sure,
+    )
     context.events.picture(
         "slices",
         volume_slices(density, pixel_size=volume.pixel_size),

@@ -23,7 +23,7 @@ import numpy as np
 import xarray as xr
 
 from dspa.data.counts import counted_of
-from dspa.data.errors import InputError
+from dspa.data.errors import InputError, plainly
 from dspa.io.uids import pick_uids
 from dspa.ops.ctf.surface import defocus_offset
 from dspa.stages.exposures.tasks import local_surfaces
@@ -105,7 +105,7 @@ def read_edits(path: str | Path) -> Edits:
         found = json.loads(source.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
-            f"{path} cannot be read as JSON ({error}); edits are a JSON file"
+            f"{path} cannot be read as JSON ({plainly(error)}); edits are a JSON file"
         ) from None
     if not isinstance(found, dict) or found.get("kind") != KIND:
         raise InputError(f'{path} is no file of edits: it must be {{"kind": "{KIND}", ...}}')

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.data.atomic import write_atomically
-from dspa.data.errors import InputError
+from dspa.data.errors import InputError, plainly
 from dspa.io import mrc
 from dspa.ops.picks.search_image import clip_outliers, coarsen, robust_deviation
 
@@ -85,7 +85,8 @@ def read_card(model: Path) -> ModelCard | None:
     except InputError:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} does not describe a model ({error}); train it again") from error
+        what = plainly(error)
+        raise InputError(f"{path} does not describe a model ({what}); train it again") from error
     return card
 
 
@@ -173,7 +174,7 @@ def read_scores(path: Path) -> dict[str, tuple[NDArray[np.float64], NDArray[np.f
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: topaz extract wrote no table ({error})") from error
+        raise InputError(f"{path}: topaz extract wrote no table ({plainly(error)})") from error
     wanted = ["image_name", "x_coord", "y_coord", "score"]
     if not lines or lines[0].split("\t") != wanted:
         raise InputError(f"{path}: topaz extract did not write the columns {', '.join(wanted)}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dspa.data.errors import InputError
-from dspa.io.plausible import other_sizes
+from dspa.io.plausible import other_sizes, refuse_tenfold
 from dspa.io.volumes import check_cubic, read_volume
 from dspa.ops.images.normalise import is_flat
 from dspa.ops.images.transform import resize_volume
@@ -39,6 +39,7 @@ HELD, HARDLY = 0.5, 0.1  # share of the reference inside of a mask
 FULL = 0.9  # share of a box; a sphere that touches its sides holds half of it
 _CORNERS = 0.75  # of the edge of the box, from the centre
 SAME_SIZE = 0.01  # relative difference of pixel sizes that are one
+ALIKE = 3.0  # ratio of boxes, in A, that may hold one particle
 SMALLEST, LARGEST = 0.2, 50.0  # A per voxel
 
 
@@ -122,6 +123,11 @@ def read_fitting(path: str | Path, *, box: int, pixel_size: float, events: Event
             f"it, and the particles have {pixel_size:.4g} A; bring it in with import volume "
             "--pixel-size"
         )
+    extents = volume.density.shape[0] * size / (box * pixel_size)
+    # Maps of other programs; a fine or a coarse grid has as much room for the particle.
+    if not volume.size_sure and not 1.0 / ALIKE < extents < ALIKE:
+        remedy = "bring it in with import volume --pixel-size, which is then taken"
+        refuse_tenfold(path, "the particles", size, pixel_size, remedy)
     if not SMALLEST <= size <= LARGEST:
         raise InputError(
             f"{path}: voxels of {size:.4g} A; bring it in with import volume --pixel-size"
