@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import array_api_strict
 import numpy as np
 import pytest
 
 from dspa.geometry.band import band
 from dspa.kernels import insert2d, score, slice2d
+from dspa.ops.images.noise import weigh_images
 from dspa.ops.images.transform import band_to_images, images_to_band, shift_phases
 from dspa.ops.maps.fsc import resolution_shell
+from dspa.ops.poses.bank import moved_images, profiled
 from dspa.ops.poses.bound import Pruning
-from dspa.ops.poses.cells import Candidates
+from dspa.ops.poses.cells import Candidates, best_cells, limited, run_starts, share_room
 from dspa.ops.poses.marginal import marginal_sums
 from dspa.ops.poses.plane import plane_lattice, prepare_images, rotation_table
 from dspa.ops.poses.posterior import posterior
@@ -73,6 +78,30 @@ def random_cells(rng, grid, count, images, classes):
         rng.integers(0, len(grid.shifts), count),
     )
     return Candidates(*(v.astype(np.int32) for v in drawn))
+
+
+def test_moved_images_and_choices_of_cells_are_those_of_the_array_standard(rng):
+    members, lattice = small_grid(40)
+    bank = Searchers(drawing(40)[None, None], lattice)[0].bank
+    y = images_to_band(rng.normal(size=(4, 40, 40)).astype(np.float32), members)
+    image = np.repeat(np.arange(4, dtype=np.int32), (9, 1, 12, 3))
+    scores = rng.normal(size=25).astype(np.float32)
+
+    def made(to):
+        there = replace(bank, norm=to(bank.norm), phases=to(bank.phases))
+        where, weight = to(image), to(scores)
+        return [
+            moved_images(to(y), there),
+            *weigh_images(to(y), to(np.abs(y)), to(1.0 + np.abs(y))),
+            profiled(weight, weight**2),
+            run_starts(where),
+            best_cells(where, weight, most=4, within=1.0),
+            *limited(where, weight, 5),
+            *share_room(where, weight, 8),
+        ]
+
+    for one, other in zip(made(np.asarray), made(array_api_strict.asarray), strict=True):
+        np.testing.assert_allclose(np.asarray(other), one, rtol=1e-6)
 
 
 @pytest.mark.parametrize("box", [40, 41])

@@ -110,7 +110,7 @@ def moved_images(y: Any, bank: CoarseBank) -> Any:
         Real and imaginary parts.
     """
     xp = namespace(y)
-    moved = xp.reshape(y[:, None, : bank.count] * bank.phases[None], (-1, bank.count))
+    moved = xp.reshape(y[:, None, : bank.count] * bank.phases[None, ...], (-1, bank.count))
     return xp.stack([xp.real(moved), xp.imag(moved)])
 
 
