@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import ndimage
@@ -298,17 +298,7 @@ def symmetric_mean(
 
 
 def make_settings(
-    spec: ImageSpec,
-    *,
-    symmetry: str,
-    initial_lowpass: float,
-    max_shift: float,
-    seed: int,
-    local: bool,
-    image_scale: bool,
-    groups: int,
-    exhaustive: bool = False,
-    classes: int = 1,
+    spec: ImageSpec, *, symmetry: str, initial_lowpass: float, max_shift: float, **same: Any
 ) -> Settings:
     """Turn what the user said in A into pixels of the images.
 
@@ -316,16 +306,10 @@ def make_settings(
     ----------
     spec : ImageSpec
     symmetry : str
-    initial_lowpass : float
-        A.
-    max_shift : float
-        A; 0 for a tenth of the box.
-    seed : int
-    local, image_scale : bool
-    groups : int
-    exhaustive : bool
-    classes : int
-        See `Settings`.
+    initial_lowpass, max_shift : float
+        A; a shift of 0 is a tenth of the box.
+    **same
+        Other fields of `Settings`, as they are.
 
     Raises
     ------
@@ -335,15 +319,4 @@ def make_settings(
     check_symmetry(symmetry)
     radius = float(np.clip(spec.extent / initial_lowpass, 4.0, 0.8 * spec.radius))
     reach = max_shift / spec.crop_pixel_size if max_shift > 0 else 0.1 * spec.crop
-    return Settings(
-        spec,
-        symmetry,
-        radius,
-        max(reach, 1.0),
-        seed,
-        local,
-        image_scale,
-        groups,
-        exhaustive,
-        classes,
-    )
+    return Settings(spec, symmetry, radius, max(reach, 1.0), **same)
