@@ -3,8 +3,9 @@
 Tasks add chunks to the sums of the worker they run on (`dspa.dataflow.resident`) and return a
 receipt, which says which chunks are in which sums. Dask runs a task again whose receipt was lost
 with its worker. At the end the sums of all workers are added into those of one, piece by piece, and
-the model is made there. Sums that are gone by then, or are not of the very chunks that the receipts
-name, are left aside, and their chunks are added anew: every chunk counts once.
+the model is made there; or, where the reduction is `InGroups`, the workers look at each other's
+sums and make a part of the model each. Sums that are gone by then, or are not of the very chunks
+that the receipts name, are left aside, and their chunks are added anew: every chunk counts once.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import contextlib
 import itertools
 import pickle
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +23,12 @@ from distributed import Future, get_worker
 from distributed.comm import get_address_host
 
 from dspa.dataflow import resident
-from dspa.dataflow.checkpoint import Stored, load
-from dspa.dataflow.placement import device_room, one_thread, require_device
-from dspa.dataflow.reduction import is_of_host
+from dspa.dataflow.checkpoint import Stored, load, store
+from dspa.dataflow.groups import Spread, joined
+from dspa.dataflow.placement import device_room, host, one_thread, require_device
+from dspa.dataflow.reduction import InGroups, is_of_host
 from dspa.dataflow.resident import LostSums, pieces_of
-from dspa.dataflow.runner import Part, Plan, add_chunk, finish_part
+from dspa.dataflow.runner import Part, Plan, add_chunk, finish_part, join_rows, store_model
 from dspa.dataflow.worker_setup import size_cache
 
 if TYPE_CHECKING:
@@ -34,9 +36,10 @@ if TYPE_CHECKING:
 
     from dspa.dataflow.checkpoint import Checkpoints
     from dspa.dataflow.cluster import Cluster
-    from dspa.dataflow.reduction import Bound, Chunk, Reduction
+    from dspa.dataflow.reduction import Bound, Chunk, Reduction, Rows
 
 ATTEMPTS = 5  # times that lost sums are made again before giving up
+LAID_OUT = 1 << 30  # bytes of sums at most that lie in files for all workers of a machine
 POLL = 1.0  # seconds between looks at which workers are alive
 # The reduction bound to its model in this process, by pass: one, as references are large.
 _BOUND: dict[str, Bound] = {}
@@ -145,8 +148,8 @@ class Pass:
         """Have chunks added, and note where they went."""
         if not chunks:
             return
-        client, host = self.cluster.client, is_of_host(self.plan.reduction)
-        homes, resources = self.cluster.homes(host=host), self.cluster.resources(host=host)
+        client, cpus = self.cluster.client, is_of_host(self.plan.reduction)
+        homes, resources = self.cluster.homes(host=cpus), self.cluster.resources(host=cpus)
         group, futures = self.group, list[Future]()
         # A chunk prefers the worker that it went to in other passes, which may have it cached.
         for place in range(max(1, len(homes))):
@@ -169,8 +172,47 @@ class Pass:
             self.nbytes[receipt.holder] = receipt.nbytes
 
     def _finished(self) -> tuple[Stored, Stored]:
-        """Bring all sums together, pair by pair, and make the model where they are."""
+        """Make the model of the sums that the workers hold."""
         self.checkpoints.settle()  # which sweeps away models that no checkpoint names
+        made = self._in_groups()
+        return made or self._in_one()
+
+    def _in_groups(self) -> tuple[Stored, Stored] | None:
+        """Have workers make groups of the model each, if they can; they look at each other's sums.
+
+        Sums then cross once and the model is made side by side. Not where sums are on several
+        machines, nor where they are large: their files are all there at once.
+        """
+        reduction = self.plan.reduction
+        groups = reduction.groups if isinstance(reduction, InGroups) else 1
+        hosts = {get_address_host(holder.address) for holder in self.held}
+        room = sum(self.nbytes[holder] for holder in self.held) <= LAID_OUT
+        if groups == 1 or len(self.held) == 1 or len(hosts) > 1 or not room:
+            return None
+        holders = sorted(self.held, key=lambda holder: min(self.held[holder]))
+        spread = [self._submit(_lay_out, self._look(holder), at=holder) for holder in holders]
+        rows = [self._submit(_rows_of, self._look(holder), at=holder) for holder in holders]
+        takers, made = holders[:groups], list[Future]()
+        for number, taker in enumerate(takers):
+            own = range(groups * number // len(takers), groups * (number + 1) // len(takers))
+            task = _Groups(self.bind, tuple(own), self._look(taker), self.checkpoints.folder)
+            last = rows if number + 1 == len(takers) else []
+            made.append(self._submit(_finish_groups, task, spread, last, at=taker))
+        results: list[tuple[Stored, Stored | None] | None] = [self._result(each) for each in made]
+        found = [result for result in results if result is not None]
+        if len(found) < len(results):
+            return None
+        first, *others = (model for model, _ in found)
+        written = found[-1][1]
+        assert written is not None
+        return replace(first, others=tuple(others)), written
+
+    def _look(self, holder: _Holder) -> _Look:
+        """Name sums by what they must be of."""
+        return _Look(self.turn, holder.name, tuple(sorted(self.held[holder])))
+
+    def _in_one(self) -> tuple[Stored, Stored]:
+        """Bring the sums together in one worker, which makes the model."""
         ready: dict[_Holder, Future | None] = dict.fromkeys(self.held)
         chunks = {holder: sorted(numbers) for holder, numbers in self.held.items()}
         holders = sorted(ready, key=lambda holder: -len(chunks[holder]))
@@ -267,13 +309,36 @@ class _Last:
     folder: Path
 
 
+@dataclass(frozen=True)
+class _Look:
+    """Sums that stay where they are: the pass, their name, and what they are of."""
+
+    turn: str
+    name: str
+    chunks: tuple[int, ...]
+
+    def held(self) -> resident.Held:
+        """Return them; `LostSums` where they are not those."""
+        return resident.find(self.turn, self.name, self.chunks)
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """Groups of the model that a worker makes, and its own sums."""
+
+    bind: _Bind
+    groups: tuple[int, ...]
+    own: _Look
+    folder: Path
+
+
 def _bound(bind: _Bind) -> Bound:
     """Bind once per pass and process; only the last one stays."""
     if bind.turn not in _BOUND:
         _BOUND.clear()
         require_device()
         reduction: Reduction = pickle.loads(bind.reduction)
-        _BOUND[bind.turn] = reduction.bind(load(bind.model), bind.items)
+        _BOUND[bind.turn] = reduction.bind(load(bind.model, fresh=True), bind.items)
     return _BOUND[bind.turn]
 
 
@@ -299,8 +364,7 @@ def _add_chunks(task: _ChunkTask) -> _Receipt:
 
 def _cut(move: _Move, *after: Any) -> Any:
     """Copy a piece of the sums that go over to another worker; the last takes the rows along."""
-    held = resident.claim(move.turn, move.other, move.others)
-    resident.put_back(move.turn, held)
+    held = resident.find(move.turn, move.other, move.others)
     rows = held.part.rows if move.number == move.count - 1 else []
     if move.near:
         folder = Path(get_worker().local_directory)
@@ -323,8 +387,43 @@ def _absorb(move: _Move, piece: Any, *after: Any) -> None:
 
 
 def _is_held(turn: str, name: str, chunks: Sequence[int]) -> bool:
-    resident.put_back(turn, resident.claim(turn, name, chunks))
+    resident.find(turn, name, chunks)
     return True
+
+
+def _lay_out(look: _Look) -> tuple[str, resident.Parcel | None]:
+    """Leave sums for other workers of this machine to look at; none where the disk is full."""
+    with contextlib.suppress(OSError):
+        folder = Path(get_worker().local_directory)
+        return look.name, resident.lay_out(look.turn, look.held(), folder=folder)
+    return look.name, None
+
+
+def _rows_of(look: _Look) -> list[Rows]:
+    return look.held().part.rows
+
+
+def _finish_groups(
+    task: _Groups,
+    spread: Sequence[tuple[str, resident.Parcel | None]],
+    rows: Sequence[list[Rows]],
+) -> tuple[Stored, Stored | None] | None:
+    """Make groups of the model from the sums of all workers; one of them also joins the rows."""
+    own = task.own.held()
+    sums = []
+    for name, parcel in spread:
+        if parcel is None:
+            return None
+        sums.append(host(own.part.sums) if name == task.own.name else parcel.look())
+    with one_thread(), device_room():
+        bound: Any = _bound(task.bind)
+        made = joined(bound.finish_groups(Spread(tuple(sums)), task.groups))
+        written = None
+        if rows:
+            every = [row for some in rows for row in some]
+            task.folder.mkdir(parents=True, exist_ok=True)
+            written = store(join_rows(every), task.folder, prefix="rows")
+        return store_model(made.arrays(), task.folder), written
 
 
 def _finish(last: _Last, *after: Any) -> tuple[Stored, Stored]:

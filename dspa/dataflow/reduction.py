@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from dspa.dataflow.checkpoint import Stored
+    from dspa.dataflow.groups import Portion, Spread
 
 # A model is plain named arrays (scalars are 0-d), so that a checkpoint needs no pickle.
 Model = Mapping[str, NDArray[Any]]
@@ -96,6 +97,20 @@ class OnHost(Protocol):
         ...
 
 
+@runtime_checkable
+class InGroups(Protocol):
+    """A reduction whose model is made in groups, which do not need each other.
+
+    Several workers make some each where their sums are, instead of one of them all. When it is
+    bound it is a `BoundInGroups`.
+    """
+
+    @property
+    def groups(self) -> int:
+        """Into how many groups the model is divided: the workers have no say in it."""
+        ...
+
+
 def is_of_host(reduction: Reduction) -> bool:
     """Tell whether a reduction computes on CPUs alone."""
     return isinstance(reduction, OnHost) and reduction.on_host
@@ -116,6 +131,17 @@ class Bound(Protocol):
         """Turn the sums over all chunks into the next model (the M-step, the gradient step).
 
         It may use up the sums. Raises `Again` where their numbers have not held what was added.
+        """
+        ...
+
+
+class BoundInGroups(Bound, Protocol):
+    """A bound reduction whose ``finish`` is `model_of` all its groups."""
+
+    def finish_groups(self, sums: Spread, groups: Sequence[int]) -> list[Portion]:
+        """Make some groups of the next model from the sums of all workers, as they are held.
+
+        It leaves the sums as they are. Raises `Again` as ``finish`` does.
         """
         ...
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from dspa.dataflow.runner import Part
 
 PIECE = 64 << 20  # bytes
@@ -38,7 +40,7 @@ class LostSums(RuntimeError):
     """Sums that should be here are not, or hold other chunks: what they held is to be redone."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Held:
     """Sums of a pass in this process.
 
@@ -60,6 +62,7 @@ class Held:
 
 
 _IDLE: dict[str, list[Held]] = {}
+_LAID_OUT: dict[str, list[Path]] = {}
 _LOCK = threading.Lock()
 
 
@@ -78,8 +81,8 @@ def put_back(turn: str, held: Held) -> None:
         _IDLE.setdefault(turn, []).append(held)
 
 
-def claim(turn: str, name: str, chunks: Collection[int]) -> Held:
-    """Take the sums of that name.
+def find(turn: str, name: str, chunks: Collection[int]) -> Held:
+    """Look at the sums of that name, which stay for other tasks.
 
     Parameters
     ----------
@@ -88,16 +91,25 @@ def claim(turn: str, name: str, chunks: Collection[int]) -> Held:
     name : str
         Of the sums.
     chunks : collection of int
-        Numbers of the chunks that they are of; `LostSums` if they are of others.
+        Numbers of the chunks that they are of; `LostSums` if they are of others, and then they are
+        gone, so that nothing more is added to them.
     """
     with _LOCK:
-        idle = _IDLE.get(turn, [])
-        found = [held for held in idle if held.name == name]
-        for held in found:
-            idle.remove(held)
-    if not found or found[0].part.chunks != set(chunks):
+        found = [held for held in _IDLE.get(turn, []) if held.name == name]
+        if found and found[0].part.chunks != set(chunks):
+            _IDLE[turn].remove(found[0])
+            raise LostSums(turn)
+    if not found:
         raise LostSums(turn)
     return found[0]
+
+
+def claim(turn: str, name: str, chunks: Collection[int]) -> Held:
+    """Take the sums that `find` finds."""
+    held = find(turn, name, chunks)
+    with _LOCK:
+        _IDLE[turn].remove(held)
+    return held
 
 
 def forget(known: Collection[str], turn: str) -> None:
@@ -113,9 +125,11 @@ def forget(known: Collection[str], turn: str) -> None:
     """
     run = turn.rpartition("#")[0]
     with _LOCK:
-        for other in list(_IDLE):
+        for other in {*_IDLE, *_LAID_OUT}:
             if other not in known or (other != turn and other.rpartition("#")[0] == run):
-                del _IDLE[other]
+                _IDLE.pop(other, None)
+                for path in _LAID_OUT.pop(other, ()):
+                    path.unlink(missing_ok=True)
 
 
 def cut_piece(held: Held, number: int, count: int) -> Pieces:
@@ -170,6 +184,27 @@ class Parcel:
         if any(pieces[name][2].size != size for name, _, _, size in self.arrays):
             raise LostSums(str(self.path))
         return pieces
+
+    def look(self) -> dict[str, NDArray[np.int64]]:
+        """Map whole sums into memory as they lie there; `LostSums` where they are gone."""
+        sums, offset = {}, 0
+        for name, shape, _, size in self.arrays:
+            sums[name] = np.zeros(shape, np.int64)
+            if size:
+                try:
+                    sums[name] = np.memmap(self.path, np.int64, "r", offset, shape)
+                except (OSError, ValueError) as error:
+                    raise LostSums(str(self.path)) from error
+            offset += size * np.dtype(np.int64).itemsize
+        return sums
+
+
+def lay_out(turn: str, held: Held, *, folder: Path) -> Parcel:
+    """Leave sums in a file for all workers of this machine to look at, until the pass is over."""
+    parcel = leave_piece(held, 0, 1, folder=folder)
+    with _LOCK:
+        _LAID_OUT.setdefault(turn, []).append(parcel.path)
+    return parcel
 
 
 def leave_piece(held: Held, number: int, count: int, *, folder: Path) -> Parcel:

@@ -255,11 +255,16 @@ def reduce_chunks(bound: Bound, chunks: Iterable[Chunk], batch: int) -> Part:
 
 def finish_part(bound: Bound, part: Part, folder: Path) -> tuple[Stored, Stored]:
     """Make the model from the sum, and write it and the rows; only handles travel on."""
-    made = bound.finish(host(part.sums))
+    model = bound.finish(host(part.sums))
+    return store_model(model, folder), store(join_rows(part.rows), folder, prefix="rows")
+
+
+def store_model(made: Model, folder: Path) -> Stored:
+    """Write a model, or a portion of one."""
     # In the order that they are read in again: how memory lies shows in the bits of what follows.
     model = {name: np.asarray(host(value), order="C") for name, value in made.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    return store(model, folder), store(join_rows(part.rows), folder, prefix="rows")
+    return store(model, folder)
 
 
 def make_shares(
@@ -394,7 +399,7 @@ class InlineRunner:
         def make(share: Plan) -> tuple[Stored, Stored]:
             """Run one share of a pass here: its model and its rows, as stored."""
             with one_thread(), device_room():
-                bound = travel(share.reduction).bind(load(stored), share.items)
+                bound = travel(share.reduction).bind(load(stored, fresh=True), share.items)
                 part, before = Part(bound.start()), self._dumped(bound)
                 for chunk in share.chunks:
                     add_chunk(bound, part, travel(chunk), share.batch)

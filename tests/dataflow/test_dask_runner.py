@@ -44,9 +44,12 @@ def expected(make_runner):
     return toy.passes(make_runner("inline"), chunks())
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4])
-def test_any_number_of_workers_gives_the_inline_bits(workers, make_runner, expected):
-    model, rows = toy.passes(make_runner(workers), chunks())
+@pytest.mark.parametrize(
+    ("workers", "kind"),
+    [(1, toy.ToyReduction), (2, toy.ToyReduction), (4, toy.ToyReduction), (4, toy.Divided)],
+)
+def test_any_number_of_workers_gives_the_inline_bits(workers, kind, make_runner, expected):
+    model, rows = toy.passes(make_runner(workers), chunks(), kind=kind)
     assert model["volume"].tobytes() == expected[0]["volume"].tobytes()
     assert rows["value"].tobytes() == expected[1]["value"].tobytes()
 
@@ -75,7 +78,8 @@ def test_killed_worker_changes_no_bits(make_runner, expected):
     assert rows["best"].tobytes() == expected[1]["best"].tobytes()
 
 
-def test_sums_lost_after_their_receipts_are_made_again(make_runner, expected, monkeypatch):
+@pytest.mark.parametrize("kind", [toy.ToyReduction, toy.Divided])
+def test_sums_lost_after_their_receipts_are_made_again(kind, make_runner, expected, monkeypatch):
     runner, killed, finished = make_runner(2), [], dask_pass.Pass._finished
 
     def kill_a_holder_first(self):
@@ -86,7 +90,7 @@ def test_sums_lost_after_their_receipts_are_made_again(make_runner, expected, mo
         return finished(self)
 
     monkeypatch.setattr(dask_pass.Pass, "_finished", kill_a_holder_first)
-    model, rows = toy.passes(runner, chunks())
+    model, rows = toy.passes(runner, chunks(), kind=kind)
     assert killed
     assert model["volume"].tobytes() == expected[0]["volume"].tobytes()
     assert rows["value"].tobytes() == expected[1]["value"].tobytes()
@@ -105,7 +109,8 @@ def test_killed_client_resumes_to_the_same_bits(tmp_path, make_runner):
             from dspa.dataflow.dask_runner import DaskRunner, chunks_per_task
             cluster = connect("local:2")
             chunks = [toy.ToyChunk(i, delay=0.03) for i in range({CHUNKS})]
-            toy.passes(DaskRunner(cluster, Path({str(tmp_path)!r})), chunks, count=500)
+            runner = DaskRunner(cluster, Path({str(tmp_path)!r}))
+            toy.passes(runner, chunks, count=500, kind=toy.Divided)
         """)
     )
     process = subprocess.Popen([sys.executable, str(script)])
@@ -119,9 +124,10 @@ def test_killed_client_resumes_to_the_same_bits(tmp_path, make_runner):
     process.wait()
     found = checkpoints.latest()
     assert found is not None
+    assert len(list((tmp_path / "checkpoints").glob("model-*"))) >= 2, "in several files"
     count = found.iteration + 2
     expected = toy.passes(make_runner("inline"), chunks(), count=count)
-    model, rows = toy.passes(make_runner(2, tmp_path), chunks(), count=count)
+    model, rows = toy.passes(make_runner(2, tmp_path), chunks(), count=count, kind=toy.Divided)
     assert model["volume"].tobytes() == expected[0]["volume"].tobytes()
     assert rows["value"].tobytes() == expected[1]["value"].tobytes()
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from dspa.data.errors import InputError
 from dspa.dataflow.checkpoint import load
+from dspa.dataflow.groups import Spread, model_of, portion
 from dspa.ops.sums.fixed import add_exact, exact, exact_value
 
 
@@ -95,13 +96,42 @@ class BoundHalf(BoundToy):
         return {"sum": known["sum"] + own, "shares": np.asarray(known["shares"] + 1)}
 
 
-def passes(runner, chunks, *, count=3, size=512):
+@dataclass(frozen=True)
+class Divided(ToyReduction):
+    """The model is made in five groups, of every fifth entry."""
+
+    groups: int = 5
+
+    def bind(self, model, items=0):
+        return BoundDivided(self.size, np.array(model["volume"]), self.groups)
+
+
+@dataclass(frozen=True)
+class BoundDivided(BoundToy):
+    groups: int = 5
+
+    def finish(self, sums):
+        return model_of(self.finish_groups(Spread((sums,)), range(self.groups)))
+
+    def finish_groups(self, sums, groups):
+        items = sums.whole("items")
+        made = []
+        for group in groups:
+            own = np.arange(group, self.size, self.groups)
+            part = exact_value(sums.rows("sum", own)) / items
+            volume = (self.model[own] * np.float32(0.9) + part).astype(np.float32)
+            arrays = {"volume": volume, "items": items}
+            made.append(portion(arrays, {"volume": (0, own)}, first=group == 0))
+        return made
+
+
+def passes(runner, chunks, *, count=3, size=512, kind=ToyReduction):
     """Some iterations as a stage makes them: from the last checkpoint, or from zeros."""
     last = runner.checkpoints.latest()
     done, model = (0, {"volume": np.zeros(size, np.float32)}) if last is None else last[:2]
     rows = {} if last is None else last.rows
     for iteration in range(done + 1, count + 1):
-        result = runner.run(ToyReduction(size), chunks, model, name=f"it{iteration:03d}")
+        result = runner.run(kind(size), chunks, model, name=f"it{iteration:03d}")
         model, rows = result.model, result.rows
     return model, rows
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dspa.stages.class2d.averages import Statistics, halve
 from dspa.stages.class2d.census import (
     Census,
+    Origin,
     class_prior,
     donors,
     least_missed,
@@ -60,14 +60,16 @@ def test_a_new_class_takes_its_images_from_the_donor():
     rng = np.random.default_rng(0)
     sums = rng.random((4, 3, 11, 6, 3), np.float32) + 1.0
     counts = np.full((4, 3), 10.0)
-    poor = Statistics(0.5 * sums[:, 1:2], np.full((4, 1), 4.0))
+    poor, few = 0.5 * sums[:, 1:2], np.full((4, 1), 4.0)
     slots = np.array([-1, 0, -1], np.int32)
-    one, two = np.array([2]), np.array([1])
-    found = halve(Statistics(sums, counts), poor, gone=one, donors=two, slots=slots)
-    assert np.allclose(found.sums[:, 1] + found.sums[:, 2], sums[:, 1])
-    assert np.array_equal(found.sums[:, 2], poor.sums[:, 0])
-    assert np.array_equal(found.sums[:, 0], sums[:, 0])
-    assert found.counts.sum(axis=0).tolist() == [40.0, 24.0, 16.0]
+    origin = Origin.same(3).halved(np.array([2]), np.array([1]), slots)
+    found = origin.apply(sums, poor)
+    assert np.allclose(found[:, 1] + found[:, 2], sums[:, 1])
+    assert np.array_equal(found[:, 2], poor[:, 0])
+    assert np.array_equal(found[:, 0], sums[:, 0])
+    assert origin.apply(counts, few).sum(axis=0).tolist() == [40.0, 24.0, 16.0]
+    last = origin.take(np.array([1, 2]))
+    assert np.array_equal(last.apply(sums[:, last.source], poor), found[:, 1:])
 
 
 def test_only_classes_above_the_mean_are_held_back():

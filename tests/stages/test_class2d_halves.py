@@ -8,7 +8,7 @@ import pytest
 from dspa.geometry.band import band
 from dspa.ops.maps.fsc import resolution_shell
 from dspa.ops.sums.averages import empty_sums, sums_radius
-from dspa.stages.class2d.averages import SPLITS, Statistics, solve
+from dspa.stages.class2d.averages import SPLITS, solve
 from dspa.stages.class2d.constants import FOLDS
 
 RADIUS, BOX = 9, 32
@@ -24,7 +24,7 @@ def statistics(rng, errors):
     for fold, share in enumerate(errors):
         sums[fold, ..., :2] = signal + share * error
         sums[fold, ..., 2] = 1.0
-    return Statistics(sums, np.full((FOLDS, 1), 10.0))
+    return sums
 
 
 def curve(given, splits):
@@ -39,14 +39,14 @@ def test_folds_that_part_one_way_by_chance_do_not_undo_a_class(rng, errors):
     assert len({frozenset(map(frozenset, split)) for split in SPLITS}) == len(SPLITS) == 3
     whole = curve(given, 3)
     assert resolution_shell(whole, threshold=0.5) > 0.8 * RADIUS
-    each = [curve(Statistics(given.sums[list(a + b)], given.counts), 1) for a, b in SPLITS]
+    each = [curve(given[list(a + b)], 1) for a, b in SPLITS]
     assert min(line[1:].mean() for line in each) < 0.2
     np.testing.assert_allclose(whole, np.mean(each, axis=0), atol=1e-6)
 
 
 def test_folds_that_agree_in_nothing_resolve_nothing(rng):
     given = statistics(rng, (0, 0, 0, 0))
-    sums = given.sums.copy()
+    sums = given.copy()
     sums[..., :2] = rng.standard_normal(sums[..., :2].shape)
-    line = curve(Statistics(sums, given.counts), 3)
+    line = curve(sums, 3)
     assert resolution_shell(line, threshold=0.5) < 2.0

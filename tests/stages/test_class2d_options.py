@@ -9,6 +9,7 @@ import pytest
 
 from dspa.data.errors import InputError
 from dspa.dataflow.events import Events
+from dspa.dataflow.groups import Spread
 from dspa.dataflow.runner import InlineRunner
 from dspa.io.particles import read_particles, write_particles
 from dspa.io.star import find_block, read_star
@@ -17,7 +18,7 @@ from dspa.stages.class2d import stage as class2d
 from dspa.stages.class2d.model import load_classification
 from dspa.stages.class2d.plan import Settings
 from dspa.stages.class2d.reduction import Class2D
-from dspa.stages.class2d.sums import all_grids, settled
+from dspa.stages.class2d.sums import grids
 from dspa.stages.particles.chunks import image_spec, particle_chunks
 from dspa.stages.stage import Context
 from tests.stages.portraits import BOX, PIXEL, portraits, table
@@ -107,7 +108,9 @@ def test_what_is_coarser_than_the_high_pass_does_not_count(tmp_path):
         bound = Class2D(plan).bind(known.model.arrays())
         sums = bound.start()
         rows = bound.add(sums, one)
-        return rows["log_likelihood"], all_grids(settled(sums, bound.scale), plan)[0]
+        return rows["log_likelihood"], grids(
+            Spread((sums,)), plan, places=np.arange(3), scale=bound.scale
+        )
 
     above = BOX * PIXEL / 4.0
     gain, sums = gains(batch, above)

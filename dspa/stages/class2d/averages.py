@@ -17,7 +17,6 @@ from dspa.ops.sums.averages import (
     wiener_prior,
 )
 from dspa.stages.class2d.constants import FOLDS
-from dspa.stages.em.blend import blend
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,40 +44,24 @@ class Statistics:
     sums: NDArray[np.float32]
     counts: NDArray[np.float64]
 
-    def blend(self, old: Statistics, *, step: float, images: tuple[float, float]) -> Statistics:
-        """Weigh these against older ones; both count as sums over the new particles."""
-        if step >= 1.0:
-            return self
-        wide = max(sums_radius(self.sums), sums_radius(old.sums))
-        before, now = widen_sums(old.sums, wide), widen_sums(self.sums, wide)
-        return Statistics(
-            blend(before, now, step=step, images=images),
-            blend(old.counts, self.counts, step=step, images=images),
-        )
-
-    def hold(self, sums: NDArray[np.float32], held: int) -> Statistics:
-        """Return these with the sums of the first ``held`` classes as they were."""
-        if held == 0:
-            return self
-        wide = max(sums_radius(self.sums), sums_radius(sums))
-        old, new = widen_sums(sums, wide), widen_sums(self.sums, wide)
-        return Statistics(np.concatenate([old[:, :held], new[:, held:]], 1), self.counts)
-
-    def move(self, offsets: NDArray[np.float64], band: Band) -> Statistics:
-        """Translate every class by (x, y) pixels."""
-        return Statistics(
-            np.stack([move_sums(fold, offsets, band) for fold in self.sums]), self.counts
-        )
-
     def widen(self, extra: int) -> Statistics:
         """Return these with so many empty classes behind them."""
         behind = [(0, 0), (0, extra)]
         room = behind + [(0, 0)] * (self.sums.ndim - 2)
         return Statistics(np.pad(self.sums, room), np.pad(self.counts, behind))
 
-    def take(self, classes: NDArray[np.int64]) -> Statistics:
-        """Return those of some classes."""
-        return Statistics(self.sums[:, classes], self.counts[:, classes])
+
+def moved(
+    sums: NDArray[np.float32], offsets: NDArray[np.float64], band: Band
+) -> NDArray[np.float32]:
+    """Translate the classes of every fold by (x, y) pixels: as the sums of `Statistics`."""
+    return np.stack([move_sums(fold, offsets, band) for fold in sums])
+
+
+def as_wide(*sums: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+    """Give sums the room of the widest of them."""
+    wide = max(sums_radius(each) for each in sums)
+    return tuple(widen_sums(each, wide) for each in sums)
 
 
 def mirrored_too(sums: NDArray[np.float32], partner: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -109,41 +92,6 @@ def tally(
     )
 
 
-def halve(
-    statistics: Statistics,
-    poor: Statistics,
-    *,
-    gone: NDArray[np.int64],
-    donors: NDArray[np.int64],
-    slots: NDArray[np.int32],
-) -> Statistics:
-    """Found classes on the worst-fitting images of others.
-
-    A new class takes over these images, with their weight; the donor goes on with the rest.
-
-    Parameters
-    ----------
-    statistics, poor : Statistics
-        All images; the worst-fitting ones of the classes that have a slot.
-    gone : (w,) int64
-        Classes whose place the new ones take.
-    donors : (w,) int64
-    slots : (classes,) int32
-        Slot of each class in ``poor``, -1 none.
-    """
-    wide = max(sums_radius(statistics.sums), sums_radius(poor.sums))
-    sums, counts = widen_sums(statistics.sums, wide).copy(), statistics.counts.copy()
-    apart, number = widen_sums(poor.sums, wide), poor.counts
-    for new, donor in zip(gone.tolist(), donors.tolist(), strict=True):
-        slot = slots[donor]
-        sums[:, new], counts[:, new] = apart[:, slot], number[:, slot]
-        sums[:, donor] -= apart[:, slot]
-        counts[:, donor] = np.maximum(counts[:, donor] - number[:, slot], 0.0)
-    # What is left of a weight may fall below zero by rounding.
-    sums[:, donors, ..., 2] = np.maximum(sums[:, donors, ..., 2], 0.0)
-    return Statistics(sums, counts)
-
-
 @dataclass(frozen=True, eq=False)
 class Solved:
     """Class averages and what filters them.
@@ -164,7 +112,7 @@ class Solved:
 
 
 def solve(
-    statistics: Statistics,
+    sums: NDArray[np.float32],
     partner: NDArray[np.int64],
     band: Band,
     *,
@@ -177,7 +125,7 @@ def solve(
 
     Parameters
     ----------
-    statistics : Statistics
+    sums : (folds, classes, 2 limit + 1, limit + 1, 3) float32
     partner : (classes,) int64
         Classes whose mirrored images count as well, -1 none.
     band : Band
@@ -190,7 +138,6 @@ def solve(
         Ways to split the folds into halves, whose correlations are averaged: 1 to 3.
     """
     flat = np.zeros((1, band.radius + 1))
-    sums = statistics.sums
     curves = []
     for split in SPLITS[:splits]:
         half = [mirrored_too(sums[i] + sums[j], partner) for i, j in split]

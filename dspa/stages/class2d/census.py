@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dspa.stages.class2d.averages import Statistics, halve
 from dspa.stages.class2d.constants import FOLDS, tuned
 from dspa.stages.em.blend import blend
 
@@ -300,46 +299,120 @@ def parted(partner: NDArray[np.int64], count: NDArray[np.float64]) -> NDArray[np
 
 
 @dataclass(frozen=True, eq=False)
-class Standing:
-    """Where classes stand between two passes.
+class Origin:
+    """What the sums of classes become at the end of a pass: which are whose.
 
     Attributes
     ----------
-    all, poor : Statistics
+    source : (classes,) int64
+        Class that each was.
+    founded : (classes,) int64
+        Slot whose images alone it begins with, -1 for those that go on.
+    given : (classes,) int64
+        Slot whose images it has left to a new class, -1 for those that keep all.
+    """
+
+    source: NDArray[np.int64]
+    founded: NDArray[np.int64]
+    given: NDArray[np.int64]
+
+    @classmethod
+    def same(cls, classes: int) -> Origin:
+        """Return that of classes which all go on."""
+        none = np.full(classes, -1)
+        return cls(np.arange(classes), none, none)
+
+    def halved(
+        self, gone: NDArray[np.int64], donors: NDArray[np.int64], slots: NDArray[np.int32]
+    ) -> Origin:
+        """Found classes on the worst-fitting images of others.
+
+        A new class takes over these images, with their weight; the donor goes on with the rest.
+
+        Parameters
+        ----------
+        gone : (w,) int64
+            Classes whose place the new ones take.
+        donors : (w,) int64
+        slots : (classes,) int32
+            Slot of each class, -1 none.
+        """
+        founded, given = self.founded.copy(), self.given.copy()
+        founded[gone] = given[donors] = slots[donors]
+        return Origin(self.source, founded, given)
+
+    def take(self, classes: NDArray[np.int64]) -> Origin:
+        """Return that of some classes."""
+        return Origin(self.source[classes], self.founded[classes], self.given[classes])
+
+    def apply(self, own: NDArray[Any], poor: NDArray[Any]) -> NDArray[Any]:
+        """Return sums of the classes.
+
+        Parameters
+        ----------
+        own : (folds, classes, ...)
+            Of their sources.
+        poor : (folds, slots, ...)
+            Of the worst-fitting images of the classes that have a slot.
+        """
+        new, donors = np.flatnonzero(self.founded >= 0), np.flatnonzero(self.given >= 0)
+        sums = own.copy()
+        sums[:, new] = poor[:, self.founded[new]]
+        sums[:, donors] -= poor[:, self.given[donors]]
+        return sums
+
+    @property
+    def slots(self) -> NDArray[np.int64]:
+        """Slots whose sums `apply` needs."""
+        slots = np.concatenate([self.founded, self.given])
+        return np.unique(slots[slots >= 0])
+
+
+@dataclass(frozen=True, eq=False)
+class Standing:
+    """Where classes stand between two passes, but for their sums.
+
+    Attributes
+    ----------
+    counts, poor : (folds, classes) and (folds, slots) float64
         Of all images, and of the worst-fitting ones of the classes that have a slot.
     slots : (classes,) int32
-        Slot of each class in ``poor``, -1 none.
+        Slot of each class, -1 none.
     census : Census
     """
 
-    all: Statistics
-    poor: Statistics
+    counts: NDArray[np.float64]
+    poor: NDArray[np.float64]
     slots: NDArray[np.int32]
     census: Census
 
 
-def regrouped(state: Standing, plan: ClassPlan) -> tuple[Standing, NDArray[np.bool_]]:
-    """Found new classes and leave out those that are too many; say which are new."""
+def regrouped(state: Standing, plan: ClassPlan) -> tuple[Standing, Origin]:
+    """Found new classes and leave out those that are too many; say which are whose."""
     turnover = plan.turnover
-    statistics, poor, slots, census = state.all, state.poor, state.slots, state.census
-    seeded = np.zeros(census.age.size, bool)
+    counts, poor, slots, census = state.counts, state.poor, state.slots, state.census
+    origin = Origin.same(census.age.size)
     if turnover.found or turnover.keep < census.age.size:
         census = census.part()
     if turnover.found:
         able, gone = _exchange(replace(state, census=census), plan)
-        statistics = halve(statistics, poor, gone=gone, donors=able, slots=slots)
+        origin = origin.halved(gone, able, slots)
+        counts = np.maximum(origin.apply(counts, poor), 0.0)
         census = census.replace(gone, able)
-        seeded[gone] = True
     if turnover.keep and turnover.keep < census.age.size:
         gone = least_missed(census, census.age.size - turnover.keep, held=plan.held)
         stay = np.setdiff1d(np.arange(census.age.size), gone)
-        statistics, census = statistics.take(stay), census.take(stay)
-        slots, seeded = slots[stay], seeded[stay]
-    if turnover.found or poor.counts.shape[1] != turnover.next_slots:
+        counts, census = counts[:, stay], census.take(stay)
+        slots, origin = slots[stay], origin.take(stay)
+    if renewed(state, plan):
         slots = numbered(donors(census, turnover.next_slots, mixed=turnover.mixed), census.age.size)
-        empty_poor = np.zeros((FOLDS, turnover.next_slots, *poor.sums.shape[2:]), np.float32)
-        poor = Statistics(empty_poor, np.zeros((FOLDS, turnover.next_slots)))
-    return Standing(statistics, poor, slots, census), seeded
+        poor = np.zeros((FOLDS, turnover.next_slots))
+    return Standing(counts, poor, slots, census), origin
+
+
+def renewed(state: Standing, plan: ClassPlan) -> bool:
+    """Whether slots are given out anew at the end of a pass, and hold nothing."""
+    return bool(plan.turnover.found) or state.poor.shape[1] != plan.turnover.next_slots
 
 
 def _exchange(state: Standing, plan: ClassPlan) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -351,7 +424,7 @@ def _exchange(state: Standing, plan: ClassPlan) -> tuple[NDArray[np.int64], NDAr
     able = np.flatnonzero(slots >= 0)
     able = able[np.argsort(slots[able])]
     images = np.zeros((FOLDS, unit.size))
-    np.add.at(images.T, unit[able], state.poor.counts[:, slots[able]].T)
+    np.add.at(images.T, unit[able], state.poor[:, slots[able]].T)
     able = able[images.min(axis=0)[unit[able]] >= tuned().least_poor]
     able = able[~np.isin(able, gone)][: gone.size]
     return able, gone[: able.size]

@@ -15,9 +15,8 @@ from dspa.data.errors import InputError, plainly
 from dspa.dataflow.arrays_file import read_arrays
 from dspa.dataflow.checkpoint import DAMAGE
 from dspa.stages.class2d.averages import References, Statistics
-from dspa.stages.class2d.census import Census, Standing, first_partners
+from dspa.stages.class2d.census import Census
 from dspa.stages.class2d.constants import FOLDS
-from dspa.stages.class2d.sums import all_grids
 from dspa.stages.em.model import NamedArrays, under
 from dspa.stages.particles.chunks import ImageSpec
 
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dspa.stages.class2d.plan import ClassPlan, Sums
+    from dspa.stages.class2d.plan import ClassPlan
 
 FILE = "classification.npz"
 LAYOUT = 6  # raised with every change of what a model or its rows hold
@@ -155,26 +154,6 @@ class ClassModel(NamedArrays):
             settings.compared,
             np.ones(self.classes, bool) if chosen is None else chosen,
         )
-
-    def blend(self, sums: Sums, plan: ClassPlan) -> Standing:
-        """Blend the sums of a pass into those so far."""
-        old = self.onto if self.onto.counts.size else self.statistics
-        classes = plan.classes
-        grids, poor = all_grids(sums, plan)
-        new, rest = Statistics(grids, sums["counts"]), Statistics(poor, sums["poor_counts"])
-        partner = first_partners(classes, held=plan.held if plan.paired else classes)
-        partner[: plan.held] = self.census.partner[: plan.held]
-        fits, gains, count = sums["tally"]
-        young = np.zeros(classes, np.int64)
-        census = Census(fits, gains, count, sums["saved"], young, partner)
-        if plan.iteration == 0:
-            return Standing(new, rest, np.full(classes, -1, np.int32), census)
-        images = max(float(old.counts.sum()), 1.0), float(new.counts.sum())
-        if rest.counts.shape == self.poor.counts.shape:
-            rest = rest.blend(self.poor, step=plan.step, images=images)
-        census = census.blend(self.census, step=plan.step)
-        new = new.blend(old, step=plan.step, images=images)
-        return Standing(new, rest, self.slots, census)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from dspa.dataflow.groups import Spread, model_of
 from dspa.dataflow.reduction import Again
 from dspa.device import take_rows
 from dspa.ops.images.noise import weigh_images
-from dspa.ops.maps.fsc import resolution_shell
 from dspa.ops.poses.marginal import marginal_sums
 from dspa.ops.poses.posterior import posterior
 from dspa.ops.poses.search import Searcher, Searchers
-from dspa.ops.sums.averages import centre_offsets, empty_sums
+from dspa.ops.sums.averages import empty_sums
 from dspa.ops.sums.fixed import (
     add_exact,
     exact_value,
@@ -34,10 +34,10 @@ from dspa.ops.sums.fixed import (
     largest_entries,
     overflows,
 )
-from dspa.stages.class2d.averages import SPLITS, solve
-from dspa.stages.class2d.census import class_prior, regrouped
-from dspa.stages.class2d.constants import FOLDS, tuned
-from dspa.stages.class2d.model import NOTHING, ClassModel, Totals
+from dspa.stages.class2d.census import class_prior
+from dspa.stages.class2d.constants import FOLDS
+from dspa.stages.class2d.model import ClassModel
+from dspa.stages.class2d.mstep import MStep, group_count
 from dspa.stages.class2d.sums import (
     empty,
     empty_rows,
@@ -47,21 +47,20 @@ from dspa.stages.class2d.sums import (
     outcome_of_search,
     outcome_of_soft,
     record,
-    settled,
 )
-from dspa.stages.em.blend import blend_sums
 from dspa.stages.em.expectation import expect
 from dspa.stages.em.noise import (
     coefficient_noise,
     least_noise,
-    next_noise,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
+    from dspa.dataflow.groups import Portion
     from dspa.dataflow.reduction import Model, Rows
-    from dspa.stages.class2d.averages import Solved, Statistics
     from dspa.stages.class2d.plan import ClassPlan, Sums
     from dspa.stages.particles.chunks import ParticleBatch
 
@@ -91,6 +90,11 @@ class Class2D:
         prior = class_prior(known.count, owned)
         made = Searchers(known.references(self.plan), self.plan.lattice(), prior)
         return BoundPass(self.plan, known, scale, Search(self.plan, known, scale, made))
+
+    @property
+    def groups(self) -> int:
+        """Into how many groups of classes the averages are made."""
+        return group_count(self.plan.classes)
 
     def bytes_per_item(self) -> int:
         """Memory per particle: its band several times over, and its candidates."""
@@ -159,71 +163,16 @@ class BoundPass:
 
     def finish(self, sums: Sums) -> Model:
         """Blend the statistics into those so far and make the class averages (M-step)."""
-        model, plan = self.model, self.plan
-        total = float(exact_value(sums["largest"]))
-        if overflows(total, self.scale):
-            raise Again(Class2D(plan, total))
-        sums = settled(sums, self.scale)
-        band = plan.spec.band()
-        state, seeded = regrouped(model.blend(sums, plan), plan)
-        statistics = state.all
-        if plan.held:
-            statistics = statistics.hold(model.statistics.sums, plan.held)
-        partner, poor = state.census.partner, state.poor
-        solved = self._solve(statistics, partner, shown=plan.recentre or plan.shown)
-        if plan.recentre:
-            most = plan.settings.max_shift
-            offsets = np.clip(centre_offsets(solved.averages), -most, most)
-            offsets[np.hypot(*offsets.T) < tuned().least_move] = 0.0
-            offsets[: plan.held] = 0.0
-            statistics = statistics.move(-offsets, band)
-            with_slot = np.flatnonzero(state.slots >= 0)
-            moves = np.zeros((poor.counts.shape[1], 2))
-            moves[state.slots[with_slot]] = -offsets[with_slot]
-            poor = poor.move(moves, band)
-            solved = self._solve(statistics, partner, shown=plan.shown)
-        # What is written is made from the images of each class alone.
-        alone = np.full(partner.size, -1)
-        own = solved
-        if not plan.paired:
-            splits = 1 if plan.act.online else len(SPLITS)
-            own = self._solve(statistics, alone, shown=plan.shown, splits=splits)
-        contrast = blend_sums(model.nuisance.get("contrast"), sums["contrast"], step=plan.step)
-        return ClassModel(
-            iteration=plan.iteration,
-            averages=own.averages,
-            prior=solved.prior,
-            frc=own.curve,
-            shell=np.array([max(1.0, resolution_shell(line, threshold=0.5)) for line in own.curve]),
-            statistics=statistics,
-            poor=poor,
-            onto=NOTHING,
-            slots=state.slots,
-            census=state.census,
-            seeded=seeded,
-            total=Totals(*sums["total"]),
-            nuisance={**next_noise(plan, model.nuisance, sums), "contrast": contrast},
-        ).arrays()
+        groups = range(group_count(self.plan.classes))
+        return model_of(self.finish_groups(Spread((sums,)), groups))
 
-    def _solve(
-        self,
-        statistics: Statistics,
-        partner: NDArray[np.int64],
-        *,
-        shown: bool,
-        splits: int = 1,
-    ) -> Solved:
-        """Make averages, of classes and their partners."""
-        spec, reach = self.plan.spec, self.plan.reach
-        return solve(
-            statistics,
-            partner,
-            spec.band(),
-            mask=spec.crop_mask(),
-            reach=reach,
-            shown=shown,
-            splits=splits,
-        )
+    def finish_groups(self, sums: Spread, groups: Sequence[int]) -> list[Portion]:
+        """Make the classes of some groups of the next model."""
+        total = float(exact_value(sums.whole("largest")))
+        if overflows(total, self.scale):
+            raise Again(Class2D(self.plan, total))
+        step = MStep(self.model, self.plan, sums, self.scale)
+        return [step.portion(group, group_count(self.plan.classes)) for group in groups]
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from dspa.ops.poses.cells import Candidates, join_cells
 from dspa.ops.poses.plane import rotation_table
 from dspa.ops.poses.score import split
 from dspa.ops.sums.averages import empty_sums
-from dspa.ops.sums.fixed import add_exact, as_float, exact, exact_value
+from dspa.ops.sums.fixed import add_exact, exact
 from dspa.ops.sums.insert import insert_candidates, insert_marginal, insert_posterior, unmoved
 from dspa.stages.class2d.averages import tally
 from dspa.stages.class2d.census import relief
@@ -28,6 +28,7 @@ from dspa.stages.em.noise import empty_noise
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from dspa.dataflow.groups import Spread
     from dspa.ops.poses.blind import Share
     from dspa.ops.poses.lattice import Lattice
     from dspa.ops.poses.marginal import Marginal
@@ -56,20 +57,31 @@ def empty(plan: ClassPlan) -> Sums:
     }
 
 
-def settled(sums: Sums, scale: float) -> Sums:
-    """Return the sums of a pass as floating-point numbers; the integers of the grids are used up.
+def grids(
+    sums: Spread, plan: ClassPlan, *, places: NDArray[np.int64], scale: float
+) -> NDArray[np.float32]:
+    """Read sums of every fold, of some classes or of slots, which come behind them.
 
     Parameters
     ----------
-    sums : Sums
-        Figures from `exact`, grids in fixed point.
+    sums : Spread
+        Grids in fixed point.
+    plan : ClassPlan
+    places : (n,) int64
     scale : float
         Of the grids.
+
+    Returns
+    -------
+    (folds, n, 2 limit + 1, limit + 1, 3) float32
     """
-    return {
-        name: as_float(values, scale) if name.startswith("fold") else exact_value(values)
-        for name, values in sums.items()
-    }
+    made = empty_sums(FOLDS * places.size, plan.reach)
+    made = made.reshape(FOLDS, places.size, *made.shape[1:])
+    for fold in range(FOLDS):
+        name = f"fold{fold}"
+        if name in sums.names and places.size:
+            made[fold] = sums.rows(name, places) * (1.0 / scale)
+    return made
 
 
 def grids_of(partial: Sums, fold: int, plan: ClassPlan, *, reference: Any = None) -> Any:
@@ -82,16 +94,6 @@ def grids_of(partial: Sums, fold: int, plan: ClassPlan, *, reference: Any = None
         count = plan.classes + plan.turnover.slots
         partial[name] = empty_sums(count, plan.reach, reference=reference, fixed=True)
     return partial[name]
-
-
-def all_grids(partial: Sums, plan: ClassPlan) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Settled grids of every fold: of the classes (folds, classes, ...) and of the slots."""
-    nothing = empty_sums(plan.classes + plan.turnover.slots, plan.reach)
-    every = [partial.get(f"fold{fold}", nothing) for fold in range(FOLDS)]
-    return (
-        np.stack([grids[: plan.classes] for grids in every]),
-        np.stack([grids[plan.classes :] for grids in every]),
-    )
 
 
 def empty_rows(batch: ParticleBatch) -> dict[str, NDArray[Any]]:

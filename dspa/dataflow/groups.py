@@ -1,0 +1,157 @@
+"""Finishing in groups: a model made part by part, by several workers at once.
+
+A reduction says into how many groups its model is divided, a number that the workers have no say
+in. Each group is made from the sums of all workers, of which only its own rows are read, and
+comes as a `Portion`; portions that are joined are the same arrays whoever made them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    Arrays = Mapping[str, NDArray[Any]]
+
+_PLACES, _STRIP = "places", "strip"  # first words of names in a file, before these of the arrays
+
+
+@dataclass(frozen=True, eq=False)
+class Spread:
+    """The sums of a pass as several workers hold them, read as if they were one.
+
+    Attributes
+    ----------
+    held : tuple of mapping of str to int64 array
+        Of each worker; a name may be absent where nothing was added to it.
+    """
+
+    held: tuple[Mapping[str, NDArray[np.int64]], ...]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the sums that any of them has, sorted."""
+        return sorted({name for sums in self.held for name in sums})
+
+    def whole(self, name: str) -> NDArray[np.int64]:
+        """Return all of an array of sums, in memory of its own."""
+        first, *others = (np.asarray(sums[name]) for sums in self.held if name in sums)
+        added = np.array(first)
+        for other in others:
+            added += other
+        return added
+
+    def rows(self, name: str, places: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+        """Return some rows, along the first axis, of an array of sums, in memory of their own."""
+        first, *others = (sums[name] for sums in self.held if name in sums)
+        added = np.asarray(first[places])
+        for other in others:
+            added += other[places]
+        return added
+
+
+@dataclass(frozen=True, eq=False)
+class Strip:
+    """Part of an array of the model: what it holds at some places of one axis.
+
+    Attributes
+    ----------
+    axis : int
+    places : (n,) int64
+    values : array
+        ``n`` along the axis.
+    """
+
+    axis: int
+    places: NDArray[np.int64]
+    values: NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Portion:
+    """What one group or several have made of a model.
+
+    Attributes
+    ----------
+    whole : mapping of str to array
+        Arrays that are not divided; of the first group only.
+    strips : mapping of str to Strip
+    """
+
+    whole: Arrays
+    strips: Mapping[str, Strip]
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return it as plain named arrays, for a file."""
+        plain = dict(self.whole)
+        for name, strip in self.strips.items():
+            plain[f"{_PLACES}/{strip.axis}/{name}"] = strip.places
+            plain[f"{_STRIP}/{strip.axis}/{name}"] = strip.values
+        return plain
+
+    @classmethod
+    def read(cls, plain: Arrays) -> Portion:
+        """Make it of what `arrays` gave."""
+        strips, whole = {}, {}
+        for key, values in plain.items():
+            kind, _, rest = key.partition("/")
+            axis, _, name = rest.partition("/")
+            if not name:
+                whole[key] = values
+            elif kind == _STRIP:
+                strips[name] = Strip(int(axis), plain[f"{_PLACES}/{rest}"], values)
+        return cls(whole, strips)
+
+
+def portion(
+    arrays: Arrays, places: Mapping[str, tuple[int, NDArray[np.int64]]], *, first: bool
+) -> Portion:
+    """Divide named arrays.
+
+    Parameters
+    ----------
+    arrays : mapping of str to array
+    places : mapping of str to (axis, places)
+        Of the arrays that are strips.
+    first : bool
+        Whether this is the first group, which has what is not divided.
+    """
+    strips = {name: Strip(*places[name], arrays[name]) for name in places if name in arrays}
+    whole = {name: values for name, values in arrays.items() if name not in strips}
+    return Portion(whole if first else {}, strips)
+
+
+def joined(portions: Iterable[Portion]) -> Portion:
+    """Put portions together into one, whose places are in order."""
+    every = list(portions)
+    whole = {name: values for each in every for name, values in each.whole.items()}
+    strips = {
+        name: _joined([each.strips[name] for each in every if name in each.strips])
+        for name in dict.fromkeys(name for each in every for name in each.strips)
+    }
+    return Portion(whole, strips)
+
+
+def _joined(strips: Sequence[Strip]) -> Strip:
+    if len(strips) == 1 and np.all(np.diff(strips[0].places) > 0):
+        return strips[0]
+    places = np.concatenate([strip.places for strip in strips])
+    axis, order, shape = strips[0].axis, np.sort(places), list(strips[0].values.shape)
+    shape[axis] = places.size
+    values = np.empty(shape, strips[0].values.dtype)
+    along = np.moveaxis(values, axis, 0)
+    for strip in strips:
+        along[np.searchsorted(order, strip.places)] = np.moveaxis(strip.values, axis, 0)
+    return Strip(axis, order, values)
+
+
+def model_of(portions: Iterable[Portion]) -> dict[str, NDArray[Any]]:
+    """Return the model that all its groups are portions of."""
+    every = joined(portions)
+    return dict(every.whole) | {name: strip.values for name, strip in every.strips.items()}
