@@ -94,7 +94,10 @@ def open_cs(path: str | Path, folder: Path | None = None) -> dict[str, NDArray[A
     except Exception as error:
         raise InputError(f"{path}: damaged .cs file ({plainly(error)}); export it again") from error
     if "uid" not in fields or fields["uid"].dtype != np.uint64 or fields["uid"].ndim != 1:
-        raise InputError(f"{path}: no field uid; not a cryoSPARC dataset")
+        what = "no field uid"
+        if "uid" in fields:
+            what = f"its field uid holds {fields['uid'].dtype}, not one uint64 a row"
+        raise InputError(f"{path}: {what}; not a cryoSPARC dataset")
     return fields
 
 

@@ -168,12 +168,13 @@ def check_values(
         Naming column, value and the likely unit.
     """
     in_cs = Path(source).suffix == ".cs"
+    used = np.unique(table["optics"].values)  # tools leave groups behind that no row is of
     for name, quantity in _OPTICS.items():
         if name in table.variables:
             where = _named(table, source, name, quantity)
             if (given or {}).get(name) is not None:
                 where = quantity.option
-            _check_optics(source, where, quantity, table[name].values / quantity.scale)
+            _check_optics(source, where, quantity, table[name].values[used] / quantity.scale)
     _check_whole(table, source, in_cs=in_cs)
     if in_cs:
         _check_fractions(table, source)
@@ -302,7 +303,7 @@ def _check_optics(
     value = float(values[bad][0])
     unit = f" {quantity.unit}" if quantity.unit else ""
     unset = ", as if it was never set" if value == 0 else quantity.likely(value)
-    if value < 0 and not unset:
+    if value < 0:
         unset = ", as if its sign was turned"
     asked = f"give the right {where}" if where.startswith("--") else f"give {quantity.option}"
     unit_asked = f" in {quantity.unit}" if quantity.unit else " as a fraction"

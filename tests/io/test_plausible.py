@@ -31,8 +31,9 @@ def _table(**changes: np.ndarray | float) -> xr.Dataset:
         "phase_shift": 0.0,
     } | changes
     shared = ("voltage", "spherical_aberration", "amplitude_contrast", "pixel_size")
+    groups = np.size(values["voltage"])
     columns = {
-        k: np.broadcast_to(np.asarray(v, float), 1 if k in shared else COUNT)
+        k: np.broadcast_to(np.asarray(v, float), groups if k in shared else COUNT)
         for k, v in values.items()
     }
     uid = np.arange(COUNT).astype("u8")
@@ -78,6 +79,7 @@ def test_wrong_units_are_named(changes: dict[str, float], complaint: str) -> Non
         {"defocus_u": 60.0, "defocus_v": 40.0, "phase_shift": 1.5},  # in focus, phase plate
         {"defocus_u": 0.0, "defocus_v": 0.0},  # no CTF was fitted
         {"defocus_u": np.nan, "defocus_v": np.nan},
+        {"voltage": np.array([300.0, -300.0]), "pixel_size": np.array([1.1, 0.0])},  # no row's
     ],
 )
 def test_what_microscopes_do_is_let_pass(changes: dict[str, float]) -> None:

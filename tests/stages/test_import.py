@@ -236,7 +236,10 @@ def test_cryosparc_particles(desk: Desk, tmp_path: Path) -> None:
     ("more", "complaint"),
     [
         ({"stack": "other.mrcs"}, "1 of 1 stack is not there"),
-        ({"count": 12}, "4 of 12 rows do not fit .*row 9, line 23 wants image 9 .*holds 8; copy the stack"),
+        (
+            {"count": 12},
+            "4 of 12 rows do not fit .*row 9, line 23 wants image 9 .*holds 8; copy the stack",
+        ),
         (
             {"rlnImagePixelSize": np.array([2.0, 3.0] * 4)},
             r"p.star: mixed pixel sizes \(2 A in 4 rows of optics group .*; 3 A in 4 rows",
@@ -270,7 +273,9 @@ def test_one_row_without_a_voltage_spares_the_others(
     assert "that is no number: 6@" in desk.said("warning")
     values[10:30] = np.nan
     _star(tmp_path / "p.star", "s.mrcs", 40, **{label: values})
-    with pytest.raises(InputError, match=r"of 21 of 40 rows \(row 6, line 20 is the first\) is unknown"):
+    with pytest.raises(
+        InputError, match=r"of 21 of 40 rows \(row 6, line 20 is the first\) is unknown"
+    ):
         desk.run(import_particles.PARTICLES_STAGE, file="p.star")
 
 

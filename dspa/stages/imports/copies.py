@@ -11,6 +11,7 @@ from dspa.data.counts import counted, counted_of
 from dspa.io.coordinates import pixel_coordinates
 from dspa.io.names import plain_name
 from dspa.ops.images.prints import alike
+from dspa.stages.imports.lines import in_file
 from dspa.stages.particles.copies import (
     as_first_copy,
     count_copies,
@@ -84,10 +85,11 @@ def tell_copies(context: Context, table: xr.Dataset) -> xr.Dataset:
     if moved:
         into = f" ({counted(moved, 'copy is', 'copies are')} moved to the half set of the first)"
     found = counted_of(copies, groups.size, "particle", verb=("is a copy", "are copies"))
+    pair = in_file(f"row {first[one] + 1} ({here}) and row {other + 1} ({there})", table)
     context.events.warning(
-        f"{found} of another image (its file, its pixels or its place), as row {first[one] + 1} "
-        f"({here}) and row {other + 1} ({there}); copies stay in one half set{into}, but count "
-        "twice: leave them out unless you mean them (symmetry expansion)"
+        f"{found} of another image (its file, its pixels or its place), as {pair}; copies stay in "
+        f"one half set{into}, but count twice: leave them out unless you mean them (symmetry "
+        "expansion)"
     )
     return table
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-_ROW = re.compile(r"\brow (\d+)\b")
+_ROW = re.compile(r"\brow (\d+)\b(?!, line)")
 
 
 def where(table: xr.Dataset, rows: NDArray[np.bool_]) -> str:
@@ -47,13 +47,16 @@ def in_file(sentence: str, table: xr.Dataset) -> str:
     table : Dataset
         As of `where`.
     """
-    numbers, match = _numbers(table), _ROW.search(sentence)
-    if numbers is None or match is None or not 1 <= int(match[1]) <= len(numbers):
+    numbers, said = _numbers(table), [int(row) for row in _ROW.findall(sentence)]
+    if numbers is None or not said or not 1 <= min(said) <= max(said) <= len(numbers):
         return sentence
-    row = int(numbers[int(match[1]) - 1])
-    line = lines_of(_table(table), [row]).get(row)
-    told = f"row {row}" + ("" if line is None else f", line {line}")
-    return f"{sentence[: match.start()]}{told}{sentence[match.end() :]}"
+    lines = lines_of(_table(table), {int(numbers[row - 1]) for row in said})
+
+    def told(match: re.Match[str]) -> str:
+        row = int(numbers[int(match[1]) - 1])
+        return f"row {row}" + (f", line {lines[row]}" if row in lines else "")
+
+    return _ROW.sub(told, sentence)
 
 
 @contextmanager
