@@ -47,11 +47,23 @@ def test_isotropic_halves_have_a_ratio_near_one(rng, box):
     assert np.ptp(found.shell) < 0.25 * found.shell.max()
 
 
+def test_few_coefficients_are_no_anisotropy(rng):
+    """Of a small map directions differ by chance; beyond what it claims nothing is said."""
+    first, second, ball = halves(rng, 32)
+    noisy = (each + 2.0 * rng.standard_normal(each.shape) for each in (first, second))
+    found = directional_fsc(*noisy, mask=ball, claimed=12.5)
+    assert found.cfar < 0.5
+    assert not found.anisotropic
+    assert found.last == 12
+    assert found.shell.max() <= 12.5
+
+
 @pytest.mark.parametrize("box", [48, 49])
 def test_a_cone_without_signal_is_found(rng, box):
     first, second, ball = halves(rng, box, lacking=30.0)
     found = directional_fsc(first, second, mask=ball)
     assert found.cfar < 0.5
+    assert found.anisotropic
     assert np.degrees(np.arccos(abs(found.poorest @ LACKING))) < 15.0
     across = np.abs(found.axes @ LACKING) < 0.3
     assert found.area[across].min() > 2.0 * found.area.min()

@@ -98,6 +98,18 @@ def inverted(rng):
     return same + noise(rng), -(same + noise(rng))
 
 
+def masked_noise(seed):
+    """Of a seed whose first shells correlate negatively, as they do by chance."""
+    rng = np.random.default_rng(seed)
+    ball = soft_sphere(BOX, 30.0, pixel_size=PIXEL, edge=9.0)
+    return noise(rng) * ball, noise(rng) * ball
+
+
+def cut(rng):
+    same = 3.0 * protein(rng)
+    return [low_pass(same + 0.3 * noise(rng), 12.0, pixel_size=PIXEL) for _ in (1, 2)]
+
+
 WORTHLESS = {
     "identical": (lambda rng: 2 * (protein(rng),), "one and the same"),
     "scaled": (lambda rng: (protein(rng), 3e4 * protein(np.random.default_rng(0))), "one and the"),
@@ -113,7 +125,9 @@ WORTHLESS = {
         lambda rng: (protein(rng) + noise(rng), protein(rng) + noise(rng)),
         "no better than|do not correlate",
     ),
-    "noise": (lambda rng: (noise(rng), noise(rng)), "do not correlate|no better"),
+    "noise": (lambda rng: (noise(rng), noise(rng)), "share nothing"),
+    "masked noise": (lambda _: masked_noise(6), "share nothing, as noise does"),
+    "cut off": (lambda rng: cut(rng), "cut off at 12.0 A, .* agree up to there"),
     "smooth noise": (
         lambda rng: [low_pass(noise(rng), 15.0, pixel_size=PIXEL) for _ in (1, 2)],
         "do not correlate|no better",
@@ -168,7 +182,9 @@ def test_halves_that_tell_nothing_get_no_resolution(tmp_path, kind):
     make, words = WORTHLESS[kind]
     outputs, events = process(tmp_path, write_halves(tmp_path, make(np.random.default_rng(0))))
     result = next(event for event in events if event["kind"] == "result")
-    assert result["resolution"] is None
+    assert result["resolution"] is result["bfactor"] is None
+    assert "unmasked_resolution" not in result
+    assert any("B-factor unknown" in e["text"] for e in events if e["kind"] == "message")
     assert re.search(words, result["reason"])
     assert any("no resolution" in e["text"] for e in events if e["kind"] == "warning")
     general = find_block(read_star(outputs["fsc"]), "general")

@@ -16,6 +16,7 @@ from scipy import ndimage
 from dspa.geometry.rotation import random_rotations
 from dspa.ops.images.transform import resize_volume
 from dspa.ops.maps.fsc import fsc
+from dspa.ops.maps.mask import share_left
 from dspa.ops.maps.sharpen import filter_shells
 
 if TYPE_CHECKING:
@@ -97,9 +98,7 @@ def beyond_noise(
 
 def _independent(mask: NDArray[np.float32], order: int) -> float:
     """Return how many numbers are independent in a shell, over the square of its radius."""
-    square = mask.astype(np.float64) ** 2
-    left = float(square.sum() ** 2 / max((square**2).sum() * mask.size, 1e-30))
-    return max(4.0 * math.pi * left / order, 1e-6)
+    return max(4.0 * math.pi * share_left(mask) / order, 1e-6)
 
 
 def without_spikes(half: NDArray[np.float32]) -> NDArray[np.float32]:

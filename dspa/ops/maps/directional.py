@@ -15,6 +15,7 @@ import scipy.fft
 
 from dspa.geometry.grid import view_directions
 from dspa.ops.maps.fsc import HALF_MAPS, resolution_shell, shells_of
+from dspa.ops.maps.mask import share_left
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,6 +25,7 @@ ORDER = 2  # of the HEALPix grid of axes: 15 degrees apart
 FEWEST = 24  # independent coefficients of a shell within a cone; fewer correlate by chance
 FEWEST_SHELLS = 3  # that an area is taken over
 ANISOTROPIC = 0.5  # cFAR below which directions differ too much
+BY_CHANCE = 4.5  # standard deviations by which the poorest of 96 cones may fall short by chance
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,11 +40,14 @@ class DirectionalFSC:
         FSC from shell 0, NaN where a cone holds too few coefficients.
     first, last : int
         Shells over which areas are taken: from the first that is counted in every cone to the last
-        before the best cone falls below 0.143.
+        before the best cone falls below 0.143, none beyond what the maps claim.
     area : (c,) float64
         Mean of each curve over these shells, at least 0.
     shell : (c,) float64
-        Where each curve first falls below 0.143.
+        Where each curve first falls below 0.143; at most what the maps claim.
+    short : float
+        By how much the poorest cone lies below the mean of all, in standard deviations of what as
+        few coefficients give by chance.
     """
 
     axes: NDArray[np.float64]
@@ -51,6 +56,7 @@ class DirectionalFSC:
     last: int
     area: NDArray[np.float64]
     shell: NDArray[np.float64]
+    short: float
 
     @property
     def cfar(self) -> float | None:
@@ -58,6 +64,11 @@ class DirectionalFSC:
         if self.last - self.first + 1 < FEWEST_SHELLS or self.area.max() <= 0:
             return None
         return float(self.area.min() / self.area.max())
+
+    @property
+    def anisotropic(self) -> bool:
+        """Whether directions differ too much, and by more than chance."""
+        return self.cfar is not None and self.cfar < ANISOTROPIC and self.short > BY_CHANCE
 
     @property
     def poorest(self) -> NDArray[np.float64]:
@@ -89,6 +100,7 @@ def directional_fsc(
     *,
     mask: NDArray[np.float32] | None = None,
     last: int | None = None,
+    claimed: float | None = None,
     order: int = ORDER,
 ) -> DirectionalFSC:
     """Correlate two volumes shell by shell within cones of 20 degrees half angle.
@@ -109,6 +121,8 @@ job-orientation-diagnostics). The guide leaves the ends of the area open; here t
         Multiplies both.
     last : int, optional
         Shell beyond which a map is cut off, `dspa.ops.maps.resolution.last_shell`.
+    claimed : float, optional
+        Shell of the resolution over all directions: beyond, the maps say nothing, nor does a cone.
     order : int
         Of the HEALPix grid of axes.
     """
@@ -139,17 +153,36 @@ job-orientation-diagnostics). The guide leaves the ends of the area open; here t
     # In the first shells a cone holds next to nothing; further out counts only grow.
     first = int(np.flatnonzero(few).max()) + 1
     curves[:, :first] = np.nan
-    return _measured(axes, curves, first)
+    end = float(shells) if claimed is None else min(claimed, float(shells))
+    share = 1.0 if mask is None else share_left(mask)
+    return _measured(axes, curves, share * count, first=first, end=end)
 
 
-def _measured(axes: NDArray[np.float64], curves: NDArray[np.float64], first: int) -> DirectionalFSC:
-    """Take areas and resolutions of the curves of cones."""
+def _measured(
+    axes: NDArray[np.float64],
+    curves: NDArray[np.float64],
+    count: NDArray[np.float64],
+    *,
+    first: int,
+    end: float,
+) -> DirectionalFSC:
+    """Take areas and resolutions of the curves of cones out to a shell.
+
+    The correlation F of N complex pairs varies by (1 - F^2)^2 / 2N; ``count`` holds N.
+    """
     known = np.where(np.isnan(curves), 1.0, curves)
     shell = np.array([resolution_shell(curve, threshold=HALF_MAPS) for curve in known])
-    last = min(int(shell.max()), curves.shape[1] - 1)
-    counted = curves[:, first : last + 1]
-    area = np.clip(counted.mean(axis=1), 0.0, None) if counted.size else np.zeros(len(axes))
-    return DirectionalFSC(axes, curves, first, last, area, shell)
+    shell = np.minimum(shell, end)
+    last = int(shell.max())
+    counted, pairs = (each[:, first : last + 1] for each in (curves, count))
+    if not counted.size:
+        return DirectionalFSC(axes, curves, first, last, np.zeros(len(axes)), shell, 0.0)
+    mean = counted.mean(axis=1)
+    poorest = int(mean.argmin())
+    varies = (1.0 - counted.mean(axis=0) ** 2) ** 2 / (2.0 * np.maximum(pairs[poorest], 1e-6))
+    spread = max(float(np.sqrt(varies.sum())) / counted.shape[1], 1e-6)
+    short = float(mean.mean() - mean[poorest]) / spread
+    return DirectionalFSC(axes, curves, first, last, np.clip(mean, 0.0, None), shell, short)
 
 
 def _signed(index: NDArray[np.int64], box: int) -> NDArray[np.int64]:

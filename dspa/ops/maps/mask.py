@@ -180,6 +180,17 @@ def largest_component(core: Any) -> NDArray[np.bool_]:
     return np.asarray(labels == int(sizes.argmax()))
 
 
+def share_left(mask: NDArray[np.float32]) -> float:
+    """Return the share of the coefficients of a box that stay independent under a mask.
+
+    Parameters
+    ----------
+    mask : (z, y, x) float32
+    """
+    square = mask.astype(np.float64) ** 2
+    return float(square.sum() ** 2 / max((square**2).sum() * mask.size, 1e-30))
+
+
 def radii(box: int, dims: int, *, place: Sequence[float] = ()) -> NDArray[np.float32]:
     """Measure the distance of each pixel from the centre n//2, or a place, in pixels.
 

@@ -31,20 +31,21 @@ class SharpenedMap:
     ----------
     density : (n, n, n) float32
         Unmasked.
-    bfactor : float
-        Applied: amplitudes were multiplied by exp(-bfactor k^2 / 4); negative sharpens.
+    bfactor : float or None
+        Applied: amplitudes were multiplied by exp(-bfactor k^2 / 4); negative sharpens. None where
+        none was.
     fitted : bool
         Whether the B-factor came from a fit rather than from the user or for want of shells.
     fit : GuinierFit
-    resolution : float
-        Of the low-pass, A.
+    resolution : float or None
+        Of the low-pass, A; None where there was none.
     """
 
     density: NDArray[np.float32]
-    bfactor: float
+    bfactor: float | None
     fitted: bool
     fit: GuinierFit
-    resolution: float
+    resolution: float | None
 
 
 def sharpen_map(
@@ -96,4 +97,33 @@ def sharpen_map(
     sharp = low_pass(fsc_weight(sharp, weights), resolution, pixel_size=pixel_size)
     return SharpenedMap(
         np.asarray(sharp, np.float32), float(bfactor), bool(fitted), fit, float(resolution)
+    )
+
+
+def treat_as_given(
+    density: NDArray[np.float32],
+    *,
+    pixel_size: float,
+    bfactor: float | None,
+    resolution: float | None,
+) -> SharpenedMap:
+    """Apply what the user asked for to a map whose resolution is not known, and nothing else.
+
+    Parameters
+    ----------
+    density : (n, n, n) float32
+    pixel_size : float
+    bfactor : float or None
+        A^2, negative sharpens.
+    resolution : float or None
+        Low-pass, A.
+    """
+    made = density
+    if bfactor is not None:
+        made = apply_bfactor(made, bfactor, pixel_size=pixel_size)
+    if resolution is not None:
+        made = low_pass(made, resolution, pixel_size=pixel_size)
+    nothing = GuinierFit(0.0, 0.0, 0.0, 0)
+    return SharpenedMap(
+        np.asarray(made, np.float32), bfactor, fitted=False, fit=nothing, resolution=resolution
     )

@@ -55,6 +55,15 @@ class Resolution:
     mask: NDArray[np.float32]
     last: int
 
+    @property
+    def unmasked(self) -> float:
+        """Where the curve without a mask falls below 0.143; at most where the corrected one does.
+
+        Masked and filtered maps correlate further by what is left in both.
+        """
+        shell = resolution_shell(self.curve("no mask"), threshold=THRESHOLD)
+        return min(shell, self.shell, float(self.last))
+
     def curve(self, name: str) -> NDArray[np.float64]:
         """Return a curve by its name in `CURVES`."""
         return self.curves[CURVES.index(name)]

@@ -77,7 +77,7 @@ def write_class(
         Why it has no resolution, if it has none.
     """
     suffix = f"_class{number}"
-    written = write_maps(folder, maps, spec, suffix=suffix)
+    written = write_maps(folder, maps, spec, reason=reason, suffix=suffix)
     outputs = {f"{name}{suffix}": path for name, path in written.items()}
     table = folder / f"fsc{suffix}.star"
     write_fsc(

@@ -154,7 +154,7 @@ def finish(
         values = np.full(valid.size, np.nan)
         values[rows["item"]] = rows[name]
         by_particle[name] = values
-    outputs = write_maps(context.folder, model.maps[0], spec)
+    outputs = write_maps(context.folder, model.maps[0], spec, reason=reason)
     outputs |= write_poses(context.folder, particles, state, rows=by_particle, valid=valid)
     resolution = _resolution(settings, model)
     outputs["fsc"] = context.folder / "fsc.star"

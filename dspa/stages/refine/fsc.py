@@ -13,17 +13,23 @@ from dspa.data.errors import InputError
 from dspa.io import picture
 from dspa.io.fsc_xml import write_fsc_xml
 from dspa.io.volumes import read_volume, write_volume
-from dspa.ops.maps.directional import ANISOTROPIC, FEWEST, DirectionalFSC, directional_fsc
+from dspa.ops.maps.directional import (
+    ANISOTROPIC,
+    BY_CHANCE,
+    FEWEST,
+    DirectionalFSC,
+    directional_fsc,
+)
 from dspa.ops.maps.fsc import TRUTH, resolution_shell
 from dspa.ops.maps.resolution import measure_resolution
 from dspa.stages.em.parameters import mask_diameter
-from dspa.stages.refine.half_maps import tell, tell_cut
+from dspa.stages.refine.half_maps import tell
 from dspa.stages.refine.model_fsc import compare_with_model
 from dspa.stages.refine.output import draw_fsc, write_fsc
 from dspa.stages.refine.postprocess import (
     SYMMETRY_HELP,
     given_maps,
-    judge,
+    no_figure,
     read_halves,
     read_mask,
     read_pair,
@@ -107,13 +113,15 @@ def run(context: Context, inputs: Mapping[str, Any], params: FSCParams) -> dict[
         seed=context.seed,
         mask=read_mask(inputs.get("mask"), both, pixel_size=pixel_size, events=events),
     )
-    tell_cut(events, measured, extent=box * pixel_size)
-    reason = judge(context, maps, (first, second), measured, symmetry=params.symmetry)
+    reason = no_figure(context, maps, (first, second), measured, symmetry=params.symmetry)
     of = "the half maps" if len(maps) == 1 else "the two maps"
     extent, shells = box * pixel_size, (box - 1) // 2
     resolution = extent / max(min(measured.shell, float(shells)), 1e-3)
     outputs = _write(context, measured, pixel_size, resolution, reason=reason, of=of)
-    cones = directional_fsc(first.density, second.density, mask=measured.mask, last=measured.last)
+    cones = directional_fsc(
+        first.density, second.density, mask=measured.mask, last=measured.last,
+        claimed=measured.shell,
+    )  # fmt: skip
     outputs["cones"] = context.folder / "cones.csv"
     write_cones(outputs["cones"], cones, extent=extent)
     if reason:
@@ -121,10 +129,8 @@ def run(context: Context, inputs: Mapping[str, Any], params: FSCParams) -> dict[
         return outputs
     draw_directions(events, cones, extent=extent)
     say_directions(events, cones, extent=extent)
-    plain = max(min(resolution_shell(measured.curve("no mask")), shells, measured.last), 1e-3)
-    events.emit(
-        "result", resolution=resolution, unmasked_resolution=extent / plain, cfar=cones.cfar
-    )
+    plain = extent / max(min(measured.unmasked, shells), 1e-3)
+    events.emit("result", resolution=resolution, unmasked_resolution=plain, cfar=cones.cfar)
     return outputs
 
 
@@ -241,12 +247,18 @@ def say_directions(events: Events, cones: DirectionalFSC, *, extent: float) -> N
     x, y, z = cones.poorest
     where = f"poorest along x, y, z = ({x:.2f}, {y:.2f}, {z:.2f}) of the map"
     events.message(
-        f"by direction {best:.2f} to {worst:.2f} A; cFAR {cones.cfar:.2f}, {where}; {left_out}"
+        f"by direction {best:.2f} (as over all) to {worst:.2f} A; cFAR {cones.cfar:.2f}, {where}; "
+        f"{left_out}"
     )
-    if cones.cfar < ANISOTROPIC:
+    if cones.anisotropic:
         events.warning(
             f"anisotropic: cFAR {cones.cfar:.2f} is below {ANISOTROPIC:g}, {where}; views across "
             "this direction are missing or poor, as where most particles are seen along it"
+        )
+    elif cones.cfar < ANISOTROPIC:
+        events.message(
+            f"directions differ no more than by chance in so few coefficients ({cones.short:.1f} "
+            f"standard deviations; {BY_CHANCE:g} is asked for): no verdict on preferred views"
         )
     else:
         events.message("directions do not differ by much: no sign of preferred views")

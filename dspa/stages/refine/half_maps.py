@@ -17,7 +17,7 @@ from dspa.ops.maps.chance import beyond_chance, without_spikes
 from dspa.ops.maps.copies import Shared, are_same, shared_noise
 from dspa.ops.maps.fsc import fsc, resolution_shell
 from dspa.ops.maps.mask import radii
-from dspa.stages.refine.output import NO_RESOLUTION, SYMMETRY
+from dspa.stages.refine.output import NO_RESOLUTION, RESOLUTION, SYMMETRY
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,30 +37,49 @@ NO_FALL = 0.97  # FSC in the last shells inside the particle: nothing but signal
 FINE = 0.7  # of the shells that maps hold
 FEW_VOXELS = 0.05  # of the power in the mask: what is more hangs on the strongest voxels
 SPIKED = 0.8  # of the resolution, in shells, that must stay without them
+UNLIKE = (
+    "the half maps share nothing, as noise does: they do not correlate in any detail of the "
+    "particle"
+)
 COARSEST = 2.0  # resolutions across the particle, below which nothing in it is resolved
 
 
-def tell_cut(events: Events, measured: Resolution, *, extent: float) -> None:
-    """Warn where half maps were cut off before the last shell that their voxels hold.
-
-    Where they still agree there, the figure is that of the filter and not of the maps.
+def cut_off(events: Events, measured: Resolution, table: Path | None, *, extent: float) -> str:
+    """Tell of half maps that were cut off before the last shell that their voxels hold.
 
     Parameters
     ----------
     events : Events
+        Warned where the cut changes no figure.
     measured : Resolution
+    table : Path or None
+        ``fsc.star`` of the refinement that made them; it need not exist. One that gives a
+        resolution says that the cut is where images ended, and no filter.
     extent : float
         Edge of the box, A.
+
+    Returns
+    -------
+    str
+        Why there is no resolution: they still agree where they are cut off, so that the figure
+        would be that of the filter.
     """
-    if measured.last < (measured.curves.shape[1] - 1) - 1:
-        cut = f"{extent / measured.last:.1f} A"
-        meant = "nothing finer is measured"
-        if measured.shell > measured.last - 1:
-            meant = f"they agree up to there, so that {cut} is the filter's figure and not theirs"
-        events.warning(
-            f"the half maps are cut off at {cut}, by a filter or where "
-            f"they were reconstructed to: {meant}; give unfiltered half maps"
-        )
+    if measured.last >= (measured.curves.shape[1] - 1) - 1:
+        return ""
+    cut = (
+        f"the half maps are cut off at {extent / measured.last:.1f} A, by a filter or where they "
+        "were reconstructed to"
+    )
+    if measured.shell <= measured.last - 1:
+        events.warning(f"{cut}: nothing finer is measured; give unfiltered half maps")
+        return ""
+    if _resolution_beside(table):
+        events.warning(f"{cut}, and agree up to there; images that hold more may show more")
+        return ""
+    return (
+        f"{cut}, and agree up to there: that is the filter's figure and not theirs; give "
+        "unfiltered half maps"
+    )
 
 
 def judge_halves(
@@ -112,8 +131,8 @@ def judge_halves(
     size = particle_diameter(measured.mask) * pixel_size
     nothing = shell < FEWEST_SHELLS or extent / shell > size / COARSEST
     if apart:
-        return "the half maps do not correlate in any detail of the particle" if nothing else ""
-    if resolution_shell(-fsc(half1, half2)[: box // 2]) >= FEWEST_SHELLS:
+        return UNLIKE if nothing else ""
+    if _is_inverted(half1, half2, measured, symmetry=symmetry, seed=seed):
         return (
             "one half map is inverted: they correlate with the sign turned; bring it in with "
             "import volume --invert"
@@ -126,11 +145,33 @@ def judge_halves(
     if reason:
         return reason
     if nothing:
-        return "the half maps do not correlate in any detail of the particle"
+        return UNLIKE
     reason = _by_chance(half1, half2, measured, symmetry=symmetry, seed=seed)
     if not reason and events is not None:
         _tell_doubt(events, found, pixel_size)
     return reason
+
+
+def _is_inverted(
+    half1: NDArray[np.float32],
+    half2: NDArray[np.float32],
+    measured: Resolution,
+    *,
+    symmetry: str,
+    seed: int,
+) -> bool:
+    """Tell whether two maps agree with the sign turned, over shells and beyond chance.
+
+    The few coefficients of the first shells are negative by chance in one of eight pairs.
+    """
+    shell = resolution_shell(-fsc(half1, half2, mask=measured.mask)[: half1.shape[0] // 2])
+    if shell < FEWEST_SHELLS:
+        return False
+    found = beyond_chance(
+        half1, -half2, measured.mask, first=2, last=int(shell),
+        order=len(symmetry_operators(symmetry)), seed=seed,
+    )  # fmt: skip
+    return found >= BY_CHANCE
 
 
 def _copied(found: Shared, pixel_size: float) -> str:
@@ -174,7 +215,10 @@ def _by_chance(
 
     if beyond(half1, half2) < BY_CHANCE:
         than = "" if order == 1 else f", or than noise of {symmetry} symmetry does"
-        return f"the half maps agree no better than when one of them is turned at random{than}"
+        return (
+            "the half maps share nothing beyond chance: they agree no better than when one of them "
+            f"is turned at random{than}"
+        )
     clipped = [without_spikes(half) for half in (half1, half2)]
     lost = min(
         float((((half - kept) * mask) ** 2).sum() / max(float(((half * mask) ** 2).sum()), 1e-30))
@@ -195,7 +239,8 @@ def _tell_doubt(events: Events, found: Shared, pixel_size: float) -> None:
     if found.shift > MOVED:
         events.warning(
             f"the half maps do not lie on each other: they agree better with the second"
-            f"{_motion(found, pixel_size)}; align them first (dspa volume)"
+            f"{_motion(found, pixel_size)}; align them first (dspa volume): what is "
+            "said of resolution and directions is of maps that do not fit"
         )
     elif np.isnan(found.differ) and found.inside > NO_FALL:
         events.warning(
@@ -237,6 +282,14 @@ def reason_beside(fsc_table: Path) -> str:
     if general is None or NO_RESOLUTION not in general.columns:
         return ""
     return str(general.columns[NO_RESOLUTION][0])
+
+
+def _resolution_beside(fsc_table: Path | None) -> bool:
+    """Tell whether the refinement that made half maps gave a resolution."""
+    if fsc_table is None or not fsc_table.exists():
+        return False
+    general = find_block(read_star(fsc_table), "general")
+    return general is not None and RESOLUTION in general.columns
 
 
 def symmetry_beside(given: str, fsc_table: Path | None) -> str:

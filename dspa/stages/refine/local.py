@@ -31,7 +31,7 @@ from dspa.stages.refine.output import draw_fsc, write_fsc
 from dspa.stages.refine.postprocess import (
     SYMMETRY_HELP,
     given_maps,
-    judge,
+    no_figure,
     read_halves,
     read_mask,
     read_pair,
@@ -185,7 +185,7 @@ def run(
         mask=read_mask(inputs.get("mask"), both, pixel_size=pixel_size, events=events),
     )
     params = replace(params, symmetry=symmetry_beside(params.symmetry, table_beside(maps)))
-    reason = judge(context, maps, (first, second), measured, symmetry=params.symmetry)
+    reason = no_figure(context, maps, (first, second), measured, symmetry=params.symmetry)
     extent, shells = box * pixel_size, (box - 1) // 2
     resolution = extent / max(min(measured.shell, float(shells)), 1e-3)
     outputs = {name: context.folder / f"{name}.mrc" for name in ("mask", "local_resolution")}
@@ -281,10 +281,11 @@ def _filtered(
         both, pixel_size=pixel_size, fsc=measured.curve("corrected"), mask=measured.mask,
         bfactor=params.bfactor, fit_from=params.fit_from,
     )  # fmt: skip
+    bfactor = fitted.bfactor or 0.0
     how = "fitted" if fitted.fitted else "too few shells beyond 7 A to fit"
     how = how if params.bfactor is None else "as given"
-    events.message(f"B-factor {fitted.bfactor:.0f} A^2 ({how}) of the filtered map")
-    sharp = apply_bfactor(both, fitted.bfactor, pixel_size=pixel_size)
+    events.message(f"B-factor {bfactor:.0f} A^2 ({how}) of the filtered map")
+    sharp = apply_bfactor(both, bfactor, pixel_size=pixel_size)
     coarsest = float(bands.frequency[0])
     # From the mask outwards detail fades, as the mask does, to what no voxel is coarser than.
     frequency = np.maximum(found.frequency, np.float32(coarsest))

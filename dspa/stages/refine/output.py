@@ -29,11 +29,14 @@ if TYPE_CHECKING:
     from dspa.stages.refine.model import MapModel, Maps
 
 NO_RESOLUTION = "dspaNoResolution"  # in fsc.star instead of the resolution: why there is none
+RESOLUTION = "rlnFinalResolution"
 SYMMETRY = "rlnSymmetryGroup"
 SHOWN = ("no mask", "spherical", "loose", "tight", "random phases", "corrected")
 
 
-def write_maps(folder: Path, made: Maps, spec: ImageSpec, *, suffix: str = "") -> dict[str, Path]:
+def write_maps(
+    folder: Path, made: Maps, spec: ImageSpec, *, reason: str, suffix: str = ""
+) -> dict[str, Path]:
     """Write the maps of the last iteration at the box and pixel size of the particles.
 
     Parameters
@@ -42,27 +45,30 @@ def write_maps(folder: Path, made: Maps, spec: ImageSpec, *, suffix: str = "") -
     made : Maps
         Of the last iteration.
     spec : ImageSpec
+    reason : str
+        Why there is no resolution; nothing is sharpened then, since nothing says how far.
     suffix : str
         Of the names of the files.
 
     Returns
     -------
     outputs : dict
-        ``volume``, ``half1``, ``half2``, ``mask``, ``volume_sharpened``.
+        ``volume``, ``half1``, ``half2``, ``mask``, and ``volume_sharpened`` where there is a
+        resolution.
     """
-    sharpened = sharpen_map(
-        made.half.mean(axis=0),
-        pixel_size=spec.crop_pixel_size,
-        fsc=np.clip(made.curves[CURVES.index("corrected")], 0.0, 1.0),
-        mask=made.fsc_mask,
-    )
     maps = {
         "volume": made.volume,
         "half1": made.half[0],
         "half2": made.half[1],
         "mask": np.clip(made.fsc_mask, 0.0, 1.0),
-        "volume_sharpened": sharpened.density,
     }
+    if not reason:
+        maps["volume_sharpened"] = sharpen_map(
+            made.half.mean(axis=0),
+            pixel_size=spec.crop_pixel_size,
+            fsc=np.clip(made.curves[CURVES.index("corrected")], 0.0, 1.0),
+            mask=made.fsc_mask,
+        ).density
     outputs = {}
     for name, density in maps.items():
         full = resize_volume(np.asarray(density, np.float32), spec.box)
@@ -101,7 +107,7 @@ def write_fsc(
     """
     index = np.arange(1, shells + 1)
     values = {name: curves[number, 1 : shells + 1] for number, name in enumerate(CURVES)}
-    general: dict[str, NDArray[Any]] = {"rlnFinalResolution": np.array([resolution])}
+    general: dict[str, NDArray[Any]] = {RESOLUTION: np.array([resolution])}
     if reason:
         general = {NO_RESOLUTION: np.array([reason], object)}
     if symmetry:

@@ -12,16 +12,17 @@ from dspa.data.errors import InputError
 from dspa.io import picture
 from dspa.io.rendering import volume_rendering
 from dspa.io.volumes import Volume, read_volume, write_volume
-from dspa.ops.maps.fsc import resolution_shell
-from dspa.ops.maps.postprocess import SharpenedMap, sharpen_map
+from dspa.ops.maps.fsc import fsc, resolution_shell
+from dspa.ops.maps.postprocess import SharpenedMap, sharpen_map, treat_as_given
 from dspa.ops.maps.resolution import Resolution, measure_resolution
 from dspa.stages.em.parameters import mask_diameter
 from dspa.stages.refine.half_maps import (
+    FEWEST_SHELLS,
+    cut_off,
     judge_halves,
     reason_beside,
     symmetry_beside,
     tell,
-    tell_cut,
 )
 from dspa.stages.refine.output import draw_fsc, write_fsc
 from dspa.stages.refine.reference import (
@@ -102,17 +103,23 @@ def run(context: Context, inputs: Mapping[str, Any], params: PostprocessParams) 
         seed=context.seed,
         mask=mask,
     )
-    sharp = sharpen_map(
-        both,
-        pixel_size=pixel_size,
-        fsc=measured.curve("corrected"),
-        mask=measured.mask,
-        bfactor=params.bfactor,
-        fit_from=params.fit_from,
-        resolution=params.lowpass if params.lowpass > 0 else None,
-    )
-    tell_cut(context.events, measured, extent=box * pixel_size)
-    reason = judge(context, (volume,), (first, second), measured, symmetry=params.symmetry)
+    reason = no_figure(context, (volume,), (first, second), measured, symmetry=params.symmetry)
+    lowpass = params.lowpass if params.lowpass > 0 else None
+    if reason:
+        sharp = treat_as_given(
+            both, pixel_size=pixel_size, bfactor=params.bfactor, resolution=lowpass
+        )
+    else:
+        extent, shells = box * pixel_size, float((box - 1) // 2)
+        sharp = sharpen_map(
+            both,
+            pixel_size=pixel_size,
+            fsc=measured.curve("corrected"),
+            mask=measured.mask,
+            bfactor=params.bfactor,
+            fit_from=params.fit_from,
+            resolution=lowpass or extent / max(min(measured.shell, shells), 1.0),
+        )
     return _write(
         context, measured, sharp, halves=first, given=params.bfactor is not None, reason=reason
     )
@@ -147,6 +154,9 @@ def refuse_dark(name: Path, first: Volume, second: Volume, events: Events) -> No
     first, second : Volume
     events : Events
     """
+    # Noise is neither dark nor bright: the FSC tells that nothing is shared.
+    if resolution_shell(fsc(first.density, second.density)) < FEWEST_SHELLS:
+        return
     # One that is bright says that the other has the wrong sign, which is told with the FSC.
     if all(skewness(half) < DOUBTFUL for half in (first, second)):
         both = replace(first, density=first.density + second.density)
@@ -184,6 +194,29 @@ def judge(
         seed=context.seed,
         events=context.events,
     ) or (reason_beside(table) if table is not None else "")
+
+
+def no_figure(
+    context: Context,
+    maps: tuple[Path, ...],
+    halves: tuple[Volume, Volume],
+    measured: Resolution,
+    *,
+    symmetry: str,
+) -> str:
+    """Say why no resolution is given: half maps have none, or end where they still agree.
+
+    Parameters
+    ----------
+    context, maps, halves, measured, symmetry
+        As of `judge`.
+    """
+    first = halves[0]
+    cut = cut_off(
+        context.events, measured, table_beside(maps),
+        extent=first.density.shape[0] * first.pixel_size,
+    )  # fmt: skip
+    return judge(context, maps, halves, measured, symmetry=symmetry) or cut
 
 
 def table_beside(maps: tuple[Path, ...]) -> Path | None:
@@ -335,10 +368,14 @@ def _write(
     )  # fmt: skip
     tell(events, reason)
     how = "fitted" if sharp.fitted else "as given" if given else "too few shells beyond 7 A to fit"
+    unknown = "unknown (no resolution)"
+    bfactor = unknown if sharp.bfactor is None else f"{sharp.bfactor:.0f} A^2 ({how})"
+    lowpass = unknown if sharp.resolution is None else f"{sharp.resolution:.2f} A"
     events.message(
-        f"B-factor {sharp.bfactor:.0f} A^2 ({how}); low-pass {sharp.resolution:.2f} A; phases "
-        f"random beyond {extent / measured.random_from:.1f} A"
+        f"B-factor {bfactor}; low-pass {lowpass}; phases random beyond "
+        f"{extent / measured.random_from:.1f} A"
     )
+    what = "mean of the half maps, not sharpened" if sharp.bfactor is None else "sharpened map"
     chance = measured.curve("random phases")[int(shell)]
     if not reason and chance > 0.1 and shell >= measured.random_from + 2:
         events.warning(
@@ -347,17 +384,16 @@ def _write(
         )
     draw_fsc(events, measured.curves, extent=extent, shells=shells)
     events.picture(
-        "slices", picture.volume_slices(sharp.density, pixel_size=pixel_size), title="sharpened"
+        "slices", picture.volume_slices(sharp.density, pixel_size=pixel_size), title=what
     )
-    events.picture("rendering", volume_rendering(sharp.density), title="sharpened map")
-    plain = max(min(resolution_shell(measured.curve("no mask")), float(shells)), 1e-3)
+    events.picture("rendering", volume_rendering(sharp.density), title=what)
     if reason:
         events.emit("result", resolution=None, reason=reason, bfactor=sharp.bfactor)
     else:
         events.emit(
             "result",
             resolution=resolution,
-            unmasked_resolution=extent / plain,
+            unmasked_resolution=extent / max(min(measured.unmasked, shells), 1e-3),
             bfactor=sharp.bfactor,
         )
     return outputs
