@@ -66,6 +66,7 @@ MALLOC = {
 ATTEMPTS = 3
 LARGEST = 4096  # workers
 LOCAL_OPTIONS = ("memory_limit", "local_directory", "dashboard_address")  # of a FILE.yaml
+LEAST = 300 << 20  # bytes; at rest a worker takes 128 MiB, and Dask ends one that reaches its limit
 _ADDRESS = re.compile(
     r"(?:tls|(?:insecure\+)?tcp)://(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})"
 )
@@ -241,6 +242,12 @@ def _local(name: str, workers: int, options: Mapping[str, Any], routes: tuple[st
         )
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(f"--cluster {name}: memory_limit is no size; write 4GiB") from error
+    if memory < LEAST:
+        mend = "give more" if "memory_limit" in options else "use fewer, local:N"
+        raise InputError(
+            f"--cluster {name}: {memory / 2**20:.3g} MiB of memory for a worker, and none "
+            f"starts with less than {LEAST >> 20} MiB; {mend}"
+        )
 
     def start() -> tuple[Client, tuple[Any, ...]]:
         """Start workers on this machine."""
@@ -387,7 +394,7 @@ def _from_file(path: Path, routes: tuple[str, ...]) -> Cluster:
     name = str(path)
     if kind == "local":
         count = _workers(name, options, CPU_COUNT)
-        _refuse_others(name, options, LOCAL_OPTIONS)
+        _refuse_others(name, options, LOCAL_OPTIONS, counted=True)
         return _local(name, count, options, routes)
     if kind == "cuda":
         workers = _workers(name, options, 1) if "workers" in options else None
@@ -410,13 +417,14 @@ def _from_file(path: Path, routes: tuple[str, ...]) -> Cluster:
     raise InputError(f"--cluster {path}: kind {kind!r} is not known; use local, cuda, tls or slurm")
 
 
-def _refuse_others(name: str, options: Mapping[str, Any], known: tuple[str, ...]) -> None:
+def _refuse_others(
+    name: str, options: Mapping[str, Any], known: tuple[str, ...], *, counted: bool = False
+) -> None:
     """Raise InputError for an option that would do nothing, as one that is misspelt does."""
     for option in options:
         if option not in known:
-            raise InputError(
-                f"--cluster {name}: {option} is not known; it takes {', '.join(known)}"
-            )
+            takes = ", ".join(("kind", *(("workers",) if counted else ()), *known))
+            raise InputError(f"--cluster {name}: {option} is not known; it takes {takes}")
 
 
 def _workers(name: str, options: dict[str, Any], default: int) -> int:

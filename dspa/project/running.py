@@ -150,7 +150,8 @@ def resume(job: Job, *, options: Options, force: bool = False) -> Job:
             inputs[name] = tuple(_present(job, name, item["path"]) for item in given)
         else:
             inputs[name] = _present(job, name, given["path"]) if given else None
-    ended = record.error if record.state == "killed" else ""
+    # What follows the cause is advice to do what is being done.
+    ended = record.error.partition("; ")[0] if record.state == "killed" else ""
     known = record.folder and Path(record.folder).is_dir()
     place = record.folder if known else Path.cwd()
     with contextlib.chdir(place):
@@ -208,7 +209,7 @@ def _run(
         events = Events(job.folder, own + options.listeners)
         events.emit("state", state="running")
         if ended:
-            events.message(f"it was killed before: {ended}")
+            events.message(f"it goes on after it was cut short ({ended})")
         if record.attempts > 1 and not _has_checkpoints(job.folder):
             events.message("there is no checkpoint to go on from; starting from the beginning")
         end = _End(job, record, events, figures, lease, told)

@@ -71,6 +71,8 @@ def test_status_and_resume_say_what_the_kernel_did(dspa, tmp_path, monkeypatch):
     assert "the kernel has ended 1 process of its group since" in said
     assert "want of memory" in dspa("show J1")[1]
     assert dspa("resume J1")[0] == 0
+    log = (find().job(1).folder / "log.txt").read_text()
+    assert "cut short (its process has gone" in log and "dspa resume" not in log
     assert "want of memory" in (find().job(1).folder / "log.txt").read_text()
 
 

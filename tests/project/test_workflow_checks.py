@@ -127,7 +127,8 @@ WRONG_CLUSTERS = [
     ("local:0", "1 to 4096"),
     ("local:99999", "1 to 4096"),
     ("gone.yaml", "gone.yaml"),
-    ("odd.yaml", "wrkers is not known; it takes memory_limit"),
+    ("odd.yaml", "wrkers is not known; it takes kind, workers, memory_limit"),
+    ("small.yaml", "4.77e-06 MiB of memory for a worker, and none starts with less than 300 MiB"),
     ("tcp://10.0.0.1:8786", "use tls://"),
 ]
 
@@ -136,6 +137,7 @@ WRONG_CLUSTERS = [
 def test_a_cluster_that_cannot_be_used(dspa, mics, tmp_path, cluster, sentence):
     (tmp_path / "w.yaml").write_text(GOOD)
     (tmp_path / "odd.yaml").write_text("kind: local\nwrkers: 4\n")
+    (tmp_path / "small.yaml").write_text("kind: local\nmemory_limit: 5\n")
     for line in (f"import micrographs mics/*.mrc {mics} --pixel-size 1.5", "run w.yaml"):
         for dry in ("", " --dry-run"):
             assert sentence in refused(dspa, f"{line} --cluster {cluster}{dry}")

@@ -232,7 +232,9 @@ def test_a_mask_of_the_user_takes_the_place_of_the_tight_one(tmp_path, rng):
     halves = [each - each.mean() for each in halves]  # their level is no agreement
     ball = read_volume(tmp_path / "ball.mrc").density
     inputs = {"volume": tmp_path / "volume.mrc", "mask": tmp_path / "ball.mrc"}
-    outputs, _, _ = process(tmp_path, inputs)
+    outputs, _, said = process(tmp_path, inputs)
+    assert any("of the map" in text for text in said)
+    assert not any("particles have" in text or "of the starting map" in text for text in said)
     expected = measure_resolution(
         *halves, pixel_size=PIXEL, diameter=32 * PIXEL, mask=np.clip(ball, 0.0, 1.0)
     )

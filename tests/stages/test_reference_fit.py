@@ -93,6 +93,8 @@ def test_the_box_of_the_particles_at_another_size_is_told(tmp_path: Path, heard:
     write_volume(tmp_path / "v.mrc", BLOB, pixel_size=2.0)
     read_fitting(tmp_path / "v.mrc", box=N, pixel_size=PIXEL, events=heard.events)
     assert "has the box of the particles (32) but 2 A per voxel" in heard.warnings
+    read_fitting(tmp_path / "v.mrc", box=N, pixel_size=PIXEL, events=heard.events, to="maps")
+    assert "has the box of the maps (32) but 2 A per voxel where they have" in heard.warnings
 
 
 def test_inverted_and_oversized_maps(heard: Heard) -> None:

@@ -286,10 +286,10 @@ def read_mask(
     if path is None:
         return None
     box = density.shape[0]
-    given = read_fitting(path, box=box, pixel_size=pixel_size, events=events)
+    given = read_fitting(path, box=box, pixel_size=pixel_size, events=events, to="maps")
     check_mask(path, given, events)
     mask = np.clip(resample(given, box=box, pixel_size=pixel_size), 0.0, 1.0).astype(np.float32)
-    check_mask_holds(path, mask, density, pixel_size, events)
+    check_mask_holds(path, mask, density, pixel_size, events, of="map")
     return mask
 
 

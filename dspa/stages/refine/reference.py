@@ -102,17 +102,21 @@ def read_starting(
     return given, read
 
 
-def read_fitting(path: str | Path, *, box: int, pixel_size: float, events: Events) -> Volume:
-    """Read a map or mask; refuse a pixel size that cannot be right for the particles.
+def read_fitting(
+    path: str | Path, *, box: int, pixel_size: float, events: Events, to: str = "particles"
+) -> Volume:
+    """Read a map or mask; refuse a pixel size that cannot be right for what it goes with.
 
     Parameters
     ----------
     path : path
     box : int
-        Of the particle images, pixels.
+        Of the particle images, or of the maps, pixels.
     pixel_size : float
-        Of the particle images, A.
+        Of these, A.
     events : Events
+    to : str
+        What these are, in the plural, for messages.
     """
     volume = read_volume(path)
     check_cubic(path, volume)
@@ -120,7 +124,7 @@ def read_fitting(path: str | Path, *, box: int, pixel_size: float, events: Event
     if not volume.size_known and abs(pixel_size - size) > SAME_SIZE * pixel_size:
         raise InputError(
             f"{path}: the header says {size:g} A per voxel, which programs write that do not know "
-            f"it, and the particles have {pixel_size:.4g} A; bring it in with import volume "
+            f"it, and the {to} have {pixel_size:.4g} A; bring it in with import volume "
             "--pixel-size"
         )
     extents = volume.density.shape[0] * size / (box * pixel_size)
@@ -134,7 +138,7 @@ def read_fitting(path: str | Path, *, box: int, pixel_size: float, events: Event
         )
     if volume.density.shape[0] == box and other_sizes(np.array([size]), pixel_size).size:
         events.warning(
-            f"{path}: has the box of the particles ({box}) but {size:.4g} A per voxel where they "
+            f"{path}: has the box of the {to} ({box}) but {size:.4g} A per voxel where they "
             f"have {pixel_size:.4g} A; if it was made from them, its pixel size is wrong"
         )
     return volume
@@ -264,8 +268,10 @@ def check_mask_holds(
     density: NDArray[np.float32],
     pixel_size: float,
     events: Events,
+    *,
+    of: str = "reference",
 ) -> None:
-    """Refuse a mask that holds next to nothing of the reference.
+    """Refuse a mask that holds next to nothing of a map.
 
     Parameters
     ----------
@@ -276,6 +282,8 @@ def check_mask_holds(
     pixel_size : float
         A.
     events : Events
+    of : str
+        What the map is, for messages.
     """
     smooth = np.asarray(low_pass(density, SMOOTH, pixel_size=pixel_size))
     dense = np.clip(smooth - np.median(smooth), 0.0, None)
@@ -283,15 +291,15 @@ def check_mask_holds(
     share = float((dense * mask).sum() / max(float(dense.sum()), 1e-30))
     if share < HARDLY:
         raise InputError(
-            f"{path}: {share:.0%} of the reference lies inside the mask; check the pixel size, box "
+            f"{path}: {share:.0%} of the {of} lies inside the mask; check the pixel size, box "
             "and place of both"
         )
     if float(mask.mean()) > FULL:
         events.warning(f"{path}: the mask fills the box and masks nothing; check its pixel size")
     if share < HELD:
-        events.warning(f"{path}: only {share:.0%} of the reference lies inside the mask")
+        events.warning(f"{path}: only {share:.0%} of the {of} lies inside the mask")
     else:
-        events.message(f"the mask holds {share:.0%} of the starting map")
+        events.message(f"the mask holds {share:.0%} of the {of}")
 
 
 def smoothed(volume: Volume, *, clip: bool = False) -> tuple[NDArray[np.float32], float]:
