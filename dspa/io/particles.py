@@ -77,3 +77,17 @@ def write_particles(
         write_cs_particles(dataset if rows is None else dataset.isel(particle=rows), target)
     else:
         raise InputError(f"{path}: particles are written to .zarr, .star or .cs files")
+
+
+def write_particle_tables(
+    dataset: xr.Dataset,
+    folder: Path,
+    name: str = "particles",
+    *,
+    rows: NDArray[np.int64] | None = None,
+) -> dict[str, Path]:
+    """Write a table for dspa and one for other programs: outputs ``name`` and ``name_star``."""
+    outputs = {name: folder / f"{name}.zarr", f"{name}_star": folder / f"{name}.star"}
+    for path in outputs.values():
+        write_particles(dataset, path, rows=rows)
+    return outputs

@@ -8,7 +8,7 @@ import numpy as np
 
 from dspa.geometry.rotation import view_direction
 from dspa.io import picture
-from dspa.io.particles import write_particles
+from dspa.io.particles import write_particle_tables
 from dspa.io.rendering import volume_rendering
 from dspa.io.volumes import write_volume
 from dspa.ops.images.transform import resize_volume
@@ -66,9 +66,7 @@ def write_particle_results(
         log_likelihood=("particle", np.asarray(rows["log_likelihood"], np.float32)),
     )
     used = np.flatnonzero(rows["class_index"] >= 0)
-    write_particles(done, folder / "particles.zarr", rows=used)
-    write_particles(done, folder / "particles.star", rows=used)
-    return {"particles": folder / "particles.zarr", "particles_star": folder / "particles.star"}
+    return write_particle_tables(done, folder, rows=used)
 
 
 def show_progress(events: Events, model: FirstMaps, plan: StepPlan) -> None:

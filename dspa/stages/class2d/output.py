@@ -14,7 +14,7 @@ from dspa.data.errors import InputError
 from dspa.dataflow.events import Pace
 from dspa.geometry.rotation import matrix_from_euler
 from dspa.io.images import ParticleImages
-from dspa.io.particles import write_particles
+from dspa.io.particles import write_particle_tables
 from dspa.io.picture import curves, montage
 from dspa.io.star import Block, write_star
 from dspa.io.volumes import write_image_stack
@@ -224,8 +224,7 @@ def write_results(
         outputs["duplicates"] = write_split(classified, keep, folder)
         rows = {name: values[keep] for name, values in rows.items()}
     else:
-        write_particles(classified, outputs["particles"])
-        write_particles(classified, outputs["particles_star"])
+        write_particle_tables(classified, folder)
     table = class_table(model, rows, spec)
     averages = np.asarray(model.averages, np.float32)
     save_classification(known, outputs["classification"])

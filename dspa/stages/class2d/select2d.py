@@ -10,7 +10,7 @@ import numpy as np
 
 from dspa.data.counts import counted, counted_of
 from dspa.data.errors import InputError
-from dspa.io.particles import read_particles, write_particles
+from dspa.io.particles import read_particles, write_particle_tables, write_particles
 from dspa.io.picture import montage
 from dspa.io.star import Block, find_block, numbers, read_star, write_star
 from dspa.io.volumes import read_images, write_image_stack
@@ -327,17 +327,12 @@ def _write(
     folder: Path, particles: xr.Dataset, admission: Admission, number: NDArray[np.int32]
 ) -> dict[str, Path]:
     """Write selected particles, in their new class numbers, and rejected ones."""
-    outputs = {
-        "particles": folder / "particles.zarr",
-        "particles_star": folder / "particles.star",
-        "rejected": folder / "rejected.zarr",
-    }
     renamed = moved_to_near(particles, admission.moved)
     member = np.append(number, np.int32(-1))[np.asarray(renamed["class_index"].values)]
     renamed = renamed.assign(class_index=("particle", member))
     chosen = np.flatnonzero(admission.inside)
-    write_particles(renamed, outputs["particles"], rows=chosen)
-    write_particles(renamed, outputs["particles_star"], rows=chosen)
+    outputs = write_particle_tables(renamed, folder, rows=chosen)
+    outputs["rejected"] = folder / "rejected.zarr"
     write_particles(particles, outputs["rejected"], rows=np.flatnonzero(~admission.inside))
     return outputs
 

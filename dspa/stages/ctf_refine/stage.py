@@ -14,7 +14,7 @@ import numpy as np
 
 from dspa.data.counts import counted
 from dspa.data.errors import InputError
-from dspa.io.particles import write_particles
+from dspa.io.particles import write_particle_tables
 from dspa.stages.ctf_refine.groups import (
     EVEN_TERMS,
     MAGNIFICATION,
@@ -169,10 +169,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: CtfRefineParams) ->
         context.events.emit(
             "iteration", iteration=number, iterations=params.iterations, **found.figures()
         )
-    folder = context.folder
-    outputs = {"particles": folder / "particles.zarr", "particles_star": folder / "particles.star"}
-    for path in outputs.values():
-        write_particles(refined, path)
+    outputs = write_particle_tables(refined, context.folder)
     outputs["terms"] = report(context, particles, refined, found)
     return outputs
 

@@ -14,7 +14,7 @@ from dspa.data.counts import counted, counted_of
 from dspa.data.errors import InputError
 from dspa.io.micrographs import read_micrographs, write_micrographs
 from dspa.io.names import match_files
-from dspa.io.particles import read_particles, write_particles
+from dspa.io.particles import read_particles, write_particle_tables
 from dspa.io.picture import histogram, scatter
 from dspa.io.star import find_block, read_star
 from dspa.stages.exposures.figures import (
@@ -300,9 +300,7 @@ def _write_picks(
     context.events.emit("result", **{kind: int(inside.sum())})
     if kind == "picks":
         return write_picks(context.folder, chosen)
-    write_particles(chosen, context.folder / "particles.zarr")
-    write_particles(chosen, context.folder / "particles.star")
-    return {"particles": context.folder / "particles.zarr"}
+    return write_particle_tables(chosen, context.folder)
 
 
 def _write_figures(

@@ -14,7 +14,7 @@ from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.io.images import SHARD, ImageWriter, ParticleImages, write_images
 from dspa.io.micrographs import read_micrographs
-from dspa.io.particles import read_particles, write_particles
+from dspa.io.particles import read_particles, write_particle_tables
 from dspa.io.picture import montage
 from dspa.io.plausible import other_sizes
 from dspa.ops.images.extract import extract_boxes
@@ -267,8 +267,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     table = particle_table(
         source, boxes, micrographs, pixel_size=pixel_size, size=recipe.size, store=str(store)
     ).isel(particle=np.flatnonzero(valid))
-    write_particles(table, context.folder / "particles.zarr")
-    write_particles(table, context.folder / "particles.star")
+    outputs = write_particle_tables(table, context.folder)
     _show(context, table)
     context.events.message(
         f"{counted(valid.sum(), 'particle')} in boxes of {recipe.size} px at {pixel_size:.3f} A "
@@ -277,7 +276,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     context.events.emit(
         "result", particles=int(valid.sum()), box=recipe.size, pixel_size=pixel_size
     )
-    return {"particles": context.folder / "particles.zarr"}
+    return outputs
 
 
 def _check_scale(context: Context, source: xr.Dataset, tasks: Sequence[MicrographTask]) -> None:

@@ -18,7 +18,7 @@ from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.dataflow.events import Events
 from dspa.io.images import SHARD, ParticleImages, write_images
-from dspa.io.particles import write_particles
+from dspa.io.particles import write_particle_tables
 from dspa.io.picture import montage, volume_slices
 from dspa.io.volumes import write_volume
 from dspa.ops.images.filter import low_pass
@@ -268,9 +268,7 @@ def _subtract(
     table = cut_table(
         particles, cut, store=str(store), box=removal.box, pixel_size=spec.pixel_size
     ).isel(particle=np.flatnonzero(valid))
-    outputs = {"particles": folder / "particles.zarr", "particles_star": folder / "particles.star"}
-    for path in outputs.values():
-        write_particles(table, path)
+    outputs = write_particle_tables(table, folder)
     _show(context, table)
     lost = float(power[valid].mean())
     context.events.message(

@@ -9,7 +9,7 @@ import numpy as np
 from dspa.geometry.rotation import view_direction
 from dspa.geometry.symmetry import views_around
 from dspa.io import picture
-from dspa.io.particles import write_particles
+from dspa.io.particles import write_particle_tables, write_particles
 from dspa.io.rendering import volume_rendering
 from dspa.ops.maps.fsc import resolution_shell
 from dspa.ops.maps.resolution import CURVES
@@ -127,9 +127,7 @@ def write_sorted(
         scale=("particle", np.asarray(rows["scale"], np.float32)),
     )
     used = np.flatnonzero(valid & (best >= 0))
-    outputs = {"particles": folder / "particles.zarr", "particles_star": folder / "particles.star"}
-    for path in outputs.values():
-        write_particles(done, path, rows=used)
+    outputs = write_particle_tables(done, folder, rows=used)
     outputs["class_posteriors"] = folder / "class_posteriors.npy"
     np.save(outputs["class_posteriors"], chance[used].astype(np.float32))
     for number in range(classes):

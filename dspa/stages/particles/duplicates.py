@@ -9,7 +9,7 @@ import numpy as np
 
 from dspa.data.counts import counted
 from dspa.data.errors import InputError
-from dspa.io.particles import read_particles, write_particles
+from dspa.io.particles import read_particles, write_particle_tables
 from dspa.ops.picks.duplicates import best_first, distinct
 from dspa.stages.particles.lead import leading
 from dspa.stages.stage import Context, Input, Stage, param
@@ -183,9 +183,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
 def write_split(table: xr.Dataset, keep: NDArray[np.bool_], folder: Path) -> Path:
     """Write ``particles`` and ``duplicates``, as ``.zarr`` and ``.star``; return the latter."""
     for name, chosen in (("particles", keep), ("duplicates", ~keep)):
-        rows = np.flatnonzero(chosen)
-        write_particles(table, folder / f"{name}.zarr", rows=rows)
-        write_particles(table, folder / f"{name}.star", rows=rows)
+        write_particle_tables(table, folder, name, rows=np.flatnonzero(chosen))
     return folder / "duplicates.zarr"
 
 

@@ -18,7 +18,7 @@ from dspa.data.schema import EXTRA
 from dspa.data.store import spans
 from dspa.geometry.rotation import view_direction
 from dspa.geometry.symmetry import coset_representatives, symmetry_operators
-from dspa.io.particles import read_particles, write_particles
+from dspa.io.particles import read_particles, write_particle_tables
 from dspa.io.picture import angular_distribution
 from dspa.io.uids import copy_uids
 from dspa.stages.particles.lead import leading
@@ -155,8 +155,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
     table = admit(inputs, params)
     operators = operators_of(params)
     made = expand(table, operators, context.folder)
-    for suffix in (".zarr", ".star"):
-        write_particles(made, context.folder / f"particles{suffix}")
+    outputs = write_particle_tables(made, context.folder)
     count, rows = int(table.sizes["particle"]), int(made.sizes["particle"])
     of = (
         params.symmetry if params.to == "C1" else f"{params.symmetry} that {params.to} leaves apart"
@@ -174,10 +173,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
     drawn = angular_distribution(view_direction(np.asarray(made["pose"].values[::step])))
     context.events.picture("views", drawn, title="views of the copies")
     context.events.emit("result", particles=rows, images=count, operators=len(operators))
-    return {
-        "particles": context.folder / "particles.zarr",
-        "particles_star": context.folder / "particles.star",
-    }
+    return outputs
 
 
 def _plan(inputs: Mapping[str, Any], params: Params) -> Mapping[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from dspa.data.counts import counted
 from dspa.data.errors import InputError
-from dspa.io.particles import read_particles, write_particles
+from dspa.io.particles import read_particles, write_particle_tables, write_particles
 from dspa.io.uids import distinct
 from dspa.stages.particles.copies import image_copies, in_both, particle_copies
 from dspa.stages.particles.duplicates import DISTANCE
@@ -174,14 +174,9 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
         table, rows = sets.tables[0], sets.rows[0]
         write_particles(table, context.folder / "rest.zarr", rows=sets.rest)
         outputs["rest"] = context.folder / "rest.zarr"
-    for suffix in (".zarr", ".star"):
-        write_particles(table, context.folder / f"particles{suffix}", rows=rows)
+    outputs = write_particle_tables(table, context.folder, rows=rows) | outputs
     context.events.emit("result", particles=rows.size, rest=sets.rest.size)
-    return {
-        "particles": context.folder / "particles.zarr",
-        "particles_star": context.folder / "particles.star",
-        **outputs,
-    }
+    return outputs
 
 
 def _tell(events: Events, sets: Sets, operation: str) -> None:

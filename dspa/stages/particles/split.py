@@ -9,7 +9,7 @@ import numpy as np
 
 from dspa.data.counts import counted
 from dspa.data.errors import InputError
-from dspa.io.particles import read_particles, write_particles
+from dspa.io.particles import read_particles, write_particle_tables
 from dspa.stages.particles.copies import image_copies, share_evenly
 from dspa.stages.particles.lead import leading
 from dspa.stages.particles.scores import score_values, show_cut
@@ -189,9 +189,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
     for number in np.unique(part).tolist():
         name = f"particles_{word}{number}" if number else "rest"
         rows = np.flatnonzero(part == number)
-        for suffix in (".zarr", ".star"):
-            write_particles(table, context.folder / f"{name}{suffix}", rows=rows)
-        outputs[name] = context.folder / f"{name}.zarr"
+        outputs[name] = write_particle_tables(table, context.folder, name, rows=rows)[name]
         title = f"{word} {number}" if number else f"without a {params.by}"
         if word == "optics" and number:
             title += f" ({table['optics_name'].values[number - 1]})"

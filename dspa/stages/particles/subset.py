@@ -10,7 +10,7 @@ import numpy as np
 from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.data.schema import EXTRA
-from dspa.io.particles import read_particles, write_particles
+from dspa.io.particles import read_particles, write_particle_tables, write_particles
 from dspa.ops.picks.duplicates import best_first
 from dspa.stages.particles.copies import image_copies, origin
 from dspa.stages.particles.duplicates import SCORES
@@ -238,21 +238,16 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
     choice = choose(inputs, params, seed=context.seed)
     table, keep, values = choice.table, choice.keep, choice.values
     kept = contracted(table) if params.one_per_image else table
-    for suffix in (".zarr", ".star"):
-        rows = np.flatnonzero(keep)
-        write_particles(kept, context.folder / f"particles{suffix}", rows=rows)
-    write_particles(table, context.folder / "rejected.zarr", rows=np.flatnonzero(~keep))
+    outputs = write_particle_tables(kept, context.folder, rows=np.flatnonzero(keep))
+    outputs["rejected"] = context.folder / "rejected.zarr"
+    write_particles(table, outputs["rejected"], rows=np.flatnonzero(~keep))
     _tell(context, choice, params)
     if values is not None:
         shown = choice.single
         show_cut(context.events, values[shown], keep[shown], name=str(params.score),
                  cuts=choice.cuts)  # fmt: skip
     context.events.emit("result", particles=int(keep.sum()), rejected=int((~keep).sum()))
-    return {
-        "particles": context.folder / "particles.zarr",
-        "particles_star": context.folder / "particles.star",
-        "rejected": context.folder / "rejected.zarr",
-    }
+    return outputs
 
 
 def _tell(context: Context, choice: Choice, params: Params) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.data.schema import make
-from dspa.io.particles import write_particles
+from dspa.io.particles import write_particle_tables
 from dspa.io.picture import Circles, histogram, image, scatter
 from dspa.io.uids import pick_uids
 from dspa.ops.ctf.surface import defocus_offset
@@ -97,9 +97,7 @@ def mean_defocus(micrographs: xr.Dataset) -> NDArray[np.float64]:
 
 def write_picks(folder: Path, picks: xr.Dataset) -> dict[str, Path]:
     """Write picks.zarr and picks.star."""
-    write_particles(picks, folder / "picks.zarr")
-    write_particles(picks, folder / "picks.star")
-    return {"picks": folder / "picks.zarr"}
+    return {"picks": write_particle_tables(picks, folder, "picks")["picks"]}
 
 
 def micrograph_picture(

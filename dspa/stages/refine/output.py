@@ -8,7 +8,7 @@ import numpy as np
 
 from dspa.geometry.symmetry import views_around
 from dspa.io import picture
-from dspa.io.particles import write_particles
+from dspa.io.particles import write_particle_tables
 from dspa.io.rendering import volume_rendering
 from dspa.io.star import Block, write_star
 from dspa.io.volumes import write_volume
@@ -156,9 +156,7 @@ def write_poses(
         scale=("particle", np.asarray(rows["scale"], np.float32)),
     )
     used = np.flatnonzero(valid)
-    write_particles(done, folder / "particles.zarr", rows=used)
-    write_particles(done, folder / "particles.star", rows=used)
-    return {"particles": folder / "particles.zarr", "particles_star": folder / "particles.star"}
+    return write_particle_tables(done, folder, rows=used)
 
 
 def show_iteration(events: Events, made: Maps, spec: ImageSpec, *, iteration: int) -> None:

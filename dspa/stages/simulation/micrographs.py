@@ -14,7 +14,7 @@ from dspa.data.counts import counted
 from dspa.data.schema import make
 from dspa.io.micrographs import write_micrographs
 from dspa.io.mrc import write as write_mrc
-from dspa.io.particles import write_particles
+from dspa.io.particles import write_particle_tables
 from dspa.io.picture import Circles, image
 from dspa.io.volumes import read_volume, write_volume
 from dspa.ops.ctf.model import CTF
@@ -190,8 +190,7 @@ def _write_tables(
     write_micrographs(blind, folder / "micrographs.star")
     write_micrographs(truth, folder / "micrographs_truth.star")
     particles = particle_table(exposures, names, scene=session.scene)
-    write_particles(particles, folder / "particles_truth.zarr")
-    write_particles(particles, folder / "particles_truth.star")
+    write_particle_tables(particles, folder, "particles_truth")
     return {"micrographs": folder / "micrographs.zarr", "truth": folder / "particles_truth.zarr"}
 
 

@@ -13,7 +13,7 @@ from dspa.data.schema import make
 from dspa.io.micrographs import write_micrographs
 from dspa.io.movie_truth import write_movie_truth
 from dspa.io.mrc import write as write_mrc
-from dspa.io.particles import write_particles
+from dspa.io.particles import write_particle_tables
 from dspa.io.picture import image
 from dspa.io.tiff import write_tiff_movie
 from dspa.io.volumes import write_image_stack, write_volume
@@ -200,8 +200,7 @@ def _write_tables(
     write_micrographs(movies, folder / "movies.zarr")
     write_micrographs(movies, folder / "movies.star")
     particles = still.particle_table(exposures, names, scene=still.make_micrograph_scene(params))
-    write_particles(particles, folder / "particles_truth.zarr")
-    write_particles(particles, folder / "particles_truth.star")
+    write_particle_tables(particles, folder, "particles_truth")
     rows, columns = session.shape
     x, y = (np.linspace(0, n - 1, _GRID) * params.pixel_size for n in (columns, rows))
     points = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)

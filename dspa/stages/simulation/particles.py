@@ -10,7 +10,7 @@ import numpy as np
 
 from dspa.data.counts import counted
 from dspa.data.schema import make
-from dspa.io.particles import write_particles
+from dspa.io.particles import write_particle_tables
 from dspa.io.picture import montage
 from dspa.io.volumes import read_images, write_image_stack, write_volume
 from dspa.ops.ctf.astigmatism import astigmatic, astigmatism_of
@@ -116,8 +116,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> dict[str
     truth = _table(session, portraits)
     known = _known(session, truth, portraits)
     for name, dataset in (("particles", known), ("particles_truth", truth)):
-        write_particles(dataset, context.folder / f"{name}.zarr")
-        write_particles(dataset, context.folder / f"{name}.star")
+        write_particle_tables(dataset, context.folder, name)
     junk = int(sum(p.junk.sum() for p in portraits))
     context.events.message(
         f"{counted(params.particles, 'image')} of {session.box} px, {junk} of them junk "
