@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dspa.data.atomic import flush, write_atomically
-from dspa.data.errors import InputError
+from dspa.data.errors import InputError, plainly
 from dspa.dataflow.arrays_file import read_arrays
 from dspa.dataflow.groups import Portion, model_of
 
@@ -171,7 +171,7 @@ def _load(stored: Stored, *, fresh: bool) -> dict[str, NDArray[Any]]:
         arrays = read_arrays(Path(stored.path), checked=fresh)
     except DAMAGE as error:
         _refuse_if_away(Path(stored.path), error)
-        raise CheckpointError(f"cannot read checkpoint {stored.path}: {error}") from error
+        raise CheckpointError(f"cannot read checkpoint {stored.path}: {plainly(error)}") from error
     if not fresh and content_hash(arrays) != stored.sha256:
         raise CheckpointError(f"checkpoint {stored.path} was altered or damaged: its hash differs")
     return arrays
@@ -286,7 +286,7 @@ class Checkpoints:
             RecursionError,
         ) as error:
             _refuse_if_away(path, error)
-            raise CheckpointError(f"cannot read checkpoint {path}: {error}") from error
+            raise CheckpointError(f"cannot read checkpoint {path}: {plainly(error)}") from error
         return Checkpoint(iteration, load(stored[0]), load(stored[1]))
 
     def names(self, prefix: str = "it") -> list[str]:

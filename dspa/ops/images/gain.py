@@ -14,6 +14,7 @@ _CLIP = 6.0  # standard deviations; hot and dead pixels are beyond
 _ROUNDS = 3
 _REACHES, _FEWEST, _BLOCK = (1, 2, 4), 3, 1 << 15
 _WINDOW, _TILE, _PARTS = 5, 8, 8  # pixels; pixels; along an edge
+_ENOUGH = 2048  # pixels along an edge
 
 
 def turned_gain(gain: NDArray[np.float32], *, rotate: int, flip: str) -> NDArray[np.float32]:
@@ -138,7 +139,7 @@ def unevenness_error(total: NDArray[np.float32], gain: NDArray[np.float32]) -> f
 
 def deviations(
     total: NDArray[np.float32], gain: NDArray[np.float32], *, fine: bool
-) -> NDArray[np.float64]:
+) -> NDArray[np.float32]:
     """Return how far each pixel of a sum of frames, times a gain reference, is off the mean.
 
     Parameters
@@ -149,21 +150,30 @@ def deviations(
 
     Returns
     -------
-    (y, x) float64
-        Relative to the mean; 0 where hot or dead.
+    (y, x) float32
+        Relative to the mean; 0 where hot or dead. Of the pixels in the middle alone if ``fine``:
+        these are enough.
     """
-    good = _usual(total) & (gain > 0) & _usual(gain)
-    even = np.where(good, total.astype(np.float64) * gain, 0.0)
-    mean = even.sum() / max(int(good.sum()), 1)
-    around: NDArray[np.float64] | float = mean
     if fine:
-        share = uniform_filter(good.astype(np.float64), _WINDOW)
-        around = uniform_filter(even, _WINDOW) / np.maximum(share, 0.5 / _WINDOW**2)
-    return np.where(good, even - around, 0.0) / (mean or 1.0)
+        total, gain = (image[_middle(image.shape)] for image in (total, gain))
+    good = _usual(total) & (gain > 0) & _usual(gain)
+    even = np.where(good, total * gain, np.float32(0.0))
+    even /= np.float32(even.sum(dtype=np.float64) / max(int(good.sum()), 1) or 1.0)
+    around: NDArray[np.float32] | np.float32 = np.float32(1.0)
+    if fine:
+        share = uniform_filter(good.astype(np.float32), _WINDOW)
+        share = np.maximum(share, np.float32(0.5 / _WINDOW**2))
+        around = np.asarray(uniform_filter(even, _WINDOW) / share, np.float32)
+    return np.where(good, even - around, np.float32(0.0))
+
+
+def _middle(shape: tuple[int, ...]) -> tuple[slice, ...]:
+    starts = [max(0, (length - _ENOUGH) // 2) for length in shape]
+    return tuple(slice(start, start + _ENOUGH) for start in starts)
 
 
 def evidence_for_other(
-    given: NDArray[np.float64], other: NDArray[np.float64], *, fine: bool
+    given: NDArray[np.float32], other: NDArray[np.float32], *, fine: bool
 ) -> float:
     """Return by how many standard errors another gain evens the frames out better than the given.
 
@@ -173,7 +183,7 @@ def evidence_for_other(
 
     Parameters
     ----------
-    given, other : (y, x) float64
+    given, other : (y, x) float32
         As of `deviations`.
     fine : bool
         As there.
@@ -181,13 +191,14 @@ def evidence_for_other(
     gained = given**2 - other**2
     rows, columns = gained.shape
     sides = (_TILE, _TILE) if fine else (max(rows // _PARTS, 1), max(columns // _PARTS, 1))
-    tiles = np.add.reduceat(gained, np.arange(0, rows, sides[0]), axis=0)
+    tiles = np.add.reduceat(gained, np.arange(0, rows, sides[0]), axis=0, dtype=np.float64)
     tiles = np.add.reduceat(tiles, np.arange(0, columns, sides[1]), axis=1)
-    parts = [tiles.ravel(), *((gained.sum(axis=0), gained.sum(axis=1)) if fine else ())]
+    lines = [gained.sum(axis=axis, dtype=np.float64) for axis in (0, 1) if fine]
+    parts = [tiles.ravel(), *lines]
     error = max(
         float(part.std(ddof=1)) * part.size**0.5 if part.size > 1 else 0.0 for part in parts
     )
-    return float(gained.sum()) / error if error > 0 else 0.0
+    return float(tiles.sum()) / error if error > 0 else 0.0
 
 
 def _usual(image: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -257,7 +257,7 @@ def _compare(context: Context, gain: Gain, given: _Given, uses: Sequence[str]) -
             there = deviations(given.total, factor, fine=fine)
             sigma = evidence_for_other(here, there, fine=fine)
             if sigma > _CERTAIN:
-                better[float((there**2).sum())] = (use, rotate, flip)
+                better[float(np.square(there, dtype=np.float64).sum())] = (use, rotate, flip)
             if sigma > -_CERTAIN:
                 undecided.append((use, rotate, flip))
         others = undecided

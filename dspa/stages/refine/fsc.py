@@ -12,7 +12,7 @@ import numpy as np
 from dspa.data.errors import InputError
 from dspa.io import picture
 from dspa.io.fsc_xml import write_fsc_xml
-from dspa.io.volumes import read_volume, write_volume
+from dspa.io.volumes import check_cubic, read_volume, write_volume
 from dspa.ops.maps.directional import (
     ANISOTROPIC,
     BY_CHANCE,
@@ -140,10 +140,7 @@ def _against_model(
     """Correlate a map with a model; the resolution is where the masked curve falls below 0.5."""
     volume, events = read_volume(given_maps(inputs)[0]), context.events
     pixel_size, box = volume.pixel_size, volume.density.shape[0]
-    if len(set(volume.density.shape)) != 1:
-        raise InputError(
-            f"{given_maps(inputs)[0]}: {volume.density.shape} voxels; give a cubic map"
-        )
+    check_cubic(given_maps(inputs)[0], volume)
     mask = read_mask(inputs.get("mask"), volume.density, pixel_size=pixel_size, events=events)
     measured = compare_with_model(
         volume,
