@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,8 +93,9 @@ class Session:
         from dspa.project.machines import Machines
         from dspa.project.running import Options
 
-        self.machines: Machines = Machines(cluster)
         self.console = console()
+        say = partial(self.console.print, soft_wrap=True, markup=False, highlight=False)
+        self.machines: Machines = Machines(cluster, say=say)
         self.options: Options = Options(
             self.machines.make_runner,
             cluster=cluster,

@@ -27,6 +27,7 @@ from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.dataflow.cuda_cluster import CPU_RESOURCE, GPU_RESOURCE, Layout, start_workers
 from dspa.dataflow.placement import KEPT
+from dspa.dataflow.private_pages import hide, new_secret
 from dspa.dataflow.scratch import scratch_folder
 from dspa.dataflow.yaml_file import read_yaml
 from dspa.device import readiness
@@ -88,6 +89,8 @@ class Cluster:
         Bytes per worker; as above.
     remote : bool
         Whether it runs already, so that connecting early costs nothing and tells of mistakes.
+    secret : str
+        Part of the address of the dashboard, if it was started here.
     """
 
     name: str
@@ -98,6 +101,7 @@ class Cluster:
     mixed: bool | None = None
     device_memory: int | None = None
     _client: Client | None = None
+    secret: str = ""
     _closing: tuple[Any, ...] = field(default=())
 
     @property
@@ -174,8 +178,9 @@ class Cluster:
 
     @property
     def dashboard(self) -> str:
-        """Address of the dashboard, or an empty string."""
-        return str(self.client.dashboard_link or "")
+        """Address of the dashboard, or an empty string; not for logs if it holds a secret."""
+        link = str(self.client.dashboard_link or "")
+        return link.replace("/status", f"/{self.secret}/status") if self.secret else link
 
     def close(self) -> None:
         """Close what was started here; a cluster of someone else's goes on."""
@@ -249,6 +254,8 @@ def _local(name: str, workers: int, options: Mapping[str, Any], routes: tuple[st
             f"starts with less than {LEAST >> 20} MiB; {mend}"
         )
 
+    secret = new_secret()
+
     def start() -> tuple[Client, tuple[Any, ...]]:
         """Start workers on this machine."""
         folder = str(scratch_folder("dspa-spill-", options.get("local_directory")))
@@ -259,7 +266,7 @@ def _local(name: str, workers: int, options: Mapping[str, Any], routes: tuple[st
             "memory_limit": memory,
             "host": "127.0.0.1",
             "dashboard_address": str(options.get("dashboard_address", "127.0.0.1:0")),
-            "worker_dashboard_address": "127.0.0.1:0",
+            "scheduler_kwargs": {"http_prefix": secret},
             "local_directory": folder,
             "preload": ["dspa.dataflow.worker_setup"],
             "silence_logs": 50,
@@ -270,9 +277,10 @@ def _local(name: str, workers: int, options: Mapping[str, Any], routes: tuple[st
             atexit.unregister(close_clusters)
             _Folder(folder).close()
             raise
+        hide(cluster.scheduler, secret)
         return Client(cluster, set_as_default=False), (cluster, _Folder(folder))
 
-    return Cluster(name, start, workers, memory, mixed=False)
+    return Cluster(name, start, workers, memory, mixed=False, secret=secret)
 
 
 def _persistent(name: str, chosen: Mapping[str, Any]) -> LocalCluster:
@@ -324,12 +332,16 @@ def _cuda(
         gpu_memory=min(gpu.memory for gpu in gpus[:count]),
     )
 
+    secret = new_secret()
+
     def start() -> tuple[Client, tuple[Any, ...]]:
         """Start a worker for every GPU of this machine, and workers beside them."""
         _settle(routes)
         folder = _Folder(str(scratch_folder("dspa-spill-", options.get("local_directory"))))
         try:
-            cluster = start_workers(layout, folder.path, options)
+            kept = {"scheduler_kwargs": {"http_prefix": secret}}
+            cluster = start_workers(layout, folder.path, options | kept)
+            hide(cluster.scheduler, secret)
         except Exception as error:
             folder.close()
             raise InputError(
@@ -342,8 +354,9 @@ def _cuda(
         return Client(cluster, set_as_default=False), (cluster, folder)
 
     return Cluster(
-        name, start, count, layout.gpu_host, mixed=cpus > 0, device_memory=layout.gpu_memory
-    )
+        name, start, count, layout.gpu_host,
+        mixed=cpus > 0, device_memory=layout.gpu_memory, secret=secret,
+    )  # fmt: skip
 
 
 def check_address(address: str) -> str:

@@ -95,7 +95,6 @@ def start_workers(layout: Layout, folder: str, options: Mapping[str, Any]) -> Lo
         "local_directory": folder,
         "host": "127.0.0.1",
         "dashboard_address": "127.0.0.1:0",
-        "worker_dashboard_address": "127.0.0.1:0",
         "preload": SETUP,
         "resources": GPU_RESOURCE if layout.cpus else None,
         "security": Security.temporary(),

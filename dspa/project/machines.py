@@ -40,11 +40,15 @@ class Machines:
     ----------
     spelling : str
         ``inline``, or as `dspa.dataflow.cluster.connect` takes it.
+    say : callable, optional
+        Takes a line for the eyes of the user alone: the address of the dashboard holds a secret
+        and goes into no log.
     """
 
     spelling: str = "local"
     _cluster: Cluster | None = None
     _forward: _Forward | None = None
+    say: Callable[[str], object] | None = None
 
     def __post_init__(self) -> None:
         if os.environ.get(DEVICE_VARIABLE) and re.match("inline|local", self.spelling):
@@ -161,7 +165,9 @@ class LazyRunner:
             size = f"{counted(cluster.workers, 'worker')} of {cluster.memory / 2**30:.1f} GiB"
             if cluster.device_memory:
                 size += f", with a GPU of {cluster.device_memory / 2**30:.1f} GiB each"
-            self.events.emit("cluster", text=f"{size}; dashboard {cluster.dashboard}")
+            self.events.emit("cluster", text=size)
+            if self.machines.say is not None and cluster.dashboard:
+                self.machines.say(f"dashboard: {cluster.dashboard}")
         return self._runner
 
 

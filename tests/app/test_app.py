@@ -108,15 +108,25 @@ def test_dashboard_has_our_tab(tmp_path):
     from dspa.dataflow.events import Events as Stream
     from dspa.project.machines import Machines
 
-    machines = Machines("local:1")
+    said, logged = [], []
+    machines = Machines("local:1", say=said.append)
     try:
         (tmp_path / "J1").mkdir()
-        runner = machines.make_runner(tmp_path / "J1", events := Stream())
+        events = Stream(tmp_path / "J1", (logged.append,))
+        runner = machines.make_runner(tmp_path / "J1", events)
         assert runner.map(abs, [-2]) == [2]
         events.emit("iteration", iteration=1, resolution=7.5)
         link = machines.cluster().dashboard.removesuffix("/status")
         assert link.startswith("http://127.0.0.1:")
         assert 'href="dspa"' in status_of(link + "/status")[1]
+        root, secret = link.rsplit("/", 1)
+        assert said == [f"dashboard: {link}/status"] and secret not in str(logged)
+        for closed in ("/", "/status", "/sitemap.json", "/dspa/state.json", "/metrics", "//x"):
+            status, text = status_of(root + closed)
+            assert status == 404 and secret not in text
+        for worker in machines.cluster().client.scheduler_info()["workers"].values():
+            port = worker["services"]["dashboard"]
+            assert status_of(f"http://127.0.0.1:{port}/profile")[0] == 404
         assert status_of(link + "/dspa")[0] == 200
         for _ in range(50):
             status, text = status_of(link + "/dspa/state.json")
