@@ -316,8 +316,14 @@ def test_places_beside_the_micrograph_are_set_aside(desk: Desk, tmp_path: Path) 
     assert f"{told}beyond 0 to 1 (rows 5, 6 of p.cs)" in desk.said("warning")
     x[:] = 1.5
     write_cs(tmp_path / "p.cs", fields)
-    with pytest.raises(InputError, match=r"is 1.5 in row 1, and beyond 0 to 1 in 40 of 40 rows"):
-        desk.run(stage, **given)
+    made = read_particles(desk.run(stage, **given)["particles"])
+    assert made.sizes["particle"] == 40 and "coordinate_pixels" not in made
+    told = "is 1.5 in row 1, and beyond 0 to 1 in 40 of 40 rows; particles are taken without"
+    assert told in desk.said("warning")
+    bare = {name: values for name, values in fields.items() if not name.startswith("blob/")}
+    write_cs(tmp_path / "p.cs", bare)
+    with pytest.raises(InputError, match=r"in 40 of 40 rows; it is a fraction of the micrograph"):
+        desk.run(stage, **given, micrograph_pixel_size=1.0)
 
 
 def test_what_cs_files_name_wrongly(desk: Desk, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 LISTED = 3
 _FRACTION = re.compile(rf"{EXTRA}cs:(location/center_[xy]_frac):")
-_ROUNDED, _MOST = 1e-6, 0.5  # of a fraction in single precision; of the rows
+_ROUNDED, _FEW_OUT = 1e-6, 0.1  # of a fraction in single precision; of the rows
 
 
 def common_pixel_size(path: str | Path) -> float:
@@ -151,6 +151,8 @@ def placed(context: Context, picks: xr.Dataset) -> xr.Dataset:
 def within_micrographs(context: Context, table: xr.Dataset, *, source: str) -> xr.Dataset:
     """Set aside what a ``.cs`` file places beside its micrograph: fractions outside of 0 to 1.
 
+    Where it is more than a few rows the places are wrong, not the images: these go on without.
+
     Parameters
     ----------
     context : Context
@@ -162,8 +164,10 @@ def within_micrographs(context: Context, table: xr.Dataset, *, source: str) -> x
     Raises
     ------
     InputError
-        If most are: then they are no fractions.
+        If it is more than a few picks, which are nothing but places.
     """
+    if not str(table.attrs.get("file", "")).endswith(".cs"):
+        return table
     out: NDArray[np.bool_] = np.zeros(table.sizes["particle"], bool)
     told = ""
     for name in map(str, table.variables):
@@ -177,11 +181,17 @@ def within_micrographs(context: Context, table: xr.Dataset, *, source: str) -> x
         out |= beyond
     if not out.any():
         return table
-    if out.mean() > _MOST:
-        raise InputError(
-            f"{source}: {told}, and beyond 0 to 1 in {out.sum()} of {counted(out.size, 'row')}; it "
-            "is a fraction of the micrograph: export the particles again"
+    if out.sum() > max(1, _FEW_OUT * out.size):
+        told = f"{told}, and beyond 0 to 1 in {out.sum()} of {counted(out.size, 'row')}"
+        if "image_stack" not in table.variables:
+            raise InputError(
+                f"{source}: {told}; it is a fraction of the micrograph: export the picks again"
+            )
+        context.events.warning(
+            f"{source}: {told}; particles are taken without their places, so they cannot be "
+            "extracted anew"
         )
+        return table.drop_vars(["coordinate", "coordinate_pixels"], errors="ignore")
     context.events.warning(
         f"set aside {counted(out.sum(), 'particle')} beside the micrograph: {told}, beyond 0 to 1"
         f"{where_in_file(table, out)}"
