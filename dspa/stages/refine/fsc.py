@@ -21,7 +21,6 @@ from dspa.ops.maps.directional import (
     directional_fsc,
 )
 from dspa.ops.maps.fsc import TRUTH, resolution_shell
-from dspa.ops.maps.resolution import measure_resolution
 from dspa.stages.em.parameters import mask_diameter
 from dspa.stages.refine.half_maps import tell
 from dspa.stages.refine.model_fsc import compare_with_model
@@ -29,6 +28,7 @@ from dspa.stages.refine.output import draw_fsc, write_fsc
 from dspa.stages.refine.postprocess import (
     SYMMETRY_HELP,
     given_maps,
+    measure_halves,
     no_figure,
     read_halves,
     read_mask,
@@ -104,15 +104,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: FSCParams) -> dict[
     first, second = read_halves(maps[0]) if len(maps) == 1 else read_pair(*maps)
     refuse_dark(maps[0], first, second, events)
     pixel_size, box = first.pixel_size, first.density.shape[0]
-    both = 0.5 * (first.density + second.density)
-    measured = measure_resolution(
-        first.density,
-        second.density,
-        pixel_size=pixel_size,
-        diameter=params.mask_diameter if params.mask_diameter > 0 else box * pixel_size,
-        seed=context.seed,
-        mask=read_mask(inputs.get("mask"), both, pixel_size=pixel_size, events=events),
-    )
+    measured = measure_halves(context, inputs, (first, second), diameter=params.mask_diameter)
     reason = no_figure(context, maps, (first, second), measured, symmetry=params.symmetry)
     of = "the half maps" if len(maps) == 1 else "the two maps"
     extent, shells = box * pixel_size, (box - 1) // 2

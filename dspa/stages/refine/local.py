@@ -23,7 +23,7 @@ from dspa.ops.maps.local import (
     resolved_on_voxels,
 )
 from dspa.ops.maps.postprocess import FIT_FROM, sharpen_map
-from dspa.ops.maps.resolution import THRESHOLD, measure_resolution
+from dspa.ops.maps.resolution import THRESHOLD
 from dspa.ops.maps.sharpen import apply_bfactor
 from dspa.stages.particles.lead import BASE
 from dspa.stages.refine.half_maps import symmetry_beside, tell
@@ -31,9 +31,9 @@ from dspa.stages.refine.output import draw_fsc, write_fsc
 from dspa.stages.refine.postprocess import (
     SYMMETRY_HELP,
     given_maps,
+    measure_halves,
     no_figure,
     read_halves,
-    read_mask,
     read_pair,
     refuse_dark,
     table_beside,
@@ -176,14 +176,7 @@ def run(
     refuse_dark(maps[0], first, second, events)
     pixel_size, box = first.pixel_size, first.density.shape[0]
     both = 0.5 * (first.density + second.density)
-    measured = measure_resolution(
-        first.density,
-        second.density,
-        pixel_size=pixel_size,
-        diameter=box * pixel_size,
-        seed=context.seed,
-        mask=read_mask(inputs.get("mask"), both, pixel_size=pixel_size, events=events),
-    )
+    measured = measure_halves(context, inputs, (first, second))
     params = replace(params, symmetry=symmetry_beside(params.symmetry, table_beside(maps)))
     reason = no_figure(context, maps, (first, second), measured, symmetry=params.symmetry)
     extent, shells = box * pixel_size, (box - 1) // 2

@@ -94,15 +94,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: PostprocessParams) 
     refuse_dark(volume, first, second, context.events)
     pixel_size, box = first.pixel_size, first.density.shape[0]
     both = 0.5 * (first.density + second.density)
-    mask = read_mask(inputs.get("mask"), both, pixel_size=pixel_size, events=context.events)
-    measured = measure_resolution(
-        first.density,
-        second.density,
-        pixel_size=pixel_size,
-        diameter=params.mask_diameter if params.mask_diameter > 0 else box * pixel_size,
-        seed=context.seed,
-        mask=mask,
-    )
+    measured = measure_halves(context, inputs, (first, second), diameter=params.mask_diameter)
     reason = no_figure(context, (volume,), (first, second), measured, symmetry=params.symmetry)
     lowpass = params.lowpass if params.lowpass > 0 else None
     if reason:
@@ -161,6 +153,27 @@ def refuse_dark(name: Path, first: Volume, second: Volume, events: Events) -> No
     if all(skewness(half) < DOUBTFUL for half in (first, second)):
         both = replace(first, density=first.density + second.density)
         check_contrast(name, smoothed(both)[0], events)
+
+
+def measure_halves(
+    context: Context,
+    inputs: Mapping[str, Any],
+    halves: tuple[Volume, Volume],
+    *,
+    diameter: float = 0.0,
+) -> Resolution:
+    """Measure the resolution of half maps in the mask among the inputs, if there is one.
+
+    Otherwise in a sphere of a diameter in A; 0 is the whole box.
+    """
+    (first, second), pixel_size = (half.density for half in halves), halves[0].pixel_size
+    mask = read_mask(
+        inputs.get("mask"), 0.5 * (first + second), pixel_size=pixel_size, events=context.events
+    )
+    return measure_resolution(
+        first, second, pixel_size=pixel_size, seed=context.seed, mask=mask,
+        diameter=diameter if diameter > 0 else first.shape[0] * pixel_size,
+    )  # fmt: skip
 
 
 def judge(
@@ -307,17 +320,8 @@ def agreeing_halves(
         What agreement is needed for; ends the message.
     """
     path = Path(inputs["volume"])
-    first, second = halves = read_halves(path)
-    pixel_size, box = first.pixel_size, first.density.shape[0]
-    both = 0.5 * (first.density + second.density)
-    measured = measure_resolution(
-        first.density,
-        second.density,
-        pixel_size=pixel_size,
-        diameter=box * pixel_size,
-        seed=context.seed,
-        mask=read_mask(inputs.get("mask"), both, pixel_size=pixel_size, events=context.events),
-    )
+    halves = read_halves(path)
+    measured = measure_halves(context, inputs, halves)
     reason = judge(context, (path,), halves, measured, symmetry="")
     if reason:
         raise InputError(f"{path}: no resolution can be given ({reason}); {use}")
