@@ -8,10 +8,12 @@ code as its owner.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import importlib.util
 import ipaddress
 import re
 import shutil
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +68,7 @@ MALLOC = {
 # Times that a cluster is started whose workers die meanwhile.
 ATTEMPTS = 3
 LARGEST = 4096  # workers
+STALE = 5.0  # seconds after which it is asked again where workers are
 LOCAL_OPTIONS = ("memory_limit", "local_directory", "dashboard_address")  # of a FILE.yaml
 LEAST = 300 << 20  # bytes; at rest a worker takes 128 MiB, and Dask ends one that reaches its limit
 _ADDRESS = re.compile(
@@ -103,6 +106,7 @@ class Cluster:
     _client: Client | None = None
     secret: str = ""
     _closing: tuple[Any, ...] = field(default=())
+    _homes: dict[bool, tuple[float, list[str]]] = field(default_factory=dict)
 
     @property
     def started(self) -> bool:
@@ -115,6 +119,7 @@ class Cluster:
         if self._client is None:
             try:
                 self._client, self._closing = self.start()
+                _send_at_once(self._client)
             except InputError:
                 raise
             except Exception as error:
@@ -158,6 +163,14 @@ class Cluster:
         host : bool
             As for `resources`.
         """
+        # Not asked for anew with every pass: where one is gone, another takes its tasks.
+        asked, known = self._homes.get(host, (0.0, []))
+        if not known or time.monotonic() - asked > STALE:
+            known = self._find_homes(host=host)
+            self._homes[host] = time.monotonic(), known
+        return known
+
+    def _find_homes(self, *, host: bool) -> list[str]:
         wanted = self.resources(host=host)
         if not wanted:
             return self.addresses
@@ -188,13 +201,23 @@ class Cluster:
             self._client.close(timeout=5)
             for item in self._closing:
                 item.close()
-        self._client, self._closing = None, ()
+        self._client, self._closing, self._homes = None, (), {}
 
     def _ask(self) -> Mapping[str, Any]:
         client = self.client
         client.wait_for_workers(1, timeout=600)
         found: Mapping[str, Any] = client.scheduler_info(n_workers=-1)["workers"]
         return found
+
+
+def _send_at_once(client: Client) -> None:
+    """Have messages to the scheduler leave at once.
+
+    Dask holds those back that follow another within 10 ms, and a pass sends several: each worker
+    would wait for the task of the one before.
+    """
+    with contextlib.suppress(AttributeError):  # of another version
+        client.scheduler_comm.interval = 0.0005
 
 
 def connect(spelling: str = "local", *, routes: tuple[str, ...] = ()) -> Cluster:

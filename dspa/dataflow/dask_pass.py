@@ -24,22 +24,33 @@ from distributed.comm import get_address_host
 
 from dspa.dataflow import resident
 from dspa.dataflow.checkpoint import Stored, load, store
-from dspa.dataflow.groups import Spread, joined
+from dspa.dataflow.groups import Spread, joined, portion
 from dspa.dataflow.placement import device_room, host, one_thread, require_device
 from dspa.dataflow.reduction import InGroups, is_of_host
 from dspa.dataflow.resident import LostSums, pieces_of
-from dspa.dataflow.runner import Part, Plan, add_chunk, finish_part, join_rows, store_model
+from dspa.dataflow.runner import (
+    ITEM,
+    Part,
+    Plan,
+    add_chunk,
+    finish_part,
+    join_rows,
+    store_model,
+)
 from dspa.dataflow.worker_setup import size_cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from distributed import Worker
+
     from dspa.dataflow.checkpoint import Checkpoints
     from dspa.dataflow.cluster import Cluster
-    from dspa.dataflow.reduction import Bound, Chunk, Reduction, Rows
+    from dspa.dataflow.reduction import Bound, Chunk, Reduction
 
 ATTEMPTS = 5  # times that lost sums are made again before giving up
 LAID_OUT = 1 << 30  # bytes of sums at most that lie in files for all workers of a machine
+UNDONE = ("waiting", "ready", "constrained", "executing", "long-running")  # states of Dask tasks
 POLL = 1.0  # seconds between looks at which workers are alive
 # The reduction bound to its model in this process, by pass: one, as references are large.
 _BOUND: dict[str, Bound] = {}
@@ -67,6 +78,7 @@ class _ChunkTask:
     bind: _Bind
     batch: int
     chunks: bytes
+    room: int  # bytes of sums that may be laid out
 
 
 @dataclass(frozen=True)
@@ -79,11 +91,16 @@ class _Holder:
 
 @dataclass(frozen=True)
 class _Receipt:
-    """Says which chunks a task has added to which sums, and how large these are."""
+    """Says which chunks a task has added to which sums, how large these are, and what lies there.
+
+    The file, if there is one, is of all chunks that were in the sums then.
+    """
 
     holder: _Holder
     chunks: tuple[int, ...]
     nbytes: int
+    parcel: resident.Parcel | None = None
+    all_chunks: tuple[int, ...] = ()
 
 
 class Pass:
@@ -122,6 +139,7 @@ class Pass:
         self.bind = _Bind(turn, blob, stored, plan.items)
         self.held: dict[_Holder, set[int]] = {}  # which chunks are where
         self.nbytes: dict[_Holder, int] = {}
+        self.parcels: dict[_Holder, tuple[set[int], resident.Parcel]] = {}  # and in which files
         self.receipts: list[Future] = []  # kept: workers drop the sums of passes without tasks
         self._keys = itertools.count()
 
@@ -151,12 +169,16 @@ class Pass:
         client, cpus = self.cluster.client, is_of_host(self.plan.reduction)
         homes, resources = self.cluster.homes(host=cpus), self.cluster.resources(host=cpus)
         group, futures = self.group, list[Future]()
+        # Sums that others will look at are laid out by the task that adds the last chunk.
+        in_groups = isinstance(self.plan.reduction, InGroups) and self.plan.reduction.groups > 1
+        room = LAID_OUT // len(homes) if in_groups and len(homes) > 1 else 0
         # A chunk prefers the worker that it went to in other passes, which may have it cached.
         for place in range(max(1, len(homes))):
             own = [c for c in chunks if c.number % max(1, len(homes)) == place]
             some = [tuple(own[first : first + group]) for first in range(0, len(own), group)]
             blobs = [cloudpickle.dumps(each, protocol=5) for each in some]
-            tasks = [_ChunkTask(self.topic, self.bind, self.plan.batch, blob) for blob in blobs]
+            batch = self.plan.batch
+            tasks = [_ChunkTask(self.topic, self.bind, batch, blob, room) for blob in blobs]
             futures += client.map(
                 _add_chunks,
                 tasks,
@@ -168,8 +190,11 @@ class Pass:
             )
         self.receipts += futures
         for receipt in client.gather(futures):
-            self.held.setdefault(receipt.holder, set()).update(receipt.chunks)
-            self.nbytes[receipt.holder] = receipt.nbytes
+            holder, held = receipt.holder, self.held.setdefault(receipt.holder, set())
+            held.update(receipt.chunks)
+            self.nbytes[holder] = receipt.nbytes
+            if receipt.parcel is not None:
+                self.parcels[holder] = (set(receipt.all_chunks), receipt.parcel)
 
     def _finished(self) -> tuple[Stored, Stored]:
         """Make the model of the sums that the workers hold."""
@@ -185,27 +210,33 @@ class Pass:
         """
         reduction = self.plan.reduction
         groups = reduction.groups if isinstance(reduction, InGroups) else 1
-        hosts = {get_address_host(holder.address) for holder in self.held}
-        room = sum(self.nbytes[holder] for holder in self.held) <= LAID_OUT
-        if groups == 1 or len(self.held) == 1 or len(hosts) > 1 or not room:
+        room = all(self.nbytes[holder] <= LAID_OUT // len(self.held) for holder in self.held)
+        if groups == 1 or len(self.held) == 1 or not self._on_one_machine() or not room:
             return None
         holders = sorted(self.held, key=lambda holder: min(self.held[holder]))
-        spread = [self._submit(_lay_out, self._look(holder), at=holder) for holder in holders]
-        rows = [self._submit(_rows_of, self._look(holder), at=holder) for holder in holders]
-        takers, made = holders[:groups], list[Future]()
-        for number, taker in enumerate(takers):
-            own = range(groups * number // len(takers), groups * (number + 1) // len(takers))
-            task = _Groups(self.bind, tuple(own), self._look(taker), self.checkpoints.folder)
-            last = rows if number + 1 == len(takers) else []
-            made.append(self._submit(_finish_groups, task, spread, last, at=taker))
-        results: list[tuple[Stored, Stored | None] | None] = [self._result(each) for each in made]
+        spread = [self._parcel(holder) for holder in holders]
+        count, made = min(groups, len(holders)), list[Future]()
+        for number, holder in enumerate(holders):
+            own = range(groups * number // count, groups * min(number + 1, count) // count)
+            task = _Groups(self.bind, tuple(own), self._look(holder), self.checkpoints.folder)
+            made.append(self._submit(_finish_groups, task, spread, at=holder))
+        results: list[tuple[Stored, Stored] | None] = [self._result(each) for each in made]
         found = [result for result in results if result is not None]
         if len(found) < len(results):
             return None
-        first, *others = (model for model, _ in found)
-        written = found[-1][1]
-        assert written is not None
-        return replace(first, others=tuple(others)), written
+        models, rows = zip(*found, strict=True)
+        return _of_files(models[:count]), _of_files(rows)
+
+    def _on_one_machine(self) -> bool:
+        """Whether the workers that hold sums see each other's files."""
+        return len({get_address_host(holder.address) for holder in self.held}) == 1
+
+    def _parcel(self, holder: _Holder) -> resident.Parcel | Future:
+        """Return the file that the last task there has left sums in, or a task that does so now."""
+        chunks, parcel = self.parcels.get(holder, (set(), None))
+        if parcel is not None and chunks == self.held[holder]:
+            return parcel
+        return self._submit(_lay_out, self._look(holder), at=holder)
 
     def _look(self, holder: _Holder) -> _Look:
         """Name sums by what they must be of."""
@@ -356,10 +387,27 @@ def _add_chunks(task: _ChunkTask) -> _Receipt:
         for chunk in chunks:
             if chunk.number not in held.part.chunks:
                 add_chunk(bound, held.part, chunk, task.batch)
+        every = tuple(held.part.chunks)
+        last = 0 < held.nbytes <= task.room and _is_last(worker, turn)
+        parcel = _left(turn, held) if last else None
         resident.put_back(turn, held)
     seconds = time.perf_counter() - start
     worker.log_event(task.topic, {"turn": turn, "chunks": numbers, "seconds": seconds})
-    return _Receipt(_Holder(worker.address, held.name), numbers, held.nbytes)
+    return _Receipt(_Holder(worker.address, held.name), numbers, held.nbytes, parcel, every)
+
+
+def _is_last(worker: Worker, turn: str) -> bool:
+    """Whether no other task of the pass is on its way here: if one comes after all, it is next."""
+    tasks = list(worker.state.tasks.items())
+    mine = [task for key, task in tasks if isinstance(key, tuple) and key[0] == f"chunk-{turn}"]
+    return sum(task.state in UNDONE for task in mine) <= 1
+
+
+def _left(turn: str, held: resident.Held) -> resident.Parcel | None:
+    """Leave sums for other workers of this machine to look at; none where the disk is full."""
+    with contextlib.suppress(OSError):
+        return resident.lay_out(turn, held, folder=Path(get_worker().local_directory))
+    return None
 
 
 def _cut(move: _Move, *after: Any) -> Any:
@@ -391,39 +439,32 @@ def _is_held(turn: str, name: str, chunks: Sequence[int]) -> bool:
     return True
 
 
-def _lay_out(look: _Look) -> tuple[str, resident.Parcel | None]:
-    """Leave sums for other workers of this machine to look at; none where the disk is full."""
-    with contextlib.suppress(OSError):
-        folder = Path(get_worker().local_directory)
-        return look.name, resident.lay_out(look.turn, look.held(), folder=folder)
-    return look.name, None
-
-
-def _rows_of(look: _Look) -> list[Rows]:
-    return look.held().part.rows
+def _lay_out(look: _Look) -> resident.Parcel | None:
+    return _left(look.turn, look.held())
 
 
 def _finish_groups(
-    task: _Groups,
-    spread: Sequence[tuple[str, resident.Parcel | None]],
-    rows: Sequence[list[Rows]],
-) -> tuple[Stored, Stored | None] | None:
-    """Make groups of the model from the sums of all workers; one of them also joins the rows."""
-    own = task.own.held()
-    sums = []
-    for name, parcel in spread:
+    task: _Groups, spread: Sequence[resident.Parcel | None]
+) -> tuple[Stored, Stored] | None:
+    """Make groups of the model from the sums of all workers, and write them and the rows here."""
+    own, sums = task.own.held(), []
+    for parcel in spread:
         if parcel is None:
             return None
-        sums.append(host(own.part.sums) if name == task.own.name else parcel.look())
+        sums.append(host(own.part.sums) if parcel.name == task.own.name else parcel.look())
     with one_thread(), device_room():
         bound: Any = _bound(task.bind)
         made = joined(bound.finish_groups(Spread(tuple(sums)), task.groups))
-        written = None
-        if rows:
-            every = [row for some in rows for row in some]
-            task.folder.mkdir(parents=True, exist_ok=True)
-            written = store(join_rows(every), task.folder, prefix="rows")
-        return store_model(made.arrays(), task.folder), written
+    rows = join_rows(own.part.rows)
+    places = dict.fromkeys(rows, (0, rows[ITEM]))
+    model = store_model(made.arrays(), task.folder)
+    return model, store(portion(rows, places).arrays(), task.folder, prefix="rows")
+
+
+def _of_files(files: Sequence[Stored]) -> Stored:
+    """Make one handle of several."""
+    first, *others = files
+    return replace(first, others=tuple(others))
 
 
 def _finish(last: _Last, *after: Any) -> tuple[Stored, Stored]:

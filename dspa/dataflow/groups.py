@@ -110,7 +110,7 @@ class Portion:
 
 
 def portion(
-    arrays: Arrays, places: Mapping[str, tuple[int, NDArray[np.int64]]], *, first: bool
+    arrays: Arrays, places: Mapping[str, tuple[int, NDArray[np.int64]]], *, first: bool = True
 ) -> Portion:
     """Divide named arrays.
 

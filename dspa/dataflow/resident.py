@@ -165,10 +165,13 @@ class Parcel:
     path : Path
     arrays : tuple of (name, shape, first, size)
         What lies there, one after the other, int64.
+    name : str
+        Of the sums.
     """
 
     path: Path
     arrays: tuple[tuple[str, tuple[int, ...], int, int], ...]
+    name: str
 
     def take(self) -> Pieces:
         """Read it, and remove the file; `LostSums` where it is gone."""
@@ -215,7 +218,7 @@ def leave_piece(held: Held, number: int, count: int, *, folder: Path) -> Parcel:
             values = np.ascontiguousarray(host(part))
             values.tofile(stream)
             arrays.append((name, shape, first, int(values.size)))
-    return Parcel(path, tuple(arrays))
+    return Parcel(path, tuple(arrays), held.name)
 
 
 def add_piece(held: Held, pieces: Pieces) -> None:

@@ -197,15 +197,12 @@ class _Made:
     """What `Searchers` have made so far, by the number of the set."""
 
     searchers: dict[int, Searcher] = field(default_factory=dict)
-    grids: dict[int, tuple[Any, ...]] = field(default_factory=dict)
-    bound: SearchBound | None = None
     beside: Searchers | None = None
 
     def clear(self) -> None:
         """Drop it all."""
         self.searchers.clear()
-        self.grids.clear()
-        self.bound = self.beside = None
+        self.beside = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,12 +263,12 @@ class Searchers:
         grids = self._grids(number)
         members = int(grids[0].shape[0])
         prior = np.zeros(members) if self.prior is None else np.asarray(self.prior)
-        if self._made.bound is None:
-            # The sets are parts of one model: what one leaves open the others leave too.
-            self._made.bound = measure_bound(self._grids(0)[-1], lattice)
+        # Each for itself: sets are parts of one model and leave open nearly the same, but who meets
+        # images of one set alone would prepare another for this.
+        bound = measure_bound(grids[-1], lattice)
         bank = self._bank(grids[0], prior)
         log_prior = like(prior.astype(np.float32), reference=grids[0])
-        return Searcher(lattice, members, bank, self._made.bound, grids, log_prior)
+        return Searcher(lattice, members, bank, bound, grids, log_prior)
 
     def _bank(self, grids: Any, prior: NDArray[Any]) -> CoarseBank:
         """Cut the coarse slices; none for local searches, which need the profile alone."""
@@ -295,21 +292,17 @@ class Searchers:
 
     def _grids(self, number: int) -> tuple[Any, ...]:
         """Transform the references of a set for every level."""
-        if number not in self._made.grids:
-            densities, band = self.references[number], self.lattice.band
-            if densities.ndim == 3:
-                grids = prepare_images(densities, band)
-                self._made.grids[number] = (grids,) * len(self.lattice.radii)
-            else:
-                xp, radii = namespace(densities), self.lattice.radii
-                made = {
-                    radius: xp.stack(
-                        [prepare_volume(each, int(np.ceil(radius))).grid for each in densities]
-                    )
-                    for radius in set(radii)
-                }
-                self._made.grids[number] = tuple(made[radius] for radius in radii)
-        return self._made.grids[number]
+        densities, band = self.references[number], self.lattice.band
+        xp, radii = namespace(densities), self.lattice.radii
+        if densities.ndim == 3:
+            return (prepare_images(densities, band),) * len(radii)
+        made = {
+            radius: xp.stack(
+                [prepare_volume(each, int(np.ceil(radius))).grid for each in densities]
+            )
+            for radius in set(radii)
+        }
+        return tuple(made[radius] for radius in radii)
 
 
 @dataclass(frozen=True, eq=False)
