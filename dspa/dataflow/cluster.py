@@ -47,6 +47,12 @@ SETTINGS: dict[str, Any] = {
     "distributed.scheduler.no-workers-timeout": "600s",
     # The stacks that workers sample grow by 20 kB a second, for a thousand seconds.
     "distributed.worker.profile.enabled": False,
+    # Processes look at themselves all the time: by default 3.5 percent of two cores beside two
+    # workers that do nothing.
+    "distributed.admin.tick.interval": "500ms",
+    "distributed.admin.system-monitor.interval": "2s",
+    "distributed.admin.system-monitor.disk": False,
+    "distributed.worker.memory.monitor-interval": "300ms",
     "distributed.worker.memory.target": 0.7,
     "distributed.worker.memory.spill": 0.8,
     "distributed.worker.memory.pause": 0.9,

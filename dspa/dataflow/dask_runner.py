@@ -46,6 +46,7 @@ S = TypeVar("S")
 # Seconds that Dask spends on a task, and a chunk's time where nothing is known of it yet.
 OVERHEAD = 0.004
 SLOW_CHUNK = 1.0
+BALANCED = 1.0  # seconds from one time that Dask moves tasks to idle workers to the next
 LONGEST = 20.0  # seconds of a task of several chunks: what a worker that dies leaves half done
 MOST_TASKS = 4096
 # A function beyond this travels once to a worker, not with every task.
@@ -273,8 +274,9 @@ def chunks_per_task(count: int, seconds: float, *, workers: int) -> int:
 
     def cost(group: int) -> float:
         tasks = math.ceil(count / group)
-        # A quarter of a task more: the last one makes the others wait when workers are uneven.
-        rounds = math.ceil(tasks / workers) + 0.25
+        # A quarter of a task more: the last one makes the others wait when workers are uneven, and
+        # Dask evens out what is left. In passes that end before it does, tasks stay where they are.
+        rounds = math.ceil(tasks / workers) + (0.25 if count * seconds > workers * BALANCED else 0)
         return rounds * min(group, count) * seconds + tasks * OVERHEAD
 
     longest = max(1, int(LONGEST / max(seconds, 1e-9)))
