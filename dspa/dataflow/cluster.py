@@ -8,7 +8,6 @@ code as its owner.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import importlib.util
 import ipaddress
 import re
@@ -18,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import dask
 from dask.system import CPU_COUNT
 from dask.utils import parse_bytes
 from distributed import Client, LocalCluster, Security
@@ -28,7 +26,7 @@ from distributed.system import MEMORY_LIMIT
 from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.dataflow.cuda_cluster import CPU_RESOURCE, GPU_RESOURCE, Layout, start_workers
-from dspa.dataflow.placement import KEPT
+from dspa.dataflow.dask_settings import send_at_once, settle
 from dspa.dataflow.private_pages import hide, new_secret
 from dspa.dataflow.scratch import scratch_folder
 from dspa.dataflow.yaml_file import read_yaml
@@ -39,38 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 SPELLINGS = "local, local:N, cuda, cuda:N, tcp://HOST:PORT, tls://HOST:PORT or a FILE.yaml"
-# A task is charged each time a worker dies under it; on machines that come and go that is no
-# sign of a bad task.
-SETTINGS: dict[str, Any] = {
-    "distributed.scheduler.allowed-failures": 10,
-    "distributed.scheduler.worker-saturation": 1.1,
-    "distributed.scheduler.no-workers-timeout": "600s",
-    # The stacks that workers sample grow by 20 kB a second, for a thousand seconds.
-    "distributed.worker.profile.enabled": False,
-    # Processes look at themselves all the time: by default 3.5 percent of two cores beside two
-    # workers that do nothing.
-    "distributed.admin.tick.interval": "500ms",
-    "distributed.admin.system-monitor.interval": "2s",
-    "distributed.admin.system-monitor.disk": False,
-    "distributed.worker.memory.monitor-interval": "300ms",
-    "distributed.worker.memory.target": 0.7,
-    "distributed.worker.memory.spill": 0.8,
-    "distributed.worker.memory.pause": 0.9,
-    "distributed.worker.memory.terminate": 0.97,
-}
-THREADS = {
-    f"distributed.nanny.pre-spawn-environ.{name}": 1
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-}
-# What is set before a worker is spawned is set in this process, and stays: numba, which reads it at
-# every compilation, refuses another number once its threads run. It is in time in the worker.
-THREADS["distributed.nanny.environ.NUMBA_NUM_THREADS"] = 1
-# Dask's nanny has glibc return memory at every free, so that every NumPy temporary faults its pages
-# in again: 2.5 s of ab initio steps took 7.8 s. Keep up to this many bytes instead.
-MALLOC = {
-    f"distributed.nanny.pre-spawn-environ.{name}": KEPT
-    for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
-}
 # Times that a cluster is started whose workers die meanwhile.
 ATTEMPTS = 3
 LARGEST = 4096  # workers
@@ -125,7 +91,7 @@ class Cluster:
         if self._client is None:
             try:
                 self._client, self._closing = self.start()
-                _send_at_once(self._client)
+                send_at_once(self._client)
             except InputError:
                 raise
             except Exception as error:
@@ -216,16 +182,6 @@ class Cluster:
         return found
 
 
-def _send_at_once(client: Client) -> None:
-    """Have messages to the scheduler leave at once.
-
-    Dask holds those back that follow another within 10 ms, and a pass sends several: each worker
-    would wait for the task of the one before.
-    """
-    with contextlib.suppress(AttributeError):  # of another version
-        client.scheduler_comm.interval = 0.0005
-
-
 def connect(spelling: str = "local", *, routes: tuple[str, ...] = ()) -> Cluster:
     """Return the cluster a user named; nothing starts yet.
 
@@ -288,7 +244,7 @@ def _local(name: str, workers: int, options: Mapping[str, Any], routes: tuple[st
     def start() -> tuple[Client, tuple[Any, ...]]:
         """Start workers on this machine."""
         folder = str(scratch_folder("dspa-spill-", options.get("local_directory")))
-        _settle(routes)
+        settle(routes)
         chosen = {
             "n_workers": workers,
             "threads_per_worker": 1,
@@ -365,7 +321,7 @@ def _cuda(
 
     def start() -> tuple[Client, tuple[Any, ...]]:
         """Start a worker for every GPU of this machine, and workers beside them."""
-        _settle(routes)
+        settle(routes)
         folder = _Folder(str(scratch_folder("dspa-spill-", options.get("local_directory"))))
         try:
             kept = {"scheduler_kwargs": {"http_prefix": secret}}
@@ -421,7 +377,7 @@ def _remote(address: str, security: Security | None) -> Cluster:
         )
 
     def start() -> tuple[Client, tuple[Any, ...]]:
-        _settle(())
+        settle()
         return Client(plain, timeout=30, set_as_default=False, security=security), ()
 
     return Cluster(address, start, remote=True)
@@ -484,21 +440,13 @@ def _slurm(name: str, jobs: int, options: Mapping[str, Any]) -> Cluster:
         """Ask Slurm for workers."""
         from dask_jobqueue import SLURMCluster  # an extra
 
-        _settle(())
+        settle()
         secure = {"security": Security.temporary(), "protocol": "tls://"}
         cluster = SLURMCluster(**(secure | dict(options)))
         cluster.scale(jobs=jobs)
         return Client(cluster, set_as_default=False), (cluster,)
 
     return Cluster(name, start)
-
-
-def _settle(routes: tuple[str, ...]) -> None:
-    """Set what Dask reads when schedulers, nannies and clients start."""
-    dask.config.set(SETTINGS | THREADS | MALLOC)
-    key = "distributed.scheduler.http.routes"
-    present = list(dask.config.get(key))
-    dask.config.set({key: present + [route for route in routes if route not in present]})
 
 
 def _is_loopback(host: str) -> bool:

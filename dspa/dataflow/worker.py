@@ -6,7 +6,8 @@ import dask
 from distributed.cli import dask_worker
 
 from dspa.data.errors import InputError
-from dspa.dataflow.cluster import MALLOC, SETTINGS, THREADS, check_address
+from dspa.dataflow.cluster import check_address
+from dspa.dataflow.dask_settings import settle
 from dspa.dataflow.placement import require_device
 
 
@@ -44,7 +45,7 @@ def serve(
             dask.utils.parse_bytes(memory)
     except ValueError as error:
         raise InputError(f"--memory {memory!r} is not a size; write it as 8GB") from error
-    dask.config.set(SETTINGS | THREADS | MALLOC)
+    settle()
     command = [plain, "--nworkers", str(workers), "--nthreads", "1", "--memory-limit", memory]
     command += ["--no-dashboard"]
     files = {"--tls-ca-file": ca_file, "--tls-cert": certificate, "--tls-key": key}
