@@ -167,6 +167,7 @@ _MICROGRAPH_VARIABLES: dict[str, Variable] = {
     "micrograph_name": Variable(
         ("micrograph",), "str", "", "as the source names it", required=True
     ),
+    "file_row": Variable(("micrograph",), "int64", "", "row of the file it is read from, from 1"),
     "shape": Variable(("micrograph", "yx"), "int32", "px", "rows, columns"),
     "optics": Variable(("micrograph",), "int32", "", "index into the optics table", required=True),
     **_ctf("micrograph"),

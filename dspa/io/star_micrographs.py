@@ -72,7 +72,11 @@ _KNOWN = (
 
 
 def read_star_micrographs(
-    path: str | Path, *, roots: Sequence[str | Path] = (), pixel_size: float | None = None
+    path: str | Path,
+    *,
+    roots: Sequence[str | Path] = (),
+    pixel_size: float | None = None,
+    numbered: bool = False,
 ) -> xr.Dataset:
     """Read a STAR file of micrographs or movies.
 
@@ -83,6 +87,8 @@ def read_star_micrographs(
         Folders where micrographs are looked for first.
     pixel_size : float, optional
         A; instead of the file's.
+    numbered : bool
+        With ``file_row``, the row of each in the file, which ``attrs["file"]`` names.
 
     Returns
     -------
@@ -91,9 +97,12 @@ def read_star_micrographs(
         STAR file as their path.
     """
     opened = open_star(path)
-    block, label = _block(path, opened)
+    block, label = micrograph_block(path, opened)
     with telling_lines(block):
-        return _read_rows(path, opened, (block, label), roots=roots, pixel_size=pixel_size)
+        table = _read_rows(path, opened, (block, label), roots=roots, pixel_size=pixel_size)
+    if numbered:
+        return table.assign_attrs(file=str(path))
+    return table.drop_vars("file_row")
 
 
 def _read_rows(
@@ -112,6 +121,7 @@ def _read_rows(
     optics_table = find_block(opened, "optics")
     blocks = [] if optics_table is None else [optics_table.read()]
     refuse_misspelt(path, [rows, *blocks], _KNOWN)
+    count = rows.rows
     rows, lacking = sound_rows(path, rows, label)
     note = note_of_rows(path, block, label, kept=rows.rows, lacking=lacking)
     movies = label == _MOVIE
@@ -123,6 +133,7 @@ def _read_rows(
     variables |= {
         "optics": optics.index,
         "micrograph_name": names,
+        "file_row": np.setdiff1d(np.arange(1, count + 1), lacking),
         "path": [str(n) if f is None else str(f) for n, f in zip(names, found, strict=True)],
     }
     used = {*optics.used, label}
@@ -152,7 +163,20 @@ def _read_rows(
     return schema.make("movies" if movies else "micrographs", variables, **note, **optics.told)
 
 
-def _block(path: str | Path, blocks: list[Block | Loop]) -> tuple[Block | Loop, str]:
+def micrograph_block(path: str | Path, blocks: list[Block | Loop]) -> tuple[Block | Loop, str]:
+    """Find the table of micrographs or movies, and the label of their names.
+
+    Parameters
+    ----------
+    path : path
+        For messages.
+    blocks : list of Block or Loop
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
     refuse_tomograms(path, blocks)
     named = find_block(blocks, "micrographs", "movies")
     fitting = [named] if named else [b for b in blocks if b.name != "optics"]

@@ -143,7 +143,7 @@ def test_ctf_by_name(desk: Desk, tmp_path: Path) -> None:
         found = read_micrographs(outputs["micrographs"])["defocus_u"].values
         np.testing.assert_array_equal(found, expected)
     assert "no CTF for 1 micrograph" in desk.said("warning")
-    told = "ctf.star: the CTF of 1 of 2 rows is no number, so it is unknown: other/a.tif"
+    told = "CTF of 1 of 2 rows is no number, so it is unknown: other/a.tif (line 11 of ctf.star)"
     assert desk.said("warning").count(told) == 1
 
 

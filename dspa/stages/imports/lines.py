@@ -12,6 +12,7 @@ from dspa.data.errors import InputError
 from dspa.io.star import Block, open_star
 from dspa.io.star_blocks import particle_block
 from dspa.io.star_lines import LISTED, lines_of, told_lines
+from dspa.io.star_micrographs import micrograph_block
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
+_OF_FILE = ("file", "labels")
 _ROW = re.compile(r"\brow (\d+)\b(?!, line)")
 
 
@@ -36,6 +38,18 @@ def where(table: xr.Dataset, rows: NDArray[np.bool_]) -> str:
         return ""
     wanted = numbers[np.flatnonzero(rows)[: LISTED + 1]].tolist()
     return f" ({told_lines(table.attrs['file'], _table(table), wanted)})"
+
+
+def unnumbered(table: xr.Dataset) -> xr.Dataset:
+    """Return a table without what tells where its rows were in a file.
+
+    Parameters
+    ----------
+    table : Dataset
+    """
+    bare = table.drop_vars("file_row", errors="ignore")
+    bare.attrs = {name: value for name, value in table.attrs.items() if name not in _OF_FILE}
+    return bare
 
 
 def in_file(sentence: str, table: xr.Dataset) -> str:
@@ -82,4 +96,8 @@ def _numbers(table: xr.Dataset) -> NDArray[np.int64] | None:
 
 def _table(table: xr.Dataset) -> Any:
     path = table.attrs["file"]
-    return particle_block(path, open_star(path)) if path.endswith(".star") else Block("", {})
+    if not path.endswith(".star"):
+        return Block("", {})
+    if table.attrs["kind"] == "particles":
+        return particle_block(path, open_star(path))
+    return micrograph_block(path, open_star(path))[0]

@@ -33,6 +33,7 @@ from dspa.ops.images.gain import without_dead
 from dspa.stages.exposures.tasks import tell_of_names
 from dspa.stages.imports.copies import repeated_files, tell_versions
 from dspa.stages.imports.gains import Gain, read_gain, settle_gain
+from dspa.stages.imports.lines import in_file, rows_of_file, unnumbered, where
 from dspa.stages.imports.optics import settle_optics, tell_denials, with_epu
 from dspa.stages.particles.checks import pixel_digest
 from dspa.stages.stage import Context, Stage, param
@@ -217,7 +218,7 @@ def _import(context: Context, params: Params, *, kind: str) -> xr.Dataset:
     from_star = params.named.endswith(".star")
     if from_star:
         table = read_star_micrographs(
-            params.named, roots=_roots(params), pixel_size=params.pixel_size
+            params.named, roots=_roots(params), pixel_size=params.pixel_size, numbered=True
         )
         note = table.attrs.pop("set_aside", "")
         if note:
@@ -243,13 +244,15 @@ def _import(context: Context, params: Params, *, kind: str) -> xr.Dataset:
     if params.check == "full":
         found = _look_at_pixels(context, table, found)
     good = np.array([not f.fault for f in found])
-    _report(context, table["micrograph_name"].values[~good], [f.fault for f in found if f.fault])
+    faults = [f.fault for f in found if f.fault]
+    _report(context, table["micrograph_name"].values[~good], faults, where(table, ~good))
     if not good.any():
         raise InputError(
             f"{params.named}: none of {counted(len(found), 'file')} can be used; the first: "
             f"{found[0].fault}"
         )
     table = table.isel(micrograph=np.flatnonzero(good))
+    table = unnumbered(table)
     kept = [f for f in found if not f.fault]
     tell_versions(context, [str(path) for path in table["path"].values], [f.digest for f in kept])
     shape = np.array([(f.rows, f.columns) for f in kept], np.int32)
@@ -279,8 +282,9 @@ def _repeated(path: str, other: str) -> str:
 
 def _check_values(context: Context, table: xr.Dataset, params: Params) -> None:
     given = {name: value for name, (value, _) in params.given().items()}
-    _doubt(context, check_values(table, params.named, given=given))
-    table.attrs.pop("labels", None)
+    with rows_of_file(table):
+        doubts = check_values(table, params.named, given=given)
+    _doubt(context, [in_file(doubt, table) for doubt in doubts])
 
 
 def _doubt(context: Context, doubts: Sequence[str]) -> None:
@@ -329,7 +333,7 @@ def _from_pattern(context: Context, params: Params) -> xr.Dataset:
 
 def _with_ctf(context: Context, table: xr.Dataset, path: str) -> xr.Dataset:
     """Take the CTF of each micrograph from a STAR file, by its name."""
-    source = read_star_micrographs(path)
+    source = read_star_micrographs(path, numbered=True)
     if "defocus_u" not in source.variables:
         raise InputError(f"{path}: no _rlnDefocusU; give a STAR file with the CTF of micrographs")
     source = _whole_ctfs(context, source, path)
@@ -372,7 +376,9 @@ def _whole_ctfs(context: Context, table: xr.Dataset, source: str) -> xr.Dataset:
     names = [str(name) for name in table["micrograph_name"].values[failed][:_FEW_NAMES]]
     shown = ", ".join(names) + (", ..." if failed.sum() > len(names) else "")
     many = counted_of(failed.sum(), failed.size, "row", verb=("is", "are"))
-    context.events.warning(f"{source}: the CTF of {many} no number, so it is unknown: {shown}")
+    context.events.warning(
+        f"{source}: the CTF of {many} no number, so it is unknown: {shown}{where(table, failed)}"
+    )
     unknown = {
         name: ("micrograph", np.where(failed, np.nan, table[name].values))
         for name in _CTF
@@ -419,9 +425,9 @@ def unique_names(paths: NDArray[Any]) -> list[str]:
     return [f"{number:05d}_{stem}" for number, stem in enumerate(stems)]
 
 
-def _report(context: Context, names: Sequence[str], faults: Sequence[str]) -> None:
+def _report(context: Context, names: Sequence[str], faults: Sequence[str], told: str = "") -> None:
     for fault in faults[:_LISTED]:
-        context.events.warning(f"set aside {fault}")
+        context.events.warning(f"set aside {fault}{told if fault is faults[0] else ''}")
     if len(faults) > _LISTED:
         context.events.warning(f"and {len(faults) - _LISTED} more were set aside")
     if faults:

@@ -31,7 +31,7 @@ from dspa.stages.imports.copies import (
     tell_shared_uids,
 )
 from dspa.stages.imports.expansion import know_expansion
-from dspa.stages.imports.lines import in_file, rows_of_file
+from dspa.stages.imports.lines import in_file, rows_of_file, unnumbered
 from dspa.stages.imports.optics import tell_denials
 from dspa.stages.imports.picks import (
     common_pixel_size,
@@ -430,9 +430,7 @@ def _picture(context: Context, table: xr.Dataset) -> None:
 
 
 def _finish(context: Context, table: xr.Dataset, kind: str) -> Mapping[str, Path]:
-    table = table.drop_vars("file_row", errors="ignore")
-    for name in ("file", "labels"):
-        table.attrs.pop(name, None)
+    table = unnumbered(table)
     write_particles(table, context.folder / f"{kind}.zarr")
     write_particles(table, context.folder / f"{kind}.star")
     count = table.sizes["particle"]
