@@ -88,11 +88,12 @@ class Portion:
     strips: Mapping[str, Strip]
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return it as plain named arrays, for a file."""
-        plain = dict(self.whole)
+        """Return it as plain named arrays, for a file; places that strips share are there once."""
+        plain, known = dict(self.whole), dict[int, int]()
         for name, strip in self.strips.items():
-            plain[f"{_PLACES}/{strip.axis}/{name}"] = strip.places
-            plain[f"{_STRIP}/{strip.axis}/{name}"] = strip.values
+            number = known.setdefault(id(strip.places), len(known))
+            plain[f"{_PLACES}/{number}"] = strip.places
+            plain[f"{_STRIP}/{number}/{strip.axis}/{name}"] = strip.values
         return plain
 
     @classmethod
@@ -100,12 +101,12 @@ class Portion:
         """Make it of what `arrays` gave."""
         strips, whole = {}, {}
         for key, values in plain.items():
-            kind, _, rest = key.partition("/")
-            axis, _, name = rest.partition("/")
-            if not name:
+            kind, *rest = key.split("/", 3)
+            if kind == _STRIP:
+                number, axis, name = rest
+                strips[name] = Strip(int(axis), plain[f"{_PLACES}/{number}"], values)
+            elif kind != _PLACES:
                 whole[key] = values
-            elif kind == _STRIP:
-                strips[name] = Strip(int(axis), plain[f"{_PLACES}/{rest}"], values)
         return cls(whole, strips)
 
 
@@ -131,23 +132,31 @@ def joined(portions: Iterable[Portion]) -> Portion:
     """Put portions together into one, whose places are in order."""
     every = list(portions)
     whole = {name: values for each in every for name, values in each.whole.items()}
-    strips = {
-        name: _joined([each.strips[name] for each in every if name in each.strips])
-        for name in dict.fromkeys(name for each in every for name in each.strips)
-    }
+    # What shares its places before does so afterwards.
+    orders: dict[tuple[int, ...], tuple[NDArray[np.int64], list[NDArray[np.int64]]]] = {}
+    strips = {}
+    for name in dict.fromkeys(name for each in every for name in each.strips):
+        parts = [each.strips[name] for each in every if name in each.strips]
+        key = tuple(id(part.places) for part in parts)
+        if key not in orders:
+            order = np.sort(np.concatenate([part.places for part in parts]))
+            orders[key] = order, [np.searchsorted(order, part.places) for part in parts]
+        strips[name] = _joined(parts, *orders[key])
     return Portion(whole, strips)
 
 
-def _joined(strips: Sequence[Strip]) -> Strip:
-    if len(strips) == 1 and np.all(np.diff(strips[0].places) > 0):
-        return strips[0]
-    places = np.concatenate([strip.places for strip in strips])
-    axis, order, shape = strips[0].axis, np.sort(places), list(strips[0].values.shape)
-    shape[axis] = places.size
+def _joined(
+    strips: Sequence[Strip], order: NDArray[np.int64], where: Sequence[NDArray[np.int64]]
+) -> Strip:
+    """Put strips together in an order of places, and say where in it those of each are."""
+    axis, shape = strips[0].axis, list(strips[0].values.shape)
+    if len(strips) == 1 and np.array_equal(strips[0].places, order):
+        return Strip(axis, order, strips[0].values)
+    shape[axis] = order.size
     values = np.empty(shape, strips[0].values.dtype)
     along = np.moveaxis(values, axis, 0)
-    for strip in strips:
-        along[np.searchsorted(order, strip.places)] = np.moveaxis(strip.values, axis, 0)
+    for strip, places in zip(strips, where, strict=True):
+        along[places] = np.moveaxis(strip.values, axis, 0)
     return Strip(axis, order, values)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dspa.data.errors import InputError
+from dspa.dataflow.checkpoint import content_hash, load, store
 from dspa.dataflow.events import Events
+from dspa.dataflow.groups import joined, portion
 from dspa.dataflow.reduction import Again
 from dspa.dataflow.resident import (
     Held,
@@ -204,3 +208,23 @@ def test_strict_runner_finds_an_add_that_changes_its_reduction(tmp_path):
     InlineRunner(tmp_path, strict=True).run(toy.ToyReduction(), chunks, start, name="it1")
     with pytest.raises(AssertionError, match="add changed its CarelessBound"):
         InlineRunner(tmp_path, strict=True).run(Careless(), chunks, start, name="it1")
+
+
+def test_portions_are_one_model_whoever_made_which(tmp_path):
+    rng = np.random.default_rng(0)
+    whole = {"a": rng.random((7, 3)), "b": rng.random((2, 7)), "n": np.array(4), "s": rng.random(5)}
+    groups = []
+    for number, own in enumerate((np.array([0, 3, 6]), np.array([1]), np.array([2, 4, 5]))):
+        places = {
+            "a": (0, own),
+            "b": (1, own),
+            "s": (0, np.flatnonzero(np.arange(5) % 3 == number)),
+        }
+        part = {"a": whole["a"][own], "b": whole["b"][:, own], "s": whole["s"][places["s"][1]]}
+        groups.append(portion(part | {"n": whole["n"]}, places, first=number == 0))
+    for cut in ((0, 1, 2, 3), (0, 2, 3), (0, 1, 3)):
+        made = [joined(groups[a:b]).arrays() for a, b in itertools.pairwise(cut)]
+        assert sum(name.startswith("places") for name in made[0]) == 2
+        first, *others = (store(each, tmp_path) for each in made)
+        model = load(replace(first, others=tuple(others)))
+        assert content_hash(model) == content_hash(whole)
