@@ -15,19 +15,20 @@ from dspa.ops.poses.pose_grid import random_grid
 from dspa.ops.poses.sphere import Level, Shifts, SphereLattice
 
 MEMBERS = band(24, 10)
-UNIT = st.floats(-0.5, 0.5, allow_nan=False)
+UNIT = st.floats(-0.5, 0.5, allow_subnormal=False)  # half of the least one is 0
+PLACE = st.floats(-3.9, 3.9, allow_subnormal=False)
 
 
-def one(pose, shift):
-    """A single cell of image 0 and member 0."""
-    zero = np.zeros(1, np.int32)
-    return Candidates(zero, zero, np.array([pose]), np.array([shift], np.int32))
+def each(pose, shift):
+    """A cell of every image, member 0."""
+    image = np.arange(len(pose), dtype=np.int32)
+    return Candidates(image, 0 * image, np.array(pose), np.array(shift, np.int32))
 
 
 @settings(max_examples=60, deadline=None)
 @given(
     order=st.integers(0, 3), seed=st.integers(0, 10**6), offset=st.tuples(UNIT, UNIT),
-    place=st.tuples(st.floats(-3.9, 3.9), st.floats(-3.9, 3.9)), halved=st.booleans(),
+    place=st.tuples(PLACE, PLACE), halved=st.booleans(),
 )  # fmt: skip
 def test_cells_of_rotations_and_shifts_tile_their_parent(order, seed, offset, place, halved):
     """Any pose and shift lie in one child of the cell that they lie in, and in no other."""
@@ -35,17 +36,20 @@ def test_cells_of_rotations_and_shifts_tile_their_parent(order, seed, offset, pl
     shifts = Shifts(4.0, offset)
     grid = random_grid((seed, 1))
     lattice = SphereLattice(MEMBERS, grid, levels, shifts, symmetry_operators("C1"))
-    rotation = random_rotations(1, seed)
+    rotation = random_rotations(2, seed)  # each in a cell of its own: they do not mix
     numbers = []
     for number, level in enumerate(levels):
         pixel, turn = grid.locate(level.order, rotation)
-        pose = int(pixel[0] * lattice.turns(number) + turn[0])
+        pose = (pixel * lattice.turns(number) + turn).tolist()
         cell = np.floor((np.array(place) - np.array(offset) * 2.0) / level.shift_step)
         numbers.append((pose, int(lattice.shift_number(number, cell.astype(np.int64)))))
-    children = lattice.finer(one(*numbers[0]), 0)
-    found = list(zip(children.pose.tolist(), children.shift.tolist(), strict=True))
-    assert len(found) == len(set(found)) == 8 * (4 if halved else 1)
-    assert found.count(numbers[1]) == 1
+    (parents, shift), (poses, place) = numbers
+    children = lattice.finer(each(parents, [shift, shift]), 0)
+    for image, pose in enumerate(poses):
+        cells = children.take(children.image == image)
+        found = list(zip(cells.pose.tolist(), cells.shift.tolist(), strict=True))
+        assert len(found) == len(set(found)) == 8 * (4 if halved else 1)
+        assert found.count((pose, place)) == 1
 
 
 @settings(max_examples=20, deadline=None)
@@ -84,17 +88,16 @@ def test_neighbours_of_turns_and_shifts_reach_all_around_a_cell(radius, coarse, 
         particle_radius=9.0,
     )  # fmt: skip
     rng, fine = np.random.default_rng(seed), 1 << lattice.levels
-    pose, shift = rng.integers(lattice.angles), rng.integers(len(lattice.shifts))
-    parent = int(np.round(pose / fine) * fine) % lattice.angles
-    middle = lattice.row.shape[0] // 2
+    shift, middle = rng.integers(len(lattice.shifts)), lattice.row.shape[0] // 2
     x, y = np.round(lattice.shifts[shift] / fine).astype(int) * fine
     inside = max(abs(x), abs(y)) <= middle
     start = lattice.row[y + middle, x + middle] if inside else -1
     if start not in lattice.coarse:
         return
-    cells = one(parent, start)
-    for level in range(lattice.levels):
-        cells = lattice.finer(cells, level)
-    found = set(zip(cells.pose.tolist(), cells.shift.tolist(), strict=True))
-    assert len(found) == cells.size
-    assert (pose, shift) in found
+    for pose in (int(rng.integers(lattice.angles)), lattice.angles - 1):  # the last is beside 0
+        cells = each([int(np.round(pose / fine) * fine) % lattice.angles], [start])
+        for level in range(lattice.levels):
+            cells = lattice.finer(cells, level)
+        found = set(zip(cells.pose.tolist(), cells.shift.tolist(), strict=True))
+        assert len(found) == cells.size
+        assert (pose, shift) in found
