@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from tokenize import TokenError
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,12 +33,15 @@ def read_arrays(path: Path, *, checked: bool = True) -> dict[str, NDArray[Any]]:
 
     Raises
     ------
-    ValueError, OSError, zipfile.BadZipFile
+    ValueError, OSError, EOFError, zipfile.BadZipFile
         If the file is damaged, compressed, or no such file.
     """
     with path.open("rb") as stream:
-        with zipfile.ZipFile(stream) as archive:
-            members = archive.infolist()
+        try:
+            with zipfile.ZipFile(stream) as archive:
+                members = archive.infolist()
+        except NotImplementedError as error:  # of a zip that asks for a newer program
+            raise ValueError(str(error)) from error
         size = path.stat().st_size
         for member in members:
             if member.compress_type != zipfile.ZIP_STORED or member.file_size > size:
@@ -83,7 +87,10 @@ def _header(
     }.get(version)
     if read is None:
         raise ValueError(f"{member.filename[:40]} has the unknown format {version}")
-    shape, fortran, dtype = read(part, max_header_size=_LARGEST_HEADER)
+    try:
+        shape, fortran, dtype = read(part, max_header_size=_LARGEST_HEADER)
+    except (SyntaxError, TokenError, TypeError) as error:  # it is a Python literal
+        raise ValueError(f"{member.filename[:40]} has an unreadable header") from error
     needed = int(np.prod(shape, dtype=object)) * dtype.itemsize
     if dtype.hasobject or min(shape, default=0) < 0 or needed > member.file_size:
         raise ValueError(f"{member.filename[:40]} has an absurd shape or type")
