@@ -12,7 +12,7 @@ import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import lz4.block
 import numpy as np
@@ -35,7 +35,6 @@ from dspa.io.particles import read_particles, write_particles
 from dspa.io.picks import read_picks
 from dspa.io.volumes import read_images, read_volume, write_image_stack, write_volume
 from dspa.project.job import Job, Record
-from dspa.project.report import write_report
 from dspa.project.workflow import read_workflow
 from tests.io.test_micrograph_files import _write_eer
 
@@ -463,39 +462,6 @@ def test_a_model_that_inflates_without_end_is_refused(tmp_path: Path) -> None:
             stream.write(b"REMARK \n" * (1 << 17))
     with pytest.raises(InputError, match="inflates to more"):
         read_model(path)
-
-
-def _report(folder: Path) -> None:
-    write_report(folder)
-    assert Job(folder).parents == [2]
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"figures": {"resolution": 1e300, "x": [{}], "y": None}},
-        {"params": {"classes": [[[]]], "x": {"y": 1}}},
-        {"versions": {"dspa": "x" * 5000}},
-    ],
-)
-def test_a_report_is_written_whatever_a_record_holds(
-    change: dict[str, Any], tmp_path: Path
-) -> None:
-    folder = tmp_path / "J003-x"
-    folder.mkdir()
-    inputs = {"particles": {"given": "J2", "path": "/x", "job": 2}}
-    record = Record(3, "class2d", state="completed", inputs=inputs, started=1.7e9)
-    Job(folder).write(replace(record, **change))
-    events = [
-        {"kind": "iteration", "iteration": {}, "resolution": 8.0, "time": 1e300},
-        {"kind": "iteration", "iteration": [1], "remaining": 1e999},
-        {"kind": "picture", "path": "pictures/" + "x" * 4000, "title": {}},
-        {"kind": "picture", "path": "pictures/\0.png"},
-        {"kind": "warning"},
-    ]
-    lines = "".join(json.dumps(event) + "\n" for event in events)
-    (folder / "events.jsonl").write_text(lines + '{"kind": "message", "text": NaN}\n')
-    _report(folder)
 
 
 # ---- many more, for machines that have the time: pytest -m slow
