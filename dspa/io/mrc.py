@@ -385,7 +385,7 @@ def stack_header(
 
 
 class Statistics:
-    """Running minimum, maximum, mean and rms."""
+    """Running minimum, maximum, mean and rms of what is finite."""
 
     def __init__(self) -> None:
         self.low, self.high = np.inf, -np.inf
@@ -398,6 +398,11 @@ class Statistics:
         ----------
         array : (y, x) float
         """
+        finite = np.isfinite(array)
+        if not finite.all():
+            array = array[finite]
+        if not array.size:
+            return
         self.low = min(self.low, float(array.min()))
         self.high = max(self.high, float(array.max()))
         self.count += array.size
@@ -406,8 +411,10 @@ class Statistics:
 
     def words(self) -> tuple[float, float, float, float]:
         """Return minimum, maximum, mean and rms."""
-        mean = self.total / max(self.count, 1)
-        rms = max(self.square / max(self.count, 1) - mean * mean, 0.0) ** 0.5
+        if not self.count:
+            return 0.0, 0.0, 0.0, 0.0
+        mean = self.total / self.count
+        rms = max(self.square / self.count - mean * mean, 0.0) ** 0.5
         return self.low, self.high, mean, rms
 
 

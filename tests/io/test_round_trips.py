@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -176,6 +176,7 @@ def test_star_tables(folder, words, numbers, whole):
 
 
 @QUICK
+@example(images=np.array([[[np.inf, -np.inf, 1.0]]], np.float32), size=1.0)
 @given(
     images=hnp.arrays(
         np.float32, hnp.array_shapes(min_dims=3, max_dims=3, max_side=9),
