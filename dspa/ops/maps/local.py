@@ -341,19 +341,6 @@ def filter_locally(
     return out
 
 
-def memory_bytes(box: int) -> int:
-    """Return what measuring takes beside the two half maps, for a map of ``box`` voxels an edge.
-
-    Parameters
-    ----------
-    box : int
-    """
-    finest = fft.next_fast_len(box + 8, real=True)
-    # Spectra of both halves; two filtered maps, their product and its spectrum, and what makes
-    # them; all on a grid a little finer than the map.
-    return 4 * (2 * box**3 + 6 * finest**3)
-
-
 def _transformed(density: NDArray[np.float32]) -> NDArray[np.complex64]:
     return np.asarray(fft.rfftn(density.astype(np.float32, copy=False)), np.complex64)
 

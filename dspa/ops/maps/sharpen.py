@@ -63,24 +63,7 @@ def low_pass(density: Any, resolution: float, *, pixel_size: float, edge: float 
 
 
 def high_pass(density: Any, resolution: float, *, pixel_size: float, edge: float = 2.0) -> Any:
-    """High-pass volumes with a raised-cosine edge: what `low_pass` takes away; the mean goes too.
-
-    Parameters
-    ----------
-    density : (..., z, y, x) float32
-        Cubic volumes.
-    resolution : float
-        A; half amplitude lies at 1 / resolution.
-    pixel_size : float
-        A.
-    edge : float
-        Width of the edge in Fourier pixels.
-
-    Returns
-    -------
-    (..., z, y, x) float32
-        Filtered volumes, on the same device.
-    """
+    """High-pass volumes: what `low_pass` of the same arguments takes away, the mean with it."""
     passed = _passed(density, resolution, pixel_size=pixel_size, edge=edge)
     return filter_shells(density, 1.0 - passed)
 

@@ -13,8 +13,7 @@ from dspa.io.particles import write_particle_tables, write_particles
 from dspa.io.rendering import volume_rendering
 from dspa.ops.maps.fsc import resolution_shell
 from dspa.ops.maps.resolution import CURVES
-from dspa.stages.particles.optics import shift_in_image
-from dspa.stages.refine.output import write_fsc, write_maps
+from dspa.stages.refine.output import posed, write_fsc, write_maps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -115,17 +114,11 @@ def write_sorted(
     """
     best = state["class_index"]
     chance = np.nan_to_num(rows["class_posterior"])
-    each = np.arange(best.size)
-    shift = shift_in_image(particles, np.asarray(state["shift"], np.float64))
-    done = particles.assign(
-        pose=(("particle", "i", "j"), np.asarray(state["pose"], np.float64)),
-        shift=(("particle", "xy"), shift),
-        half_set=("particle", np.asarray(state["half_set"], np.int8)),
-        class_index=("particle", np.asarray(best, np.int32)),
-        posterior=("particle", chance[each, np.maximum(best, 0)].astype(np.float32)),
-        log_likelihood=("particle", np.asarray(rows["log_likelihood"], np.float32)),
-        scale=("particle", np.asarray(rows["scale"], np.float32)),
-    )
+    posterior = chance[np.arange(best.size), np.maximum(best, 0)]
+    done = posed(
+        particles.assign(class_index=("particle", np.asarray(best, np.int32))),
+        state, rows, posterior=posterior,
+    )  # fmt: skip
     used = np.flatnonzero(valid & (best >= 0))
     outputs = write_particle_tables(done, folder, rows=used)
     outputs["class_posteriors"] = folder / "class_posteriors.npy"

@@ -146,17 +146,27 @@ def write_poses(
         ``log_likelihood``, ``probability`` and ``scale`` of all particles.
     valid : (n,) bool
     """
+    done = posed(particles, state, rows, posterior=rows["probability"])
+    return write_particle_tables(done, folder, rows=np.flatnonzero(valid))
+
+
+def posed(
+    particles: xr.Dataset,
+    state: Mapping[str, NDArray[Any]],
+    rows: Mapping[str, NDArray[Any]],
+    *,
+    posterior: NDArray[Any],
+) -> xr.Dataset:
+    """Put what `write_poses` writes into the columns of particles."""
     shift = shift_in_image(particles, np.asarray(state["shift"], np.float64))
-    done = particles.assign(
+    return particles.assign(
         pose=(("particle", "i", "j"), np.asarray(state["pose"], np.float64)),
         shift=(("particle", "xy"), shift),
         half_set=("particle", np.asarray(state["half_set"], np.int8)),
-        posterior=("particle", np.asarray(rows["probability"], np.float32)),
+        posterior=("particle", np.asarray(posterior, np.float32)),
         log_likelihood=("particle", np.asarray(rows["log_likelihood"], np.float32)),
         scale=("particle", np.asarray(rows["scale"], np.float32)),
     )
-    used = np.flatnonzero(valid)
-    return write_particle_tables(done, folder, rows=used)
 
 
 def show_iteration(events: Events, made: Maps, spec: ImageSpec, *, iteration: int) -> None:
