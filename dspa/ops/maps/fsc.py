@@ -80,7 +80,7 @@ def spectral_power(array: Any, *, dims: int) -> NDArray[np.float64]:
     box = values.shape[-1]
     spectra = _spectra(values.reshape((-1, *values.shape[-dims:])))
     power = np.stack([shell_sums(np.abs(s) ** 2, dims) for s in spectra])
-    mean = power / _shell_counts(box, dims) / float(box) ** dims
+    mean = power / shell_counts(box, dims) / float(box) ** dims
     return mean.reshape((*values.shape[:-dims], mean.shape[-1]))
 
 
@@ -235,5 +235,6 @@ def shell_sums(values: NDArray[Any], dims: int) -> NDArray[np.float64]:
 
 
 @lru_cache(maxsize=8)
-def _shell_counts(box: int, dims: int) -> NDArray[np.float64]:
+def shell_counts(box: int, dims: int) -> NDArray[np.float64]:
+    """Count the coefficients of shells 0..box // 2, (box // 2 + 1,); as for `shell_sums`."""
     return shell_sums(np.ones((*(box,) * (dims - 1), box // 2 + 1)), dims)

@@ -6,6 +6,10 @@ measure that part on maps whose phases were made random beyond a shell, where an
 correlation left is the mask's, and take it off:
 
     FSC = (FSC_masked - FSC_random) / (1 - FSC_random).
+
+A mask also carries what is alike in strong shells into weak ones, of smoothed maps so much that
+they seem to agree to the last. So all shells of a map are given the same power before it is masked:
+in the correlation without a mask that changes nothing.
 """
 
 from __future__ import annotations
@@ -14,9 +18,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import scipy.fft
 from scipy import ndimage
 
-from dspa.ops.maps.fsc import fsc, randomise_phases, resolution_shell, spectral_power
+from dspa.ops.maps.fsc import (
+    fsc,
+    randomise_phases,
+    resolution_shell,
+    shell_counts,
+    shell_sums,
+    shells_of,
+    spectral_power,
+)
 from dspa.ops.maps.mask import radii, soft_dilation, soft_sphere
 
 if TYPE_CHECKING:
@@ -141,29 +154,51 @@ def measure_resolution(
     tight = tight if mask is None else mask
     random_from = int(np.ceil(resolution_shell(plain, threshold=RANDOM_FROM)))
     random_from = int(np.clip(random_from, 2, plain.size - 1))
-    masked = fsc(half1, half2, mask=tight)
+    last = last_shell(half1, half2)
+    even1, even2 = whitened(half1, last), whitened(half2, last)
+    masked = fsc(even1, even2, mask=tight)
     repeats = 3 if box <= 128 else 1
     random = np.zeros_like(masked)
     for number in range(repeats):
-        first = randomise_phases(half1, random_from, seed=[seed, number, 1])
-        second = randomise_phases(half2, random_from, seed=[seed, number, 2])
+        first = randomise_phases(even1, random_from, seed=[seed, number, 1])
+        second = randomise_phases(even2, random_from, seed=[seed, number, 2])
         random += fsc(first, second, mask=tight) / repeats
     corrected = correct(masked, random, random_from)
     curves = np.stack(
         [
             plain,
-            fsc(half1, half2, mask=sphere),
-            fsc(half1, half2, mask=loose),
+            fsc(even1, even2, mask=sphere),
+            fsc(even1, even2, mask=loose),
             masked,
             random,
             corrected,
         ]
     )
-    last = last_shell(half1, half2)
     # Beyond it maps hold what rounding and the mask leave of other shells, alike in both.
     curves[:, last + 1 :] = 0.0
     shell = resolution_shell(curves[CURVES.index("corrected")], threshold=THRESHOLD)
     return Resolution(curves, random_from, min(shell, float(last)), tight, last)
+
+
+def whitened(density: NDArray[np.float32], last: int) -> NDArray[np.float32]:
+    """Give all shells of a map the same power, and none to those beyond the last.
+
+    Parameters
+    ----------
+    density : (n, n, n) float32
+    last : int
+        As from `last_shell`.
+    """
+    box = density.shape[0]
+    # In double precision: what rounding leaves of the strong shells is alike in both maps.
+    spectrum = scipy.fft.rfftn(density.astype(np.float64))
+    shell = shells_of(box, 3)
+    power = shell_sums(np.abs(spectrum) ** 2, 3) / shell_counts(box, 3)
+    response = np.zeros(box // 2 + 2)
+    some = np.flatnonzero(power[1 : last + 1] > 0) + 1
+    response[some] = 1.0 / np.sqrt(power[some])
+    spectrum *= response[shell]
+    return np.asarray(scipy.fft.irfftn(spectrum, s=density.shape), np.float32)
 
 
 def last_shell(*maps: NDArray[np.float32]) -> int:
