@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dspa.cli_live import live_command
 from dspa.cli_session import (
     CLUSTER_HELP,
     Session,
@@ -82,7 +83,7 @@ def project_commands() -> list[click.Command]:
     return [
         click.Command(name, callback=function, params=params, help=function.__doc__)
         for name, function, params in table
-    ]
+    ] + [live_command()]
 
 
 def _jobs(command: str, *, name: str = "jobs", required: bool = True) -> click.Argument:

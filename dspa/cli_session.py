@@ -87,13 +87,17 @@ class Session:
     seed : int
     name, note : str
         Of the job.
+    quiet : bool
+        Whether jobs say nothing on the terminal.
     """
 
-    def __init__(self, cluster: str, seed: int, *, name: str = "", note: str = "") -> None:
+    def __init__(
+        self, cluster: str, seed: int, *, name: str = "", note: str = "", quiet: bool = False
+    ) -> None:
         from dspa.project.machines import Machines
         from dspa.project.running import Options
 
-        self.console = console()
+        self.console = console(quiet=quiet)
         say = partial(self.console.print, soft_wrap=True, markup=False, highlight=False)
         self.machines: Machines = Machines(cluster, say=say)
         self.options: Options = Options(
@@ -163,9 +167,9 @@ def must(project: Project | None) -> Project:
     return project
 
 
-def console(*, stderr: bool = True) -> Console:
+def console(*, stderr: bool = True, quiet: bool = False) -> Console:
     """Return the terminal, or lines of 160 characters where there is none."""
     from rich.console import Console
 
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    return Console(stderr=stderr, width=None if terminal else 160)
+    return Console(stderr=stderr, width=None if terminal else 160, quiet=quiet)

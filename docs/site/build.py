@@ -36,8 +36,8 @@ PROJECT = {
 MENU = {
     "Guide": (
         "guide",
-        "start exposures picks topaz extraction classes maps ctf-refine focus app command-line "
-        "commands",
+        "start exposures live picks topaz extraction classes maps ctf-refine focus app "
+        "command-line commands",
     ),
     "Method": (
         "method",

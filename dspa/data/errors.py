@@ -12,6 +12,10 @@ class InputError(ValueError):
     """Bad input: one sentence that names the file, the field and what to do."""
 
 
+class NothingLeft(InputError):
+    """All that a stage was given was set aside or rejected; what comes later may not be."""
+
+
 class OutOfSpace(RuntimeError):
     """The disk is full, or closed for writing: one sentence that says what to do."""
 

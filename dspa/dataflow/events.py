@@ -149,11 +149,13 @@ def read_events(path: Path, *, offset: int = 0) -> Iterator[tuple[int, dict[str,
     path : Path
         The file; it may be growing, and may not exist yet.
     offset : int
-        Byte to start from: the last offset that was yielded.
+        Byte to start from: the last offset that was yielded. A file that is shorter now was begun
+        anew, and is read from its begin.
     """
     if not path.exists():
         return
     with path.open("rb") as stream:
+        offset = 0 if offset > os.fstat(stream.fileno()).st_size else offset
         stream.seek(offset)
         for line in stream:
             if not line.endswith(b"\n"):

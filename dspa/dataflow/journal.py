@@ -1,7 +1,8 @@
 """Results of items, kept as they come: a stage that is taken up again does not make them twice.
 
 A line of JSON for each item, at the end of one file. What a death cut short is no line. Arrays keep
-their bits. Nothing is unpickled: only dataclasses that the stage names are made.
+their bits. A file that cannot be seen now is taken to be as it was: what was made of it is known.
+Nothing is unpickled: only dataclasses that the stage names are made.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import base64
 import dataclasses
 import json
 import os
+from collections import Counter
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
@@ -31,15 +34,21 @@ class Keep(Generic[S]):
     Attributes
     ----------
     mark : callable
-        Takes an item and returns a text: of the same mark the same would be made. OSError if its
-        file cannot be seen; the item is then made.
+        Takes an item and returns a text: of the same mark the same would be made.
     types : tuple of type
         Dataclasses that results consist of. A result is kept if it is one of the first type: the
         sentence of a fault is not, since the cause may be gone next time.
+    version : callable
+        Takes an item and returns a text that differs once its file was changed. OSError if the
+        file cannot be seen.
+    faults : int
+        A fault that was found so many times in one version of a file is kept too; 0: none is.
     """
 
     mark: Callable[[S], str]
     types: tuple[type, ...]
+    version: Callable[[S], str] = lambda _: ""
+    faults: int = 0
 
 
 @dataclass
@@ -65,21 +74,26 @@ class Journal:
     items: Sequence[Any]
     results: list[Any] = field(default_factory=list)
     missing: dict[int, None] = field(default_factory=dict)
-    _marks: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._marks = [self._mark(item) for item in self.items]
-        known = self._read() if any(self._marks) else {}
-        self.results = [known.get(mark) if mark else None for mark in self._marks]
+        known = {} if self.keep is None else self._read()
+        self.results = [self._known(item, known) for item in self.items]
         self.missing = {n: None for n, result in enumerate(self.results) if result is None}
 
-    def _mark(self, item: Any) -> str:
-        if self.keep is None:
-            return ""
+    def _known(self, item: Any, known: dict[str, tuple[str, Any]]) -> Any:
+        """Return what was made of an item, if its file is as it was."""
+        if self.keep is None or not known:
+            return None
+        version, result = known.get(self.keep.mark(item), ("", None))
+        return result if self._version(item) in (version, None) else None
+
+    def _version(self, item: Any) -> str | None:
+        """Return the version of the file of an item; None if it cannot be seen."""
+        assert self.keep is not None
         try:
-            return self.keep.mark(item)
+            return self.keep.version(item)
         except OSError:
-            return ""
+            return None
 
     @property
     def done(self) -> int:
@@ -97,11 +111,17 @@ class Journal:
         """
         self.results[number] = result
         del self.missing[number]
-        if self.keep is None or not self._marks[number]:
+        if self.keep is None:
             return
-        if not isinstance(result, self.keep.types[0]):
+        fault = bool(self.keep.faults) and isinstance(result, str)
+        if not (fault or isinstance(result, self.keep.types[0])):
             return
-        line = json.dumps({"mark": self._marks[number], "result": _plain(result)}) + "\n"
+        item = self.items[number]
+        version = self._version(item)
+        if version is None:
+            return
+        made = {"mark": self.keep.mark(item), "version": version, "result": _plain(result)}
+        line = json.dumps(made) + "\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # One write to the end of the file: a line is whole or the last.
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -110,9 +130,12 @@ class Journal:
         finally:
             os.close(descriptor)
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self) -> dict[str, tuple[str, Any]]:
+        """Return the version and the result of each mark, the last that was written."""
         assert self.keep is not None
-        classes, known = {kind.__name__: kind for kind in self.keep.types}, {}
+        classes = {kind.__name__: kind for kind in self.keep.types}
+        known: dict[str, tuple[str, Any]] = {}
+        faults: Counter[tuple[str, str]] = Counter()
         try:
             lines = self.path.read_bytes().split(b"\n")
         except OSError:
@@ -122,7 +145,12 @@ class Journal:
         for line in lines[:-1]:
             try:
                 found = json.loads(line)
-                known[found["mark"]] = _made(found["result"], classes)
+                mark, version = found["mark"], found["version"]
+                result = _made(found["result"], classes)
+                faults[mark, version] += isinstance(result, str)
+                if isinstance(result, str) and faults[mark, version] < (self.keep.faults or inf):
+                    continue
+                known[mark] = version, result
             except (ValueError, KeyError, TypeError):
                 continue  # damaged: the item is made again
         return known

@@ -312,7 +312,7 @@ def sweep(project: Project) -> int:
             state = job.read().state
         except InputError:
             continue
-        if state == "completed":
+        if state == "completed" and not job.grows:
             leftovers += [path for path in [job.folder / "checkpoints"] if path.exists()]
         if state != "running":
             leftovers += [p for p in job.folder.iterdir() if _is_piece(p.name)]

@@ -67,6 +67,8 @@ class Record:
         Current folder when it was started; relative file names in the parameters start there.
     name, note : str
         What the user calls the job, and says of it.
+    session : str
+        ``SESSION/STEP`` of a live session that makes it grow; empty for others.
     """
 
     number: int
@@ -90,6 +92,7 @@ class Record:
     folder: str = ""
     name: str = ""
     note: str = ""
+    session: str = ""
     layout_version: int = LAYOUT_VERSION
 
 
@@ -114,6 +117,11 @@ class Job:
     def name(self) -> str:
         """``J5``."""
         return f"J{self.number}"
+
+    @property
+    def grows(self) -> bool:
+        """Whether its stage runs again and again in its folder, with what has come since."""
+        return bool(self.read().session)
 
     def read(self) -> Record:
         """Read ``job.json``; a job whose process has gone without a word reads as killed."""

@@ -164,19 +164,23 @@ def claim(
     process: dict[str, Any],
     *,
     stop: Callable[[str], None],
+    called: str,
+    ends: str,
     alone: bool = False,
     force: bool = False,
 ) -> Lease:
-    """Take the right to run a job.
+    """Take the right to run a job, or a session.
 
     Parameters
     ----------
     folder : Path
-        Of the job.
+        Of it.
     process : dict
         What the job's record says of the process that ran it; empty for one that never ran.
     stop : callable
         As for `Lease`.
+    called, ends : str
+        What is run, and the command that ends it, for messages.
     alone : bool
         Whether this process does nothing else.
     force : bool
@@ -188,15 +192,14 @@ def claim(
         If another process holds it.
     """
     held = holder(folder, process)
-    job = f"J{int(folder.name.split('-')[0][1:])}"
     if held.process and not held.gone:
         if is_alive(held.process):
-            raise InputError(f"{job} is running ({held.where}); dspa kill {job} ends it")
+            raise InputError(f"{called} is running ({held.where}); {ends} ends it")
         if not force:
             wait = "" if held.silent is None else f", or wait: after {SILENT:.0f} s of silence it "
             wait += "counts as gone" if wait else ""
             raise InputError(
-                f"{job} is running ({held.where}{held.heard}); if that machine is gone, add "
+                f"{called} is running ({held.where}{held.heard}); if that machine is gone, add "
                 f"--force{wait}"
             )
     path = folder / f".lease-{held.number + 1}"
@@ -204,7 +207,7 @@ def claim(
         with path.open("x", encoding="utf-8") as stream:
             stream.write(json.dumps(this_process() | {"alone": alone, "main": _in_main()}))
     except FileExistsError as error:
-        raise InputError(f"{job} is being resumed by another process at this moment") from error
+        raise InputError(f"{called} is being resumed by another process at this moment") from error
     except OSError:  # a full disk
         path.unlink(missing_ok=True)
         raise

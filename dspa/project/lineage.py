@@ -436,7 +436,8 @@ def _search(project: Project | None, item: Input, level: list[Job]) -> Given | N
         found = {}
         for job in level:
             record = job.read()
-            if job.number in first and record.state != "completed":
+            growing = record.session and record.outputs  # whole tables, whatever it is at
+            if job.number in first and record.state != "completed" and not growing:
                 raise InputError(f"{job.name} is {record.state}; {_remedy(job, record.state)}")
             parts = [name for name in record.outputs if name.startswith(f"{item.kind}_")]
             if job.number in first and parts and item.kind not in record.outputs:

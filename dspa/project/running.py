@@ -7,9 +7,6 @@ import dataclasses
 import errno
 import os
 import shutil
-import signal
-import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from dspa.data.errors import InputError, OutOfSpace
+from dspa.data.errors import InputError, NothingLeft, OutOfSpace
 from dspa.dataflow.events import Event, Events, Listener, plain
 from dspa.dataflow.process import memory_sentence, this_process
 from dspa.project.figures import duration, figures_of, line
@@ -29,6 +26,7 @@ from dspa.project.listeners import LogFile, Refresher, Screen
 from dspa.project.params import from_plain
 from dspa.project.rehearsal import require_memory
 from dspa.project.report import write_report
+from dspa.project.signals import Killed, Told, deaf, told_to_end
 from dspa.stages.registry import find_stage
 from dspa.stages.stage import Context, Stage, check
 
@@ -43,10 +41,6 @@ RunnerFactory = Callable[[Path, Events], "Runner"]
 
 # What a file system says that takes no more.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-
-
-class Killed(BaseException):
-    """The process was told to end (SIGTERM, SIGHUP, ``dspa kill``)."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +60,8 @@ class Options:
         Further listeners of the events.
     name, note : str
         What the user calls a new job, and says of it.
+    session : str
+        As in the record of a new job.
     alone : bool
         Whether the process does nothing but run jobs, so that killing a job may end it.
     """
@@ -77,11 +73,18 @@ class Options:
     listeners: tuple[Listener, ...] = ()
     name: str = ""
     note: str = ""
+    session: str = ""
     alone: bool = False
 
 
 def start(
-    project: Project, stage: Stage, inputs: Resolved, params: Any, *, options: Options
+    project: Project,
+    stage: Stage,
+    inputs: Resolved,
+    params: Any,
+    *,
+    options: Options,
+    arrived: tuple[str, ...] = (),
 ) -> Job:
     """Run a stage as a new job.
 
@@ -94,6 +97,8 @@ def start(
     params : dataclass
         Checked before the job gets its number.
     options : Options
+    arrived : tuple of str
+        Files for an import that grows.
 
     Returns
     -------
@@ -122,9 +127,10 @@ def start(
         folder=str(Path.cwd()),
         name=options.name,
         note=options.note,
+        session=options.session,
     )
     job = project.new_job(record)
-    _run(job, stage, paths(inputs), params, options)
+    _run(job, stage, paths(inputs), params, options, arrived=arrived)
     return job
 
 
@@ -142,6 +148,37 @@ def resume(job: Job, *, options: Options, force: bool = False) -> Job:
     record = job.read()
     if record.state == "completed":
         raise InputError(f"{job.name} is completed; there is nothing to resume")
+    killed = record.state == "killed" and not record.session
+    # What follows the cause is advice to do what is being done.
+    ended = record.error.partition("; ")[0] if killed else ""
+    _run_again(job, record, options, force=force, ended=ended)
+    return job
+
+
+def extend(job: Job, *, options: Options, arrived: tuple[str, ...] = ()) -> Job:
+    """Run the stage of a job that grows again in its folder: its inputs have grown.
+
+    Its outputs are there all the while, and are replaced whole. Its events are those of this run.
+
+    Parameters
+    ----------
+    job : Job
+    options : Options
+        The seed is the job's own.
+    arrived : tuple of str
+        Files for an import.
+
+    Returns
+    -------
+    Job
+        Completed; anything else raises.
+    """
+    _run_again(job, job.read(), options, arrived=arrived)
+    return job
+
+
+def _run_again(job: Job, record: Record, options: Options, **told: Any) -> None:
+    """Run the stage of a job with its own inputs, parameters and seed, from its own folder."""
     stage = find_stage(record.stage)
     params = from_plain(stage.params, record.params)
     inputs: dict[str, Any] = {}
@@ -150,14 +187,11 @@ def resume(job: Job, *, options: Options, force: bool = False) -> Job:
             inputs[name] = tuple(_present(job, name, item["path"]) for item in given)
         else:
             inputs[name] = _present(job, name, given["path"]) if given else None
-    # What follows the cause is advice to do what is being done.
-    ended = record.error.partition("; ")[0] if record.state == "killed" else ""
     known = record.folder and Path(record.folder).is_dir()
     place = record.folder if known else Path.cwd()
     with contextlib.chdir(place):
         own = dataclasses.replace(options, seed=record.seed)
-        _run(job, stage, inputs, params, own, force=force, ended=ended)
-    return job
+        _run(job, stage, inputs, params, own, **told)
 
 
 def _present(job: Job, name: str, path: str) -> Path:
@@ -180,8 +214,9 @@ def _run(
     *,
     force: bool = False,
     ended: str = "",
+    arrived: tuple[str, ...] = (),
 ) -> None:
-    with _told_to_end() as told, _held(job, options, force=force) as lease:
+    with told_to_end() as told, _held(job, options, force=force) as lease:
         before = job.read()
         record = dataclasses.replace(
             before,
@@ -195,6 +230,9 @@ def _run(
             cluster=options.cluster,
         )
         job.write(record)
+        grows = bool(record.session)
+        if grows:
+            (job.folder / "events.jsonl").unlink(missing_ok=True)
         screen = Screen(options.console, f"{job.name} {stage.name}")
         figures: dict[str, Any] = {}
         work = _Work()
@@ -210,20 +248,33 @@ def _run(
         events.emit("state", state="running")
         if ended:
             events.message(f"it goes on after it was cut short ({ended})")
-        if record.attempts > 1 and not _has_checkpoints(job.folder):
+        if record.attempts > 1 and not grows and not _has_checkpoints(job.folder):
             events.message("there is no checkpoint to go on from; starting from the beginning")
         end = _End(job, record, events, figures, lease, told)
         try:
             with end.recorded(work):
                 runner = options.make_runner(job.folder, events)
                 try:
-                    context = Context(job.folder, runner, events, options.seed)
-                    outputs = stage.run(context, inputs, params)
+                    context = Context(job.folder, runner, events, options.seed, grows, arrived)
+                    outputs = _outputs(context, job, stage, inputs, params)
                 finally:
                     runner.close()
                 end.completed(outputs)
         finally:
             screen.close()
+
+
+def _outputs(
+    context: Context, job: Job, stage: Stage, inputs: Mapping[str, Any], params: Any
+) -> Mapping[str, Path]:
+    """Run a stage; one that grows keeps what it has where nothing is left yet of what came."""
+    try:
+        return stage.run(context, inputs, params)
+    except NothingLeft as error:
+        if not context.grows:
+            raise
+        context.events.message(f"nothing to go on with so far: {error}")
+        return {name: job.inside(path) for name, path in job.read().outputs.items()}
 
 
 @contextlib.contextmanager
@@ -232,12 +283,15 @@ def _held(job: Job, options: Options, *, force: bool) -> Iterator[Lease]:
     try:
         before = job.read()
         process = before.process if before.state == "running" else {}
-        lease = claim(job.folder, process, stop=stopper(Killed), alone=options.alone,
-                      force=force)  # fmt: skip
+        lease = claim(
+            job.folder, process, stop=stopper(Killed), called=job.name,
+            ends=f"dspa kill {job.name}", alone=options.alone, force=force,
+        )  # fmt: skip
     except OSError as error:
         raise InputError(f"{job.folder}: cannot write there ({error.strerror})") from error
     try:
-        if job.read().state == "completed":
+        now_it_is = job.read()
+        if now_it_is.state == "completed" and not now_it_is.session:
             raise InputError(f"{job.name} was completed by another process at this moment")
         yield lease
     finally:
@@ -263,7 +317,7 @@ class _End:
     events: Events
     figures: dict[str, Any]
     lease: Lease
-    told: _Told
+    told: Told
 
     @contextlib.contextmanager
     def recorded(self, work: _Work) -> Iterator[None]:
@@ -272,7 +326,7 @@ class _End:
             yield
         except (KeyboardInterrupt, Killed) as error:
             self.told.name = ""
-            _deaf()
+            deaf()
             sentence = f"stopped; dspa resume {self.job.name} goes on from the last checkpoint"
             if self.lease.lost:
                 sentence = f"stopped: another process took {self.job.name} over"
@@ -302,7 +356,8 @@ class _End:
             return
         folder = self.job.folder
         self._broken("failed", sentence)
-        if self.record.attempts == 1 and not _has_checkpoints(folder):
+        first = self.record.attempts == 1 and not self.record.session
+        if first and not _has_checkpoints(folder):
             _empty(folder)
 
     def _taken_back(self, work: _Work) -> bool:
@@ -332,7 +387,8 @@ class _End:
                 raise RuntimeError(f"{self.record.stage} did not write its output {path}")
             found[name] = str(path.absolute().relative_to(self.job.folder.absolute()))
         self._write(state="completed", outputs=found)
-        shutil.rmtree(self.job.folder / "checkpoints", ignore_errors=True)
+        if not self.record.session:
+            shutil.rmtree(self.job.folder / "checkpoints", ignore_errors=True)
 
     def _broken(self, state: str, error: str) -> None:
         """Record it, unless another process has the job now or the disk takes nothing."""
@@ -340,11 +396,16 @@ class _End:
             with contextlib.suppress(OSError):
                 self._write(state=state, error=error)
 
+    def _figures(self) -> dict[str, Any]:
+        """Return the figures; what a job that grows did not find anew is as it was."""
+        before = self.record.figures if self.record.session else {}
+        return {**before, **self.figures}
+
     def _write(self, **fields: Any) -> None:
         end = now()
         seconds = self.record.seconds + end - (self.record.started or end)
         done = dataclasses.replace(
-            self.record, finished=end, seconds=seconds, figures=dict(self.figures), **fields
+            self.record, finished=end, seconds=seconds, figures=self._figures(), **fields
         )
         if self.lease.lost:
             raise Killed(f"another process took {self.job.name} over")
@@ -365,58 +426,6 @@ class _Keep:
     def __call__(self, event: Event) -> None:
         if event["kind"] == "result":
             self.figures.update(figures_of(event))
-
-
-@dataclass
-class _Told:
-    """Remembers the signal: where an exception is swallowed, the next event raises it again."""
-
-    name: str = ""
-
-    def __call__(self, event: Event) -> None:
-        if self.name and threading.current_thread() is threading.main_thread():
-            raise Killed(self.name)
-
-
-@contextlib.contextmanager
-def _told_to_end() -> Iterator[_Told]:
-    """Turn SIGTERM and SIGHUP into `Killed`, so that the record says what happened."""
-    told = _Told()
-    if threading.current_thread() is not threading.main_thread():
-        yield told
-        return
-
-    def end(number: int, _frame: Any) -> None:
-        told.name = signal.Signals(number).name
-        raise Killed(told.name)
-
-    # What is ignored stays so: nohup has a job outlive its terminal.
-    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
-    before = {number: signal.getsignal(number) for number in numbers}
-    hook = sys.unraisablehook
-
-    def unraisable(found: Any) -> None:
-        # Python drops what is raised in a destructor or a callback, with a traceback; `told` has
-        # the signal still, and the next event raises it.
-        if not isinstance(found.exc_value, Killed):
-            hook(found)
-
-    try:
-        sys.unraisablehook = unraisable
-        for number in numbers:
-            signal.signal(number, end)
-        yield told
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        sys.unraisablehook = hook
-
-
-def _deaf() -> None:
-    """Hear no second signal: the record must still be written."""
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
 
 
 def _has_checkpoints(folder: Path) -> bool:

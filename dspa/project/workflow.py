@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from dspa.data.errors import InputError
 from dspa.dataflow.yaml_file import read_yaml
-from dspa.project.lineage import is_job, is_there, job_of, resolve
+from dspa.project.lineage import Resolved, is_job, is_there, job_of, resolve
 from dspa.project.params import fields_of, from_plain
 from dspa.project.rehearsal import rehearse
 from dspa.project.running import Options, start
@@ -118,7 +118,7 @@ def _step(step: Any) -> Step:
     return Step(name, stage, _texts(step.get("from", [])), named, params)
 
 
-def check_workflow(project: Project | None, steps: list[Step]) -> None:
+def check_workflow(project: Project | None, steps: list[Step], *, rehearsed: bool = True) -> None:
     """Check what can be known of all steps before the first runs.
 
     Every source is a step before, a job or a file; every input that a step needs can come from
@@ -129,12 +129,14 @@ def check_workflow(project: Project | None, steps: list[Step]) -> None:
     project : Project or None
         Where jobs are looked up.
     steps : list of Step
+    rehearsed : bool
+        Whether steps that wait for no other are rehearsed; not before their files are there.
     """
     known: dict[str, frozenset[str]] = {}
     for number, step in enumerate(steps, start=1):
         try:
             _check_sources(project, step, known)
-            if not any(_step_of(text, known) for text in step.texts):
+            if rehearsed and not any(step_of(text, known) for text in step.texts):
                 inputs = resolve(project, step.stage, step.sources, step.named)
                 rehearse(step.stage, inputs, step.params)
             else:
@@ -146,7 +148,7 @@ def check_workflow(project: Project | None, steps: list[Step]) -> None:
 
 def _check_sources(project: Project | None, step: Step, known: Mapping[str, Any]) -> None:
     for text in step.texts:
-        if _step_of(text, known):
+        if step_of(text, known):
             continue
         if is_job(text, project):
             job_of(project, text)
@@ -158,7 +160,7 @@ def _check_sources(project: Project | None, step: Step, known: Mapping[str, Any]
 
 def _check_kinds(step: Step, known: Mapping[str, frozenset[str]]) -> None:
     """Refuse a step whose sources cannot give what it needs."""
-    if not all(_step_of(text, known) for text in step.texts):
+    if not all(step_of(text, known) for text in step.texts):
         return  # jobs and files among them may give it
     for item in step.stage.inputs:
         named = step.named.get(item.name)
@@ -179,14 +181,21 @@ def _check_kinds(step: Step, known: Mapping[str, frozenset[str]]) -> None:
 def _reach(step: Step, known: Mapping[str, frozenset[str]]) -> frozenset[str]:
     """Return the kinds that a step and those before it may give; empty if that is not known."""
     own = next((entry.gives for entry in entries() if entry.name == step.stage.name), ())
-    above = [known.get(_step_of(text, known), frozenset()) for text in step.texts]
+    above = [known.get(step_of(text, known), frozenset()) for text in step.texts]
     if not own or not all(above):
         return frozenset()
     return frozenset(own).union(*above)
 
 
-def _step_of(text: str, known: Mapping[str, Any]) -> str:
-    """Return the step that ``NAME`` or ``NAME.OUTPUT`` means; empty if none."""
+def step_of(text: str, known: Mapping[str, Any]) -> str:
+    """Return the step that ``NAME`` or ``NAME.OUTPUT`` means; empty if none.
+
+    Parameters
+    ----------
+    text : str
+    known : mapping
+        By name of steps.
+    """
     name, dot, _ = text.rpartition(".")
     return text if text in known else name if dot and name in known else ""
 
@@ -206,17 +215,28 @@ def run_workflow(
     """
     done: dict[str, str] = {}
     for number, step in enumerate(steps, start=1):
-        sources = [_job_of(text, done) for text in step.sources]
-        named = {
-            name: [_job_of(text, done) for text in texts] for name, texts in step.named.items()
-        }
         try:
-            inputs = resolve(project, step.stage, sources, named)
+            inputs = inputs_of(project, step, done)
             job = start(project, step.stage, inputs, step.params, options=options)
         except InputError as error:
             raise InputError(f"step {number} ({step.name}): {error}") from error
         done[step.name] = job.name
         told(job)
+
+
+def inputs_of(project: Project, step: Step, done: Mapping[str, str]) -> Resolved:
+    """Find the inputs of a step.
+
+    Parameters
+    ----------
+    project : Project
+    step : Step
+    done : mapping of str to str
+        The jobs of the steps before it, by their names.
+    """
+    sources = [_job_of(text, done) for text in step.sources]
+    named = {name: [_job_of(text, done) for text in texts] for name, texts in step.named.items()}
+    return resolve(project, step.stage, sources, named)
 
 
 def _job_of(text: str, done: Mapping[str, str]) -> str:

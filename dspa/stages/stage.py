@@ -71,12 +71,19 @@ class Context:
         The stream for progress, figures, pictures, warnings.
     seed : int
         All randomness derives from it.
+    grows : bool
+        Whether the stage goes on with what it left in its folder before: its inputs have grown.
+        What is known stays first, in its order; what is new follows.
+    arrived : tuple of str
+        For an import that grows: files to take up besides those that it has.
     """
 
     folder: Path
     runner: Runner
     events: Events
     seed: int = 0
+    grows: bool = False
+    arrived: tuple[str, ...] = ()
 
 
 RunFunction = Callable[[Context, Mapping[str, Any], Any], Mapping[str, "Path"]]
@@ -115,6 +122,8 @@ class Stage:
     warns : bool
         Whether ``run`` warns, before it uses the runner, of what ``admit`` lets pass: a dry run
         then asks both.
+    grows : bool
+        Whether ``run`` heeds ``Context.grows``, as stages do that work exposure by exposure.
     """
 
     name: str
@@ -127,6 +136,7 @@ class Stage:
     lead: LeadFunction | None = None
     contained: bool = True
     warns: bool = False
+    grows: bool = False
 
 
 def param(
@@ -187,6 +197,21 @@ def check(params: Any) -> None:
             _check_one(option, one, data)
     if hasattr(params, "together"):
         params.together()
+
+
+def check_growing(params: Any) -> None:
+    """Raise InputError if parameters cannot be heeded in a job that grows.
+
+    Parameters
+    ----------
+    params : dataclass instance
+        A method ``growing`` raises InputError for what needs the whole set at once.
+    """
+    if getattr(params, "micrographs", 0):
+        raise InputError("--micrographs chooses from the whole set, which is not there yet; "
+                         "leave it out")  # fmt: skip
+    if hasattr(params, "growing"):
+        params.growing()
 
 
 def check_symmetry(name: str) -> None:

@@ -63,6 +63,28 @@ def test_what_is_kept_is_not_made_again_and_keeps_its_bits(tmp_path: Path) -> No
     assert Journal(path, None, range(5)).done == 0
 
 
+def test_a_version_that_cannot_be_seen_is_as_it_was_and_faults_are_let_be(tmp_path: Path) -> None:
+    seen = {0: "a", 3: "a"}
+
+    def version(number: int) -> str:
+        if number not in seen:
+            raise FileNotFoundError(number)
+        return seen[number]
+
+    keep: Keep[int] = Keep(str, (Found, Spot), version, faults=2)
+    path = tmp_path / "find.jsonl"
+    for missing in ([0, 3, 4], [3, 4], [4]):
+        journal = Journal(path, keep, [0, 3, 4])
+        assert [journal.items[n] for n in journal.missing] == missing
+        for number in list(journal.missing):
+            journal.add(number, "a fault" if journal.items[number] else find(0))
+    assert Journal(path, keep, [3]).results == ["a fault"]
+    seen.clear()
+    assert [type(r) for r in Journal(path, keep, [0, 3, 4]).results] == [Found, str, type(None)]
+    seen.update({0: "b", 3: "b"})
+    assert not Journal(path, keep, [0, 3]).done, "another version is made anew"
+
+
 @pytest.mark.parametrize("value", [{"a": 1}, np.array([None])])
 def test_what_cannot_be_kept_is_refused(tmp_path: Path, value: Any) -> None:
     journal = Journal(tmp_path / "find.jsonl", KEEP, [1])

@@ -23,7 +23,7 @@ from dspa.data.errors import InputError
 from dspa.io import mrc
 from dspa.io.images import stack_info
 from dspa.io.micrographs import read_micrograph_image
-from dspa.project import control, functions, lease, lineage, running
+from dspa.project import control, functions, lease, lineage, signals
 from dspa.project.project import find, init
 from dspa.stages import registry
 from tests.project import toy_stages as toys
@@ -489,10 +489,10 @@ def test_a_signal_in_a_destructor_prints_nothing_and_is_not_lost(monkeypatch):
         def __del__(self):
             self.act()
 
-    with running._told_to_end() as told:
+    with signals.told_to_end() as told:
         Dying(lambda: signal.raise_signal(signal.SIGTERM))
         assert not shown
-        with pytest.raises(running.Killed, match="SIGTERM"):
+        with pytest.raises(signals.Killed, match="SIGTERM"):
             told({"kind": "progress"})
         Dying(lambda: 1 / 0)
     assert [type(found.exc_value) for found in shown] == [ZeroDivisionError]

@@ -128,7 +128,9 @@ def test_force_takes_over_and_the_other_stops(dspa, begin, monkeypatch):
     dspa("toy make one")
     child = begin(LONG)
     on_another_host(monkeypatch)
-    held = lease.claim(job(2).folder, job(2).read().process, stop=print, force=True)
+    held = lease.claim(
+        job(2).folder, job(2).read().process, stop=print, called="J2", ends="", force=True
+    )
     try:
         assert child.wait(30) == 143
         assert "took J2 over" in child.stderr.read()
@@ -145,7 +147,7 @@ def test_claims_at_once_are_given_to_one(tmp_path):
     def take():
         gate.wait()
         try:
-            got.append(lease.claim(folder, {}, stop=print))
+            got.append(lease.claim(folder, {}, stop=print, called="J1", ends=""))
         except InputError as error:
             refused.append(str(error))
 

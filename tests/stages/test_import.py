@@ -18,6 +18,7 @@ from dspa.io.particles import read_particles
 from dspa.io.star import Block, write_star
 from dspa.io.volumes import read_volume, write_image_stack, write_volume
 from dspa.stages.imports import micrographs as import_micrographs
+from dspa.stages.imports import movies as import_movies
 from dspa.stages.imports import particles as import_particles
 from dspa.stages.imports import volume as import_volume
 from dspa.stages.imports.stages import STAGES
@@ -153,7 +154,7 @@ def test_movies_are_summed_with_their_gain(desk: Desk, tmp_path: Path) -> None:
     # The rows of TIFF files run the other way than those of the gain.
     tifffile.imwrite(tmp_path / "a.tif", movie[:, ::-1], photometric="minisblack")
     write_image_stack(tmp_path / "gain.mrc", gain, pixel_size=1.0)
-    outputs = desk.run(import_micrographs.MOVIES_STAGE, files="a.tif", gain="gain.mrc", **OPTICS)
+    outputs = desk.run(import_movies.MOVIES_STAGE, files="a.tif", gain="gain.mrc", **OPTICS)
     movies, sums = (read_micrographs(outputs[k]) for k in ("movies", "micrographs"))
     assert movies["frames"].values.tolist() == [3]
     summed = read_micrograph_image(sums["path"].values[0])

@@ -18,7 +18,8 @@ from dspa.io.star import Block, read_star, write_star
 from dspa.io.volumes import write_image_stack
 from dspa.ops.images.gain import turned_gain, without_dead
 from dspa.stages.exposures.tasks import micrograph_tasks, warn_of_rows
-from dspa.stages.imports.micrographs import MICROGRAPHS_STAGE, MOVIES_STAGE
+from dspa.stages.imports.micrographs import MICROGRAPHS_STAGE
+from dspa.stages.imports.movies import MOVIES_STAGE
 from dspa.stages.stage import Context, check
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from dspa.ops.ctf.surface import defocus_offset, extent_of, tilted_surface
 from dspa.ops.picks.candidates import Candidates
 from dspa.stages.exposures import ctf
 from dspa.stages.exposures.tasks import micrograph_tasks
-from dspa.stages.extraction.tables import Placement, particle_table, place_boxes
+from dspa.stages.extraction.tables import Images, Placement, particle_table, place_boxes
 from dspa.stages.picks.tables import picks_table
 from dspa.stages.simulation import micrographs as simulate_micrographs
 from dspa.stages.stage import Context
@@ -81,7 +81,8 @@ def test_picks_and_particles_have_the_defocus_of_their_place(table):
     np.testing.assert_allclose(picks["defocus_u"].values, expected_u)
     np.testing.assert_allclose(picks["defocus_u"] - picks["defocus_v"], [1000] * 3 + [200] * 3)
     boxes = place_boxes(picks, tasks, Placement(box=40))
-    cut = particle_table(picks, boxes, table, pixel_size=PIXEL, size=40, store="images.zarr")
+    images = Images(("images.zarr",), np.zeros(boxes.row.size, np.int32), np.arange(boxes.row.size))
+    cut = particle_table(picks, boxes, table, pixel_size=PIXEL, size=40, images=images)
     # Once, not twice: the particle's defocus is made anew from its micrograph's.
     np.testing.assert_allclose(cut["defocus_u"].values, expected_u)
 

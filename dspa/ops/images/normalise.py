@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dspa.device import like, namespace
+from dspa.device import like, namespace, to_host
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 # Rounding alone, in float32, makes a constant or a plane vary by about one part in 2^23 of its
@@ -116,7 +118,7 @@ def background_fit(
 
 
 def normalise_background(
-    images: Any, *, diameter: float, dust: float = 0.0, seed: int = 0
+    images: Any, *, diameter: float, dust: float = 0.0, seeds: Sequence[int] | None = None
 ) -> tuple[Any, Any]:
     """Take a plane off, so that the background has mean 0, and scale it to standard deviation 1.
 
@@ -129,8 +131,9 @@ def normalise_background(
     dust : float
         Pixels further than this many standard deviations from 0 are replaced by background
         noise; 0 keeps all.
-    seed : int
-        Of that noise.
+    seeds : sequence of int, optional
+        Of that noise, one for each image, so that it is the same in whatever company an image
+        comes; by default their numbers.
 
     Returns
     -------
@@ -145,7 +148,11 @@ def normalise_background(
     flat = xp.reshape(xp.astype(images, xp.float32), (count, box * box))
     flat, valid = level_background(flat, fit=fit, plane=plane, ring=ring)
     if dust > 0:
-        noise = np.random.default_rng(seed).standard_normal((count, box * box), np.float32)
-        flat = xp.where(xp.abs(flat) > dust, like(noise, reference=images), flat)
+        dusty = xp.abs(flat) > dust
+        noise = np.zeros((count, box * box), np.float32)
+        for number in np.flatnonzero(to_host(xp.any(dusty, axis=1))).tolist():
+            generator = np.random.default_rng(number if seeds is None else seeds[number])
+            noise[number] = generator.standard_normal(box * box, np.float32)
+        flat = xp.where(dusty, like(noise, reference=images), flat)
         flat = xp.where(valid[:, None], flat, xp.zeros_like(flat))
     return xp.reshape(flat, (count, box, box)), valid

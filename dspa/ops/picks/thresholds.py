@@ -98,6 +98,8 @@ def automatic_thresholds(ncc: NDArray[Any], power: NDArray[Any]) -> Thresholds:
         [np.asarray(ncc, np.float64), np.log(np.maximum(np.asarray(power, np.float64), 1e-9))]
     )
     points = points[np.all(np.isfinite(points), axis=1)]
+    # In an order of their own: micrographs may come in any.
+    points = points[np.lexsort(points.T)]
     points = points[:: max(1, len(points) // FITTED)]
     middle = np.median(points, axis=0) if len(points) else np.zeros(2)
     spread = 1.4826 * np.median(np.abs(points - middle), axis=0) if len(points) else np.zeros(2)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 # Fewer micrographs with a defocus than this give no trend.
 FEWEST = 5
 LARGEST_FACTOR = 1.5
+MOST = 400  # micrographs that the slope is found from
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,11 @@ def defocus_trend(defocus: NDArray[np.float64], level: NDArray[np.float64]) -> L
     x, y = defocus[good], level[good]
     if x.size < FEWEST or np.ptp(x) < 500.0:
         return Line(float(np.median(y)) if y.size else 0.0, 0.0)
-    i, j = np.triu_indices(min(x.size, 400), 1)
+    # Some of them, spread over the defoci: micrographs may come in any order.
+    place = np.linspace(0, x.size - 1, min(x.size, MOST))
+    some = np.lexsort((y, x))[np.round(place).astype(int)]
+    first, second = np.triu_indices(some.size, 1)
+    i, j = some[first], some[second]
     step = x[j] - x[i]
     apart = np.abs(step) > 1.0
     slope = float(np.median((y[j] - y[i])[apart] / step[apart]))

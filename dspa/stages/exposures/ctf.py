@@ -28,6 +28,7 @@ from dspa.stages.exposures.tasks import (
     COPIES,
     MicrographTask,
     contained,
+    in_known_order,
     keep_results,
     micrograph_tasks,
     report_failures,
@@ -163,7 +164,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     tasks = micrograph_tasks(table, limit=params.micrographs)
     (context.folder / "ctf").mkdir(exist_ok=True)
     settings = _Settings(context.folder, params)
-    keep = keep_results(params, Estimate, CTFFit, LocalFit)
+    keep = keep_results(context, params, Estimate, CTFFit, LocalFit)
     results = context.runner.map(partial(_estimate, settings), tasks, name="ctf", keep=keep)
     report_failures(context, tasks, results, what="ctf")
     done = [
@@ -171,6 +172,8 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
         for task, found in zip(tasks, results, strict=True)
         if isinstance(found, Estimate)
     ]
+    order = in_known_order(context, "micrographs.zarr", [task.name for task, _ in done])
+    done = [done[row] for row in order]
     result = _with_fits(table, done)
     write_micrographs(result, context.folder / "micrographs.zarr")
     write_micrographs(result, context.folder / "micrographs.star")
@@ -221,4 +224,5 @@ STAGE = Stage(
     inputs=(Input("micrographs", "micrographs"),),
     run=run,
     plan=plan,
+    grows=True,
 )

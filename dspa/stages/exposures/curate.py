@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.data.counts import counted, counted_of
-from dspa.data.errors import InputError
+from dspa.data.errors import InputError, NothingLeft
 from dspa.io.micrographs import read_micrographs, write_micrographs
 from dspa.io.names import match_files
 from dspa.io.particles import read_particles, write_particle_tables
@@ -23,7 +23,7 @@ from dspa.stages.exposures.figures import (
     exposure_figures,
     mean_intensity,
 )
-from dspa.stages.exposures.tasks import micrograph_tasks
+from dspa.stages.exposures.tasks import in_known_order, micrograph_tasks
 from dspa.stages.extraction.tables import find_micrographs
 from dspa.stages.picks.tables import write_picks
 from dspa.stages.stage import Context, Input, Stage, param
@@ -80,6 +80,14 @@ class Params:
     include: tuple[str, ...] = param(
         (), "Micrographs to accept whatever the rules say, by name or file."
     )
+
+    def growing(self) -> None:
+        """Refuse a rule whose limit moves as micrographs come."""
+        if self.intensity is not None:
+            raise InputError(
+                "--intensity is relative to the median of all micrographs, which moves as they "
+                "come; leave it out"
+            )
 
 
 @dataclass(frozen=True)
@@ -156,7 +164,12 @@ class Verdict:
 
 
 def judge(
-    figures: Mapping[str, Figure], rules: Sequence[Rule], table: xr.Dataset, params: Params
+    figures: Mapping[str, Figure],
+    rules: Sequence[Rule],
+    table: xr.Dataset,
+    params: Params,
+    *,
+    all_named: bool = True,
 ) -> Verdict:
     """Hold every micrograph against the rules.
 
@@ -171,6 +184,8 @@ def judge(
         Micrographs, for their names.
     params : Params
         ``exclude`` and ``include``.
+    all_named : bool
+        Refuse a name that is not there; else it may come yet.
 
     Raises
     ------
@@ -183,17 +198,18 @@ def judge(
         if rule.figure not in figures:
             raise InputError(f"{rule.option}: {_LACKING[rule.figure]}")
         broken[rule.option] = ~rule.accepts(figures[rule.figure].values)
-    exclude = names_of(params.exclude, table, "--exclude")
-    if exclude.any():
+    exclude = names_of(params.exclude, table, "--exclude", all_there=all_named)
+    if params.exclude:
         broken["--exclude"] = exclude
     if not broken:
         raise InputError(
             "nothing to choose by: give a rule such as --max-ctf-resolution 6, or --exclude names"
         )
-    keep = ~np.any(list(broken.values()), axis=0) | names_of(params.include, table, "--include")
+    include = names_of(params.include, table, "--include", all_there=all_named)
+    keep = ~np.any(list(broken.values()), axis=0) | include
     verdict = Verdict(keep & ~exclude, broken)
     if not verdict.keep.any():
-        raise InputError(f"no micrograph of {exclude.size} is left; {_tally(verdict)}")
+        raise NothingLeft(f"no micrograph of {exclude.size} is left; {_tally(verdict)}")
     return verdict
 
 
@@ -209,7 +225,9 @@ _LACKING = {
 }
 
 
-def names_of(given: Sequence[str], table: xr.Dataset, option: str) -> NDArray[np.bool_]:
+def names_of(
+    given: Sequence[str], table: xr.Dataset, option: str, *, all_there: bool = True
+) -> NDArray[np.bool_]:
     """Mark the micrographs that are named: (m,) bool.
 
     Parameters
@@ -220,19 +238,21 @@ def names_of(given: Sequence[str], table: xr.Dataset, option: str) -> NDArray[np
         Micrographs.
     option : str
         For the message.
+    all_there : bool
+        Refuse a name that is not among them.
     """
     words = [name for word in given for name in _listed(word)]
     known = [str(name) for name in table["micrograph_name"].values]
     paths = [str(path) for path in table["path"].values]
     matches = match_files(words, known, paths=paths, source=option, exclusive=False)
     found = matches.found
-    if (found < 0).any():
+    if all_there and (found < 0).any():
         lost = [word for word, at in zip(words, found, strict=True) if at < 0]
         shown = ", ".join(lost[:LISTED]) + (", ..." if len(lost) > LISTED else "")
         strange = counted_of(len(lost), len(words), "name", verb=("is", "are"))
         raise InputError(f"{option}: {strange} not among the micrographs ({shown})")
     marked = np.zeros(len(known), bool)
-    marked[found] = True
+    marked[found[found >= 0]] = True
     return marked
 
 
@@ -266,8 +286,8 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
         intensity = np.array(measured, np.float64)
     figures = exposure_figures(table, picks=counts, intensity=intensity)
     rules = rules_of(params)
-    verdict = judge(figures, rules, table, params)
-    outputs = _write(context.folder, table, verdict.keep)
+    verdict = judge(figures, rules, table, params, all_named=not context.grows)
+    outputs = _write(context, table, verdict.keep)
     _write_figures(context.folder / "exposures.csv", table, figures, verdict)
     if picks is not None:
         kind = "particles" if inputs.get("particles") else "picks"
@@ -277,9 +297,12 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     return outputs
 
 
-def _write(folder: Path, table: xr.Dataset, keep: NDArray[np.bool_]) -> dict[str, Path]:
+def _write(context: Context, table: xr.Dataset, keep: NDArray[np.bool_]) -> dict[str, Path]:
+    folder = context.folder
     for name, rows in (("micrographs", keep), ("rejected", ~keep)):
         part = table.isel(micrograph=np.flatnonzero(rows))
+        names = [str(each) for each in part["micrograph_name"].values]
+        part = part.isel(micrograph=in_known_order(context, f"{name}.zarr", names))
         write_micrographs(part, folder / f"{name}.zarr")
         write_micrographs(part, folder / f"{name}.star")
     return {"micrographs": folder / "micrographs.zarr", "rejected": folder / "rejected.zarr"}
@@ -395,4 +418,5 @@ STAGE = Stage(
     ),
     run=run,
     plan=plan,
+    grows=True,
 )

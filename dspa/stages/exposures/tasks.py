@@ -11,9 +11,14 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 
 from dspa.data.counts import counted
-from dspa.data.errors import InputError
+from dspa.data.errors import InputError, NothingLeft
 from dspa.dataflow.journal import Keep
-from dspa.io.micrographs import micrograph_info, read_micrograph_image, rows_turned
+from dspa.io.micrographs import (
+    micrograph_info,
+    read_micrograph_image,
+    read_micrographs,
+    rows_turned,
+)
 from dspa.io.tiff import turns_rows
 from dspa.ops.ctf.model import CTF
 from dspa.ops.ctf.surface import TERMS, defocus_offset
@@ -31,6 +36,8 @@ T = TypeVar("T")
 
 # Working copies of a micrograph that a task holds at once, float32: for estimates of memory.
 COPIES = 6
+# Times that a fault is found in one version of a file before a job that grows lets it be.
+FAULTS = 3
 
 
 class Named(Protocol):
@@ -231,24 +238,61 @@ def local_surfaces(micrographs: xr.Dataset) -> NDArray[np.float64]:
     return np.nan_to_num(np.asarray(micrographs["defocus_surface"].values, np.float64))
 
 
-def keep_results(params: Any, *types: type) -> Keep[Any]:
+def keep_results(context: Context, params: Any, *types: type) -> Keep[Any]:
     """Keep what is found on each micrograph, so that a killed job goes on from there.
+
+    A job that grows keeps faults too: not every bad exposure is to be tried in every round.
 
     Parameters
     ----------
+    context : Context
     params : dataclass
         What results depend on besides the micrograph.
     *types : type
         Dataclasses that a result consists of, its own first.
     """
-    return Keep(partial(_mark, params), types)
+    return Keep(partial(_mark, params), types, _version, FAULTS if context.grows else 0)
 
 
 def _mark(params: Any, task: Any) -> str:
-    """Tell micrographs and parameters apart; OSError where the file cannot be seen."""
-    stat = Path(task.path).stat()
-    said = repr((params, task, stat.st_size, stat.st_mtime_ns))
-    return hashlib.sha256(said.encode()).hexdigest()
+    """Tell micrographs and parameters apart."""
+    return hashlib.sha256(repr((params, task)).encode()).hexdigest()
+
+
+def _version(task: Any) -> str:
+    return file_version(task.path)
+
+
+def file_version(path: str) -> str:
+    """Return a text that differs once a file was changed; OSError if it cannot be seen.
+
+    Parameters
+    ----------
+    path : str
+    """
+    stat = Path(path).stat()
+    return f"{stat.st_size}-{stat.st_mtime_ns}"
+
+
+def in_known_order(context: Context, table: str, names: Sequence[str]) -> list[int]:
+    """Return rows in their order: in a job that grows, those of its table first, as they are.
+
+    Indices of micrographs do not move so: pictures, masks and marks are found by them.
+
+    Parameters
+    ----------
+    context : Context
+    table : str
+        File in the job's folder, ``micrographs.zarr``; may not be there yet.
+    names : sequence of str
+        Of the micrographs that are to be written.
+    """
+    path = context.folder / table
+    if not (context.grows and path.exists()):
+        return list(range(len(names)))
+    before = [str(name) for name in read_micrographs(path)["micrograph_name"].values]
+    place = {name: row for row, name in enumerate(before)}
+    return sorted(range(len(names)), key=lambda row: place.get(names[row], len(place)))
 
 
 def contained(function: Callable[[], T]) -> T | str:
@@ -284,4 +328,4 @@ def report_failures(
     if len(failures) > 20:
         context.events.warning(f"and {counted(len(failures) - 20, 'more micrograph')} set aside")
     if tasks and len(failures) == len(tasks):
-        raise InputError(f"{what}: no micrograph could be used; the first: {failures[0][1]}")
+        raise NothingLeft(f"{what}: no micrograph could be used; the first: {failures[0][1]}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.data.counts import counted
-from dspa.data.errors import InputError
+from dspa.data.errors import InputError, NothingLeft
 from dspa.io.images import SHARD, ImageWriter, ParticleImages, write_images
 from dspa.io.micrographs import read_micrographs
 from dspa.io.particles import read_particles, write_particle_tables
@@ -27,6 +28,13 @@ from dspa.stages.exposures.tasks import (
     micrograph_tasks,
     names_and_paths,
     warn_of_rows,
+)
+from dspa.stages.extraction.cuts import (
+    Found,
+    all_of_one,
+    read_cuts,
+    store_path,
+    write_cuts,
 )
 from dspa.stages.extraction.tables import (
     Boxes,
@@ -156,8 +164,7 @@ def _extract_shard(
                     images = np.zeros((len(starts), recipe.size, recipe.size), np.float32)
                     good = np.zeros(len(starts), bool)
                 else:
-                    seed = hash_seed(recipe.seed, piece.task.index, *starts[0])
-                    images, good = _images(pixels, starts, recipe, sign=piece.task.sign, seed=seed)
+                    images, good = _images(pixels, starts, recipe, piece.task)
                 stream.append(images.astype(recipe.dtype))
                 valid.append(good)
             pixels = ""  # frees this micrograph before the next is read
@@ -168,29 +175,54 @@ def _images(
     pixels: NDArray[np.float32],
     start: NDArray[np.int64],
     recipe: _Recipe,
-    *,
-    sign: int,
-    seed: int,
+    task: MicrographTask,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Cut, clean, crop and normalise a batch; particles bright."""
+    """Cut, clean, crop and normalise boxes; particles bright.
+
+    One by one: how many are taken together shows in the last bits of products of matrices, and an
+    image is to be the same whenever it is cut.
+    """
     boxes = extract_boxes(pixels, start, recipe.box)
-    if sign < 0:
+    if task.sign < 0:
         boxes = -boxes
-    images, valid = normalise_background(
-        boxes, diameter=recipe.background, dust=recipe.dust, seed=seed
+    made = [
+        _image(box, recipe, place_seed(recipe.seed, task.name, *place))
+        for box, place in zip(boxes, start.tolist(), strict=True)
+    ]
+    limit = np.finfo(recipe.dtype).max
+    images = np.clip(np.concatenate([image for image, _ in made]), -limit, limit)
+    return images, np.concatenate([valid for _, valid in made])
+
+
+def _image(
+    box: NDArray[np.float32], recipe: _Recipe, seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Make an image of a box: (1, y, x), and whether it is one."""
+    image, valid = normalise_background(
+        box[None], diameter=recipe.background, dust=recipe.dust, seeds=(seed,)
     )
     if recipe.size != recipe.box:
-        small = resize_images(images, recipe.size)
+        small = resize_images(image, recipe.size)
         scale = recipe.size / recipe.box
-        images, still = normalise_background(small, diameter=recipe.background * scale)
+        image, still = normalise_background(small, diameter=recipe.background * scale)
         valid = valid & still
-    limit = np.finfo(recipe.dtype).max
-    return np.clip(images, -limit, limit), valid
+    return image, valid
 
 
-def hash_seed(*numbers: int) -> int:
-    """Derive a seed from numbers."""
-    return int(np.random.SeedSequence([abs(n) for n in numbers]).generate_state(1)[0])
+def place_seed(seed: int, name: str, x: int, y: int) -> int:
+    """Return the seed of a box: that of its place, whenever and beside whatever it is cut.
+
+    Parameters
+    ----------
+    seed : int
+        Of the job.
+    name : str
+        Of the micrograph.
+    x, y : int
+        First pixel.
+    """
+    said = hashlib.blake2b(f"{seed} {x} {y} {name}".encode(), digest_size=8)
+    return int.from_bytes(said.digest(), "little")
 
 
 def _tasks(micrographs: xr.Dataset, params: Params) -> list[MicrographTask]:
@@ -204,7 +236,7 @@ def _tasks(micrographs: xr.Dataset, params: Params) -> list[MicrographTask]:
             f"micrographs of several pixel sizes ({sorted(sizes)} A); extract them one by one"
         )
     if not tasks:
-        raise InputError("no micrograph has a good CTF; use --failed-ctf keep to go on")
+        raise NothingLeft("no micrograph has a good CTF; use --failed-ctf keep to go on")
     return tasks
 
 
@@ -246,27 +278,18 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     for note in boxes.set_aside:
         context.events.warning(f"picks set aside: {note}")
     pixel_size = tasks[0].pixel_size * params.box / recipe.size
-    store = context.folder / "images.zarr"
-    writer = write_images(
-        store, boxes.row.size, recipe.size, dtype=params.dtype, pixel_size=pixel_size
-    )
-    results = context.runner.map(
-        partial(_extract_shard, writer, recipe), _shards(boxes), name="extract"
-    )
-    writer.close()
-    for fault in dict.fromkeys(fault for _, faults in results for fault in faults):
-        context.events.warning(fault)
-    valid = np.concatenate([good for good, _ in results])
-    if not valid.any():
-        raise InputError("no image could be cut: every one is without variance or unreadable")
-    if not valid.all():
+    found = _images_of(context, boxes, recipe, pixel_size)
+    if not found.valid.any():
+        raise NothingLeft("no image could be cut: every one is without variance or unreadable")
+    if not found.valid.all():
         context.events.warning(
-            f"{counted((~valid).sum(), 'image')} set aside: NaN, no variance, or an unreadable "
-            "micrograph"
+            f"{counted((~found.valid).sum(), 'image')} set aside: NaN, no variance, or an "
+            "unreadable micrograph"
         )
     table = particle_table(
-        source, boxes, micrographs, pixel_size=pixel_size, size=recipe.size, store=str(store)
-    ).isel(particle=np.flatnonzero(valid))
+        source, boxes, micrographs, pixel_size=pixel_size, size=recipe.size, images=found.images
+    ).isel(particle=np.flatnonzero(found.valid))
+    valid = found.valid
     outputs = write_particle_tables(table, context.folder)
     _show(context, table)
     context.events.message(
@@ -277,6 +300,36 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
         "result", particles=int(valid.sum()), box=recipe.size, pixel_size=pixel_size
     )
     return outputs
+
+
+def _images_of(context: Context, boxes: Boxes, recipe: _Recipe, pixel_size: float) -> Found:
+    """Cut all boxes, or in a job that grows those that are not cut yet."""
+    if not context.grows:
+        return all_of_one(context.folder, _cut(context, boxes, recipe, pixel_size))
+    cuts = read_cuts(context.folder)
+    missing = boxes.some(cuts.missing(boxes))
+    if missing.row.size:
+        number = cuts.stores + 1
+        valid = _cut(context, missing, recipe, pixel_size, number=number)
+        cuts = cuts.joined(write_cuts(context.folder, number, missing, valid))
+    return cuts.find(boxes)
+
+
+def _cut(
+    context: Context, boxes: Boxes, recipe: _Recipe, pixel_size: float, *, number: int = 1
+) -> NDArray[np.bool_]:
+    """Cut boxes into an image store of their own; tell which images are good."""
+    writer = write_images(
+        store_path(context.folder, number), boxes.row.size, recipe.size, dtype=recipe.dtype,
+        pixel_size=pixel_size,
+    )  # fmt: skip
+    results = context.runner.map(
+        partial(_extract_shard, writer, recipe), _shards(boxes), name="extract"
+    )
+    writer.close()
+    for fault in dict.fromkeys(fault for _, faults in results for fault in faults):
+        context.events.warning(fault)
+    return np.concatenate([good for good, _ in results])
 
 
 def _check_scale(context: Context, source: xr.Dataset, tasks: Sequence[MicrographTask]) -> None:
@@ -361,4 +414,5 @@ STAGE = Stage(
     ),
     run=run,
     plan=plan,
+    grows=True,
 )

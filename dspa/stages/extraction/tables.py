@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from dspa.data.counts import counted_of
-from dspa.data.errors import InputError
+from dspa.data.errors import InputError, NothingLeft
 from dspa.data.schema import EXTRA
 from dspa.io.names import Matches, match_files, match_names
 from dspa.ops.images.extract import cut_boxes
@@ -52,6 +52,35 @@ class Boxes:
     shift: NDArray[np.float64]
     tasks: tuple[MicrographTask, ...]
     set_aside: tuple[str, ...]
+
+    def some(self, numbers: NDArray[np.int64]) -> Boxes:
+        """Return some of the boxes, in their order.
+
+        Parameters
+        ----------
+        numbers : (m,) int64
+        """
+        names = ("row", "task", "start", "coordinate", "shift")
+        return replace(self, **{name: getattr(self, name)[numbers] for name in names})
+
+
+@dataclass(frozen=True)
+class Images:
+    """Where the images of boxes are.
+
+    Attributes
+    ----------
+    paths : tuple of str
+        Image stores.
+    stack : (n,) int32
+        Store of each box.
+    index : (n,) int64
+        Image in it.
+    """
+
+    paths: tuple[str, ...]
+    stack: NDArray[np.int32]
+    index: NDArray[np.int64]
 
 
 def find_micrographs(
@@ -247,7 +276,7 @@ def place_boxes(
     order = np.flatnonzero(single)
     order = order[np.argsort(where[order], kind="stable")]
     if not order.size:
-        raise InputError("no box can be cut: " + "; ".join(notes or ("there are no picks",)))
+        raise NothingLeft("no box can be cut: " + "; ".join(notes or ("there are no picks",)))
     centre = (cut.start + placement.box // 2)[order] * pixels[where[order]][:, None]
     return Boxes(
         row=order,
@@ -285,9 +314,9 @@ def particle_table(
     *,
     pixel_size: float,
     size: int,
-    store: str,
+    images: Images,
 ) -> xr.Dataset:
-    """Make the table of extracted particles: one row per box, in the order of the images.
+    """Make the table of extracted particles: one row per box.
 
     Parameters
     ----------
@@ -300,8 +329,8 @@ def particle_table(
         Of the images, A.
     size : int
         Edge of the images in pixels.
-    store : str
-        Path of the image store.
+    images : Images
+        Of the boxes.
     """
     table = without_images(source).isel(particle=boxes.row)
     count = boxes.row.size
@@ -311,10 +340,10 @@ def particle_table(
         table = on_micrographs(table, index, micrographs)
     table["coordinate"] = (("particle", "xy"), boxes.coordinate)
     table["shift"] = (("particle", "xy"), boxes.shift)
-    table["image_stack"] = ("particle", np.zeros(count, np.int32))
-    table["image_index"] = ("particle", np.arange(count, dtype=np.int64))
+    table["image_stack"] = ("particle", images.stack)
+    table["image_index"] = ("particle", images.index)
     table["image_sign"] = ("particle", np.ones(count, np.int8))
-    table["stack_path"] = ("stack", np.array([store], object))
+    table["stack_path"] = ("stack", np.array(images.paths, object))
     groups = int(table.sizes["optics"])
     sizes = np.array([task.pixel_size for task in boxes.tasks])
     table["micrograph_pixel_size"] = ("optics", np.full(groups, float(sizes[0])))

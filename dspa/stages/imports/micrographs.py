@@ -1,4 +1,4 @@
-"""Import micrographs and movies: image files by pattern, or a STAR file."""
+"""Import micrographs (and movies): image files by pattern, or a STAR file."""
 
 from __future__ import annotations
 
@@ -28,11 +28,9 @@ from dspa.io.picture import image
 from dspa.io.plausible import check_values
 from dspa.io.star_micrographs import read_star_micrographs
 from dspa.io.tiff import turns_rows
-from dspa.io.volumes import write_image_stack
-from dspa.ops.images.gain import without_dead
 from dspa.stages.exposures.tasks import tell_of_names
+from dspa.stages.imports.arrivals import Imported, grown
 from dspa.stages.imports.copies import repeated_files, tell_versions
-from dspa.stages.imports.gains import Gain, read_gain, settle_gain
 from dspa.stages.imports.lines import in_file, rows_of_file, unnumbered, where
 from dspa.stages.imports.optics import settle_optics, tell_denials, with_epu
 from dspa.stages.particles.checks import pixel_digest
@@ -47,7 +45,6 @@ if TYPE_CHECKING:
 MM = 1e7  # mm to A
 _CTF = ("defocus_u", "defocus_v", "defocus_angle", "phase_shift", "ctf_resolution", "ctf_score")
 _WHOLE = _CTF[:4]  # what a CTF is made of, where a file has it
-GAIN = "gain.mrc"  # beside movies.zarr
 _LISTED = 10
 _FEW, _FEW_NAMES = 16, 3
 
@@ -76,6 +73,18 @@ class Params:
         "full", "Look at every pixel, or at headers only.", choices=("full", "headers")
     )
 
+    def growing(self) -> None:
+        """Refuse lists that are made once."""
+        if any(str(each).endswith(".star") for each in self.patterns):
+            raise InputError(f"{self.named} is a list, which does not grow; give a pattern")
+        if self.ctf_from is not None:
+            raise InputError("--ctf-from is a list, which does not grow; run dspa ctf instead")
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Patterns of the files."""
+        return (self.files,) if isinstance(self.files, str) else self.files
+
     @property
     def named(self) -> str:
         """The files, as messages name them."""
@@ -90,26 +99,6 @@ class Params:
             "amplitude_contrast": (self.amplitude_contrast, "--amplitude-contrast"),
             "pixel_size": (self.pixel_size, "--pixel-size"),
         }
-
-
-@dataclass(frozen=True)
-class MovieParams(Params):
-    """Parameters of ``dspa import movies``."""
-
-    gain: str | None = param(None, "Gain reference of the camera (MRC, TIFF or Falcon .gain).")
-    gain_rotate: int = param(
-        0, "Quarter turns of the gain reference, clockwise, before the flip.", minimum=0, maximum=3
-    )
-    gain_flip: str = param(
-        "none", "Flip it upside down (y) or left to right (x).", choices=("none", "y", "x")
-    )
-    gain_use: str = param(
-        "auto",
-        "Multiply frames with it or divide them by it; auto multiplies, and lets the frames tell "
-        "for EER movies and .gain files.",
-        choices=("auto", "multiply", "divide"),
-    )
-    sum: bool = param(True, "Sum the frames as they are; dspa motion needs no such sums.")
 
 
 @dataclass(frozen=True)
@@ -155,7 +144,7 @@ def _look_at_pixels(context: Context, table: xr.Dataset, found: list[Found]) -> 
     """Add the faults that show in the pixels: damaged, empty and NaN images."""
     rows = [row for row, each in enumerate(found) if not each.fault]
     paths = [str(table["path"].values[row]) for row in rows]
-    if len(paths) <= _FEW:  # not worth the start of a cluster
+    if len(paths) <= _FEW and not context.grows:  # not worth the start of a cluster
         seen = [look_at_pixels(path) for path in paths]
     else:
         seen = context.runner.map(look_at_pixels, paths, name="look")
@@ -167,54 +156,39 @@ def _look_at_pixels(context: Context, table: xr.Dataset, found: list[Found]) -> 
 
 def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[str, Path]:
     """Import micrographs in place."""
-    table = _import(context, params, kind="micrographs")
-    _write(context, table, "micrographs")
+    table = import_files(context, params, kind="micrographs")
+    write_tables(context, table, "micrographs")
     return {"micrographs": context.folder / "micrographs.zarr"}
 
 
-def run_movies(
-    context: Context, inputs: Mapping[str, Any], params: MovieParams
-) -> Mapping[str, Path]:
-    """Import movies in place, and sum their frames (unaligned) to micrographs."""
-    reference = None if params.gain is None else _read_gain(params)
-    table = _import(context, params, kind="movies")
-    movies = [str(path) for path in table["path"].values]
-    gain = None if reference is None else settle_gain(context, reference, movies)
-    if gain is not None:  # for `dspa motion`, as it is applied
-        write_image_stack(context.folder / GAIN, gain[None], pixel_size=float("nan"))
-        table.attrs["gain"] = GAIN
-    _write(context, table, "movies")
-    if not params.sum:
-        return {"movies": context.folder / "movies.zarr"}
-    context.events.message("frames are summed as they are; dspa motion corrects their motion")
-    (context.folder / "micrographs").mkdir()
-    names = unique_names(table["path"].values)
-    size = table["pixel_size"].values[table["optics"].values]
-    work = [
-        (str(path), context.folder / "micrographs" / f"{name}.mrc", float(pixel))
-        for path, name, pixel in zip(table["path"].values, names, size, strict=True)
-    ]
-    faults = context.runner.map(partial(_sum_movie, gain), work, name="sum")
-    kept = np.array([not fault for fault in faults])
-    _report(context, table["micrograph_name"].values[~kept], [f for f in faults if f])
-    if not kept.any():
-        raise InputError(f"no movie could be summed; the first: {faults[0]}")
-    summed = table.isel(micrograph=np.flatnonzero(kept))
-    targets = [str(target) for (_, target, _), ok in zip(work, kept, strict=True) if ok]
-    summed = summed.assign(
-        path=("micrograph", np.array(targets, object)),
-        # The sums are MRC files, their rows as in MRC files.
-        rows_turned=("micrograph", np.zeros(len(targets), np.int8)),
-    )
-    summed.attrs["kind"] = "micrographs"
-    _write(context, summed, "micrographs")
-    return {
-        "movies": context.folder / "movies.zarr",
-        "micrographs": context.folder / "micrographs.zarr",
-    }
+def import_files(context: Context, params: Params, *, kind: str) -> xr.Dataset:
+    """Return the table of all files; in a job that grows, of those that it has and new ones.
+
+    Parameters
+    ----------
+    context : Context
+    params : Params
+    kind : str
+        ``micrographs`` or ``movies``.
+    """
+    if context.grows:
+        table = grown(context, kind, partial(_of_files, context, params, kind))
+    else:
+        made = _import(context, params, kind=kind)
+        if made.table is None:
+            first = next(iter(made.faults.values()))
+            count = counted(len(made.faults), "file")
+            raise InputError(f"{params.named}: none of {count} can be used; the first: {first}")
+        table = made.table
+    _summarise(context, table, kind)
+    return table
 
 
-def _import(context: Context, params: Params, *, kind: str) -> xr.Dataset:
+def _of_files(context: Context, params: Params, kind: str, files: Sequence[str]) -> Imported:
+    return _import(context, replace(params, files=tuple(files)), kind=kind)
+
+
+def _import(context: Context, params: Params, *, kind: str) -> Imported:
     from_star = params.named.endswith(".star")
     if from_star:
         table = read_star_micrographs(
@@ -236,6 +210,9 @@ def _import(context: Context, params: Params, *, kind: str) -> xr.Dataset:
         replace(look(path), fault=_repeated(path, other)) if other else look(path)
         for path, other in zip(paths, repeated_files(paths), strict=True)
     ]
+    if all(f.fault for f in found):
+        report_set_aside(context, names, [f.fault for f in found])
+        return Imported(None, {path: f.fault for path, f in zip(paths, found, strict=True)}, {})
     if not from_star:
         table = with_epu(context, table, [f.columns for f in found])
     headers = [f.pixel_size for f in found if not f.fault]
@@ -244,13 +221,12 @@ def _import(context: Context, params: Params, *, kind: str) -> xr.Dataset:
     if params.check == "full":
         found = _look_at_pixels(context, table, found)
     good = np.array([not f.fault for f in found])
-    faults = [f.fault for f in found if f.fault]
-    _report(context, table["micrograph_name"].values[~good], faults, where(table, ~good))
+    bad = table["micrograph_name"].values[~good]
+    told = where(table, ~good)
+    report_set_aside(context, bad, [f.fault for f in found if f.fault], told)
+    faults = {path: f.fault for path, f in zip(paths, found, strict=True) if f.fault}
     if not good.any():
-        raise InputError(
-            f"{params.named}: none of {counted(len(found), 'file')} can be used; the first: "
-            f"{found[0].fault}"
-        )
+        return Imported(None, faults, {})
     table = table.isel(micrograph=np.flatnonzero(good))
     table = unnumbered(table)
     kept = [f for f in found if not f.fault]
@@ -267,8 +243,8 @@ def _import(context: Context, params: Params, *, kind: str) -> xr.Dataset:
         table = _with_ctf(context, table, params.ctf_from)
         _doubt(context, check_values(table, params.ctf_from))
     table.attrs["kind"] = kind
-    _summarise(context, table, kind)
-    return table
+    digests = {path: f.digest for path, f in zip(paths, found, strict=True) if not f.fault}
+    return Imported(table, faults, digests)
 
 
 def _repeated(path: str, other: str) -> str:
@@ -392,45 +368,42 @@ def _same_ctf(table: xr.Dataset, first: int, second: int) -> bool:
     return all(np.array_equal(c[first], c[second], equal_nan=True) for c in columns)
 
 
-def _read_gain(params: MovieParams) -> Gain:
-    assert params.gain is not None
-    return read_gain(
-        params.gain, rotate=params.gain_rotate, flip=params.gain_flip, use=params.gain_use
-    )
-
-
-def _sum_movie(gain: NDArray[np.float32] | None, work: tuple[str, Path, float]) -> str:
-    source, target, pixel_size = work
-    try:
-        total = read_micrograph_image(source)
-        if gain is not None and gain.shape != total.shape:
-            return f"{source}: frames of {total.shape}, the gain reference is {gain.shape}"
-        total = total if gain is None else without_dead(total * gain, gain == 0)
-    except InputError as error:
-        return str(error)
-    write_image_stack(target, total[None], pixel_size=pixel_size)
-    return ""
-
-
 def unique_names(paths: NDArray[Any]) -> list[str]:
-    """Return a name for what is made of each file, numbered where files share one.
+    """Return a name for what is made of each file, numbered where one before it has the name.
+
+    Files that are appended change no name.
 
     Parameters
     ----------
     paths : (m,) text
     """
-    stems = [Path(str(p)).stem for p in paths]
-    if len(set(stems)) == len(stems):
-        return stems
-    return [f"{number:05d}_{stem}" for number, stem in enumerate(stems)]
+    names: dict[str, None] = {}
+    for number, path in enumerate(paths):
+        name = Path(str(path)).stem
+        while name in names:
+            name = f"{number:05d}_{name}"
+        names[name] = None
+    return list(names)
 
 
-def _report(context: Context, names: Sequence[str], faults: Sequence[str], told: str = "") -> None:
+def report_set_aside(
+    context: Context, names: Sequence[str], faults: Sequence[str], told: str = ""
+) -> None:
+    """Warn of files that are set aside, and list them; a job that grows has a list of its own.
+
+    Parameters
+    ----------
+    context : Context
+    names, faults : sequence of str
+        Of each file, and why.
+    told : str
+        What the first warning ends with.
+    """
     for fault in faults[:_LISTED]:
         context.events.warning(f"set aside {fault}{told if fault is faults[0] else ''}")
     if len(faults) > _LISTED:
         context.events.warning(f"and {len(faults) - _LISTED} more were set aside")
-    if faults:
+    if faults and not context.grows:
         lines = [f"{name}\t{fault}\n" for name, fault in zip(names, faults, strict=True)]
         (context.folder / "set_aside.txt").write_text("".join(lines), encoding="utf-8")
 
@@ -449,8 +422,9 @@ def _summarise(context: Context, table: xr.Dataset, kind: str) -> None:
     )
     if len(shapes) > 1:
         context.events.warning(f"{len(shapes)} shapes: {text}")
-    path = str(table["path"].values[0])
-    turned = bool(rows_turned(table)[0])
+    shown = -1 if context.grows else 0  # the newest, of those that come one by one
+    path = str(table["path"].values[shown])
+    turned = bool(rows_turned(table)[shown])
     if rows_turned(table).any():
         context.events.message("the rows of TIFF files are turned over, as RELION and others do")
     first = read_micrograph_image(path, turned=turned)
@@ -463,7 +437,16 @@ def _summarise(context: Context, table: xr.Dataset, kind: str) -> None:
     )
 
 
-def _write(context: Context, table: xr.Dataset, name: str) -> None:
+def write_tables(context: Context, table: xr.Dataset, name: str) -> None:
+    """Write a table as dspa and as RELION read it.
+
+    Parameters
+    ----------
+    context : Context
+    table : Dataset
+    name : str
+        ``micrographs`` or ``movies``.
+    """
     write_micrographs(table, context.folder / f"{name}.zarr")
     write_micrographs(table, context.folder / f"{name}.star")
 
@@ -474,7 +457,5 @@ MICROGRAPHS_STAGE = Stage(
     Params,
     (),
     run,
-)
-MOVIES_STAGE = Stage(
-    "import movies", "bring in movies, summed over their frames", MovieParams, (), run_movies
+    grows=True,
 )

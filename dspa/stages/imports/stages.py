@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dspa.stages.imports.micrographs import MICROGRAPHS_STAGE, MOVIES_STAGE
+from dspa.stages.imports.micrographs import MICROGRAPHS_STAGE
+from dspa.stages.imports.movies import MOVIES_STAGE
 from dspa.stages.imports.particles import PARTICLES_STAGE
 from dspa.stages.imports.volume import VOLUME_STAGE
 

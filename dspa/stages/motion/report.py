@@ -30,6 +30,17 @@ _LABELS = {
 }
 
 
+def micrograph_name(stem: str) -> str:
+    """Return what the micrograph of a movie is called.
+
+    Parameters
+    ----------
+    stem : str
+        How its files begin.
+    """
+    return f"micrographs/{stem}.mrc"
+
+
 def write_tables(
     folder: Path, movies: xr.Dataset, done: Sequence[tuple[MovieTask, Figures]], params: Params
 ) -> None:
@@ -54,7 +65,7 @@ def write_tables(
     size = np.asarray(table["pixel_size"].values) / ups * params.bin
     variables = {
         "path": [str(image_path(folder, task.stem)) for task in tasks],
-        "micrograph_name": [f"micrographs/{task.stem}.mrc" for task in tasks],
+        "micrograph_name": [micrograph_name(task.stem) for task in tasks],
     }
     table = table.assign(
         {name: ("micrograph", np.array(values, object)) for name, values in variables.items()}

@@ -16,6 +16,7 @@ from dspa.io.volumes import write_image_stack
 from dspa.ops.motion.movie import memory
 from dspa.stages.exposures.tasks import (
     contained,
+    in_known_order,
     keep_results,
     micrograph_tasks,
     report_failures,
@@ -23,8 +24,8 @@ from dspa.stages.exposures.tasks import (
 from dspa.stages.imports.gains import read_gain, settle_gain
 from dspa.stages.imports.micrographs import unique_names
 from dspa.stages.motion.params import Params
-from dspa.stages.motion.report import summarise, write_tables
-from dspa.stages.motion.work import Figures, MovieTask, Settings, correct, look_at
+from dspa.stages.motion.report import micrograph_name, summarise, write_tables
+from dspa.stages.motion.work import NO_DOSE, Figures, MovieTask, Settings, correct, look_at
 from dspa.stages.stage import Context, Input, Stage
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ GAIN, DEFECTS = "gain.mrc", "defects.mrc"
 def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[str, Path]:
     """Correct every movie; a task each."""
     table = read_micrographs(inputs["movies"])
-    tasks = movie_tasks(table, params)
+    tasks = movie_tasks(table, params, all_doses=not context.grows)
     paths = [task.path for task in tasks]
     settings = Settings(
         folder=context.folder,
@@ -48,7 +49,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     )
     for name in ("micrographs", "motion"):
         (context.folder / name).mkdir(exist_ok=True)
-    keep = keep_results((params, settings.gain, settings.bad), Figures)
+    keep = keep_results(context, (params, settings.gain, settings.bad), Figures)
     results = context.runner.map(partial(correct, settings), tasks, name="motion", keep=keep)
     report_failures(context, tasks, results, what="motion")
     done = [
@@ -56,12 +57,14 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
         for task, found in zip(tasks, results, strict=True)
         if isinstance(found, Figures)
     ]
+    names = [micrograph_name(task.stem) for task, _ in done]
+    done = [done[row] for row in in_known_order(context, "micrographs.zarr", names)]
     write_tables(context.folder, table, done, params)
     summarise(context, done, params)
     return {"micrographs": context.folder / "micrographs.zarr"}
 
 
-def movie_tasks(table: xr.Dataset, params: Params) -> list[MovieTask]:
+def movie_tasks(table: xr.Dataset, params: Params, *, all_doses: bool = True) -> list[MovieTask]:
     """List the movies of a table.
 
     Parameters
@@ -69,6 +72,9 @@ def movie_tasks(table: xr.Dataset, params: Params) -> list[MovieTask]:
     table : Dataset
         Movies.
     params : Params
+    all_doses : bool
+        Refuse all where the dose of one is unknown; else that one is set aside when it is looked
+        at.
 
     Raises
     ------
@@ -80,12 +86,10 @@ def movie_tasks(table: xr.Dataset, params: Params) -> list[MovieTask]:
     doses = np.full(table.sizes["micrograph"], math.nan)
     if "dose" in table.variables:
         doses = np.asarray(table["dose"].values, np.float64)
-    if params.dose_weighting and params.dose_per_frame is None:
+    if all_doses and params.dose_weighting and params.dose_per_frame is None:
         unknown = [row.name for row in rows if not doses[row.index] > 0]
         if unknown:
-            raise InputError(
-                f"{unknown[0]}: the dose is unknown; give --dose-per-frame, or --no-dose-weighting"
-            )
+            raise InputError(f"{unknown[0]}: {NO_DOSE}")
     return [
         MovieTask(
             index=row.index,
@@ -106,6 +110,8 @@ def _settled_gain(
 ) -> str:
     """Write the gain as it is applied, or find the one that the import settled; return its path."""
     target = context.folder / GAIN
+    if params.gain is not None and context.grows and target.is_file():
+        return str(target)  # settled with the first movies
     if params.gain is not None:
         gain = read_gain(
             params.gain, rotate=params.gain_rotate, flip=params.gain_flip, use=params.gain_use
@@ -169,4 +175,5 @@ STAGE = Stage(
     inputs=(Input("movies", "movies"),),
     run=run,
     plan=plan,
+    grows=True,
 )

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 EARLY = 4.0  # electrons per A^2: what RELION calls early motion
 MOST_16 = 6.0e4  # what 16 bit floats hold
 KINDS = ("at rest", "whole frame", "local")
+NO_DOSE = "the dose is unknown; give --dose-per-frame, or --no-dose-weighting"
 _SHOWN = 30.0  # times that local motion is drawn larger
 _SUFFIXES = {"sum": "", "unweighted": "_noDW", "odd": "_ODD", "even": "_EVN"}
 
@@ -129,7 +130,8 @@ def look_at(task: MovieTask, params: Params) -> Source:
     Raises
     ------
     InputError
-        If it cannot be read, or has not the frames that are asked for.
+        If it cannot be read, has not the frames that are asked for, or is to be weighted by a dose
+        that is unknown.
     """
     eer = Path(task.path).suffix.lower() == EER
     movie = open_movie(
@@ -144,6 +146,8 @@ def look_at(task: MovieTask, params: Params) -> Source:
     dose = params.dose_per_frame
     if dose is None:
         dose = task.dose / frames * movie.group
+    if params.dose_weighting and not dose > 0:
+        raise InputError(f"{task.path}: {NO_DOSE}")
     return Source(movie, frames // movie.group if eer else frames, dose)
 
 

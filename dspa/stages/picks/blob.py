@@ -127,4 +127,5 @@ STAGE = Stage(
     inputs=(Input("micrographs", "micrographs"),),
     run=run,
     plan=plan,
+    grows=True,
 )

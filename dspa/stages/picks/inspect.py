@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dspa.data.counts import counted
-from dspa.data.errors import InputError
+from dspa.data.errors import InputError, NothingLeft
 from dspa.io.micrographs import read_micrographs
 from dspa.io.particles import read_particles
 from dspa.io.picture import histogram, scatter
@@ -141,7 +141,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
         raise InputError("give --min-ncc and --power LOW HIGH, or --auto")
     ncc, power = scores(picks, calibrate=params.calibrate)
     if not ncc.size:
-        raise InputError(f"{inputs['picks']}: there are no candidates to choose from")
+        raise NothingLeft(f"{inputs['picks']}: there are no candidates to choose from")
     limits = _thresholds(picks, params)
     keep = limits.keeps(ncc, power)
     if "pick_diameter" in picks:
@@ -152,7 +152,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     edits = read_edits(inputs["edits"]) if inputs.get("edits") else Edits()
     keep, added = apply_edits(edits, picks, keep), added_picks(edits, picks, micrographs)
     if not keep.any() and not edits.added:
-        raise InputError(
+        raise NothingLeft(
             f"no candidate of {keep.size} passes: NCC {ncc.min():.2f} to {ncc.max():.2f}, power "
             f"{power.min():.0f} to {power.max():.0f}; choose thresholds within these"
         )
@@ -257,4 +257,5 @@ STAGE = Stage(
         Input("edits", "edits", positional=False, optional=True, help=EDITS_HELP),
     ),
     run=run,
+    grows=True,
 )

@@ -62,7 +62,7 @@ def pick_micrographs(
         Name of the stage, and what it searched with, for messages.
     """
     one = partial(_pick, search, low_pass, diameter, context.folder)
-    keep = keep_results(params, Candidates)
+    keep = keep_results(context, params, Candidates)
     results = context.runner.map(one, tasks, name="pick", keep=keep)
     report_failures(context, tasks, results, what=stage)
     done = [

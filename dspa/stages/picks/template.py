@@ -252,4 +252,5 @@ STAGE = Stage(
     ),
     run=run,
     plan=plan,
+    grows=True,
 )
