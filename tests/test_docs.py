@@ -37,6 +37,7 @@ PROJECT_COMMANDS = {
     "note",
     "relink",
     "rerun",
+    "live",
 }
 
 
