@@ -110,7 +110,14 @@ def cut(rng):
     return [low_pass(same + 0.3 * noise(rng), 12.0, pixel_size=PIXEL) for _ in (1, 2)]
 
 
+def smoothed_and_masked(rng):
+    ball = soft_sphere(BOX, 24.0, pixel_size=PIXEL, edge=9.0)
+    return [low_pass(3.0 * protein(np.random.default_rng(1)) + noise(rng), 12.0, pixel_size=PIXEL)
+            * ball for _ in (1, 2)]  # fmt: skip
+
+
 WORTHLESS = {
+    "smoothed and masked": (smoothed_and_masked, "filtered and then masked|copies of one map"),
     "identical": (lambda rng: 2 * (protein(rng),), "one and the same"),
     "scaled": (lambda rng: (protein(rng), 3e4 * protein(np.random.default_rng(0))), "one and the"),
     "low-passed": (lambda rng: low_passed(rng, 0), "one and the same"),

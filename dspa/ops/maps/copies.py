@@ -24,7 +24,7 @@ from dspa.ops.maps.align import align
 from dspa.ops.maps.fsc import fsc, resolution_shell, shell_sums, spectral_power
 from dspa.ops.maps.mask import cosine_edge, radii, soft_sphere
 from dspa.ops.maps.motion import regrid, turned
-from dspa.ops.maps.resolution import particle_region
+from dspa.ops.maps.resolution import particle_region, whitened
 from dspa.ops.maps.sharpen import filter_shells
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ def _compare(
     )
     reach = float(np.percentile(radii(half1.shape[0], 3)[region], 95))
     inner, outer = _windows(region)
-    flat = [_flat(half, last) for half in (half1, half2)]
+    flat = [whitened(half, last) for half in (half1, half2)]
     outer = outer * _quiet(flat[0], flat[1], outer, int(shells[0]))
     volumes = [float((each**2).sum()) for each in (inner, outer)]
     within = _powers(*(half * inner for half in flat))
@@ -274,15 +274,6 @@ def _quiet(
         return np.ones_like(outer)
     quiet = shared <= np.quantile(shared[inside], least)
     return np.asarray(ndimage.gaussian_filter(quiet.astype(np.float32), SOFT), np.float32)
-
-
-def _flat(half: NDArray[np.float32], last: int) -> NDArray[np.float32]:
-    """Bring all shells to one power, so that no window carries strong ones into weak ones."""
-    power = spectral_power(half, dims=3)
-    response = np.zeros(half.shape[0])
-    kept = slice(1, last + 1)
-    response[kept] = 1.0 / np.sqrt(np.maximum(power[kept], 1e-12 * power[1:].max()))
-    return np.asarray(filter_shells(half, response), np.float32)
 
 
 def _powers(

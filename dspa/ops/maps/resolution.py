@@ -181,7 +181,7 @@ def measure_resolution(
 
 
 def whitened(density: NDArray[np.float32], last: int) -> NDArray[np.float32]:
-    """Give all shells of a map the same power, and none to those beyond the last.
+    """Give all shells of a map the power of noise of variance 1, and none to those beyond the last.
 
     Parameters
     ----------
@@ -193,7 +193,7 @@ def whitened(density: NDArray[np.float32], last: int) -> NDArray[np.float32]:
     # In double precision: what rounding leaves of the strong shells is alike in both maps.
     spectrum = scipy.fft.rfftn(density.astype(np.float64))
     shell = shells_of(box, 3)
-    power = shell_sums(np.abs(spectrum) ** 2, 3) / shell_counts(box, 3)
+    power = shell_sums(np.abs(spectrum) ** 2, 3) / shell_counts(box, 3) / float(box) ** 3
     response = np.zeros(box // 2 + 2)
     some = np.flatnonzero(power[1 : last + 1] > 0) + 1
     response[some] = 1.0 / np.sqrt(power[some])

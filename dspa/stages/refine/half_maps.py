@@ -15,7 +15,7 @@ from dspa.io.star import find_block, read_star
 from dspa.ops.images.normalise import is_flat
 from dspa.ops.maps.chance import beyond_chance, without_spikes
 from dspa.ops.maps.copies import Shared, are_same, shared_noise
-from dspa.ops.maps.fsc import fsc, resolution_shell
+from dspa.ops.maps.fsc import fsc, resolution_shell, spectral_power
 from dspa.ops.maps.mask import radii
 from dspa.stages.refine.output import NO_RESOLUTION, RESOLUTION, SYMMETRY
 
@@ -41,6 +41,8 @@ UNLIKE = (
     "the half maps share nothing, as noise does: they do not correlate in any detail of the "
     "particle"
 )
+MASKED = 0.2  # of the voxels in the largest ball that hold one value, as a mask leaves them
+FALLEN = 30.0  # power at two thirds of the shells over that of the last: no noise falls so far
 COARSEST = 2.0  # resolutions across the particle, below which nothing in it is resolved
 
 
@@ -137,6 +139,12 @@ def judge_halves(
             "one half map is inverted: they correlate with the sign turned; bring it in with "
             "import volume --invert"
         )
+    if measured.shell >= measured.last - 1 and any(map(_smoothed_in_a_mask, (half1, half2))):
+        return (
+            "the half maps were filtered and then masked: what the mask carries from strong shells "
+            "into those that the filter emptied is alike in both; give them as they were "
+            "reconstructed"
+        )
     found = shared_noise(
         half1, half2, pixel_size=pixel_size, last=measured.last,
         first=int(min(shell, FINE * measured.last)),
@@ -150,6 +158,16 @@ def judge_halves(
     if not reason and events is not None:
         _tell_doubt(events, found, pixel_size)
     return reason
+
+
+def _smoothed_in_a_mask(half: NDArray[np.float32]) -> bool:
+    """Tell whether a map lies in a mask and holds no noise in its finest shells."""
+    ball = half[radii(half.shape[0], 3) < half.shape[0] / 2 - 1.0]
+    if (ball == ball[0]).mean() < MASKED:  # the first lies at its rim
+        return False
+    power = spectral_power(half, dims=3)
+    last = (half.shape[0] - 1) // 2
+    return bool(power[2 * last // 3] > FALLEN * power[last])
 
 
 def _is_inverted(
