@@ -95,7 +95,7 @@ def reason_to_stop(model: MapModel, most: int) -> str:
     """Say why no further iteration is made."""
     if converged(model.history):
         return f"converged, no gain in {PATIENCE} iterations"
-    return f"{counted(most, 'iteration')} made, and it still gained; --iterations allows more"
+    return f"{counted(most, 'iteration')} made, before it had converged; --iterations allows more"
 
 
 def advance(state: State, rows: Rows) -> State:
