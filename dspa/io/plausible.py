@@ -271,6 +271,26 @@ def has_defocus(table: xr.Dataset) -> bool:
     return any(bool(np.nan_to_num(values).any()) for values in columns)
 
 
+def lacking_defocus(table: xr.Dataset, source: str | Path) -> str:
+    """Say why no defocus is known: the file has no column of it, or one without a figure.
+
+    Parameters
+    ----------
+    table : Dataset
+        Without a defocus, as of `has_defocus`.
+    source : path
+        The file it comes from.
+    """
+    there = next((name for name in _DEFOCUS if name in table.variables), "")
+    if not there:
+        return "the file has no defocus"
+    zero = np.isfinite(table[there].values).any()
+    held = "is 0 in every row" if zero else "has no number in any row"
+    quantity = _DEFOCUS[there]
+    named = quantity.field if Path(source).suffix == ".cs" else quantity.label
+    return f"{named} {held}, as where none was fitted"
+
+
 def _named(table: xr.Dataset, source: str | Path, name: str, quantity: _Quantity) -> str:
     """Return the column that a number comes from; in words if it is of none, as of headers."""
     words, suffix = f"the {name.replace('_', ' ')}", Path(source).suffix

@@ -404,6 +404,10 @@ def test_corrections_that_are_not_applied_are_named(desk: Desk, tmp_path: Path) 
     _star(tmp_path / "p.star", "s.mrcs", 8, **tilt, **matrix)
     desk.run(import_particles.PARTICLES_STAGE, file="p.star")
     assert "kept for the way back but not applied: rlnBeamTiltX" in desk.said("warning")
+    none = {name: np.zeros(8) for name in ("rlnDefocusU", "rlnDefocusV")}
+    _star(tmp_path / "p.star", "s.mrcs", 8, **none)
+    desk.run(import_particles.PARTICLES_STAGE, file="p.star")
+    assert "rlnDefocusU is 0 in every row, as where none was fitted" in desk.said("warning")
     _star(tmp_path / "p.star", "s.mrcs", 8, rlnCtfDataAreCtfPremultiplied=np.ones(8, int))
     with pytest.raises(InputError, match="multiplied by their CTF already"):
         desk.run(import_particles.PARTICLES_STAGE, file="p.star")
@@ -412,11 +416,11 @@ def test_corrections_that_are_not_applied_are_named(desk: Desk, tmp_path: Path) 
 def test_picks_are_imported_as_picks(desk: Desk, tmp_path: Path) -> None:
     (tmp_path / "a.box").write_text("1 2 10 10\n")
     (tmp_path / "b.box").write_text("3 4 10 10\n")
-    outputs = desk.run(import_particles.PARTICLES_STAGE, file="*.box", pixel_size=2.0)
+    outputs = desk.run(import_particles.PARTICLES_STAGE, file="*.box", micrograph_pixel_size=2.0)
     table = read_particles(outputs["picks"])
     np.testing.assert_allclose(table["coordinate"], [[12, 14], [16, 18]])
-    with pytest.raises(InputError, match="--pixel-size"):
-        desk.run(import_particles.PARTICLES_STAGE, file="*.box")
+    with pytest.raises(InputError, match="give --micrographs or --micrograph-pixel-size"):
+        desk.run(import_particles.PARTICLES_STAGE, file="*.box", pixel_size=2.0)
 
 
 def test_volumes(desk: Desk, tmp_path: Path) -> None:

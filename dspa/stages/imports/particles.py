@@ -19,7 +19,7 @@ from dspa.io.locate import matching, spelling
 from dspa.io.particles import read_particles, write_particles
 from dspa.io.picks import SUFFIXES, read_picks
 from dspa.io.picture import montage
-from dspa.io.plausible import check_values, has_defocus
+from dspa.io.plausible import check_values, has_defocus, lacking_defocus
 from dspa.io.star_blocks import images_named
 from dspa.io.star_optics import one_for_all
 from dspa.io.star_particles import read_star_particles
@@ -56,6 +56,7 @@ MM = 1e7  # mm to A
 _FEW_LOST = 0.1  # of the rows; more without a voltage are no accident
 RUN = 1024  # images a task looks at
 FEW_RUNS = 4
+_SIZELESS = "in pixels of unknown size; give --micrographs or --micrograph-pixel-size"
 # Without one of these an image is of no use.
 _PER_IMAGE = "defocus_u defocus_v defocus_angle phase_shift bfactor ctf_scale pose shift".split()
 _CORRECTIONS = frozenset(
@@ -124,14 +125,16 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     if known is not None and given is None and "micrograph_pixel_size" in table.variables:
         warn_of_other_size(context, table, known)
     if "image_stack" not in table.variables:
+        if params.pixel_size is not None:
+            raise InputError(
+                f"{params.named}: picks, and --pixel-size is that of images; give the size of "
+                "their micrographs with --micrograph-pixel-size"
+            )
         table = placed(context, table)
         if micrographs:
             table = place_on_micrographs(context, table, micrographs, source=params.named)
         elif "coordinate_pixels" in table.variables:
-            raise InputError(
-                f"{params.named}: coordinates in pixels of unknown size; give --micrographs or "
-                "--micrograph-pixel-size"
-            )
+            raise InputError(f"{params.named}: coordinates {_SIZELESS}")
         _judge_values(context, table, params)
         table = within_micrographs(context, table, source=params.named)
         tell_repeated_picks(context, table)
@@ -180,7 +183,7 @@ def _read(context: Context, params: Params, known_size: float | None) -> xr.Data
             *files, roots=roots, orientation=orientation, folder=context.folder, numbered=True
         )
         return _rescaled(table, params)
-    size = params.micrograph_pixel_size or params.pixel_size or known_size
+    size = params.micrograph_pixel_size or known_size
     if suffix == ".star" and len(files) == 1:
         table = read_star_particles(
             files[0],
@@ -201,7 +204,7 @@ def _read(context: Context, params: Params, known_size: float | None) -> xr.Data
     if suffix in SUFFIXES:
         picks = read_picks(files, pixel_size=size or 1.0)
         if size is None:
-            raise InputError(f"{params.named}: picks in pixels; give --micrographs or --pixel-size")
+            raise InputError(f"{params.named}: picks {_SIZELESS}")
         return picks
     raise InputError(
         f"{params.named}: particles are imported from .star or .cs files, picks from "
@@ -266,7 +269,9 @@ def _with_optics(context: Context, table: xr.Dataset, params: Params) -> xr.Data
             one = one_for_all(params.named, name, there, value * factor)
             table = table.assign({name: ("optics", one)})
     if not has_defocus(table):
-        context.events.warning("the file has no defocus: particles are used without a CTF")
+        context.events.warning(
+            f"{lacking_defocus(table, params.named)}: particles are used without a CTF"
+        )
         columns = ("defocus_u", "defocus_v", "defocus_angle", "phase_shift")
         return table.drop_vars([n for n in columns if n in table.variables])
     table = _without_lost(context, table)
