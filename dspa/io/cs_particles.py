@@ -22,7 +22,7 @@ from dspa.geometry.rotation import matrix_from_euler, matrix_from_rotvec
 from dspa.io.coordinates import place_variables
 from dspa.io.cs_join import Joined
 from dspa.io.cs_tables import Tables, exact
-from dspa.io.locate import locate_all
+from dspa.io.locate import locate_all, places_of
 from dspa.io.plausible import unset_as_nan
 
 if TYPE_CHECKING:
@@ -110,9 +110,7 @@ def read_cs_particles(
         if "stack_name" in common:
             names = common["stack_name"]
             found = locate_all(names, path, roots=roots)
-            common["stack_path"] = [
-                n if f is None else str(f) for n, f in zip(names, found, strict=True)
-            ]
+            common["stack_path"] = places_of(names, found, roots=roots)
         lost = "pose" not in made and _class_numbers(labels)
         notes = (
             [f"the poses of {counted(len(lost), 'class')} without class_posterior"] if lost else []

@@ -29,7 +29,7 @@ def locate(name: str, source: str | Path, *, roots: Sequence[str | Path] = ()) -
     source : path
         The file that names it.
     roots : sequence of path
-        Folders to try first.
+        As of `locate_all`.
 
     Returns
     -------
@@ -44,9 +44,10 @@ def locate_all(
 ) -> list[Path | None]:
     """Find files as they are named inside another file.
 
-    A name is tried whole under the given roots, beside the source, in the folders above it and in
-    the current folder. What is nowhere may have moved: ever shorter ends of its name are tried
-    under the roots and beside the source, down to the bare file name.
+    A name is tried whole beside the source, in the folders above it and in the current folder.
+    What is nowhere may have moved: ever shorter ends of its name are tried beside the source, down
+    to the bare file name. Where roots are given, both are tried under these and nowhere else: a
+    file that happens to have the name is not taken for one that is not there.
 
     Parameters
     ----------
@@ -55,7 +56,7 @@ def locate_all(
     source : path
         The file that names them.
     roots : sequence of path
-        Folders to try first.
+        Folders that names are relative to, the first before the others.
 
     Returns
     -------
@@ -67,7 +68,7 @@ def locate_all(
     InputError
         If a name fits two different files, or two names one file by their ends alone.
     """
-    search = _Search(Path(source).absolute(), tuple(Path(root).absolute() for root in roots))
+    search = _search(source, roots)
     found = [search.find(name) for name in names]
     whole = {path for path, cut in found if path is not None and not cut}
     owners: dict[Path, tuple[str, int]] = {}
@@ -89,8 +90,48 @@ def locate_all(
     ]
 
 
+def places_of(
+    names: Sequence[str], found: Sequence[Path | None], *, roots: Sequence[str | Path] = ()
+) -> list[str]:
+    """Return where files are, or should be: under the first root, else as they are spelt.
+
+    Parameters
+    ----------
+    names : sequence of str
+    found : sequence of Path or None
+        Of each, from `locate_all`.
+    roots : sequence of path
+        The same.
+    """
+    root = Path(roots[0]).absolute() if roots else None
+    return [
+        str(path) if path is not None else name if root is None or not name else str(root / name)
+        for name, path in zip(names, found, strict=True)
+    ]
+
+
+def leads_whole(
+    name: str, path: str | Path, source: str | Path, *, roots: Sequence[str | Path] = ()
+) -> bool:
+    """Tell whether a name in a file leads to a path with all of its folders, ``..`` among them.
+
+    Parameters
+    ----------
+    name : str
+    path : path
+        Where `locate_all` found it.
+    source, roots
+        As of `locate_all`.
+    """
+    return _search(source, roots).whole(name) == Path(path)
+
+
 def leads(
-    names: Sequence[str], source: str | Path, *, suffixes: Sequence[str] = ()
+    names: Sequence[str],
+    source: str | Path,
+    *,
+    suffixes: Sequence[str] = (),
+    roots: Sequence[str | Path] = (),
 ) -> list[list[Path]]:
     """Say to which files names in a file lead, whole or by an end with a folder or more.
 
@@ -105,20 +146,27 @@ def leads(
         The file that names them, or a pattern of such files.
     suffixes : sequence of str
         What may be missing at the end of names, as pickers leave it out.
+    roots : sequence of path
+        As of `locate_all`.
     """
-    search = _Search(Path(source).absolute(), ())
+    search = _search(source, roots)
     return [search.leads(name, suffixes) for name in names]
+
+
+def _search(source: str | Path, roots: Sequence[str | Path]) -> _Search:
+    return _Search(Path(source).absolute(), tuple(Path(root).absolute() for root in roots))
 
 
 class _Search:
     """Looks for files that one source names."""
 
     def __init__(self, source: Path, roots: tuple[Path, ...]) -> None:
-        self.source, self.roots = source, roots
+        self.source, self.ordered = source, bool(roots)
         above = list(source.parents)[:_LEVELS]
         # A link to the source leads to the project that the source was written in.
         real = list(Path(os.path.realpath(source)).parents)[:_LEVELS]
-        self.places = tuple(dict.fromkeys([*above, *real, Path.cwd()]))
+        self.places = roots or tuple(dict.fromkeys([*above, *real, Path.cwd()]))
+        self.beside = roots or (source.parent,)
         self.folders: dict[Path, bool] = {}
         self.around: dict[Path, list[list[Path]]] = {}
 
@@ -126,21 +174,24 @@ class _Search:
         """Return a file, and how many folders of its name had to be left out."""
         if not name or len(name) > _LONGEST:
             return None, 0
-        given = _given(name)
-        if given.is_absolute() and self.there(given):
-            return physical(given), 0
-        whole = [] if given.is_absolute() else [*self.roots, *self.places]
-        found = self.only(name, [place / given for place in whole])
+        given, found = _given(name), self.whole(name)
         if found is not None:
             return found, 0
         parts = [part for part in given.parts if part not in ("/", "..")]
         shorter = int(len(parts) == len(given.parts))
         for cut in range(shorter, len(parts)):
             end = Path(*parts[cut:])
-            found = self.only(name, [p / end for p in (*self.roots, self.source.parent)])
+            found = self.only(name, [place / end for place in self.beside])
             if found is not None:
                 return found, cut + 1
         return None, 0
+
+    def whole(self, name: str) -> Path | None:
+        """Return the file that a name leads to as it is spelt."""
+        given = _given(name)
+        if given.is_absolute():
+            return physical(given) if self.there(given) else None
+        return self.only(name, [place / given for place in self.places])
 
     def leads(self, name: str, suffixes: Sequence[str]) -> list[Path]:
         """Return the files that a name, or the longest end of it with a folder, leads to."""
@@ -160,25 +211,22 @@ class _Search:
         """Return the folders that may be meant by one, those of longer ends first."""
         beside = self.source.parent / folder
         parts = [part for part in beside.parts if part not in ("/", "..")]
-        places = dict.fromkeys([*self.roots, *self.places])
         ends = [Path(*parts[cut:]) for cut in range(len(parts))]
-        whole = [folder] if folder.is_absolute() else [place / folder for place in places]
+        whole = [folder] if folder.is_absolute() else [p / folder for p in self.places]
         # What lies about the source goes before what lies in the current folder.
         tiers = [whole[:-1], whole]
-        by_ends = [[place / end for place in places] for end in ends]
+        by_ends = [[place / end for place in self.places] for end in ends]
         # A bare name is of the folder of its source rather than of one above.
         bare = folder == Path()
-        tiers = [[self.source.parent], *by_ends, *tiers] if bare else [*tiers, *by_ends]
+        tiers = [list(self.beside), *by_ends, *tiers] if bare else [*tiers, *by_ends]
         return [there for tier in tiers if (there := [each for each in tier if each.is_dir()])]
 
     def only(self, name: str, candidates: list[Path]) -> Path | None:
-        """Return the one file among the candidates; the given roots go before all others."""
+        """Return the one file among the candidates; under given roots, the first."""
         there = [c for c in candidates if self.there(c)]
         if not there:
             return None
-        if any(there[0].is_relative_to(root) for root in self.roots):
-            return physical(there[0])
-        for other in there[1:]:
+        for other in () if self.ordered else there[1:]:
             if not same_file(there[0], other):
                 raise InputError(
                     f"{self.source}: {name} may be {physical(there[0])} or {physical(other)}; "

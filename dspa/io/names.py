@@ -15,7 +15,7 @@ import numpy as np
 
 from dspa.data.counts import counted_of
 from dspa.data.errors import InputError
-from dspa.io.locate import leads, same_file
+from dspa.io.locate import leads, leads_whole, same_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -136,6 +136,7 @@ def match_files(
     paths: Sequence[str],
     source: str,
     exclusive: bool = True,
+    roots: Sequence[str] = (),
 ) -> Matches:
     """Find files by names in a file: by what they lead to, else as `match_names`.
 
@@ -146,6 +147,8 @@ def match_files(
     ----------
     names, among, paths, source, exclusive
         As of `match_names`; names are looked for from the source.
+    roots : sequence of str
+        Folders that names are relative to, where they are given.
 
     Raises
     ------
@@ -157,7 +160,7 @@ def match_files(
     found, others = np.full(len(names), -1, np.int64), []
     undecided = []
     for i, (name, there) in enumerate(
-        zip(names, leads(names, source, suffixes=suffixes), strict=True)
+        zip(names, leads(names, source, suffixes=suffixes, roots=roots), strict=True)
     ):
         same = {position for path in there if (position := known.at(path)) is not None}
         near = [position for _, position in known.ranked(name)] if there and not same else []
@@ -237,7 +240,9 @@ def _told(
     )
 
 
-def told_if_moved(names: Sequence[str], paths: Sequence[str], source: str) -> str:
+def told_if_moved(
+    names: Sequence[str], paths: Sequence[str], source: str, *, roots: Sequence[str] = ()
+) -> str:
     """Say which files were found by their file name alone; nothing if none were.
 
     Parameters
@@ -247,10 +252,13 @@ def told_if_moved(names: Sequence[str], paths: Sequence[str], source: str) -> st
     paths : sequence of str
         Where each was found.
     source : str
+    roots : sequence of str
+        Folders that names are relative to, where they are given.
     """
     rows = [
         i for i, (name, path) in enumerate(zip(names, paths, strict=True))
         if _Known([path], [path]).shared(name, 0) == 0
+        and not leads_whole(name, path, source, roots=roots)
     ]  # fmt: skip
     return _told(names, paths, rows, source, by="its file name alone")
 

@@ -10,7 +10,7 @@ from dspa.data import schema
 from dspa.data.errors import InputError
 from dspa.data.schema import EXTRA
 from dspa.data.store import extra_columns
-from dspa.io.locate import locate_all
+from dspa.io.locate import locate_all, places_of
 from dspa.io.plausible import known_values
 from dspa.io.star import (
     Block,
@@ -134,7 +134,7 @@ def _read_rows(
         "optics": optics.index,
         "micrograph_name": names,
         "file_row": np.setdiff1d(np.arange(1, count + 1), lacking),
-        "path": [str(n) if f is None else str(f) for n, f in zip(names, found, strict=True)],
+        "path": places_of([str(name) for name in names], found, roots=roots),
     }
     used = {*optics.used, label}
     for column, name, factor in _PLAIN:

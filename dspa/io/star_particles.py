@@ -21,7 +21,7 @@ from dspa.data.growing import Growing, Numbering, UnlikeSpansError
 from dspa.data.schema import EXTRA
 from dspa.geometry.rotation import matrix_from_euler
 from dspa.io.coordinates import place_of_uid, place_variables
-from dspa.io.locate import locate_all
+from dspa.io.locate import locate_all, places_of
 from dspa.io.plausible import known_values
 from dspa.io.star import (
     Block,
@@ -150,7 +150,7 @@ def read_star_particles(
     opened = open_star(path)
     listing = find_block(opened, "coordinate_files")
     if listing is not None:
-        rows: Block | Loop = _read_listing(path, listing.read())
+        rows: Block | Loop = _read_listing(path, listing.read(), roots)
     else:
         rows = particle_block(path, opened)
     refuse_tomograms(path, opened)
@@ -225,14 +225,14 @@ def _read_span(
         return reader.read(kept)
 
 
-def _read_listing(path: str | Path, listing: Block) -> Block:
+def _read_listing(path: str | Path, listing: Block, roots: Sequence[str | Path]) -> Block:
     """Join the coordinate files that RELION's picker lists."""
     needed = ("rlnMicrographName", "rlnMicrographCoordinates")
     if not all(label in listing.columns for label in needed):
         raise InputError(f"{path}: data_coordinate_files lacks _{needed[0]} or _{needed[1]}")
     frames = []
     micrographs, files = (text(listing.columns[k]).tolist() for k in needed)
-    places = locate_all(files, path)
+    places = locate_all(files, path, roots=roots)
     for micrograph, name, found in zip(micrographs, files, places, strict=True):
         if found is None or not found.is_file():
             raise InputError(f"{path}: the coordinate file {name} is not there; check the path")
@@ -300,7 +300,7 @@ class _Rows:
             last = {name: int(number[self.stacks.known.get(name, -1)]) for name in self.zeroth}
             refuse_zeroth(self.path, last, places)
             refuse_numberless(self.path, {name: places[name] for name in self.numberless})
-            paths = [name if f is None else str(f) for name, f in places.items()]
+            paths = places_of(stacks, found, roots=roots)
             made |= {"stack_path": paths, "stack_name": stacks}
         if "rlnMicrographName" in self.columns:
             made["micrograph_name"] = list(self.names.known)

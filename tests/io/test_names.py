@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dspa.data.errors import InputError
-from dspa.io.locate import locate, locate_all
+from dspa.io.locate import locate, locate_all, places_of
 from dspa.io.names import match_files, match_names, told_if_moved
 
 
@@ -77,6 +77,8 @@ def test_two_different_files_of_one_name_are_refused(
     with pytest.raises(InputError, match=r"s.mrcs may be .*--images-root"):
         locate("s.mrcs", source)
     assert locate("s.mrcs", source, roots=[tmp_path]) == far
+    assert locate("s.mrcs", source, roots=[tmp_path / "none"]) is None
+    assert places_of(["s.mrcs"], [None], roots=["none"]) == [str(tmp_path / "none" / "s.mrcs")]
     far.write_text(near.read_text())  # a copy is the same images
     assert locate("s.mrcs", source) == near
 
@@ -171,7 +173,11 @@ def test_a_folder_that_other_names_fit_is_of_these_alone(tmp_path: Path) -> None
     assert _match(["mic1.mrc", "g2/mic2.mrc"], here)[0] == [0, 1]
 
 
-def test_a_moved_file_is_told_if_its_folder_is_another() -> None:
+def test_a_moved_file_is_told_if_its_folder_is_another(tmp_path: Path) -> None:
     names, paths = ["job1/a/s.mrcs", "a/t.mrcs", "u.mrcs"], ["/b/s.mrcs", "/a/t.mrcs", "/u.mrcs"]
     moved = told_if_moved(names, paths, "p.star")
     assert moved.startswith("p.star: 1 of 3 names fits a file by its file name alone, as job1/a/s")
+    (tmp_path / "d").mkdir()
+    there = [str(_file(tmp_path / "s.mrcs"))]
+    assert told_if_moved(["d/../s.mrcs"], there, str(tmp_path / "p.star")) == ""
+    assert told_if_moved(["d/../s.mrcs"], there, "/p.star", roots=[str(tmp_path)]) == ""

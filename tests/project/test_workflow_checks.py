@@ -175,7 +175,7 @@ def test_two_spellings_of_one_key(dspa, mics, tmp_path):
 def test_a_job_of_which_nothing_is_taken(dspa, tmp_path):
     (tmp_path / "m.box").write_text("10 20 4 4\n")
     for _ in range(2):
-        assert dspa("import particles m.box --pixel-size 1.5")[0] == 0
+        assert dspa("import particles m.box --micrograph-pixel-size 1.5")[0] == 0
     for jobs, said in (
         ("J1 J2", "both have picks"),
         ("J1 J2.picks", "export takes nothing from J1 beside the others"),

@@ -225,6 +225,10 @@ def test_cryosparc_particles(desk: Desk, tmp_path: Path) -> None:
     stage = import_particles.PARTICLES_STAGE
     with pytest.raises(InputError, match=r"1 of 1 stack is not there .*--images-root"):
         desk.run(stage, file="elsewhere/p.cs")
+    (tmp_path / "J1").mkdir()  # not of the project
+    write_image_stack(tmp_path / "J1" / "s.mrc", _particles(count), pixel_size=2.0)
+    with pytest.raises(InputError, match=r"1 of 1 stack is not there \(.*elsewhere/J1/s.mrc\)"):
+        desk.run(stage, file="elsewhere/p.cs", images_root="elsewhere")
     outputs = desk.run(stage, file="elsewhere/p.cs", images_root="project")
     table = read_particles(outputs["particles"])
     assert (table["image_sign"] == -1).all()  # the file's word counts, the images disagree

@@ -90,6 +90,11 @@ class Params:
         """The files, as messages name them."""
         return spelling(self.files)
 
+    @property
+    def roots(self) -> list[str]:
+        """Folders that names in a STAR file are relative to, where one is given."""
+        return [] if self.images_root is None else [self.images_root]
+
     def given(self) -> dict[str, tuple[float | None, str]]:
         """Return the optics that options gave, in house units, and the options."""
         cs = None if self.cs is None else self.cs * MM
@@ -192,7 +197,7 @@ def _import(context: Context, params: Params, *, kind: str) -> Imported:
     from_star = params.named.endswith(".star")
     if from_star:
         table = read_star_micrographs(
-            params.named, roots=_roots(params), pixel_size=params.pixel_size, numbered=True
+            params.named, roots=params.roots, pixel_size=params.pixel_size, numbered=True
         )
         note = table.attrs.pop("set_aside", "")
         if note:
@@ -203,7 +208,7 @@ def _import(context: Context, params: Params, *, kind: str) -> Imported:
         table = _from_pattern(context, params)
     _check_presence(table, params)
     names, paths = ([str(v) for v in table[k].values] for k in ("micrograph_name", "path"))
-    if from_star and (moved := told_if_moved(names, paths, params.named)):
+    if from_star and (moved := told_if_moved(names, paths, params.named, roots=params.roots)):
         context.events.warning(moved)
     # Headers first: what the user must mend is said before hours of reading.
     found = [
@@ -240,7 +245,7 @@ def _import(context: Context, params: Params, *, kind: str) -> Imported:
         sign = np.full(len(kept), -1 if params.dark_particles else 1, np.int8)
         table = table.assign(contrast_sign=("micrograph", sign))
     if params.ctf_from is not None:
-        table = _with_ctf(context, table, params.ctf_from)
+        table = _with_ctf(context, table, params.ctf_from, params.roots)
         _doubt(context, check_values(table, params.ctf_from))
     table.attrs["kind"] = kind
     digests = {path: f.digest for path, f in zip(paths, found, strict=True) if not f.fault}
@@ -279,10 +284,6 @@ def _check_presence(table: xr.Dataset, params: Params) -> None:
         )
 
 
-def _roots(params: Params) -> list[str]:
-    return [] if params.images_root is None else [params.images_root]
-
-
 def _from_pattern(context: Context, params: Params) -> xr.Dataset:
     """List the files of a pattern; what is no image is named and left out."""
     matched = matching(params.files)
@@ -307,7 +308,7 @@ def _from_pattern(context: Context, params: Params) -> xr.Dataset:
     )
 
 
-def _with_ctf(context: Context, table: xr.Dataset, path: str) -> xr.Dataset:
+def _with_ctf(context: Context, table: xr.Dataset, path: str, roots: Sequence[str]) -> xr.Dataset:
     """Take the CTF of each micrograph from a STAR file, by its name."""
     source = read_star_micrographs(path, numbered=True)
     if "defocus_u" not in source.variables:
@@ -317,7 +318,7 @@ def _with_ctf(context: Context, table: xr.Dataset, path: str) -> xr.Dataset:
     rows = np.full(table.sizes["micrograph"], -1)
     wanted = [str(name) for name in table["micrograph_name"].values]
     paths = [str(where) for where in table["path"].values]
-    matches = match_files(names, wanted, paths=paths, source=path)
+    matches = match_files(names, wanted, paths=paths, source=path, roots=roots)
     found = matches.found
     for row in np.flatnonzero(found >= 0).tolist():
         first = rows[found[row]]

@@ -114,6 +114,11 @@ class Params:
         """The files, as messages name them."""
         return spelling(self.file)
 
+    @property
+    def roots(self) -> list[str]:
+        """Folders that names of stacks are relative to, where one is given."""
+        return [] if self.images_root is None else [self.images_root]
+
 
 def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[str, Path]:
     """Import particles or picks."""
@@ -144,7 +149,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     with rows_of_file(table):
         table = _with_optics(context, table, params)
     _name_unused(context, table)
-    table, infos = on_stacks(context, table, params.named)
+    table, infos = on_stacks(context, table, params.named, roots=params.roots)
     table = with_pixel_size(
         context, table, infos, params.named, given=params.pixel_size is not None
     )
@@ -175,19 +180,22 @@ def _read(context: Context, params: Params, known_size: float | None) -> xr.Data
             raise InputError(f"{params.named}: a folder; give its files: '{params.named}/*{held}'")
         raise InputError(f"{params.named}: {what}; name a .star or .cs file")
     suffix = files[0].suffix.lower()
-    roots = [] if params.images_root is None else [params.images_root]
     if suffix == ".cs":
         corner = params.coordinate_origin == "bottom-left"
         orientation = Orientation(bottom_left=corner, mirrored=params.mirror_y)
         table = read_cs_particles(
-            *files, roots=roots, orientation=orientation, folder=context.folder, numbered=True
+            *files,
+            roots=params.roots,
+            orientation=orientation,
+            folder=context.folder,
+            numbered=True,
         )
         return _rescaled(table, params)
     size = params.micrograph_pixel_size or known_size
     if suffix == ".star" and len(files) == 1:
         table = read_star_particles(
             files[0],
-            roots=roots,
+            roots=params.roots,
             pixel_size=params.pixel_size,
             micrograph_pixel_size=params.micrograph_pixel_size,
             folder=context.folder,

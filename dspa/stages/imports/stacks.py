@@ -17,7 +17,7 @@ from dspa.io.star import nameless
 from dspa.stages.imports.lines import in_file, where
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import xarray as xr
     from numpy.typing import NDArray
@@ -31,7 +31,7 @@ _FEW_BEYOND = 0.05
 
 
 def on_stacks(
-    context: Context, table: xr.Dataset, named: str
+    context: Context, table: xr.Dataset, named: str, *, roots: Sequence[str] = ()
 ) -> tuple[xr.Dataset, dict[str, StackInfo]]:
     """Open every stack's header, and set rows aside that name images which it does not hold.
 
@@ -42,6 +42,8 @@ def on_stacks(
         Particles.
     named : str
         The file they come from, for messages.
+    roots : sequence of str
+        Folders that names are relative to, where they are given.
 
     Returns
     -------
@@ -72,7 +74,8 @@ def on_stacks(
             "relative to, or give it with --images-root"
         )
     if "stack_name" in table.variables:
-        moved = told_if_moved([str(n) for n in table["stack_name"].values], paths, named)
+        names = [str(name) for name in table["stack_name"].values]
+        moved = told_if_moved(names, paths, named, roots=roots)
         if moved:
             context.events.warning(moved)
     infos = {path: stack_info(path) for path in paths}
