@@ -55,12 +55,15 @@ class StackInfo:
     count, rows, columns : int
     pixel_size : float
         A, NaN where the file does not say.
+    volume : bool
+        A cube of space group 1: by the header its sections are those of a map.
     """
 
     count: int
     rows: int
     columns: int
     pixel_size: float
+    volume: bool = False
 
 
 @dataclass(frozen=True)

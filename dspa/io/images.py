@@ -79,7 +79,8 @@ def _open_version(path: str, version: tuple[int, ...]) -> _Source:
         return _Source(store.info, lambda indices: read_store(path, store, indices))
     header = mrc.read_header(path)
     count, rows, columns = header.shape
-    info = StackInfo(count, rows, columns, header.pixel_size)
+    volume = header.space_group == 1 and count == rows == columns
+    info = StackInfo(count, rows, columns, header.pixel_size, volume)
     return _Source(info, lambda indices: mrc.read_sections(header, indices))
 
 

@@ -296,6 +296,20 @@ def test_one_row_beyond_its_stack_spares_the_others(desk: Desk, tmp_path: Path) 
     assert "s.mrcs (line 17 of p.star)" in said and "row 3, line 17 wants image 99" in said
 
 
+def test_stacks_at_one_angstrom_and_maps_that_are_listed_as_stacks(
+    desk: Desk, tmp_path: Path
+) -> None:
+    write_volume(tmp_path / "v.mrc", _particles(BOX), pixel_size=1.0)
+    write_image_stack(tmp_path / "s.mrcs", _particles(BOX), pixel_size=2.0)
+    names = np.array([f"{i + 1}@{s}" for s in ("v.mrc", "s.mrcs") for i in range(8)], object)
+    _star(tmp_path / "p.star", "", 16, rlnImageName=names, rlnImagePixelSize=np.full(16, np.nan))
+    stage, given = import_particles.PARTICLES_STAGE, {"file": "p.star", "check": "headers"}
+    with pytest.raises(InputError, match=r"1 of 2 files says 1 A .*v.mrc.* and others 2 A; give"):
+        desk.run(stage, **given)
+    assert "1 of 2 stacks is a volume by the header" in desk.said("warning")
+    desk.run(stage, **given, pixel_size=2.0)
+
+
 def _cs(path: Path, count: int, **changes: Any) -> None:
     kinds = [("uid", "u8"), ("blob/path", "S20"), ("blob/idx", "u4"), ("blob/psize_A", "f4")]
     table = np.zeros(count, kinds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,6 +36,21 @@ def _exposure(
             f"16</height><width>{read_out}</width></ReadoutArea></camera></microscopeData>"
             "</MicroscopeImage>"
         )
+
+
+def test_a_header_of_one_angstrom_gets_no_size_of_another(desk: Desk) -> None:
+    image = np.random.default_rng(0).normal(size=(1, 9, 9)).astype("f4")
+    for name, size in (("a", 0.6), ("b", 1.0), ("c", np.nan)):
+        write_image_stack(Path(f"{name}.mrc"), image, pixel_size=size)
+    optics: dict[str, Any] = {"voltage": 300.0, "cs": 2.7, "check": "headers"}
+    with pytest.raises(InputError, match=r"1 of 2 files says 1 A .*b.mrc.* and others 0.6 A; give"):
+        desk.run(MICROGRAPHS_STAGE, files=("a.mrc", "b.mrc"), **optics)
+    desk.run(MICROGRAPHS_STAGE, files=("a.mrc", "b.mrc"), pixel_size=0.6, **optics)
+    assert "per pixel" not in desk.said("warning")
+    desk.run(MICROGRAPHS_STAGE, files=("a.mrc", "c.mrc"), **optics)
+    assert "1 of 2 files has no pixel size in the header" in desk.said("warning")
+    with pytest.raises(InputError, match="unknown; give --pixel-size"):
+        desk.run(MICROGRAPHS_STAGE, files="b.mrc", **optics)
 
 
 @pytest.mark.parametrize("given", [{}, {"pixel_size": 0.83}])

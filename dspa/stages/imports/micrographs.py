@@ -220,7 +220,7 @@ def _import(context: Context, params: Params, *, kind: str) -> Imported:
         return Imported(None, {path: f.fault for path, f in zip(paths, found, strict=True)}, {})
     if not from_star:
         table = with_epu(context, table, [f.columns for f in found])
-    headers = [f.pixel_size for f in found if not f.fault]
+    headers = {p: f.pixel_size for p, f in zip(paths, found, strict=True) if not f.fault}
     table = settle_optics(context, table, params.given(), headers, source=params.named)
     _check_values(context, table, params)
     if params.check == "full":

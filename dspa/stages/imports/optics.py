@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 # Pixel sizes closer than this are one.
 SAME_SIZE = 5e-3
+# What programs write that do not know the pixel size, A; and how near to it is no other size.
+_UNSET, _UNSET_TOLERANCE = 1.0, 1e-6
+_LISTED = 3
 
 
 class _Kind(NamedTuple):
@@ -130,7 +133,7 @@ def settle_optics(
     context: Context,
     table: xr.Dataset,
     given: Mapping[str, tuple[float | None, str]],
-    headers: Sequence[float],
+    headers: Mapping[str, float],
     *,
     source: str,
 ) -> xr.Dataset:
@@ -143,8 +146,9 @@ def settle_optics(
         Micrographs.
     given : mapping of variable to (value or None, option)
         In house units.
-    headers : sequence of float
-        Pixel sizes of the headers, A; NaN where they have none.
+    headers : mapping of str to float
+        By path, pixel sizes of the headers, A; NaN where they have none. Files that are set aside
+        are not among them.
     source : str
         For messages.
     """
@@ -173,25 +177,21 @@ def _pixel_size(
     table: xr.Dataset,
     size: NDArray[np.float64],
     given: float | None,
-    headers: Sequence[float],
+    headers: Mapping[str, float],
     *,
     source: str,
 ) -> NDArray[np.float64]:
     """Return the pixel size of each optics group: one for all of an import."""
-    known = np.array(headers, np.float64)
-    # 1 A is what programs write that do not know.
-    known = known[np.isfinite(known) & (known > 0) & (np.abs(known - 1.0) > 1e-6)]
     _one_size(size[table["optics"].values], f"{source}: mixed pixel sizes")
     if given is not None:
         size = one_for_all(source, "pixel_size", size, given)
     elif np.isnan(size).any():
-        _one_size(known, f"{source}: mixed pixel sizes in the headers")
-        if not known.size:
-            raise InputError(f"{source}: the pixel size is unknown; give --pixel-size")
-        context.events.message(f"pixel size {known[0]:.4g} A, from the headers")
-        size = np.where(np.isnan(size), known[0], size)
+        lacking = np.isnan(size)[table["optics"].values]
+        asked = [str(path) for path in table["path"].values[lacking]]
+        found = size_of_headers(context, headers, asked, source=source, whose="headers")
+        size = np.where(np.isnan(size), found, size)
         _one_size(size[table["optics"].values], f"{source}: mixed pixel sizes")
-    other = other_sizes(known, float(size[0]))
+    other = other_sizes(set_sizes(headers), float(size[0]))
     if other.size:
         if given is None:
             refuse_tenfold(
@@ -200,6 +200,68 @@ def _pixel_size(
         context.events.warning(
             f"the headers say {_counted(other)} per pixel; {size[0]:.4g} A is used"
         )
+    return size
+
+
+def set_sizes(headers: Mapping[str, float]) -> NDArray[np.float64]:
+    """Return the pixel sizes of headers that say one; 1 A, which many say that know none, is none.
+
+    Parameters
+    ----------
+    headers : mapping of str to float
+        By path, A.
+    """
+    known = np.array(list(headers.values()), np.float64)
+    unset = np.abs(known - _UNSET) <= _UNSET_TOLERANCE
+    return known[np.isfinite(known) & (known > 0) & ~unset]
+
+
+def size_of_headers(
+    context: Context,
+    headers: Mapping[str, float],
+    asked: Sequence[str],
+    *,
+    source: str,
+    whose: str,
+) -> float:
+    """Return the pixel size that headers agree on, of files of which nothing else tells it.
+
+    Parameters
+    ----------
+    context : Context
+    headers : mapping of str to float
+        By path, A; NaN where they have none.
+    asked : sequence of str
+        Paths of the files whose pixel size is sought; others do not matter.
+    source, whose : str
+        For messages: the table, and ``headers`` or ``stacks``.
+
+    Raises
+    ------
+    InputError
+        If no header says one, they say several, or some say 1 A and others another: that may be
+        a size, or none, and no file is given that of another on a guess.
+    """
+    known = set_sizes(headers)
+    _one_size(known, f"{source}: mixed pixel sizes in the {whose}")
+    if not known.size:
+        raise InputError(f"{source}: the pixel size is unknown; give --pixel-size")
+    size = float(known[0])
+    files = [path for path in dict.fromkeys(asked) if path in headers]
+    ones = [path for path in files if abs(headers[path] - _UNSET) <= _UNSET_TOLERANCE]
+    if ones and abs(size - _UNSET) > SAME_SIZE * size:
+        shown = ", ".join(ones[:_LISTED]) + (", ..." if len(ones) > _LISTED else "")
+        few = counted_of(len(ones), len(files), "file", verb=("says", "say"))
+        raise InputError(
+            f"{source}: {few} 1 A per pixel ({shown}), as programs do that do not know it, and "
+            f"others {size:.4g} A; give --pixel-size if all have one, or import those at 1 A as a "
+            "job of their own"
+        )
+    silent = sum(not headers[path] > 0 for path in files)
+    if silent:
+        lacking = counted_of(silent, len(files), "file", verb=("has", "have"))
+        context.events.warning(f"{lacking} no pixel size in the header; that of others is taken")
+    context.events.message(f"pixel size {size:.4g} A, from the {whose}")
     return size
 
 

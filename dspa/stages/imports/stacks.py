@@ -15,6 +15,7 @@ from dspa.io.names import told_if_moved
 from dspa.io.plausible import other_sizes, refuse_tenfold
 from dspa.io.star import nameless
 from dspa.stages.imports.lines import in_file, where
+from dspa.stages.imports.optics import set_sizes, size_of_headers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from dspa.stages.stage import Context
 
 _LISTED = 3
+_STACK = ".mrcs"  # a name that says what it is, whatever the header says
 _STACKS = 3  # so many of which the last image is missed by one are no accident
 # Of the rows; where more are beyond the ends of stacks it is the stacks that are wrong.
 _FEW_BEYOND = 0.05
@@ -79,6 +81,7 @@ def on_stacks(
         if moved:
             context.events.warning(moved)
     infos = {path: stack_info(path) for path in paths}
+    _tell_volumes(context, infos, named)
     shapes = {(i.rows, i.columns): path for path, i in reversed(infos.items())}
     if len(shapes) > 1:
         text = "; ".join(f"{c} x {r} in {Path(p).name}" for (r, c), p in list(shapes.items())[:4])
@@ -111,6 +114,18 @@ def on_stacks(
     set_aside(context, table, beyond, "a number beyond their stack")
     context.events.warning(f"{named}: {first}")
     return chosen(table, np.flatnonzero(~beyond), context.folder), infos
+
+
+def _tell_volumes(context: Context, infos: Mapping[str, StackInfo], named: str) -> None:
+    """Tell of maps whose sections are listed as images: RELION reads them as such, too."""
+    volumes = [path for path, info in infos.items() if info.volume and Path(path).suffix != _STACK]
+    if volumes:
+        shown = ", ".join(volumes[:_LISTED]) + (", ..." if len(volumes) > _LISTED else "")
+        few = counted_of(len(volumes), len(infos), "stack", verb=("is", "are"))
+        context.events.warning(
+            f"{named}: {few} a volume by the header, a cube of space group 1 ({shown}); the "
+            "sections are taken as images"
+        )
 
 
 def _with_stacks(context: Context, table: xr.Dataset, named: str) -> xr.Dataset:
@@ -179,28 +194,20 @@ def with_pixel_size(
         context.events.warning(f"the file says {said.max()} pixels, the stacks hold {box}")
     count = table.sizes["optics"]
     table = table.assign(box_size=("optics", np.full(count, box, np.int32)))
-    headers = np.array([i.pixel_size for i in infos.values()])
-    headers = headers[np.isfinite(headers) & (headers > 0) & (np.abs(headers - 1.0) > 1e-6)]
+    headers = {path: info.pixel_size for path, info in infos.items()}
     size = table["pixel_size"].values.astype(np.float64)
     if np.isnan(size).any():
-        if not headers.size:
-            raise InputError(
-                f"{named}: the pixel size is neither in the file nor in the stacks; give "
-                "--pixel-size"
-            )
-        if np.ptp(headers) > 5e-3 * headers.max():
-            text = ", ".join(f"{s:.4g}" for s in np.unique(headers)[:5])
-            raise InputError(
-                f"{named}: mixed pixel sizes in the stacks ({text} A); import one at a time"
-            )
-        context.events.message(f"pixel size {headers[0]:.4g} A, from the stacks")
-        size = np.where(np.isnan(size), headers[0], size)
+        lacking = np.isnan(size)[table["optics"].values]
+        stacks = np.unique(table["image_stack"].values[lacking])
+        asked = [str(path) for path in table["stack_path"].values[stacks]]
+        found = size_of_headers(context, headers, asked, source=named, whose="stacks")
+        size = np.where(np.isnan(size), found, size)
         table = table.assign(pixel_size=("optics", size))
     groups = np.unique(table["optics"].values)
     used = size[groups]
     if np.ptp(used) > 1e-3 * np.abs(used).max():
         raise InputError(_mixed(named, table, groups, size))
-    other = other_sizes(headers, float(used[0]))
+    other = other_sizes(set_sizes(headers), float(used[0]))
     if other.size:
         if not given:
             refuse_tenfold(
