@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 # In the folder of a project.
@@ -53,3 +54,18 @@ def relative_inside(path: str, root: Path, start: Path) -> str:
             inside = root / Path(path).relative_to(known)
             return Path(os.path.relpath(inside, start)).as_posix()
     return path
+
+
+def where_it_went(path: str | Path) -> str:
+    """Say with which command the project is told where a file is that is not where it was.
+
+    The command names the first folder on the way that is gone, as all in it is gone too.
+
+    Parameters
+    ----------
+    path : path
+    """
+    place = Path(path).absolute()
+    gone = next(each for each in (*reversed(place.parents), place)
+                if each == place or not os.path.lexists(each))  # fmt: skip
+    return f"say where it is now: dspa relink {shlex.quote(str(gone))} NEW"

@@ -108,6 +108,19 @@ def pixel_coordinates(particles: xr.Dataset) -> NDArray[np.float64] | None:
     return pixels
 
 
+def micrograph_pixel_sizes(particles: xr.Dataset) -> NDArray[np.float64]:
+    """Return the pixel size that the coordinates of each particle are in, A; NaN where unknown.
+
+    Parameters
+    ----------
+    particles : Dataset
+    """
+    if "micrograph_pixel_size" not in particles.variables:
+        return np.full(particles.sizes["particle"], np.nan)
+    size = np.asarray(particles["micrograph_pixel_size"].values, np.float64)
+    return np.asarray(size[particles["optics"].values])
+
+
 def place_of_uid(variables: Mapping[str, Any], count: int) -> NDArray[np.float64]:
     """Return what tells picks of one micrograph apart, (n, 2): coordinates, in whatever unit.
 

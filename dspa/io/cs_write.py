@@ -10,7 +10,7 @@ import numpy as np
 from dspa.data.errors import InputError
 from dspa.data.store import extra_columns
 from dspa.geometry.rotation import rotvec_from_matrix
-from dspa.io.coordinates import pixel_coordinates
+from dspa.io.coordinates import micrograph_pixel_sizes, pixel_coordinates
 from dspa.io.cs import write_cs
 from dspa.io.cs_particles import COPY, PICKS, SOURCE, Orientation, interpret, mirror
 from dspa.io.cs_tables import MM
@@ -265,7 +265,7 @@ def _location_fields(dataset: xr.Dataset, orientation: Orientation) -> dict[str,
     optics, index = dataset["optics"].values, dataset["micrograph"].values
     shape = np.vstack([dataset["micrograph_shape"].values, [[1, 1]]])[index]
     names = [str(n) for n in dataset["micrograph_name"].values]
-    size = dataset["micrograph_pixel_size"].values[optics]
+    size = micrograph_pixel_sizes(dataset)
     place = pixels / np.maximum(shape[:, ::-1], 1)
     y = 1.0 - place[:, 1] if orientation.bottom_left else place[:, 1]
     known = {"location/micrograph_psize_A": size.astype(_F)} if np.isfinite(size).all() else {}

@@ -12,6 +12,7 @@ import numpy as np
 
 from dspa.data.counts import counted
 from dspa.data.errors import InputError
+from dspa.data.places import where_it_went
 from dspa.io import mrc
 from dspa.io.image_store import (
     SHARD,
@@ -24,6 +25,7 @@ from dspa.io.image_store import (
 )
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable
 
     import xarray as xr
@@ -36,6 +38,7 @@ __all__ = [
     "StackInfo",
     "stack_info",
     "stack_link",
+    "stacks_of",
     "write_images",
 ]
 
@@ -61,14 +64,39 @@ class _Source:
     read: Callable[[NDArray[np.int64]], NDArray[np.float32]]
 
 
-def _open(path: str) -> _Source:
+def stacks_of(dataset: xr.Dataset) -> list[str]:
+    """Return the paths of the stacks that hold a particle's image; all of them are there.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Particles; without images there are no stacks.
+
+    Raises
+    ------
+    InputError
+        If a stack is not there.
+    """
+    if "image_stack" not in dataset.variables:
+        return []
+    used = np.unique(dataset["image_stack"].values)
+    paths = [str(path) for path in dataset["stack_path"].values[used[used >= 0]]]
+    for path in paths:
+        _stat(path)
+    return paths
+
+
+def _stat(path: str) -> os.stat_result:
     try:
-        stat = Path(path, "zarr.json").stat() if Path(path).is_dir() else Path(path).stat()
+        return Path(path, "zarr.json").stat() if Path(path).is_dir() else Path(path).stat()
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{path}: the stack cannot be read; check the path, or say where it "
-            "is now: dspa relink OLD NEW"
+            f"{path}: the stack cannot be read; check the path, or {where_it_went(path)}"
         ) from error
+
+
+def _open(path: str) -> _Source:
+    stat = _stat(path)
     return _open_version(path, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
 
 

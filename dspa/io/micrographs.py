@@ -11,6 +11,7 @@ import numpy as np
 
 from dspa.data import store
 from dspa.data.errors import InputError
+from dspa.data.places import where_it_went
 from dspa.io import mrc
 from dspa.io.locate import regular
 from dspa.io.plausible import check_values
@@ -183,10 +184,7 @@ def _present(path: str | Path) -> Path:
     if file.suffix.lower() not in SUFFIXES:
         raise InputError(f"{path}: micrographs are {', '.join(SUFFIXES)} files")
     if not os.path.lexists(file):
-        raise InputError(
-            f"{path}: there is no such file; bring it back, or say where it is now: "
-            "dspa relink OLD NEW"
-        )
+        raise InputError(f"{path}: there is no such file; bring it back, or {where_it_went(path)}")
     return regular(file)
 
 

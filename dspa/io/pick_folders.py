@@ -11,7 +11,7 @@ import numpy as np
 from dspa.data.errors import InputError
 from dspa.io.box import write_box
 from dspa.io.cbox import write_cbox
-from dspa.io.coordinates import Coordinates, pixel_coordinates
+from dspa.io.coordinates import Coordinates, micrograph_pixel_sizes, pixel_coordinates
 from dspa.io.star import Block, write_star
 from dspa.io.star_picks import write_star_picks
 
@@ -85,7 +85,7 @@ def _columns(dataset: xr.Dataset) -> dict[str, NDArray[np.float64]]:
     """Return centres, scores and diameters in pixels."""
     place = pixel_coordinates(dataset)
     assert place is not None
-    size = np.asarray(dataset["micrograph_pixel_size"].values[dataset["optics"].values])
+    size = micrograph_pixel_sizes(dataset)
     if "shift" in dataset.variables:
         moved = np.nan_to_num(dataset["shift"].values)
         if moved.any() and not np.isfinite(size).all():

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from dspa.data.errors import InputError, NothingLeft, OutOfSpace
+from dspa.data.places import where_it_went
 from dspa.dataflow.events import Event, Events, Listener, plain
 from dspa.dataflow.process import memory_sentence, this_process
 from dspa.project.figures import duration, figures_of, line
@@ -199,8 +200,8 @@ def _present(job: Job, name: str, path: str) -> Path:
     if not os.path.lexists(path):
         refuse_cleared(job, Path(path))
         raise InputError(
-            f"{path}, the {name} of {job.name}, is not there; bring it back, or say where it is "
-            "now: dspa relink OLD NEW"
+            f"{path}, the {name} of {job.name}, is not there; bring it back, or "
+            f"{where_it_went(path)}"
         )
     return Path(path)
 

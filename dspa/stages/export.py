@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import re
@@ -16,20 +15,23 @@ import numpy as np
 
 from dspa.data import store
 from dspa.data.atomic import write_atomically
-from dspa.data.counts import counted, counted_of
+from dspa.data.counts import counted
 from dspa.data.errors import InputError
 from dspa.data.places import physical
 from dspa.io import mrc
+from dspa.io.coordinates import micrograph_pixel_sizes
 from dspa.io.cs_particles import Orientation
 from dspa.io.cs_write import write_cs_particles
-from dspa.io.images import ParticleImages, stack_link
-from dspa.io.micrographs import read_micrographs
-from dspa.io.names import match_names
-from dspa.io.particles import read_particles
+from dspa.io.images import ParticleImages, stack_link, stacks_of
 from dspa.io.pick_folders import FORMS, write_pick_folder
 from dspa.io.star_micrographs import write_star_micrographs
 from dspa.io.star_write import write_star_particles
 from dspa.io.volumes import read_volume
+from dspa.stages.export_micrographs import (
+    read_table,
+    with_micrograph_names,
+    with_micrograph_shapes,
+)
 from dspa.stages.particles.lead import leading
 from dspa.stages.stage import Context, Input, Stage, param
 
@@ -42,7 +44,6 @@ if TYPE_CHECKING:
 RELION_31 = "relion-3.1"
 _KINDS = ("particles", "picks", "micrographs")
 _TABLES = ("particles", "picks", "exposures")  # what may be exported; --micrographs only helps
-_UNKNOWN, _UNUSED = -1, -2  # places of names: no such micrograph, no particle on it
 _JOB = re.compile(r"J(\d+)")
 MAPS = (".mrc", ".map")
 _MODE_16 = 12  # of MRC: 16 bit floats
@@ -120,7 +121,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
         return _write_folder(context, table, target, params, inputs)
     spell = _spelling(params, target)
     if kind != "micrographs" and spell is not None:
-        table = _with_micrograph_names(context, table, inputs, spell)
+        table = with_micrograph_names(context, table, inputs, spell)
     if params.images or (params.to == RELION_31 and kind == "particles" and _is_small(table)):
         table = _with_copied_images(table, target.with_suffix(".mrcs"))
     elif kind == "particles" and form == "star":
@@ -128,8 +129,7 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     if form == "cs":
         corner = params.coordinate_origin == "bottom-left"
         orientation = Orientation(bottom_left=corner, mirrored=params.mirror_y)
-        if kind == "picks" or "coordinate" in table.variables:
-            table = _with_micrograph_shapes(context, table, inputs)
+        table = with_micrograph_shapes(context, table, inputs)
         write_cs_particles(table, target, orientation=orientation, spell=spell)
     elif kind == "micrographs":
         write_star_micrographs(table, target, spell=spell)
@@ -147,13 +147,13 @@ def _chosen(inputs: Mapping[str, Any], params: Params) -> tuple[str, xr.Dataset,
     target, form = _target(params, kind)
     if table.sizes["micrograph" if kind == "micrographs" else "particle"] == 0:
         raise InputError(f"nothing to export: the table of {kind} is empty")
-    if form in FORMS and kind != "micrographs" and "coordinate" not in table.variables:
-        raise InputError(
-            f"--to {form}: the pixel size of the coordinates is unknown; import them again "
-            "with --micrograph-pixel-size"
-            if "coordinate_pixels" in table.variables
-            else f"--to {form}: the {kind} have no coordinates in micrographs; use --to star or cs"
-        )
+    if form in FORMS and kind != "micrographs":
+        if not {"coordinate", "coordinate_pixels"} & set(table.variables):
+            raise InputError(
+                f"--to {form}: the {kind} have no coordinates in micrographs; use --to star or cs"
+            )
+    elif kind == "particles":
+        stacks_of(table)  # all are there
     _refuse(params, kind, target, form)
     return kind, table, target, form
 
@@ -237,55 +237,10 @@ def _absolute(path: str) -> str:
     return str(physical(Path(path).absolute()))
 
 
-def _with_micrograph_names(
-    context: Context, table: xr.Dataset, inputs: Mapping[str, Any], spell: Callable[[str], str]
-) -> xr.Dataset:
-    """Name micrographs as the images are named, where it is known where they are."""
-    if "micrograph_name" not in table.variables:
-        return table
-    source, place = _micrographs_of(table, inputs)
-    found = table["micrograph_name"].values.astype(object)
-    if source is not None:
-        found[place >= 0] = source["path"].values[place[place >= 0]]
-    found = np.array([str(name) for name in found], object)
-    used = place != _UNUSED
-    lost = [name for name in found[used] if not Path(name).is_absolute()]
-    if lost:
-        why = "where they are is not known" if source is None else "those given are others"
-        verb = ("is named as it was found", "are named as they were found")
-        told = counted_of(len(lost), np.count_nonzero(used), "micrograph", verb=verb)
-        context.events.warning(f"{told} ({lost[0]}), as {why}; give --micrographs")
-    spelt = [spell(name) if Path(name).is_absolute() else name for name in found]
-    return table.assign(micrograph_name=("micrograph", np.array(spelt, object)))
-
-
-def _micrographs_of(
-    table: xr.Dataset, inputs: Mapping[str, Any]
-) -> tuple[xr.Dataset | None, NDArray[np.int64]]:
-    """Return the micrographs that are known, and the place of each name among them."""
-    place = np.full(table.sizes["micrograph"], _UNUSED, np.int64)
-    index = np.asarray(table["micrograph"].values)
-    place[index[index >= 0]] = _UNKNOWN
-    given = inputs.get("micrographs") or inputs.get("exposures")
-    if given is None:
-        return None, place
-    source, used = _read(Path(given)), np.flatnonzero(place == _UNKNOWN)
-    names = [str(name) for name in table["micrograph_name"].values[used]]
-    among, paths = ([str(t) for t in source[n].values] for n in ("micrograph_name", "path"))
-    place[used] = match_names(names, among, paths=paths, source="the particles")
-    return source, place
-
-
 def _is_small(table: xr.Dataset) -> bool:
     """Tell whether an image is stored in 16 bit floats, which RELION 3.1 does not read."""
-    if "image_stack" not in table.variables:
-        return False
-    for path in map(str, table["stack_path"].values):
-        first = stack_link(path, 0) if path.endswith(".zarr") else path
-        with contextlib.suppress(InputError):  # a stack that is elsewhere
-            if mrc.read_header(first).mode == _MODE_16:
-                return True
-    return False
+    firsts = (stack_link(p, 0) if p.endswith(".zarr") else p for p in stacks_of(table))
+    return any(mrc.read_header(first).mode == _MODE_16 for first in firsts)
 
 
 def _write_folder(
@@ -300,7 +255,7 @@ def _write_folder(
     micrographs = inputs.get("micrographs") or inputs.get("exposures")
     if form == "autopick" and micrographs is not None:
         # RELION 3.1 names the micrographs in a file beside the coordinates.
-        write_star_micrographs(_read(Path(micrographs)), target / "micrographs.star")
+        write_star_micrographs(read_table(Path(micrographs)), target / "micrographs.star")
         (target / "coords_suffix_autopick.star").write_text(f"{target / 'micrographs.star'}\n")
     count = table.sizes["particle"]
     context.events.message(
@@ -312,7 +267,7 @@ def _write_folder(
 
 def _usual_box(table: xr.Dataset) -> float:
     """Return the particles' box in pixels of the micrographs, or 1.5 diameters; 0 if unknown."""
-    size = float(table["micrograph_pixel_size"].values[0])
+    size = float(micrograph_pixel_sizes(table)[0])
     if {"box_size", "pixel_size"} <= set(table.variables):
         box = float(table["box_size"].values[0] * table["pixel_size"].values[0]) / size
         if box > 0:
@@ -336,7 +291,7 @@ def _choose(inputs: Mapping[str, Any], params: Params) -> tuple[str, xr.Dataset]
     if not given:
         raise InputError("nothing to export: the job gives no particles, picks or micrographs")
     path = max(given.values(), key=_job_number)
-    table = _read(path)
+    table = read_table(path)
     if table.attrs["kind"] == "particles":
         return ("particles" if "image_stack" in table.variables else "picks"), table
     return "micrographs", table
@@ -356,17 +311,6 @@ def _of_job(inputs: Mapping[str, Any], kind: str) -> str:
 def _job_number(path: Path) -> int:
     match = _JOB.match(path.parent.name)
     return int(match[1]) if match else 0
-
-
-def _read(path: Path) -> xr.Dataset:
-    if path.suffix == ".zarr":
-        return store.open(path, lazy=True)
-    try:
-        return read_particles(path)
-    except InputError:
-        if path.suffix != ".star":
-            raise
-    return read_micrographs(path)
 
 
 def _target(params: Params, kind: str) -> tuple[Path, str]:
@@ -426,24 +370,6 @@ def _with_copied_images(table: xr.Dataset, target: Path) -> xr.Dataset:
 def _bright(images: ParticleImages) -> Iterator[NDArray[np.float32]]:
     for start in range(0, len(images), _READ):
         yield from images.read(np.arange(start, min(start + _READ, len(images))))
-
-
-def _with_micrograph_shapes(
-    context: Context, table: xr.Dataset, inputs: Mapping[str, Any]
-) -> xr.Dataset:
-    """Find the shapes of micrographs: cryoSPARC counts coordinates in fractions of them."""
-    if "micrograph_shape" in table.variables or "micrograph_name" not in table.variables:
-        return table
-    source, place = _micrographs_of(table, inputs)
-    if source is not None and "shape" in source.variables and (place != _UNKNOWN).all():
-        found = np.ones((place.size, 2), np.int32)
-        found[place >= 0] = source["shape"].values[place[place >= 0]]
-        return table.assign(micrograph_shape=(("micrograph", "yx"), found))
-    context.events.warning(
-        "the shapes of the micrographs are unknown, so the .cs file has no coordinates; "
-        "give --micrographs"
-    )
-    return table
 
 
 def plan(inputs: Mapping[str, Any], params: Params) -> Mapping[str, Any]:

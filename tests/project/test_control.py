@@ -348,7 +348,7 @@ def test_relink_changes_every_path(dspa, tmp_path):
     dspa(f"toy iterate {old}/p.star --iterations 1")
     old.rename(new)
     for read in (read_micrograph_image, stack_info):
-        with pytest.raises(InputError, match=rf"{old.name}/deep/m.mrc: .*dspa relink OLD NEW"):
+        with pytest.raises(InputError, match=rf"{old.name}/deep/m.mrc: .*dspa relink {old} NEW"):
             read(old / "deep/m.mrc")
     status, _, err = dspa("rerun J2")
     assert status == 2 and str(old / "p.star") in err

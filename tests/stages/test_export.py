@@ -240,6 +240,12 @@ def test_relion_3_1_gets_images_of_32_bit(
     assert mrc.read_header(stack).dtype in ("<f4", "f4")
     np.testing.assert_allclose(read_images(stack).images, images, atol=2e-3)
     assert (tmp_path / "b.mrcs").exists() == (dtype == "float16")
+    store.rename(tmp_path / "moved.zarr")
+    assert STAGE.admit is not None
+    for words in ({"out": "c.star", "to": "relion-3.1"}, {"out": "c.star"}, {"out": "c.cs"}):
+        with pytest.raises(InputError, match=rf"{store}: .* dspa relink {store} NEW"):
+            STAGE.admit(inputs, Params(**words))
+    STAGE.admit(inputs, Params(out="d", to="autopick"))  # which names no images
 
 
 def test_picks_as_relion_writes_them(jobs: dict[str, Path], tmp_path: Path) -> None:
@@ -269,6 +275,38 @@ def test_cryosparc_coordinates_need_the_shapes_of_micrographs(
     again = read_particles(tmp_path / "b.cs")
     np.testing.assert_allclose(again["coordinate"], picks["coordinate"], atol=1e-3)
     np.testing.assert_allclose(again["shift"], picks["shift"], atol=1e-5)
+    binned = read_micrographs(jobs["micrographs"])
+    binned = binned.assign(shape=binned["shape"] // 2, pixel_size=binned["pixel_size"] * 2)
+    write_micrographs(binned, tmp_path / "m.zarr")
+    _export(tmp_path, jobs | {"micrographs": tmp_path / "m.zarr"}, out=f"{tmp_path}/c.cs")
+    again = read_particles(tmp_path / "c.cs")
+    np.testing.assert_allclose(again["coordinate"], picks["coordinate"], atol=1e-3)
+
+
+@pytest.mark.parametrize("wide", [1.0, 2.0])
+def test_coordinates_in_pixels_of_unknown_size_are_written(
+    jobs: dict[str, Path], tmp_path: Path, wide: float
+) -> None:
+    picks = read_particles(jobs["particles"])
+    pixels = picks["coordinate"].values / 1.5 * wide
+    gone = ["coordinate", "micrograph_pixel_size", "shift"]
+    unscaled = picks.drop_vars(gone).assign(coordinate_pixels=(("particle", "xy"), pixels))
+    write_particles(unscaled, tmp_path / "p.zarr")
+    inputs = {"particles": tmp_path / "p.zarr", "micrographs": jobs["micrographs"]}
+    _export(tmp_path, inputs, out=f"{tmp_path}/many", to="autopick")
+    columns = read_star(tmp_path / "many" / "b_autopick.star")[0].columns
+    np.testing.assert_allclose(columns["rlnCoordinateX"], pixels[1::2, 0], atol=1e-5)
+    alone = _export(tmp_path, inputs | {"micrographs": None}, out=f"{tmp_path}/a.cs")
+    assert "so the .cs file has no coordinates; give --micrographs" in alone
+    said = _export(tmp_path, inputs, out=f"{tmp_path}/b.cs")
+    fields = np.load(tmp_path / "b.cs", allow_pickle=False).dtype.names
+    if wide > 1.0:
+        assert "outside their micrographs, and the pixel size of the coordinates is unknown" in said
+        assert "location/center_x_frac" not in fields
+        return
+    assert "taken as pixels of the micrographs (1.5 A)" in said
+    again = read_particles(tmp_path / "b.cs")
+    np.testing.assert_allclose(again["coordinate"], picks["coordinate"], atol=1e-3)
 
 
 @pytest.fixture
