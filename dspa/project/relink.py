@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 TABLES = ("path", "stack_path", "stack_name")
 # A value in a STAR file: quoted, or up to a blank.
 _VALUE = re.compile(rb"\"[^\"\n]*\"(?=\s|$)|'[^'\n]*'(?=\s|$)|\S+", re.MULTILINE)
+_PATTERN = re.compile(r"[*?[]")
 _IMAGE = re.compile(rb"\d+@")  # the number of an image, before the path
 
 
@@ -60,6 +61,8 @@ class Relinked:
 def relink(project: Project, old: str, new: str, *, force: bool = False) -> Relinked:
     """Say where files outside the project are now: all paths change, or none does.
 
+    A path stays as it is while its file is where it was, unless the new place has that file too.
+
     Parameters
     ----------
     project : Project
@@ -71,8 +74,9 @@ def relink(project: Project, old: str, new: str, *, force: bool = False) -> Reli
     Raises
     ------
     InputError
-        If ``new`` is not there, the project names nothing below ``old``, a job is running, or
-        files that jobs read are not below ``new``, or hold images of another number or size.
+        If ``new`` is not there, the project names nothing below ``old`` that is gone or is below
+        ``new`` too, a job is running, or files that jobs read are gone and not below ``new``, or
+        hold images of another number or size.
     """
     before = os.path.normpath(physical(Path(old).expanduser().absolute()))
     after = os.path.normpath(physical(Path(new).expanduser().absolute()))
@@ -82,6 +86,11 @@ def relink(project: Project, old: str, new: str, *, force: bool = False) -> Reli
         raise InputError(f"{new}: there is no such file or folder; name where {old} is now")
     move = _Move(before, after)
     done = _pass(project, move)
+    if not done.paths and move.stays:
+        raise InputError(
+            f"what jobs of {project.folder} name below {before} is still there, and not in "
+            f"{after}; nothing was changed"
+        )
     if not done.paths:
         raise InputError(f"no job of {project.folder} names a file below {before}")
     done.missing = [Path(path) for path in sorted(move.needed) if not Path(path).exists()]
@@ -149,15 +158,30 @@ class _Move:
     after: str
     write: bool = False
     paths: int = 0
+    stays: bool = False  # whether a path below the old place stays as it is
     needed: set[str] = dataclasses.field(default_factory=set)
     held: dict[str, _Held] = dataclasses.field(default_factory=dict)
 
+    _made: dict[str, str] = dataclasses.field(default_factory=dict)
+
     def __call__(self, path: str) -> str:
-        start = self.before.rstrip("/")
-        if path != self.before and not path.startswith(start + "/"):
+        if not self.is_below(path):
             return path
-        self.paths += 1
-        return self.after + path[len(start) :]
+        if path not in self._made:
+            moved = self.moved(path)
+            self._made[path] = path if _is_there(path) and not _is_there(moved) else moved
+        moved = self._made[path]
+        self.stays |= moved == path
+        self.paths += moved != path
+        return moved
+
+    def is_below(self, path: str) -> bool:
+        """Tell whether a path is the old place, or below it."""
+        return path == self.before or path.startswith(self.before.rstrip("/") + "/")
+
+    def moved(self, path: str) -> str:
+        """Return where a path below the old place is below the new one."""
+        return self.after + path[len(self.before.rstrip("/")) :]
 
     def need(self, path: str) -> str:
         """Change the path of a file that jobs read."""
@@ -165,6 +189,12 @@ class _Move:
         if moved != path:
             self.needed.add(moved)
         return moved
+
+
+def _is_there(path: str) -> bool:
+    """Tell whether a file is there; of a pattern, the folder that it begins in."""
+    start = _PATTERN.split(path)[0]
+    return os.path.lexists(path if start == path else Path(start).parent)
 
 
 def _pass(project: Project, move: _Move) -> Relinked:
@@ -190,14 +220,16 @@ def _record(job: Job, move: _Move) -> None:
         return
     if record.state == "running":
         raise InputError(f"{job.name} is running; relink when it has ended")
-    changed = with_paths(record, move)
+    changed = with_paths(dataclasses.replace(record, folder=""), move)
     move.needed |= {*map(str, input_paths(changed))} - {*map(str, input_paths(record))}
-    moved = changed.folder != record.folder
+    # The folder of the command stays while it is there: what is relative starts from it.
+    folder = record.folder if Path(record.folder).is_dir() else move(record.folder)
+    moved = folder != record.folder
     params = {
         name: _texts(value, move, record.folder, moved=moved)
         for name, value in record.params.items()
     }
-    changed = dataclasses.replace(changed, params=params)
+    changed = dataclasses.replace(changed, folder=folder, params=params)
     if changed != record and move.write:
         job.write(changed)
 
@@ -211,9 +243,11 @@ def _texts(value: Any, change: _Move, folder: str, *, moved: bool) -> Any:
         return [_texts(each, change, folder, moved=moved) for each in value]
     if not isinstance(value, str) or not value:
         return value
-    if moved and not Path(value).is_absolute() and ".." not in Path(value).parts:
-        return value
     path = os.path.normpath(Path(folder, value))
+    if change.is_below(folder) and not Path(value).is_absolute() and ".." not in Path(value).parts:
+        word = _is_there(path) or not change.is_below(path) or not _is_there(change.moved(path))
+        if moved or word:
+            return value
     made = change(path)
     return value if made == path else made
 

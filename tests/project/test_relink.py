@@ -112,6 +112,28 @@ def test_the_same_content_elsewhere_is_taken(outside: Path, capsys: Any) -> None
     assert "warning" not in capsys.readouterr().err
 
 
+def test_only_what_is_gone_is_relinked(outside: Path, capsys: Any) -> None:
+    """A stack that lay in the project, with a command that was run there, moves out of it."""
+    project, inside = Path.cwd(), Path("st.mrcs").absolute()
+    (outside / "st.mrcs").rename(inside)
+    assert cli.run(["relink", str(outside / "st.mrcs"), str(inside)]) == 0
+    job = Job(project / "jobs/J001-import-particles")
+    made, params = project / "jobs/J002-import-micrographs", {"files": "st.mrcs", "check": "full"}
+    given = {"micrographs": {"given": "J2", "path": str(made / "micrographs.zarr"), "job": 2}}
+    record = Record(1, "import particles", state="completed", inputs=given, params=params,
+                    folder=str(project))  # fmt: skip
+    job.write(record)
+    words = ["relink", str(project), str(outside)]
+    assert cli.run(words) == 2
+    assert f"below {project} is still there, and not in {outside}" in capsys.readouterr().err
+    inside.rename(outside / "st.mrcs")
+    assert cli.run(words) == 0
+    assert _stack() == str(outside / "st.mrcs")
+    expected = params | {"files": str(outside / "st.mrcs")}
+    found = job.read()
+    assert (found.inputs, found.folder, found.params) == (given, record.folder, expected)
+
+
 def test_a_selection_does_not_lower_what_is_needed(outside: Path, capsys: Any) -> None:
     made = Job(Path("jobs/J003-select2d").absolute())
     made.folder.mkdir()
