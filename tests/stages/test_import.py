@@ -146,6 +146,14 @@ def test_ctf_by_name(desk: Desk, tmp_path: Path) -> None:
     assert "no CTF for 1 micrograph" in desk.said("warning")
     told = "CTF of 1 of 2 rows is no number, so it is unknown: other/a.tif (line 11 of ctf.star)"
     assert desk.said("warning").count(told) == 1
+    write_star(
+        tmp_path / "ctf.star", [Block("micrographs", columns | {"rlnDefocusU": np.zeros(2)})]
+    )
+    made = desk.run(
+        import_micrographs.MICROGRAPHS_STAGE, files="*.mrc", ctf_from="ctf.star", **OPTICS
+    )
+    assert np.isnan(read_micrographs(made["micrographs"])["defocus_u"].values).all()
+    assert "rlnDefocusU is 0 in every row" in desk.said("warning")
 
 
 def test_movies_are_summed_with_their_gain(desk: Desk, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from dspa.io.micrographs import (
 )
 from dspa.io.names import match_files, told_if_moved
 from dspa.io.picture import image
-from dspa.io.plausible import check_values
+from dspa.io.plausible import check_values, has_defocus, lacking_defocus
 from dspa.io.star_micrographs import read_star_micrographs
 from dspa.io.tiff import turns_rows
 from dspa.stages.exposures.tasks import tell_of_names
@@ -348,6 +348,9 @@ def _whole_ctfs(context: Context, table: xr.Dataset, source: str) -> xr.Dataset:
     numbers = np.array([np.isfinite(table[name].values) for name in there])
     # A column of nothing else says nothing; without any defocus there is no CTF at all.
     failed = ~numbers[numbers.any(axis=1) | (np.arange(len(there)) == 0)].all(axis=0)
+    if numbers[0].any() and not has_defocus(table):
+        context.events.warning(f"{source}: {lacking_defocus(table, source)}: the CTF is unknown")
+        return _without_ctf(table, np.ones(failed.size, bool))
     if not failed.any():
         return table
     names = [str(name) for name in table["micrograph_name"].values[failed][:_FEW_NAMES]]
@@ -356,6 +359,10 @@ def _whole_ctfs(context: Context, table: xr.Dataset, source: str) -> xr.Dataset:
     context.events.warning(
         f"{source}: the CTF of {many} no number, so it is unknown: {shown}{where(table, failed)}"
     )
+    return _without_ctf(table, failed)
+
+
+def _without_ctf(table: xr.Dataset, failed: NDArray[np.bool_]) -> xr.Dataset:
     unknown = {
         name: ("micrograph", np.where(failed, np.nan, table[name].values))
         for name in _CTF
