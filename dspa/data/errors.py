@@ -45,6 +45,8 @@ def plainly(error: BaseException) -> str:
             said = f"{error.args[0]} is missing"
         case EOFError() | struct.error() | IndexError():
             said = "cut short"
+        case RecursionError():
+            said = "nested too deeply"
         case MemoryError() | OverflowError():
             said = "absurd sizes"
         case TypeError() | AttributeError() | LookupError() | NotImplementedError():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from dspa.data.errors import InputError
+from dspa.data.errors import InputError, plainly
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,7 +70,9 @@ def read_yaml(path: Path, what: str) -> Any:
         If it is no YAML of plain values, is larger than 1 MiB or deeper than 32 levels.
     """
     try:
-        if path.exists() and not path.is_file():  # a pipe would block for ever
+        if not path.exists():
+            raise InputError(f"{path}: there is no such file; check the path")
+        if not path.is_file():  # a pipe would block for ever
             raise InputError(f"{path}: not a file; check the path")
         if path.stat().st_size > LARGEST:
             raise InputError(f"{path}: larger than a {what} can be (1 MiB)")
@@ -83,9 +85,11 @@ def read_yaml(path: Path, what: str) -> Any:
             loader.dispose()
     except InputError:
         raise
-    except (OSError, ValueError, OverflowError, RecursionError, yaml.YAMLError) as error:
+    except yaml.YAMLError as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"cannot read the {what} {path}: {reason}") from error
+    except (OSError, ValueError, OverflowError, RecursionError) as error:
+        raise InputError(f"cannot read the {what} {path}: {plainly(error)}") from error
 
 
 def _check_events(path: Path, text: str, what: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dspa.data.atomic import write_atomically
-from dspa.data.errors import InputError
+from dspa.data.errors import InputError, plainly
 from dspa.data.places import relative_inside
 from dspa.dataflow.events import plain
 from dspa.project.lease import holder
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 LAYOUT_VERSION = 1
 # What a damaged record raises on the way to being one.
 DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
+_WORDS = {
+    "int": "a whole number", "float": "a number", "float | None": "a number or null",
+    "str": "a text", "dict": "named values",
+}  # fmt: skip
 STATES = ("created", "running", "completed", "failed", "killed", "cleared")
 
 
@@ -127,18 +131,19 @@ class Job:
         """Read ``job.json``; a job whose process has gone without a word reads as killed."""
         path = self.folder / "job.json"
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
-            known = {item.name for item in dataclasses.fields(Record)}
+            fields = read_fields(path, Record, "layout_version")
+            if not isinstance(fields["layout_version"], int):
+                raise ValueError("layout_version must be a whole number")
             if fields["layout_version"] > LAYOUT_VERSION:
                 raise InputError(f"{path} was written by a newer dspa; update this one")
-            record = Record(**{key: value for key, value in fields.items() if key in known})
+            record = Record(**fields)
             _check_types(record)
             record = with_paths(record, self._outside)
         except InputError:
             raise
         except DAMAGE as error:
-            said = "nested too deeply" if isinstance(error, RecursionError) else error
-            raise InputError(f"{path} is not a readable job record ({said})") from error
+            told = f"{path} is not a readable job record ({plainly(error)})"
+            raise InputError(told) from error
         if record.state not in STATES:
             raise InputError(f"{path}: state {record.state!r} is none of {', '.join(STATES)}")
         if record.state == "running" and (gone := holder(self.folder, record.process).gone):
@@ -214,6 +219,33 @@ class Job:
         return os.path.normpath(self.folder.parent.parent / path)
 
 
+def read_fields(path: Path, kind: type, *needed: str) -> dict[str, Any]:
+    """Read the fields of a record from a JSON file; those that it has no name for are left out.
+
+    Parameters
+    ----------
+    path : Path
+    kind : type
+        Dataclass of the record; fields without a default must be there.
+    *needed : str
+        Further fields that must be.
+
+    Raises
+    ------
+    ValueError, KeyError, OSError, RecursionError
+        If it is none; `dspa.data.errors.plainly` says why.
+    """
+    found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+    if not isinstance(found, dict):
+        raise ValueError("no named fields in it")
+    known = {item.name: item for item in dataclasses.fields(kind)}
+    for name, item in known.items():
+        required = item.default is item.default_factory  # both are MISSING
+        if name not in found and (required or name in needed):
+            raise KeyError(name)
+    return {name: value for name, value in found.items() if name in known}
+
+
 def input_paths(record: Record) -> list[Path]:
     """Return all files that a job was given.
 
@@ -271,7 +303,7 @@ def _no_number(text: str) -> None:
 
 
 def _check_types(record: Record) -> None:
-    """Raise TypeError if a field of a record is not of the type that all else relies on."""
+    """Raise ValueError if a field of a record is not of the type that all else relies on."""
     for item in dataclasses.fields(Record):
         value = getattr(record, item.name)
         wanted = str(item.type).partition("[")[0]
@@ -283,7 +315,7 @@ def _check_types(record: Record) -> None:
             "dict": isinstance(value, dict),
         }[wanted]
         if not right or isinstance(value, bool):
-            raise TypeError(f"{item.name} must be {wanted}")
+            raise ValueError(f"{item.name} must be {_WORDS[wanted]}")
     for given in record.inputs.values():
         for one in given if isinstance(given, list) else [given]:
             if (one is not None or isinstance(given, list)) and not (
@@ -295,10 +327,10 @@ def _check_types(record: Record) -> None:
                 and not isinstance(one["job"], bool)
                 and (one["job"] is None or one["job"] > 0)
             ):
-                raise TypeError("inputs must have given, path and job")
+                raise ValueError("inputs must have given, path and job")
     texts = [*record.outputs.values(), *record.units.values(), *record.versions.values()]
     if not all(isinstance(text, str) for text in texts):
-        raise TypeError("outputs, units and versions must be texts")
+        raise ValueError("outputs, units and versions must be texts")
 
 
 def versions() -> dict[str, str]:

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dspa.data.atomic import write_atomically
-from dspa.data.errors import InputError
+from dspa.data.errors import InputError, plainly
 from dspa.data.places import relative_inside
 from dspa.dataflow.events import plain
 from dspa.dataflow.process import is_alive
+from dspa.project.job import DAMAGE, read_fields
 from dspa.project.lease import STOP, Holder, holder
 
 if TYPE_CHECKING:
@@ -80,16 +81,15 @@ class LiveSession:
         """Read ``session.json``."""
         path = self.folder / "session.json"
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            known = {item.name for item in dataclasses.fields(SessionRecord)}
-            record = SessionRecord(**{key: v for key, v in found.items() if key in known})
+            record = SessionRecord(**read_fields(path, SessionRecord))
             root = self.folder.parent.parent
             whole = {
                 key: os.path.normpath(root / getattr(record, key)) for key in ("workflow", "folder")
             }
             return dataclasses.replace(record, **whole)
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise InputError(f"{path} is not a readable record of a session ({error})") from error
+        except DAMAGE as error:
+            told = f"{path} is not a readable record of a session ({plainly(error)})"
+            raise InputError(told) from error
 
     def write(self, **fields: Any) -> None:
         """Change some fields of ``session.json``.

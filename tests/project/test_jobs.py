@@ -200,11 +200,18 @@ def test_damaged_record_is_a_sentence(dspa):
     dspa("toy make one")
     dspa("toy make two")
     text = (job(1).folder / "job.json").read_text()
-    for damage in ('{"layout_version": 1, "number"', "[]", text.replace('"completed"', '"done"'),
-                   text.replace('"particles.zarr"', '"../../secret.zarr"')):  # fmt: skip
+    for damage, said in (
+        ('{"layout_version": 1, "number"', "no JSON from line 1 on"),
+        ("null", "no named fields in it"), ("{}", "number is missing"),
+        (text.replace('"stage"', '"stages"'), "stage is missing"),
+        (text.replace('"layout_version": 1', '"layout_version": "1"'), "layout_version must be a"),
+        (text.replace('"attempts": 1', '"attempts": null'), "attempts must be a whole number"),
+        (text.replace('"completed"', '"done"'), "state 'done' is none of"),
+        (text.replace('"particles.zarr"', '"../../secret.zarr"'), "is not in the job"),
+    ):  # fmt: skip
         (job(1).folder / "job.json").write_text(damage)
         status, _, err = dspa("toy iterate J1")
-        assert status == 2 and "job.json" in err and err.count("\n") == 1
+        assert status == 2 and "job.json" in err and err.count("\n") == 1 and said in err
     status, out, _ = dspa("status")
     assert status == 0 and "J2" in out
     with pytest.raises(InputError, match="not in the job"):
@@ -252,6 +259,9 @@ def test_bad_workflow_runs_nothing(dspa, tmp_path, text, sentence):
     (tmp_path / "w.yaml").write_text(text)
     status, _, err = dspa("run w.yaml --cluster inline")
     assert status == 2 and sentence in err and err.count("\n") == 1
+    (tmp_path / "w.yaml").unlink()
+    for line in ("run w.yaml", "live w.yaml"):
+        assert dspa(line)[2] == "dspa: w.yaml: there is no such file; check the path\n"
     assert not find().jobs
 
 
