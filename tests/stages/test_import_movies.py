@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from dspa import cli
 from dspa.data.errors import InputError
 from dspa.dataflow.events import Events
 from dspa.dataflow.runner import InlineRunner
@@ -17,6 +18,7 @@ from dspa.io.micrographs import read_micrograph_image, read_micrographs
 from dspa.io.star import Block, read_star, write_star
 from dspa.io.volumes import write_image_stack
 from dspa.ops.images.gain import turned_gain, without_dead
+from dspa.project.project import Project, init
 from dspa.stages.exposures.tasks import micrograph_tasks, warn_of_rows
 from dspa.stages.imports.micrographs import MICROGRAPHS_STAGE
 from dspa.stages.imports.movies import MOVIES_STAGE
@@ -172,6 +174,12 @@ def test_frames_that_are_corrected_already_refuse_a_gain(
     write_image_stack(tmp_path / "g.mrc", gain[None, :40], pixel_size=1.0)
     with pytest.raises(InputError, match=r"48 x 40 pixels, .*give the gain in the size"):
         run(MOVIES_STAGE, files="m.mrc", gain="g.mrc")
+    init(tmp_path)
+    for number in range(17):  # as many as are looked at in a pass
+        _mrc(tmp_path / f"n{number}.mrc", frames)
+    line = "import movies n*.mrc --pixel-size 1.5 --voltage 300 --cs 2.7 --gain g.mrc"
+    assert cli.run([*line.split(), "--cluster", "inline"]) == 2
+    assert not Project(tmp_path).jobs  # a refused command takes no number
     with pytest.raises(InputError, match="No such file"):
         run(MOVIES_STAGE, files="m.mrc", gain="none.gain")
     _mrc(tmp_path / "g.mrc", gain - 1.2)

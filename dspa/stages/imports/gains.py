@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -178,20 +180,23 @@ def _percent(value: float) -> str:
 
 
 def _sum(movies: Sequence[str]) -> tuple[NDArray[np.float32], str]:
-    """Sum the frames of the first movies of one shape; return the first movie too."""
-    total, first = None, movies[0]
-    for movie in movies[:MOVIES]:
-        try:
-            image = read_micrograph_image(movie)
-        except InputError:
-            continue
-        if total is None:
-            total, first = image, movie
-        elif image.shape == total.shape:
+    """Sum the frames of the first movies, if they have one shape; return the first movie too."""
+    readable = _readable(movies)
+    first = next(readable, None)
+    if first is None:
+        raise InputError(f"{movies[0]}: no movie can be read to hold the gain against")
+    movie, total = first
+    for _, image in itertools.islice(readable, MOVIES - 1):
+        if image.shape == total.shape:
             total = total + image
-    if total is None:
-        raise InputError(f"{first}: no movie can be read to hold the gain against")
-    return total, first
+    return total, movie
+
+
+def _readable(movies: Sequence[str]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Yield the movies that can be read, and their frames summed."""
+    for movie in movies:
+        with contextlib.suppress(InputError):
+            yield movie, read_micrograph_image(movie)
 
 
 def _fitting(factor: NDArray[np.float32], total: NDArray[np.float32]) -> NDArray[np.float32] | None:

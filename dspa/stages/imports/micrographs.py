@@ -37,7 +37,7 @@ from dspa.stages.particles.checks import pixel_digest
 from dspa.stages.stage import Context, Stage, param
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import xarray as xr
     from numpy.typing import NDArray
@@ -166,7 +166,13 @@ def run(context: Context, inputs: Mapping[str, Any], params: Params) -> Mapping[
     return {"micrographs": context.folder / "micrographs.zarr"}
 
 
-def import_files(context: Context, params: Params, *, kind: str) -> xr.Dataset:
+def import_files(
+    context: Context,
+    params: Params,
+    *,
+    kind: str,
+    against: Callable[[Sequence[str]], None] | None = None,
+) -> xr.Dataset:
     """Return the table of all files; in a job that grows, of those that it has and new ones.
 
     Parameters
@@ -175,11 +181,15 @@ def import_files(context: Context, params: Params, *, kind: str) -> xr.Dataset:
     params : Params
     kind : str
         ``micrographs`` or ``movies``.
+    against : callable, optional
+        Holds the files whose headers are right against what else was given, before all pixels
+        are looked at: InputError if these do not go together.
     """
+    load = partial(_import, context, kind=kind, against=against)
     if context.grows:
-        table = grown(context, kind, partial(_of_files, context, params, kind))
+        table = grown(context, kind, lambda files: load(replace(params, files=tuple(files))))
     else:
-        made = _import(context, params, kind=kind)
+        made = load(params)
         if made.table is None:
             first = next(iter(made.faults.values()))
             count = counted(len(made.faults), "file")
@@ -189,11 +199,13 @@ def import_files(context: Context, params: Params, *, kind: str) -> xr.Dataset:
     return table
 
 
-def _of_files(context: Context, params: Params, kind: str, files: Sequence[str]) -> Imported:
-    return _import(context, replace(params, files=tuple(files)), kind=kind)
-
-
-def _import(context: Context, params: Params, *, kind: str) -> Imported:
+def _import(
+    context: Context,
+    params: Params,
+    *,
+    kind: str,
+    against: Callable[[Sequence[str]], None] | None,
+) -> Imported:
     from_star = params.named.endswith(".star")
     if from_star:
         table = read_star_micrographs(
@@ -223,6 +235,11 @@ def _import(context: Context, params: Params, *, kind: str) -> Imported:
     headers = {p: f.pixel_size for p, f in zip(paths, found, strict=True) if not f.fault}
     table = settle_optics(context, table, params.given(), headers, source=params.named)
     _check_values(context, table, params)
+    if params.ctf_from is not None:
+        table = _with_ctf(context, table, params.ctf_from, params.roots)
+        _doubt(context, check_values(unnumbered(table), params.ctf_from))
+    if against is not None:
+        against([path for path, each in zip(paths, found, strict=True) if not each.fault])
     if params.check == "full":
         found = _look_at_pixels(context, table, found)
     good = np.array([not f.fault for f in found])
@@ -244,9 +261,6 @@ def _import(context: Context, params: Params, *, kind: str) -> Imported:
     if "contrast_sign" not in table.variables:
         sign = np.full(len(kept), -1 if params.dark_particles else 1, np.int8)
         table = table.assign(contrast_sign=("micrograph", sign))
-    if params.ctf_from is not None:
-        table = _with_ctf(context, table, params.ctf_from, params.roots)
-        _doubt(context, check_values(table, params.ctf_from))
     table.attrs["kind"] = kind
     digests = {path: f.digest for path, f in zip(paths, found, strict=True) if not f.fault}
     return Imported(table, faults, digests)

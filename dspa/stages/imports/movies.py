@@ -24,10 +24,9 @@ from dspa.stages.imports.micrographs import (
 from dspa.stages.stage import Context, Stage, param
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    import xarray as xr
     from numpy.typing import NDArray
 
 GAIN = "gain.mrc"  # beside movies.zarr
@@ -58,8 +57,9 @@ def run_movies(
 ) -> Mapping[str, Path]:
     """Import movies in place, and sum their frames (unaligned) to micrographs."""
     reference = None if params.gain is None else _read_gain(params)
-    table = import_files(context, params, kind="movies")
-    gain = None if reference is None else _settled(context, reference, table)
+    against = None if reference is None else partial(_settle, context, reference)
+    table = import_files(context, params, kind="movies", against=against)
+    gain = None if reference is None else _settled(context)
     if gain is not None:
         table.attrs["gain"] = GAIN
     write_tables(context, table, "movies")
@@ -105,14 +105,16 @@ def _read_gain(params: MovieParams) -> Gain:
     )
 
 
-def _settled(context: Context, reference: Gain, table: xr.Dataset) -> NDArray[np.float32]:
+def _settle(context: Context, reference: Gain, movies: Sequence[str]) -> None:
     """Settle the gain as it is applied, for `dspa motion` too; in a job that grows, once."""
     target = context.folder / GAIN
-    if context.grows and target.is_file():
-        return np.asarray(read_images(target).images[0], np.float32)
-    gain = settle_gain(context, reference, [str(path) for path in table["path"].values])
-    write_image_stack(target, gain[None], pixel_size=float("nan"))
-    return gain
+    if not (context.grows and target.is_file()):
+        gain = settle_gain(context, reference, movies)
+        write_image_stack(target, gain[None], pixel_size=float("nan"))
+
+
+def _settled(context: Context) -> NDArray[np.float32]:
+    return np.asarray(read_images(context.folder / GAIN).images[0], np.float32)
 
 
 @dataclass(frozen=True)
