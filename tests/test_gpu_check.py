@@ -41,8 +41,8 @@ def test_a_section_that_fails_or_hangs_costs_itself_only(
     assert sections["versions"]["status"] == "ended with 1"
     assert "NoGpu" in sections["versions"]["output"][-1]
     assert sections["versions"]["rows"]
-    status, sections = check(tmp_path, "--stand-in", "--only", "ops", "--budget", "1.2")
-    assert sections["ops"]["status"] == "stopped after 1 s"
+    status, sections = check(tmp_path, "--stand-in", "--only", "whole", "--budget", "1.2")
+    assert sections["whole"]["status"] == "stopped after 1 s"
 
 
 @pytest.mark.slow

@@ -190,7 +190,7 @@ def test_nothing_listens_beyond_loopback(clusters):
         ("tls://", "not an address"),
         ("tls://10.0.0.7:8786", "needs certificates"),
         ("ftp://a:1", "not an address"),
-        ("missing.yaml", "cannot read"),
+        ("missing.yaml", "there is no such file"),
     ],
 )
 def test_bad_cluster_is_one_sentence(spelling, sentence):
